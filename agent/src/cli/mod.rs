@@ -1,0 +1,8 @@
+//! The command line: one file per subcommand.
+
+use std::process::ExitCode;
+
+/// Runs the command line.
+pub fn main() -> ExitCode {
+    ExitCode::SUCCESS
+}

@@ -1,0 +1,16 @@
+//! The one place where the agent reads clocks. Everything that decides takes the time as an argument.
+
+use std::time::{Duration, SystemTime};
+
+use picket_protocol::time::Timestamp;
+
+/// The wall clock, UTC. May jump.
+pub fn now() -> Timestamp {
+    SystemTime::now().into()
+}
+
+/// Time since boot including suspend (`CLOCK_BOOTTIME`): never jumps; leases run on it.
+pub fn since_boot() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
+}

@@ -1,0 +1,1 @@
+//! Wires the parts of the core process together and runs them.

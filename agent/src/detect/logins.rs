@@ -1,0 +1,1 @@
+//! What login events mean.

@@ -1,0 +1,1 @@
+//! The TLS pipe, in its own process.

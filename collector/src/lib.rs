@@ -1,0 +1,8 @@
+//! The vendor's side: verifies what agents send, cosigns it, stores it, and relays signed commands.
+#![forbid(unsafe_code)]
+
+pub mod api;
+pub mod cli;
+pub mod server;
+pub mod soc;
+pub mod store;
