@@ -9,6 +9,7 @@ pub mod clock;
 pub mod config;
 pub mod core;
 pub mod detect;
+pub mod enrolment;
 pub mod layout;
 pub mod ledger;
 pub mod respond;

@@ -1,5 +1,7 @@
 //! The command line: one file per subcommand.
 
+pub mod enroll;
+
 use std::process::ExitCode;
 
 /// Runs the command line.

@@ -1,0 +1,96 @@
+//! The core's end of the link: starts and supervises the uplink process, and carries out what the session
+//! decides. One thread.
+
+use std::os::fd::BorrowedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use picket_protocol::crypto::Hash;
+use picket_protocol::message::Batch;
+
+use crate::config::UplinkConfig;
+use crate::enrolment::Enrolment;
+use crate::layout::Layout;
+use crate::ledger::Sealer;
+use crate::sys::Stop;
+
+use super::status::LinkStatus;
+
+/// What the link is given.
+#[derive(Clone, Debug)]
+pub struct LinkConfig {
+    /// Where the uplink's files are.
+    pub layout: Layout,
+    /// `[uplink]` of the configuration.
+    pub uplink: UplinkConfig,
+    /// Who we are and whom we report to.
+    pub enrolment: Enrolment,
+    /// Facts about the host, for `hello`.
+    pub facts: serde_json::Value,
+    /// The program to start as `<program> uplink`: `/proc/self/exe`.
+    pub program: PathBuf,
+}
+
+/// Why the ledger did not answer. The link keeps what it knows and asks again.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the ledger cannot be read: {0}")]
+pub struct SourceError(pub String);
+
+/// What the link needs of the ledger.
+pub trait LedgerSource: Send {
+    /// How many records are sealed and durable.
+    fn size(&mut self) -> Result<u64, SourceError>;
+    /// How many the collector is known to hold.
+    fn acknowledged(&mut self) -> Result<u64, SourceError>;
+    /// Size and text of the newest signed checkpoint; the text is empty when the ledger is empty.
+    fn latest_checkpoint(&mut self) -> Result<(u64, String), SourceError>;
+    /// The newest checkpoint with the collector's cosignature; empty when there is none.
+    fn cosigned(&mut self) -> Result<String, SourceError>;
+    /// Our root over the first `size` records; `None` when we have fewer.
+    fn root(&mut self, size: u64) -> Result<Option<Hash>, SourceError>;
+    /// The next batch from place `from`, within the protocol's bounds; `None` when nothing is there yet.
+    fn batch(&mut self, from: u64) -> Result<Option<Batch>, SourceError>;
+    /// Makes durable that the collector cosigned this checkpoint.
+    fn acknowledge(&mut self, note: &str) -> Result<(), SourceError>;
+    /// A non-blocking eventfd of this reader alone, written whenever the size grows.
+    fn wake(&self) -> BorrowedFd<'_>;
+}
+
+/// Where commands and trust roots go. Called on the link's thread: it must not wait for long.
+pub trait CommandSink: Send + Sync {
+    /// A DSSE envelope that claims to be a command, unverified, at most `ENVELOPE_BYTES_MAX` long.
+    fn command(&self, envelope: Vec<u8>);
+    /// A DSSE envelope that claims to be a trust root, unverified, at most `ENVELOPE_BYTES_MAX` long.
+    fn trust(&self, envelope: Vec<u8>);
+}
+
+/// The running link.
+#[derive(Debug)]
+pub struct LinkHandle {
+    thread: std::thread::JoinHandle<()>,
+}
+
+impl LinkHandle {
+    /// Waits until the link has ended, which it does when the stop signal is set.
+    pub fn join(self) {
+        if self.thread.join().is_err() {
+            tracing::error!("the link's thread panicked");
+        }
+    }
+}
+
+/// Starts the link.
+pub fn start(
+    config: LinkConfig,
+    ledger: Box<dyn LedgerSource>,
+    sealer: Sealer,
+    sink: Arc<dyn CommandSink>,
+    stop: Stop,
+    status: LinkStatus,
+) -> std::io::Result<LinkHandle> {
+    let thread = std::thread::Builder::new().name("link".to_owned()).spawn(move || {
+        drop((config, ledger, sealer, sink, status));
+        stop.wait(std::time::Duration::MAX);
+    })?;
+    Ok(LinkHandle { thread })
+}
