@@ -52,6 +52,17 @@ impl Frontier {
         self.size
     }
 
+    /// The roots of its perfect subtrees, largest first: what [`Frontier::from_peaks`] takes.
+    pub fn peaks(&self) -> &[Hash] {
+        &self.peaks
+    }
+
+    /// The frontier that had these peaks; `None` when their number does not fit the size.
+    pub fn from_peaks(size: u64, peaks: Vec<Hash>) -> Option<Self> {
+        let fits = usize::try_from(size.count_ones()) == Ok(peaks.len());
+        fits.then_some(Self { size, peaks })
+    }
+
     /// Appends a leaf and calls `completed(level, index, hash)` for each perfect node that it completes,
     /// the leaf itself first (level 0).
     pub fn append(&mut self, leaf: Hash, mut completed: impl FnMut(u8, u64, Hash)) {
