@@ -235,15 +235,27 @@ impl Batch {
 
     /// Unpacks a batch frame's body. Never allocates more than the bounds, whatever the body claims.
     pub fn from_body(body: &[u8]) -> Result<Self, MessageError> {
-        let (length, rest) = body.split_first_chunk::<4>().ok_or_else(|| malformed("batch", "cut off"))?;
-        let length = usize::try_from(u32::from_be_bytes(*length)).unwrap_or(usize::MAX);
-        if length > HEADER_BYTES_MAX {
+        let (header, packed) = Self::split(body)?;
+        let header: BatchHeader = from_body("batch header", header)?;
+        let leaves = Self::unpack_lines(packed)?;
+        Ok(Self { from: header.from, checkpoint: header.checkpoint, leaves })
+    }
+
+    /// The packed lines of a batch frame's body, as they came: what [`Batch::unpack_lines`] takes.
+    pub fn packed_lines(body: &[u8]) -> Result<&[u8], MessageError> {
+        Ok(Self::split(body)?.1)
+    }
+
+    /// Unpacks the zstd frame of lines. Never allocates more than the bounds, whatever it claims.
+    pub fn unpack_lines(packed: &[u8]) -> Result<Vec<Leaf>, MessageError> {
+        let announced = zstd::zstd_safe::get_frame_content_size(packed).ok().flatten();
+        let capacity =
+            announced.map_or(BATCH_BYTES_MAX, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
+        if capacity > BATCH_BYTES_MAX {
             return Err(MessageError::BatchTooLarge);
         }
-        let (header, packed) = rest.split_at_checked(length).ok_or_else(|| malformed("batch", "cut off"))?;
-        let header: BatchHeader = from_body("batch header", header)?;
-        let lines = zstd::bulk::decompress(packed, BATCH_BYTES_MAX)
-            .map_err(|error| malformed("batch lines", error))?;
+        let lines =
+            zstd::bulk::decompress(packed, capacity).map_err(|error| malformed("batch lines", error))?;
         let lines = lines.strip_suffix(b"\n").ok_or_else(|| malformed("batch lines", "no final newline"))?;
         let mut leaves = Vec::new();
         for line in lines.split(|byte| *byte == b'\n') {
@@ -252,7 +264,16 @@ impl Batch {
             }
             leaves.push(parse_leaf(line)?);
         }
-        Ok(Self { from: header.from, checkpoint: header.checkpoint, leaves })
+        Ok(leaves)
+    }
+
+    fn split(body: &[u8]) -> Result<(&[u8], &[u8]), MessageError> {
+        let (length, rest) = body.split_first_chunk::<4>().ok_or_else(|| malformed("batch", "cut off"))?;
+        let length = usize::try_from(u32::from_be_bytes(*length)).unwrap_or(usize::MAX);
+        if length > HEADER_BYTES_MAX {
+            return Err(MessageError::BatchTooLarge);
+        }
+        rest.split_at_checked(length).ok_or_else(|| malformed("batch", "cut off"))
     }
 }
 
