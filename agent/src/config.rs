@@ -1,11 +1,30 @@
-//! `agent.toml`: what the customer may decide. A raw form that refuses unknown keys becomes [`Config`], whose
-//! values cannot be wrong; all problems are reported in one run, each with its key and line.
+//! `agent.toml`: what the customer may decide.
+//!
+//! The text becomes a TOML tree that still knows where each key stood; reading it gives [`Config`], whose
+//! values cannot be wrong. A key that nobody asks for is refused. All problems of a file are reported in one
+//! run, each with its key, line and accepted range (a derived deserializer would stop at the first).
+//!
+//! A missing file means the defaults, but only where nobody named the file. `packaging/agent.toml` holds every
+//! key with its default and its meaning; a test keeps the two equal.
 
-use std::path::PathBuf;
+use std::fmt;
+use std::io::{self, Read as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use picket_protocol::crypto::{hex, sha256};
+
+mod document;
+mod read;
+mod units;
+
+pub use units::{format_duration, format_size, parse_duration, parse_size};
 
 /// Where the configuration is looked for.
 pub const DEFAULT_PATH: &str = "/etc/picket/agent.toml";
+/// Longest file that is read, in bytes; the packaged one has some 6,000.
+pub const FILE_BYTES_MAX: usize = 256 * 1024;
 
 /// The whole configuration, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,4 +111,221 @@ pub struct UplinkConfig {
 pub struct CommandsConfig {
     /// `allow`: action types, default `["advise", "scan", "drill"]`.
     pub allow: Vec<String>,
+}
+
+const KIB: u64 = 1024;
+const MIB: u64 = 1024 * KIB;
+const GIB: u64 = 1024 * MIB;
+const MINUTE: u64 = 60;
+const HOUR: u64 = 60 * MINUTE;
+const DAY: u64 = 24 * HOUR;
+
+/// What is watched when nobody says otherwise: programs, libraries that load by themselves, configuration, and
+/// the places from which something is started or somebody is let in. Trees that do not exist are awaited.
+pub const DEFAULT_TREES: [&str; 14] = [
+    "/etc",
+    "/usr/bin",
+    "/usr/sbin",
+    "/usr/local",
+    "/bin",
+    "/sbin",
+    "/boot",
+    "/lib/systemd/system",
+    "/usr/lib/systemd/system",
+    "/usr/lib/*/security",
+    "/usr/lib64/security",
+    "/root/.ssh",
+    "/home/*/.ssh",
+    "/var/spool/cron",
+];
+
+/// Files below those trees that change all the time by themselves.
+pub const DEFAULT_EXCLUDES: [&str; 6] = [
+    "/etc/mtab",
+    "/etc/adjtime",
+    "/etc/.pwd.lock",
+    "/etc/resolv.conf.*",
+    "/usr/local/**/__pycache__/**",
+    "/boot/grub/grubenv",
+];
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            state_dir: PathBuf::from("/var/lib/picket"),
+            run_dir: PathBuf::from("/run/picket"),
+            files: FilesConfig::default(),
+            logins: LoginsConfig::default(),
+            host: HostConfig::default(),
+            ledger: LedgerConfig::default(),
+            uplink: UplinkConfig::default(),
+            commands: CommandsConfig::default(),
+        }
+    }
+}
+
+impl Default for FilesConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            trees: DEFAULT_TREES.iter().map(PathBuf::from).collect(),
+            exclude: DEFAULT_EXCLUDES.iter().map(|&glob| glob.to_owned()).collect(),
+            rung: None,
+            scan_interval: Duration::from_secs(6 * HOUR),
+            hash_bytes_max: 64 * MIB,
+        }
+    }
+}
+
+impl Default for LoginsConfig {
+    fn default() -> Self {
+        let logs = ["/var/log/auth.log", "/var/log/secure"].map(PathBuf::from).to_vec();
+        Self { enabled: true, logs, journal: true }
+    }
+}
+
+impl Default for HostConfig {
+    fn default() -> Self {
+        Self { heartbeat: Duration::from_secs(MINUTE) }
+    }
+}
+
+impl Default for LedgerConfig {
+    fn default() -> Self {
+        Self {
+            retention_bytes: 512 * MIB,
+            retention_age: Duration::from_secs(30 * DAY),
+            disk_bytes_max: 2 * GIB,
+            key_lifetime: Duration::from_secs(DAY),
+        }
+    }
+}
+
+impl Default for UplinkConfig {
+    fn default() -> Self {
+        Self { user: "picket".to_owned(), proxy: None, backoff_max: Duration::from_secs(5 * MINUTE) }
+    }
+}
+
+impl Default for CommandsConfig {
+    fn default() -> Self {
+        Self { allow: ["advise", "scan", "drill"].map(str::to_owned).to_vec() }
+    }
+}
+
+/// One thing that is wrong in a configuration file.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Problem {
+    /// Line, from 1.
+    pub line: usize,
+    /// Dotted key: `files.scan_interval`; empty when the text is not TOML.
+    pub key: String,
+    /// What is wrong, and what would be accepted.
+    pub message: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let separator = if self.key.is_empty() { "" } else { ": " };
+        write!(f, "line {}: {}{separator}{}", self.line, self.key, self.message)
+    }
+}
+
+/// Why there is no configuration. Nothing was changed or started.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Others could change it.
+    #[error("{} is refused: {why}", path.display())]
+    Insecure {
+        /// The file.
+        path: PathBuf,
+        /// Who could.
+        why: String,
+    },
+    /// It says things that it must not; all of them.
+    #[error("{} has {} problem(s)", path.display(), problems.len())]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, by line.
+        problems: Vec<Problem>,
+    },
+}
+
+/// A configuration and where it came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loaded {
+    /// The values.
+    pub config: Config,
+    /// The file; `None` for the built-in defaults.
+    pub source: Option<PathBuf>,
+    /// SHA-256 of the file's bytes in hex (of no bytes for the defaults): recorded when the agent starts.
+    pub digest: String,
+}
+
+impl Config {
+    /// Reads `path`, or without one the default file where there is one.
+    pub fn load(path: Option<&Path>) -> Result<Loaded, ConfigError> {
+        let file = path.unwrap_or(Path::new(DEFAULT_PATH));
+        match read_file(file) {
+            Ok(bytes) => Self::from_bytes(file, &bytes),
+            Err(ConfigError::Read { source, .. })
+                if path.is_none() && source.kind() == io::ErrorKind::NotFound =>
+            {
+                Ok(Loaded { config: Self::default(), source: None, digest: hex(&sha256(&[])) })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Reads the text of a file; every problem in it at once.
+    pub fn parse(text: &str) -> Result<Self, Vec<Problem>> {
+        read::config(text)
+    }
+
+    fn from_bytes(path: &Path, bytes: &[u8]) -> Result<Loaded, ConfigError> {
+        let invalid = |problems| ConfigError::Invalid { path: path.to_owned(), problems };
+        let text = std::str::from_utf8(bytes).map_err(|error| {
+            let line = bytes.iter().take(error.valid_up_to()).filter(|byte| **byte == b'\n').count() + 1;
+            invalid(vec![Problem { line, key: String::new(), message: "not UTF-8 text".to_owned() }])
+        })?;
+        let config = Self::parse(text).map_err(invalid)?;
+        Ok(Loaded { config, source: Some(path.to_owned()), digest: hex(&sha256(&[bytes])) })
+    }
+}
+
+/// Reads a configuration file whole; owner and mode are those of the file that was opened, not of the path.
+fn read_file(path: &Path) -> Result<Vec<u8>, ConfigError> {
+    let failed = |source| ConfigError::Read { path: path.to_owned(), source };
+    let insecure = |why: &str| ConfigError::Insecure { path: path.to_owned(), why: why.to_owned() };
+    let file = std::fs::File::open(path).map_err(failed)?;
+    let metadata = file.metadata().map_err(failed)?;
+    let own = rustix::process::geteuid().as_raw();
+    if !metadata.is_file() {
+        return Err(insecure("it is not a regular file"));
+    }
+    if metadata.uid() != 0 && metadata.uid() != own {
+        return Err(insecure(&format!("it belongs to user {}, not to root", metadata.uid())));
+    }
+    if metadata.mode() & 0o022 != 0 {
+        return Err(insecure(&format!(
+            "its mode {:04o} lets others write it; chmod go-w it",
+            metadata.mode() & 0o7777
+        )));
+    }
+    let mut bytes = Vec::new();
+    let limit = u64::try_from(FILE_BYTES_MAX).unwrap_or(u64::MAX).saturating_add(1);
+    file.take(limit).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() > FILE_BYTES_MAX {
+        return Err(insecure(&format!("it is longer than {FILE_BYTES_MAX} bytes")));
+    }
+    Ok(bytes)
 }

@@ -1,0 +1,202 @@
+//! Which keys there are, and what each accepts.
+
+use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
+
+use super::document::{Document, Section};
+use super::{
+    CommandsConfig, Config, DAY, FilesConfig, GIB, HOUR, HostConfig, KIB, LedgerConfig, LoginsConfig, MIB,
+    MINUTE, Problem, UplinkConfig,
+};
+
+const TREES_MAX: usize = 256;
+const EXCLUDES_MAX: usize = 1_024;
+const LOGS_MAX: usize = 16;
+const PATH_BYTES_MAX: usize = 4_095;
+const RUNGS: [&str; 4] = ["auto", "fanotify", "inotify", "scan"];
+const ACTIONS: [&str; 3] = ["advise", "scan", "drill"];
+
+/// Reads a whole file.
+pub(super) fn config(text: &str) -> Result<Config, Vec<Problem>> {
+    let document = Document::new(text);
+    let tree = document.parse();
+    let mut top = document.top(&tree);
+    let default = Config::default();
+    let config = Config {
+        state_dir: top.text("state_dir", default.state_dir, absolute),
+        run_dir: top.text("run_dir", default.run_dir, absolute),
+        files: files(top.section("files")),
+        logins: logins(top.section("logins")),
+        host: host(top.section("host")),
+        ledger: ledger(top.section("ledger")),
+        uplink: uplink(top.section("uplink")),
+        commands: commands(top.section("commands")),
+    };
+    if config.state_dir == config.run_dir {
+        top.reject("run_dir", "must not be the same directory as state_dir".to_owned());
+    }
+    top.finish();
+    let problems = document.into_problems();
+    if problems.is_empty() { Ok(config) } else { Err(problems) }
+}
+
+fn files(mut section: Section<'_, '_>) -> FilesConfig {
+    let default = FilesConfig::default();
+    let config = FilesConfig {
+        enabled: section.boolean("enabled", default.enabled),
+        trees: section.texts("trees", default.trees, TREES_MAX, tree),
+        exclude: section.texts("exclude", default.exclude, EXCLUDES_MAX, glob),
+        rung: section.text("rung", default.rung, rung),
+        scan_interval: section.duration(
+            "scan_interval",
+            default.scan_interval,
+            seconds(1)..=seconds(7 * DAY),
+        ),
+        hash_bytes_max: section.size("hash_bytes_max", default.hash_bytes_max, 4 * KIB..=1024 * GIB),
+    };
+    if config.enabled && config.trees.is_empty() {
+        section.reject("trees", "must name at least one tree while files.enabled is true".to_owned());
+    }
+    section.finish();
+    config
+}
+
+fn logins(mut section: Section<'_, '_>) -> LoginsConfig {
+    let default = LoginsConfig::default();
+    let config = LoginsConfig {
+        enabled: section.boolean("enabled", default.enabled),
+        logs: section.texts("logs", default.logs, LOGS_MAX, absolute),
+        journal: section.boolean("journal", default.journal),
+    };
+    section.finish();
+    config
+}
+
+fn host(mut section: Section<'_, '_>) -> HostConfig {
+    let default = HostConfig::default();
+    let config =
+        HostConfig { heartbeat: section.duration("heartbeat", default.heartbeat, seconds(5)..=seconds(60)) };
+    section.finish();
+    config
+}
+
+fn ledger(mut section: Section<'_, '_>) -> LedgerConfig {
+    let default = LedgerConfig::default();
+    let bytes = MIB..=1024 * GIB;
+    let config = LedgerConfig {
+        retention_bytes: section.size("retention_bytes", default.retention_bytes, bytes.clone()),
+        retention_age: section.duration(
+            "retention_age",
+            default.retention_age,
+            seconds(HOUR)..=seconds(3_650 * DAY),
+        ),
+        disk_bytes_max: section.size("disk_bytes_max", default.disk_bytes_max, bytes),
+        key_lifetime: section.duration(
+            "key_lifetime",
+            default.key_lifetime,
+            seconds(MINUTE)..=seconds(30 * DAY),
+        ),
+    };
+    if config.disk_bytes_max < config.retention_bytes {
+        section.reject("disk_bytes_max", "must not be below ledger.retention_bytes".to_owned());
+    }
+    section.finish();
+    config
+}
+
+fn uplink(mut section: Section<'_, '_>) -> UplinkConfig {
+    let default = UplinkConfig::default();
+    let config = UplinkConfig {
+        user: section.text("user", default.user, user),
+        proxy: section.text("proxy", default.proxy, proxy),
+        backoff_max: section.duration("backoff_max", default.backoff_max, seconds(1)..=seconds(HOUR)),
+    };
+    section.finish();
+    config
+}
+
+fn commands(mut section: Section<'_, '_>) -> CommandsConfig {
+    let default = CommandsConfig::default();
+    let config = CommandsConfig { allow: section.texts("allow", default.allow, ACTIONS.len(), action) };
+    section.finish();
+    config
+}
+
+fn seconds(count: u64) -> Duration {
+    Duration::from_secs(count)
+}
+
+fn absolute(text: &str) -> Result<PathBuf, String> {
+    let path = Path::new(text);
+    let plain = path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+    let fits =
+        path.is_absolute() && plain && text.len() <= PATH_BYTES_MAX && !text.contains(char::is_control);
+    if !fits || text == "/" {
+        return Err("must be an absolute path without \"..\", below /".to_owned());
+    }
+    Ok(path.components().collect())
+}
+
+fn tree(text: &str) -> Result<PathBuf, String> {
+    let path = absolute(text)?;
+    glob(text)?;
+    Ok(path)
+}
+
+fn glob(text: &str) -> Result<String, String> {
+    if !text.starts_with('/') || text.len() > PATH_BYTES_MAX {
+        return Err("must be a glob over absolute paths, such as \"/etc/**/*.swp\"".to_owned());
+    }
+    match globset::Glob::new(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(format!("is not a valid glob: {}", error.kind())),
+    }
+}
+
+fn rung(text: &str) -> Result<Option<String>, String> {
+    match text {
+        "auto" => Ok(None),
+        name if RUNGS.contains(&name) => Ok(Some(name.to_owned())),
+        _ => Err(format!("must be one of {}", RUNGS.join(", "))),
+    }
+}
+
+fn user(text: &str) -> Result<String, String> {
+    let number = text.parse::<u32>().is_ok_and(|uid| uid > 0 && uid < u32::MAX);
+    let mut bytes = text.bytes();
+    let first = bytes.next().is_some_and(|b| b.is_ascii_lowercase() || b == b'_');
+    let name = first
+        && text.len() <= 32
+        && bytes.all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-');
+    if (number || name) && text != "root" {
+        Ok(text.to_owned())
+    } else {
+        Err("must be a user's name or number, and not root".to_owned())
+    }
+}
+
+fn proxy(text: &str) -> Result<Option<String>, String> {
+    let wanted = || "must be \"\" or http://[user:password@]host:port".to_owned();
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let rest = text.strip_prefix("http://").ok_or_else(wanted)?;
+    let rest = rest.strip_suffix('/').unwrap_or(rest);
+    let (credentials, address) =
+        rest.rsplit_once('@').map_or((None, rest), |(user, address)| (Some(user), address));
+    let fits = credentials
+        .is_none_or(|user| user.contains(':') && !user.contains(|c: char| c.is_control() || c == '/'));
+    if fits && picket_protocol::join::is_address(address) {
+        Ok(Some(format!("http://{rest}")))
+    } else {
+        Err(wanted())
+    }
+}
+
+fn action(text: &str) -> Result<String, String> {
+    if ACTIONS.contains(&text) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("must be one of {}", ACTIONS.join(", ")))
+    }
+}
