@@ -2,16 +2,29 @@
 //!
 //! ```text
 //! <state>/            0711 root     default /var/lib/picket
-//!   core/             0700 root     agent.db (SQLite), agent.lock, enrolment.json, trust-root.json
+//!   core/             0700 root     agent.db (SQLite), agent.lock, agent-id, enrolment.json, trust-root.json
 //!     keys/           0700 root     ledger-<n>.key, 0600: the ledger's private key
 //!   uplink/           0750 root:<uplink group>
 //!     tls.key         0400 <uplink user>
 //!     tls.crt, ca.crt 0644 root
 //! <run>/              0755 root     default /run/picket
 //!   agent.sock        0660 root:picket
+//! <motd>/picket       0644 root     /run/motd.d, or <run>/motd.d when <run> is not the default
 //! ```
+//!
+//! `agent-id` holds the id under which the ledger is kept. Whoever comes first makes it: `agent enroll`, or a
+//! core that starts without being enrolled; the other one uses what it finds (see [`Layout::agent`]).
 
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+
+use picket_protocol::identity::AgentId;
+
+/// The run directory when the configuration does not name another.
+pub const RUN_DEFAULT: &str = "/run/picket";
+/// Where the system looks for messages of the day.
+pub const MOTD_DIRECTORY: &str = "/run/motd.d";
 
 /// The paths below one state and one run directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,8 +99,72 @@ impl Layout {
         self.uplink().join("ca.crt")
     }
 
+    /// The id under which this host's ledger is kept, made now when there is none. `fresh` must be a UUID of
+    /// version 7. The core's directory must exist.
+    pub fn agent(&self, fresh: uuid::Uuid) -> io::Result<AgentId> {
+        let path = self.core().join("agent-id");
+        match std::fs::read_to_string(&path) {
+            Ok(text) => AgentId::parse(text.trim_end()).ok_or_else(|| {
+                io::Error::new(io::ErrorKind::InvalidData, format!("{} is damaged", path.display()))
+            }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                write_durably(&path, format!("{fresh}\n").as_bytes(), 0o600)?;
+                Ok(AgentId(fresh))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The message of the day that shows advice at each login.
+    pub fn motd(&self) -> PathBuf {
+        let own = self.run.join("motd.d");
+        let directory = if self.run == Path::new(RUN_DEFAULT) { PathBuf::from(MOTD_DIRECTORY) } else { own };
+        directory.join("picket")
+    }
+
     /// The local socket.
     pub fn socket(&self) -> PathBuf {
         self.run.join("agent.sock")
+    }
+}
+
+/// Replaces `path` as a whole: temporary file beside it, fsync, rename, fsync of the directory. After a crash
+/// there is either the old or the new content.
+pub fn write_durably(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let parent = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
+    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_string_lossy();
+    let temporary = parent.join(format!(".{name}.new"));
+    match std::fs::remove_file(&temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    std::fs::rename(&temporary, path)?;
+    std::fs::File::open(parent)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_agent_id_is_made_once() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let layout = Layout::new(directory.path(), &directory.path().join("run"));
+        std::fs::create_dir_all(layout.core()).expect("core directory");
+        let (first, second) = (uuid::Uuid::from_u128(7), uuid::Uuid::from_u128(8));
+        assert_eq!(layout.agent(first).expect("made"), AgentId(first));
+        assert_eq!(layout.agent(second).expect("kept"), AgentId(first));
+        std::fs::write(layout.core().join("agent-id"), "nonsense").expect("damage");
+        assert_eq!(layout.agent(second).expect_err("damaged").kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[test]
+    fn the_message_of_the_day_stays_in_a_run_directory_of_ones_own() {
+        let path = Path::new("/var/lib/picket");
+        assert_eq!(Layout::new(path, Path::new("/run/picket")).motd(), Path::new("/run/motd.d/picket"));
+        assert_eq!(Layout::new(path, Path::new("/tmp/x")).motd(), Path::new("/tmp/x/motd.d/picket"));
     }
 }
