@@ -1,10 +1,101 @@
-//! The command line: one file per subcommand.
+//! The command line: one file per subcommand, each with its `Arguments` and `run(&Global, Arguments) -> Exit`.
 
-pub mod enroll;
-
+use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::config::{Config, ConfigError, Loaded};
+
+mod check_config;
+pub mod enroll;
+pub mod output;
+
+/// What the exit code of every subcommand means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// 0: all is well.
+    Fine = 0,
+    /// 1: it works, with less than it should.
+    Degraded = 1,
+    /// 2: it does not work; what was asked for was not done.
+    Failing = 2,
+    /// 3: the command line or the configuration is wrong.
+    Usage = 3,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// Options that every subcommand knows.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Global {
+    /// Configuration file [default: /etc/picket/agent.toml, or built-in defaults where there is none]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Print JSON instead of text
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+impl Global {
+    /// Reads the configuration; on failure prints every problem to stderr and gives the exit code.
+    pub fn load(&self) -> Result<Loaded, Exit> {
+        Config::load(self.config.as_deref()).map_err(|error| {
+            report_config_error(&error);
+            Exit::Usage
+        })
+    }
+}
+
+/// Prints a configuration's problems, one a line.
+fn report_config_error(error: &ConfigError) {
+    output::error(&error.to_string());
+    if let ConfigError::Invalid { problems, .. } = error {
+        for problem in problems {
+            eprintln!("  {}", picket_protocol::finding::printable(&problem.to_string()));
+        }
+    }
+}
+
+/// Picket's agent: watches this host, seals what it finds, ships it, and carries out signed commands.
+#[derive(Debug, clap::Parser)]
+#[command(name = "agent", version, max_term_width = 100, after_help = EXIT_CODES)]
+struct Arguments {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Subcommand,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 fine, 1 degraded, 2 failing, 3 usage or configuration";
+
+#[derive(Debug, clap::Subcommand)]
+enum Subcommand {
+    /// Check a configuration file without starting anything
+    CheckConfig(check_config::Arguments),
+}
 
 /// Runs the command line.
 pub fn main() -> ExitCode {
-    ExitCode::SUCCESS
+    run(std::env::args_os()).into()
+}
+
+fn run(arguments: impl Iterator<Item = OsString>) -> Exit {
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and version are answers; the rest is misuse. A closed stdout leaves nothing to be done.
+            let _printed = error.print().is_ok();
+            return if error.use_stderr() { Exit::Usage } else { Exit::Fine };
+        }
+    };
+    let global = arguments.global;
+    match arguments.command {
+        Subcommand::CheckConfig(arguments) => check_config::run(&global, arguments),
+    }
 }
