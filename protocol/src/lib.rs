@@ -15,6 +15,7 @@ pub mod finding;
 pub mod frame;
 pub mod identity;
 pub mod join;
+pub mod json;
 pub mod message;
 pub mod note;
 pub mod record;

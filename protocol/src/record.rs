@@ -3,17 +3,24 @@
 //! A record is one line of UTF-8 JSON without a newline:
 //! `{"v":1,"seq":7,"time":"2026-01-02T03:04:05.000000006Z","kind":"finding","body":{…}}`.
 //! Its exact bytes are what is hashed, kept and shipped; nothing is re-serialised on the way.
+//!
+//! It begins with `{`, ends with `}`, holds no byte below 0x20 (so no newline, and nothing that a terminal
+//! obeys), keeps to the rules of [`crate::json`], and its body is an object. Members may come in any order,
+//! unknown ones are ignored.
 
 use serde_json::value::RawValue;
 
 use crate::crypto::{PublicKey, SigningKey, from_base64, to_base64};
 use crate::finding::Severity;
+use crate::json::{self, JsonError};
 use crate::time::Timestamp;
 
 /// Schema version written in `v`.
 pub const VERSION: u32 = 1;
 /// Longest record in bytes. Sensors cut their evidence far below; a longer record is refused when sealed.
 pub const RECORD_BYTES_MAX: usize = 256 * 1024;
+/// Most bytes that a record has around its body: some 110 with the longest number and word.
+const ENVELOPE_BYTES_MAX: usize = 160;
 
 /// What a record is about; decides the type of its body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -62,22 +69,34 @@ impl Draft {
     /// A draft whose body is `body` as JSON.
     pub fn new(kind: Kind, severity: Severity, body: &impl serde::Serialize) -> Result<Self, RecordError> {
         let body = serde_json::to_string(body).map_err(|e| RecordError::Body(e.to_string()))?;
-        if body.len() > RECORD_BYTES_MAX - 256 {
+        if body.len() > RECORD_BYTES_MAX - ENVELOPE_BYTES_MAX {
             return Err(RecordError::TooLong(body.len()));
+        }
+        // What a parser will refuse must not be sealed: nobody could read it, and nobody could take it back.
+        if !is_one_line_object(body.as_bytes()) {
+            return Err(RecordError::Body("not an object on one line".to_owned()));
+        }
+        if !is_surely_shallow(body.as_bytes()) {
+            json::check(&body).map_err(|e| RecordError::Body(e.to_string()))?;
         }
         Ok(Self { kind, severity, body })
     }
 
-    /// Length of the body in bytes; the record's is at most 256 more.
+    /// Length of the body in bytes; the record's is at most 160 more.
     pub fn body_bytes(&self) -> usize {
         self.body.len()
     }
 
     /// The record's exact bytes at place `seq`, sealed at `time`.
     pub fn render(&self, seq: u64, time: Timestamp) -> Vec<u8> {
+        use std::io::Write as _;
         let kind = self.kind.as_str();
-        format!(r#"{{"v":{VERSION},"seq":{seq},"time":"{time}","kind":"{kind}","body":{}}}"#, self.body)
-            .into_bytes()
+        let mut out = Vec::with_capacity(self.body.len() + ENVELOPE_BYTES_MAX);
+        // Writing to a Vec cannot fail.
+        let _ = write!(out, r#"{{"v":{VERSION},"seq":{seq},"time":"{time}","kind":"{kind}","body":"#).is_ok();
+        out.extend_from_slice(self.body.as_bytes());
+        out.push(b'}');
+        out
     }
 }
 
@@ -123,18 +142,21 @@ pub enum RecordError {
 }
 
 impl<'a> Record<'a> {
-    /// Parses `bytes`, which must be one whole record without a newline.
+    /// Parses `bytes`, which must be one whole record without a newline. The body is checked to be an object
+    /// within the rules of [`crate::json`], not to be what the kind asks for.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, RecordError> {
         if bytes.len() > RECORD_BYTES_MAX {
             return Err(RecordError::TooLong(bytes.len()));
         }
-        if bytes.contains(&b'\n') {
-            return Err(RecordError::Malformed("it holds a newline".to_owned()));
+        if !is_one_line_object(bytes) {
+            return Err(RecordError::Malformed("not an object on one line".to_owned()));
         }
-        let record: Self =
-            serde_json::from_slice(bytes).map_err(|e| RecordError::Malformed(e.to_string()))?;
+        let record: Self = json::object(bytes).map_err(|error| version_or(bytes, error))?;
         if record.v != VERSION {
             return Err(RecordError::Version(record.v));
+        }
+        if !record.body.get().starts_with('{') {
+            return Err(RecordError::Body("not an object".to_owned()));
         }
         Ok(record)
     }
@@ -152,6 +174,30 @@ impl<'a> Record<'a> {
     pub fn body<T: serde::de::DeserializeOwned>(&self) -> Result<T, RecordError> {
         serde_json::from_str(self.body.get()).map_err(|e| RecordError::Body(e.to_string()))
     }
+}
+
+/// A record of a later version may have other members: then the version is what is wrong with it.
+fn version_or(bytes: &[u8], error: JsonError) -> RecordError {
+    #[derive(serde::Deserialize)]
+    struct Version {
+        v: u32,
+    }
+    match json::object(bytes) {
+        Ok(Version { v }) if v != VERSION => RecordError::Version(v),
+        _ => RecordError::Malformed(error.to_string()),
+    }
+}
+
+fn is_one_line_object(bytes: &[u8]) -> bool {
+    // A fold over all bytes, without an early exit, is what the compiler turns into vector instructions.
+    let lowest = bytes.iter().fold(u8::MAX, |lowest, byte| lowest.min(*byte));
+    bytes.starts_with(b"{") && bytes.ends_with(b"}") && lowest >= 0x20
+}
+
+/// Whether there are too few opening brackets to nest deeper than a record's body may.
+fn is_surely_shallow(bytes: &[u8]) -> bool {
+    let opening = bytes.iter().filter(|byte| matches!(byte, b'{' | b'[')).count();
+    opening < json::DEPTH_MAX
 }
 
 /// Body of a `lifecycle` record: something about the agent itself.
