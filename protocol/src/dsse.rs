@@ -1,14 +1,22 @@
 //! DSSE envelopes (<https://github.com/secure-systems-lab/dsse>, v1): exact bytes signed under a typed
 //! pre-authentication encoding, so nothing is ever canonicalised.
+//!
+//! Both base64 alphabets are read, the standard one is written. A key id only narrows which keys are tried:
+//! a signature without one is tried against all, up to [`ATTEMPTS_MAX`] verifications an envelope.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::crypto::{PublicKey, SigningKey, from_base64, hex, sha256, to_base64};
 
 /// Longest envelope that is parsed, in bytes.
-pub const ENVELOPE_BYTES_MAX: usize = 512 * 1024;
+/// A command to [`crate::command::HOSTS_MAX`] hosts has some 540,000.
+pub const ENVELOPE_BYTES_MAX: usize = 640 * 1024;
 /// Most signatures that an envelope may carry.
 pub const SIGNATURES_MAX: usize = 64;
+/// Most signature checks that one envelope may cause: some 25 ms of work.
+pub const ATTEMPTS_MAX: usize = 512;
 
 /// Names an operator's key: the first 16 bytes of SHA-256 of the public key, in hex.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
@@ -32,16 +40,16 @@ impl std::fmt::Display for KeyId {
 /// One signature of an envelope.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct EnvelopeSignature {
-    /// Who is said to have signed.
-    #[serde(default)]
+    /// Who is said to have signed; empty when it is not said.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub keyid: String,
     /// Base64 of the signature.
     pub sig: String,
 }
 
-/// A DSSE envelope. Holding one proves nothing.
+/// A DSSE envelope within its bounds, whose payload is base64. Holding one proves nothing.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", try_from = "UncheckedEnvelope")]
 pub struct Envelope {
     /// Base64 of the payload's exact bytes.
     payload: String,
@@ -51,11 +59,35 @@ pub struct Envelope {
     signatures: Vec<EnvelopeSignature>,
 }
 
+#[derive(serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct UncheckedEnvelope {
+    payload: String,
+    payload_type: String,
+    signatures: Vec<EnvelopeSignature>,
+}
+
+impl TryFrom<UncheckedEnvelope> for Envelope {
+    type Error = DsseError;
+
+    fn try_from(unchecked: UncheckedEnvelope) -> Result<Self, DsseError> {
+        let UncheckedEnvelope { payload, payload_type, signatures } = unchecked;
+        if payload.len() > ENVELOPE_BYTES_MAX || signatures.len() > SIGNATURES_MAX {
+            return Err(DsseError::TooLarge);
+        }
+        let envelope = Self { payload, payload_type, signatures };
+        envelope.payload()?;
+        Ok(envelope)
+    }
+}
+
 /// Why an envelope is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DsseError {
     /// Longer than [`ENVELOPE_BYTES_MAX`] or more than [`SIGNATURES_MAX`] signatures.
-    #[error("the envelope is larger than {ENVELOPE_BYTES_MAX} bytes or {SIGNATURES_MAX} signatures")]
+    #[error(
+        "the envelope is larger than {ENVELOPE_BYTES_MAX} bytes or {SIGNATURES_MAX} signatures, or too much work"
+    )]
     TooLarge,
     /// Not JSON of this shape, or not base64.
     #[error("the envelope is malformed: {0}")]
@@ -92,13 +124,9 @@ impl Envelope {
         if bytes.len() > ENVELOPE_BYTES_MAX {
             return Err(DsseError::TooLarge);
         }
-        let envelope: Self =
-            serde_json::from_slice(bytes).map_err(|e| DsseError::Malformed(e.to_string()))?;
-        if envelope.signatures.len() > SIGNATURES_MAX {
-            return Err(DsseError::TooLarge);
-        }
-        envelope.payload()?;
-        Ok(envelope)
+        let unchecked: UncheckedEnvelope =
+            crate::json::object(bytes).map_err(|error| DsseError::Malformed(error.to_string()))?;
+        unchecked.try_into()
     }
 
     /// The payload type as claimed.
@@ -108,7 +136,8 @@ impl Envelope {
 
     /// The payload, unverified: for showing what somebody is asked to sign.
     pub fn payload(&self) -> Result<Vec<u8>, DsseError> {
-        from_base64(&self.payload).ok_or_else(|| DsseError::Malformed("the payload is not base64".to_owned()))
+        from_either_base64(&self.payload)
+            .ok_or_else(|| DsseError::Malformed("the payload is not base64".to_owned()))
     }
 
     /// The signatures as claimed.
@@ -116,11 +145,14 @@ impl Envelope {
         &self.signatures
     }
 
-    /// Adds `key`'s signature.
+    /// Adds `key`'s signature, in place of one that it made before.
     pub fn sign(&mut self, key: &SigningKey) -> Result<(), DsseError> {
         let message = pae(&self.payload_type, &self.payload()?);
         let keyid = KeyId::of(&key.public()).0;
         self.signatures.retain(|s| s.keyid != keyid);
+        if self.signatures.len() >= SIGNATURES_MAX {
+            return Err(DsseError::TooLarge);
+        }
         self.signatures.push(EnvelopeSignature { keyid, sig: to_base64(&key.sign(&message)) });
         Ok(())
     }
@@ -134,16 +166,27 @@ impl Envelope {
         if self.payload_type != payload_type {
             return Err(DsseError::WrongType(self.payload_type.chars().take(100).collect()));
         }
-        if self.signatures.len() > SIGNATURES_MAX {
-            return Err(DsseError::TooLarge);
-        }
         let payload = self.payload()?;
         let message = pae(payload_type, &payload);
-        let signed_by = |signature: &EnvelopeSignature| {
-            let (id, key) = keys.get_key_value(&KeyId(signature.keyid.clone()))?;
-            key.verifies(&message, &from_base64(&signature.sig)?).then(|| id.clone())
-        };
-        let signers = self.signatures.iter().filter_map(signed_by).collect();
+        let (mut signers, mut attempts) = (BTreeSet::new(), 0);
+        for signature in &self.signatures {
+            let Some(bytes) = from_either_base64(&signature.sig) else { continue };
+            let named = |id: &KeyId| signature.keyid.is_empty() || id.0 == signature.keyid;
+            for (id, key) in keys.iter().filter(|(id, _)| named(id)) {
+                attempts += 1;
+                if attempts > ATTEMPTS_MAX {
+                    return Err(DsseError::TooLarge);
+                }
+                if key.verifies(&message, &bytes) {
+                    signers.insert(id.clone());
+                }
+            }
+        }
         Ok(Verified { payload, signers })
     }
+}
+
+/// DSSE: signers may use either alphabet, verifiers must accept either.
+fn from_either_base64(text: &str) -> Option<Vec<u8>> {
+    from_base64(text).or_else(|| URL_SAFE.decode(text).ok())
 }
