@@ -1,5 +1,5 @@
-//! The messages that frames carry. Control bodies are JSON objects whose unknown members are ignored, so
-//! that either side may be newer; a batch is described at [`Batch`].
+//! The messages that frames carry. Control bodies are JSON objects under the rules of [`crate::json`]; unknown
+//! members are ignored, so that either side may be newer. A batch is described at [`Batch`].
 
 use crate::crypto::{Hash, PublicKey, from_base64_exact, to_base64};
 use crate::dsse::Envelope;
@@ -7,6 +7,7 @@ use crate::frame::{BODY_BYTES_MAX, Frame, FrameError, FrameType};
 use crate::identity::{AgentId, Tenant};
 use crate::record::RECORD_BYTES_MAX;
 use crate::time::Timestamp;
+use zstd::zstd_safe;
 
 /// ALPN of an agent's connection.
 pub const ALPN_AGENT: &[u8] = b"picket/1";
@@ -19,12 +20,15 @@ pub const ALPN_HTTP: &[u8] = b"http/1.1";
 pub const BATCH_RECORDS_MAX: usize = 1_024;
 /// Most bytes of record lines (with newlines) in one batch, before compression. A single record always fits.
 pub const BATCH_BYTES_MAX: usize = 960 * 1024;
-// An incompressible batch still fits in a frame: zstd adds under 0.5 %, the header under 32 KiB.
-const _: () = assert!(BATCH_BYTES_MAX + BATCH_BYTES_MAX / 200 + 32 * 1024 <= BODY_BYTES_MAX);
+// An incompressible batch still fits in a frame, since zstd adds under 0.5 %: see below.
 const _: () = assert!(RECORD_BYTES_MAX < BATCH_BYTES_MAX);
 /// Most batches that an agent may have unacknowledged on a connection.
 pub const BATCHES_IN_FLIGHT_MAX: usize = 16;
-const HEADER_BYTES_MAX: usize = 32 * 1024;
+/// Longest batch header: a note may take twice its length in JSON.
+const HEADER_BYTES_MAX: usize = 2 * crate::note::NOTE_BYTES_MAX + 1024;
+const _: () = assert!(BATCH_BYTES_MAX + BATCH_BYTES_MAX / 200 + HEADER_BYTES_MAX + 4 <= BODY_BYTES_MAX);
+/// `#`, the base64 of 32 bytes, a newline.
+const FORGOTTEN_LINE_BYTES: usize = 1 + 44 + 1;
 
 /// The agent's first frame.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -134,7 +138,9 @@ pub enum MessageError {
         why: String,
     },
     /// A batch beyond its bounds: a decompression bomb or an agent gone wild.
-    #[error("the batch is over its bounds of {BATCH_RECORDS_MAX} records and {BATCH_BYTES_MAX} bytes")]
+    #[error(
+        "the batch is over its bounds of {BATCH_RECORDS_MAX} records and {BATCH_BYTES_MAX} bytes, or empty"
+    )]
     BatchTooLarge,
     /// Too long for a frame.
     #[error(transparent)]
@@ -153,7 +159,7 @@ pub fn to_frame(frame_type: FrameType, message: &impl serde::Serialize) -> Resul
 
 /// Reads a control message; `what` names it in errors.
 pub fn from_body<T: serde::de::DeserializeOwned>(what: &'static str, body: &[u8]) -> Result<T, MessageError> {
-    serde_json::from_slice(body).map_err(|error| malformed(what, error))
+    crate::json::object(body).map_err(|error| malformed(what, error))
 }
 
 /// One leaf of a batch.
@@ -177,7 +183,15 @@ impl Leaf {
     fn line_bytes(&self) -> usize {
         match self {
             Self::Record(bytes) => bytes.len() + 1,
-            Self::Forgotten(_) => 46,
+            Self::Forgotten(_) => FORGOTTEN_LINE_BYTES,
+        }
+    }
+
+    /// Whether it fits in one line that reads back as the same leaf.
+    fn is_line(&self) -> bool {
+        match self {
+            Self::Record(bytes) => is_record_line(bytes),
+            Self::Forgotten(_) => true,
         }
     }
 }
@@ -186,9 +200,12 @@ impl Leaf {
 ///
 /// | bytes | meaning |
 /// |---|---|
-/// | 4 | length of the header, big-endian, at most 32,768 |
+/// | 4 | length of the header, big-endian, at most 33,792 |
 /// | that many | header, JSON: `{"from":<seq of the first>,"checkpoint":"<signed note>"}` |
-/// | rest | one zstd frame of lines, each ended by a newline: a record's bytes, or `#` and the base64 of a forgotten record's leaf hash |
+/// | rest | one zstd frame (RFC 8878) that states its content size, uses no dictionary, and has nothing behind it |
+///
+/// The content of the zstd frame, at most [`BATCH_BYTES_MAX`] bytes, is 1 to [`BATCH_RECORDS_MAX`] lines, each
+/// ended by a newline: a record's bytes (they begin with `{`), or `#` and the base64 of a forgotten record's leaf hash.
 ///
 /// `checkpoint.size = from + number of lines`. A `key` record may only be the last line.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -211,8 +228,11 @@ impl Batch {
     /// Packs it into a frame (zstd level 1).
     pub fn to_frame(&self) -> Result<Frame, MessageError> {
         let total: usize = self.leaves.iter().map(Leaf::line_bytes).sum();
-        if self.leaves.len() > BATCH_RECORDS_MAX || total > BATCH_BYTES_MAX {
+        if !(1..=BATCH_RECORDS_MAX).contains(&self.leaves.len()) || total > BATCH_BYTES_MAX {
             return Err(MessageError::BatchTooLarge);
+        }
+        if !self.leaves.iter().all(Leaf::is_line) {
+            return Err(malformed("batch line", "not a record"));
         }
         let mut lines = Vec::with_capacity(total);
         for leaf in &self.leaves {
@@ -227,6 +247,9 @@ impl Batch {
         }
         let header = BatchHeader { from: self.from, checkpoint: self.checkpoint.clone() };
         let header = serde_json::to_vec(&header).map_err(|error| malformed("batch header", error))?;
+        if header.len() > HEADER_BYTES_MAX {
+            return Err(MessageError::BatchTooLarge);
+        }
         let packed = zstd::bulk::compress(&lines, 1).map_err(|error| malformed("batch", error))?;
         let length = u32::try_from(header.len()).map_err(|error| malformed("batch header", error))?;
         let body = [&length.to_be_bytes()[..], &header, &packed].concat();
@@ -238,6 +261,8 @@ impl Batch {
         let (header, packed) = Self::split(body)?;
         let header: BatchHeader = from_body("batch header", header)?;
         let leaves = Self::unpack_lines(packed)?;
+        let past_end = u64::try_from(leaves.len()).ok().and_then(|count| header.from.checked_add(count));
+        past_end.ok_or_else(|| malformed("batch header", "it begins past every ledger"))?;
         Ok(Self { from: header.from, checkpoint: header.checkpoint, leaves })
     }
 
@@ -248,23 +273,12 @@ impl Batch {
 
     /// Unpacks the zstd frame of lines. Never allocates more than the bounds, whatever it claims.
     pub fn unpack_lines(packed: &[u8]) -> Result<Vec<Leaf>, MessageError> {
-        let announced = zstd::zstd_safe::get_frame_content_size(packed).ok().flatten();
-        let capacity =
-            announced.map_or(BATCH_BYTES_MAX, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
-        if capacity > BATCH_BYTES_MAX {
+        let lines = unpack(packed)?;
+        let lines = lines.strip_suffix(b"\n").ok_or_else(|| malformed("batch lines", "no final newline"))?;
+        if lines.iter().filter(|byte| **byte == b'\n').count() >= BATCH_RECORDS_MAX {
             return Err(MessageError::BatchTooLarge);
         }
-        let lines =
-            zstd::bulk::decompress(packed, capacity).map_err(|error| malformed("batch lines", error))?;
-        let lines = lines.strip_suffix(b"\n").ok_or_else(|| malformed("batch lines", "no final newline"))?;
-        let mut leaves = Vec::new();
-        for line in lines.split(|byte| *byte == b'\n') {
-            if leaves.len() == BATCH_RECORDS_MAX {
-                return Err(MessageError::BatchTooLarge);
-            }
-            leaves.push(parse_leaf(line)?);
-        }
-        Ok(leaves)
+        lines.split(|byte| *byte == b'\n').map(parse_leaf).collect()
     }
 
     fn split(body: &[u8]) -> Result<(&[u8], &[u8]), MessageError> {
@@ -277,8 +291,35 @@ impl Batch {
     }
 }
 
+/// Unpacks one zstd frame that says how large its content is, and nothing else: no second frame, no skippable
+/// one in which something could hide. What it says is checked before anything is allocated.
+fn unpack(packed: &[u8]) -> Result<Vec<u8>, MessageError> {
+    const MAGIC: [u8; 4] = 0xFD2F_B528_u32.to_le_bytes();
+    let bad = |why: &str| malformed("batch lines", why);
+    if !packed.starts_with(&MAGIC) {
+        return Err(bad("not a zstd frame"));
+    }
+    if zstd_safe::find_frame_compressed_size(packed) != Ok(packed.len()) {
+        return Err(bad("not exactly one zstd frame"));
+    }
+    let size = zstd_safe::get_frame_content_size(packed).ok().flatten();
+    let size = size.and_then(|size| usize::try_from(size).ok()).ok_or_else(|| bad("no content size"))?;
+    if size > BATCH_BYTES_MAX {
+        return Err(MessageError::BatchTooLarge);
+    }
+    let lines = zstd::bulk::decompress(packed, size).map_err(|error| malformed("batch lines", error))?;
+    if lines.len() == size { Ok(lines) } else { Err(bad("another content size than announced")) }
+}
+
+fn is_record_line(line: &[u8]) -> bool {
+    line.starts_with(b"{") && line.len() <= RECORD_BYTES_MAX && !line.contains(&b'\n')
+}
+
 fn parse_leaf(line: &[u8]) -> Result<Leaf, MessageError> {
-    let Some(hash) = line.strip_prefix(b"#") else { return Ok(Leaf::Record(line.to_vec())) };
+    let Some(hash) = line.strip_prefix(b"#") else {
+        let record = is_record_line(line).then(|| Leaf::Record(line.to_vec()));
+        return record.ok_or_else(|| malformed("batch line", "not a record"));
+    };
     let text = std::str::from_utf8(hash).ok();
     let hash = text.and_then(from_base64_exact).ok_or_else(|| malformed("batch line", "not a leaf hash"))?;
     Ok(Leaf::Forgotten(hash))
