@@ -8,14 +8,16 @@ pub const ORIGIN_PREFIX: &str = "picket/";
 pub const TENANT_BYTES_MAX: usize = 64;
 
 /// An agent's id: the UUID (version 7) that it was enrolled under.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
 #[serde(transparent)]
 pub struct AgentId(pub uuid::Uuid);
 
 impl AgentId {
-    /// Parses the usual hyphenated form.
+    /// Parses the hyphenated lower-case form and no other: an agent has one name in origins and certificates.
     pub fn parse(text: &str) -> Option<Self> {
-        uuid::Uuid::try_parse(text).ok().map(Self)
+        let id = uuid::Uuid::try_parse(text).ok()?;
+        let mut plain = uuid::Uuid::encode_buffer();
+        (id.hyphenated().encode_lower(&mut plain) == text).then_some(Self(id))
     }
 
     /// The origin line of this agent's checkpoints, which is also the name of its key: `picket/<agent id>`.
@@ -35,7 +37,14 @@ impl fmt::Display for AgentId {
     }
 }
 
-/// A customer: 1 to 64 characters of `a-z`, `0-9`, `-`.
+impl<'de> serde::Deserialize<'de> for AgentId {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
+        Self::parse(&text).ok_or_else(|| serde::de::Error::custom("not a hyphenated lower-case UUID"))
+    }
+}
+
+/// A customer: 1 to 64 characters of `a-z`, `0-9`, `-`, not beginning with `-` (it would look like an option).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Tenant(String);
@@ -45,7 +54,7 @@ impl Tenant {
     pub fn parse(name: &str) -> Option<Self> {
         let fits = (1..=TENANT_BYTES_MAX).contains(&name.len());
         let plain = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
-        (fits && plain).then(|| Self(name.to_owned()))
+        (fits && plain && !name.starts_with('-')).then(|| Self(name.to_owned()))
     }
 
     /// The name.
@@ -70,6 +79,7 @@ impl TryFrom<String> for Tenant {
     type Error = &'static str;
 
     fn try_from(name: String) -> Result<Self, Self::Error> {
-        Self::parse(&name).ok_or("a tenant is 1 to 64 characters of a-z, 0-9 and -")
+        Self::parse(&name)
+            .ok_or("a tenant is 1 to 64 characters of a-z, 0-9 and -, and does not begin with -")
     }
 }

@@ -20,6 +20,9 @@ use crate::crypto::{Hash, sha256};
 pub const PREFIX: &str = "picket1.";
 const CHECKSUM_BYTES: usize = 4;
 const ADDRESS_BYTES_MAX: usize = 255;
+const CONTENT_BYTES_MAX: usize = 1 + 3 * 32 + ADDRESS_BYTES_MAX + CHECKSUM_BYTES;
+// Base64 makes four characters of three bytes.
+const TEXT_BYTES_MAX: usize = CONTENT_BYTES_MAX.div_ceil(3) * 4;
 const TRUST_ROOT_FLAG: u8 = 1;
 
 /// What a join string says. The token is a secret: it is wiped when dropped and not printed by `Debug`.
@@ -53,7 +56,7 @@ impl Join {
     /// Parses a join string; white space around it is ignored.
     pub fn parse(text: &str) -> Result<Self, JoinError> {
         let data = text.trim().strip_prefix(PREFIX).ok_or(JoinError::Prefix)?;
-        if data.len() > 600 {
+        if data.len() > TEXT_BYTES_MAX {
             return Err(JoinError::Damaged);
         }
         let bytes = Zeroizing::new(URL_SAFE_NO_PAD.decode(data).map_err(|_| JoinError::Damaged)?);
@@ -83,7 +86,9 @@ impl Join {
         if !is_address(&self.address) {
             return Err(JoinError::Malformed);
         }
-        let mut content = Zeroizing::new(vec![u8::from(self.trust_root.is_some())]);
+        // Large enough from the start: a buffer that grows leaves copies of the token behind.
+        let mut content = Zeroizing::new(Vec::with_capacity(CONTENT_BYTES_MAX));
+        content.push(if self.trust_root.is_some() { TRUST_ROOT_FLAG } else { 0 });
         content.extend_from_slice(&*self.token);
         content.extend_from_slice(&self.ca);
         content.extend_from_slice(self.trust_root.as_ref().map_or(&[], |hash| hash.as_slice()));
@@ -103,7 +108,7 @@ impl std::fmt::Debug for Join {
     }
 }
 
-/// `host:port`: a name, IPv4 or bracketed IPv6, and a port from 1.
+/// `host:port`: a name, IPv4 or bracketed IPv6, and a port from 1 in plain decimal.
 pub fn is_address(address: &str) -> bool {
     let Some((host, port)) = address.rsplit_once(':') else { return false };
     let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
@@ -114,5 +119,7 @@ pub fn is_address(address: &str) -> bool {
                 && host.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'.' || b == b'_')
         }
     };
-    address.len() <= ADDRESS_BYTES_MAX && host_fits && port.parse::<u16>().is_ok_and(|port| port > 0)
+    // `parse` alone would also take `+443` and `0443`.
+    let port_fits = port.bytes().all(|b| b.is_ascii_digit()) && !port.starts_with('0');
+    address.len() <= ADDRESS_BYTES_MAX && host_fits && port_fits && port.parse::<u16>().is_ok()
 }
