@@ -13,6 +13,8 @@ use crate::tree;
 pub const FORMAT: &str = "picket-proof/1";
 /// Longest file that is read, in bytes.
 pub const BUNDLE_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Most hand-overs of the key: one a day for 27 years. Each costs a signature check.
+pub const HAND_OVERS_MAX: usize = 10_000;
 
 /// A hand-over of the ledger key: the `key` record at `seq`.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -29,7 +31,7 @@ pub struct HandOver {
 pub struct Bundle {
     /// [`FORMAT`].
     pub format: String,
-    /// Whose host.
+    /// Whose host, as the writer of the file says; nothing in it is signed over this.
     pub tenant: Tenant,
     /// Which agent.
     pub agent: AgentId,
@@ -87,8 +89,10 @@ impl Bundle {
         if bytes.len() > BUNDLE_BYTES_MAX {
             return Err(BundleError::Malformed(format!("longer than {BUNDLE_BYTES_MAX} bytes")));
         }
-        let bundle: Self =
-            serde_json::from_slice(bytes).map_err(|e| BundleError::Malformed(e.to_string()))?;
+        let bundle: Self = crate::json::object(bytes).map_err(|e| BundleError::Malformed(e.to_string()))?;
+        if bundle.hand_overs.len() > HAND_OVERS_MAX || bundle.proof.len() > tree::PROOF_HASHES_MAX {
+            return Err(BundleError::Malformed("too many hand-overs or hashes".to_owned()));
+        }
         if bundle.format != FORMAT {
             return Err(BundleError::Malformed(format!("format is {:?}, not {FORMAT:?}", bundle.format)));
         }

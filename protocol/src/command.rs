@@ -3,7 +3,10 @@
 //! A command is the payload of a DSSE envelope of type [`PAYLOAD_TYPE`]. Whether it is obeyed is decided by
 //! the agent alone, in the order of [`Check`], and every answer is a sealed [`Receipt`].
 
+use std::collections::BTreeSet;
+
 use crate::identity::{AgentId, Tenant};
+use crate::json::JsonError;
 use crate::time::Timestamp;
 
 /// DSSE payload type of a command.
@@ -14,6 +17,10 @@ pub const HOSTS_MAX: usize = 10_000;
 pub const TEXT_BYTES_MAX: usize = 4_096;
 /// Most paths that a scan may name.
 pub const PATHS_MAX: usize = 64;
+/// Longest path that a scan may name, in bytes: Linux takes no longer one.
+pub const PATH_BYTES_MAX: usize = 4_095;
+/// Most findings that a drill may raise.
+pub const DRILL_FINDINGS_MAX: u32 = 1_000;
 
 /// What operators order.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -39,6 +46,62 @@ pub struct Command {
     pub reason: String,
     /// The vendor's case.
     pub ticket: String,
+}
+
+/// Why a payload is not a command.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CommandError {
+    /// Not the JSON of a command, or not in its one form.
+    #[error("the command is malformed: {0}")]
+    Malformed(#[from] JsonError),
+    /// A member is out of its bounds.
+    #[error("the command's {0}")]
+    Bounds(&'static str),
+}
+
+impl Command {
+    /// Parses the payload of an envelope: JSON under the rules of [`crate::json::exact`], within all bounds.
+    /// This is the whole of [`Check::WellFormed`] once the envelope itself is.
+    ///
+    /// # Errors
+    /// Names the first thing that is wrong.
+    pub fn parse(payload: &[u8]) -> Result<Self, CommandError> {
+        let command: Self = crate::json::exact(payload)?;
+        command.check()?;
+        Ok(command)
+    }
+
+    /// Checks the bounds: for whoever is about to sign one.
+    ///
+    /// # Errors
+    /// Names the first member that is out of its bounds.
+    pub fn check(&self) -> Result<(), CommandError> {
+        let bounds = |fits: bool, what| if fits { Ok(()) } else { Err(CommandError::Bounds(what)) };
+        bounds(self.id.get_version_num() == 7, "id is not a UUID of version 7")?;
+        bounds((1..=HOSTS_MAX).contains(&self.hosts.len()), "hosts are none or more than 10,000")?;
+        let distinct: BTreeSet<_> = self.hosts.iter().collect();
+        bounds(distinct.len() == self.hosts.len(), "hosts hold one twice")?;
+        bounds(self.not_before < self.expires, "expiry is not after not_before")?;
+        bounds(self.reason.len() <= TEXT_BYTES_MAX, "reason is longer than 4,096 bytes")?;
+        bounds(self.ticket.len() <= TEXT_BYTES_MAX, "ticket is longer than 4,096 bytes")?;
+        match &self.action {
+            Action::Advise { message } => {
+                let fits = (1..=TEXT_BYTES_MAX).contains(&message.len());
+                bounds(fits, "message is empty or longer than 4,096 bytes")
+            }
+            Action::Scan { paths } => {
+                bounds(paths.len() <= PATHS_MAX, "paths are more than 64")?;
+                bounds(paths.iter().all(|path| is_path(path)), "paths hold one that is not absolute")
+            }
+            Action::Drill { findings } => {
+                bounds((1..=DRILL_FINDINGS_MAX).contains(findings), "drill has not 1 to 1,000 findings")
+            }
+        }
+    }
+}
+
+fn is_path(path: &str) -> bool {
+    path.starts_with('/') && path.len() <= PATH_BYTES_MAX && !path.contains('\0')
 }
 
 /// What a command does.

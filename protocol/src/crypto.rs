@@ -57,14 +57,28 @@ pub fn from_base64_exact<const N: usize>(text: &str) -> Option<[u8; N]> {
 pub struct PublicKey(pub [u8; KEY_BYTES]);
 
 impl PublicKey {
-    /// Whether `signature` is this key's signature of `message`. Anything malformed is simply false.
+    /// Whether `signature` is this key's signature of `message`. Anything malformed is simply false, as is any
+    /// signature by a key for which there is one that fits many messages.
     pub fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
-        signature::UnparsedPublicKey::new(&signature::ED25519, &self.0).verify(message, signature).is_ok()
+        !self.is_weak()
+            && signature::UnparsedPublicKey::new(&signature::ED25519, &self.0)
+                .verify(message, signature)
+                .is_ok()
     }
 
-    /// Parses the text form.
+    /// Whether the key is a point of small order: RFC 8032 lets such a key verify a signature of messages that
+    /// nobody signed, so whoever registers one can disown, or hand out, what it signs.
+    pub fn is_weak(&self) -> bool {
+        let mut point = self.0;
+        if let Some(last) = point.last_mut() {
+            *last &= 0x7f; // the sign of x
+        }
+        WEAK_POINTS.contains(&point)
+    }
+
+    /// Parses the text form. Weak keys are refused.
     pub fn parse(text: &str) -> Option<Self> {
-        from_base64_exact(text).map(Self)
+        from_base64_exact(text).map(Self).filter(|key| !key.is_weak())
     }
 }
 
@@ -93,6 +107,34 @@ impl<'de> serde::Deserialize<'de> for PublicKey {
             .ok_or_else(|| serde::de::Error::custom("not the base64 of a 32-byte Ed25519 public key"))
     }
 }
+
+/// The y coordinates of all points of order 1, 2, 4 and 8 on the curve, also where written above the prime.
+const WEAK_POINTS: [[u8; KEY_BYTES]; 7] = {
+    const fn edge(low: u8) -> [u8; KEY_BYTES] {
+        let mut point = [0xff; KEY_BYTES];
+        point[0] = low;
+        point[KEY_BYTES - 1] = 0x7f;
+        point
+    }
+    let zero = [0; KEY_BYTES];
+    let mut one = zero;
+    one[0] = 1;
+    [
+        zero,
+        one,
+        [
+            0x26, 0xe8, 0x95, 0x8f, 0xc2, 0xb2, 0x27, 0xb0, 0x45, 0xc3, 0xf4, 0x89, 0xf2, 0xef, 0x98, 0xf0,
+            0xd5, 0xdf, 0xac, 0x05, 0xd3, 0xc6, 0x33, 0x39, 0xb1, 0x38, 0x02, 0x88, 0x6d, 0x53, 0xfc, 0x05,
+        ],
+        [
+            0xc7, 0x17, 0x6a, 0x70, 0x3d, 0x4d, 0xd8, 0x4f, 0xba, 0x3c, 0x0b, 0x76, 0x0d, 0x10, 0x67, 0x0f,
+            0x2a, 0x20, 0x53, 0xfa, 0x2c, 0x39, 0xcc, 0xc6, 0x4e, 0xc7, 0xfd, 0x77, 0x92, 0xac, 0x03, 0x7a,
+        ],
+        edge(0xec),
+        edge(0xed),
+        edge(0xee),
+    ]
+};
 
 /// An Ed25519 private key. Its seed is wiped when dropped and never printed.
 pub struct SigningKey {

@@ -1,6 +1,9 @@
 //! The trust root: which operators' keys an agent obeys, for which actions, and how many of them it takes.
 //! In the manner of TUF's root role (<https://theupdateframework.github.io/specification/>): versioned,
 //! expiring, and replaced only by a newer version that a threshold of the *old* root keys signed.
+//!
+//! The payload is JSON under the rules of [`crate::json::exact`]: every member known, none left out, sets of
+//! keys and actions in ascending order, so that all who sign it saw the same thing that agents obey.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,6 +16,8 @@ use crate::time::Timestamp;
 pub const PAYLOAD_TYPE: &str = "application/vnd.picket.trust-root+json";
 /// Most keys and roles in one trust root.
 pub const KEYS_MAX: usize = 256;
+/// Longest name of an operator or a role, in bytes: they stand in receipts and on screens.
+pub const NAME_BYTES_MAX: usize = 128;
 
 /// An operator's key.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -116,7 +121,7 @@ impl TrustRoot {
         if envelope.payload_type() != PAYLOAD_TYPE {
             return Err(DsseError::WrongType(envelope.payload_type().chars().take(100).collect()).into());
         }
-        let root: Self = serde_json::from_slice(&envelope.payload()?)
+        let root: Self = crate::json::exact(&envelope.payload()?)
             .map_err(|error| TrustError::Malformed(error.to_string()))?;
         root.check()?;
         Ok(root)
@@ -159,11 +164,20 @@ impl TrustRoot {
 
     fn check(&self) -> Result<(), TrustError> {
         let problem = |text: String| Err(TrustError::Malformed(text));
+        if self.version == 0 {
+            return problem("versions begin with 1".to_owned());
+        }
         if self.keys.len() > KEYS_MAX || self.roles.len() > KEYS_MAX {
             return problem(format!("more than {KEYS_MAX} keys or roles"));
         }
         if let Some((id, _)) = self.keys.iter().find(|(id, key)| **id != KeyId::of(&key.public)) {
             return problem(format!("key {id} is not the id of its key"));
+        }
+        if let Some(key) = self.keys.values().find(|key| !is_plain_name(&key.name)) {
+            return problem(format!("the operator name {:?} is empty, too long or not printable", key.name));
+        }
+        if let Some(name) = self.roles.keys().find(|name| !is_plain_name(name)) {
+            return problem(format!("the role name {name:?} is empty, too long or not printable"));
         }
         let of_root = ("root", &self.root.keys, self.root.threshold);
         let of_roles = self.roles.iter().map(|(name, role)| (name.as_str(), &role.keys, role.threshold));
@@ -177,4 +191,9 @@ impl TrustRoot {
         }
         Ok(())
     }
+}
+
+fn is_plain_name(name: &str) -> bool {
+    let fits = (1..=NAME_BYTES_MAX).contains(&name.len());
+    fits && matches!(crate::finding::printable(name), std::borrow::Cow::Borrowed(_))
 }
