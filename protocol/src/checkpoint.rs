@@ -56,9 +56,11 @@ impl Checkpoint {
         Self { origin, size, root, extensions: vec![format!("time {time}")] }
     }
 
-    /// The time line, when there is a valid one.
+    /// The time line, when there is exactly one and it is valid.
     pub fn time(&self) -> Option<Timestamp> {
-        self.extensions.iter().find_map(|line| Timestamp::parse(line.strip_prefix("time ")?))
+        let mut times = self.extensions.iter().filter_map(|line| line.strip_prefix("time "));
+        let only = times.next().filter(|_| times.next().is_none())?;
+        Timestamp::parse_exact(only)
     }
 
     /// The note text.
@@ -85,8 +87,11 @@ impl Checkpoint {
         Ok(Self { origin: origin.to_owned(), size, root, extensions })
     }
 
-    /// Signs it as its origin.
+    /// Signs it as its origin. Fails, rather than sign something else, when a line would not read back as it is.
     pub fn sign(self, key: &SigningKey) -> Result<SignedCheckpoint, CheckpointError> {
+        if Self::parse(&self.to_text())? != self {
+            return Err(CheckpointError::Malformed("extension"));
+        }
         let mut note = Note::new(self.to_text())?;
         note.sign(&self.origin, key)?;
         Ok(SignedCheckpoint { checkpoint: self, note })
@@ -95,6 +100,7 @@ impl Checkpoint {
 
 /// A size is decimal without leading zeros (tlog-checkpoint).
 fn parse_size(line: &str) -> Option<u64> {
+    // `parse` alone would also take `+7`.
     let plain = line.bytes().all(|b| b.is_ascii_digit()) && (line == "0" || !line.starts_with('0'));
     if plain { line.parse().ok() } else { None }
 }
@@ -144,6 +150,7 @@ impl SignedCheckpoint {
         time: Timestamp,
     ) -> Result<(), CheckpointError> {
         let verifier = VerifierKey::new(witness, KeyKind::Cosignature, key.public())?;
+        // A clock before 1970 has no cosignature time; 0 says that best.
         let seconds = u64::try_from(time.seconds()).unwrap_or(0);
         let mut bytes = seconds.to_be_bytes().to_vec();
         bytes.extend_from_slice(&key.sign(&cosigned_message(self.note.text(), seconds)));
@@ -167,8 +174,10 @@ pub fn verify_cosignature(note: &Note, witness: &VerifierKey) -> Result<Timestam
     let right = witness.kind() == KeyKind::Cosignature
         && signature.len() == SIGNATURE_BYTES
         && witness.public().verifies(&message, signature);
-    let time = i64::try_from(seconds).map_err(|_| bad())?;
-    right.then(|| Timestamp::from_seconds(time)).ok_or_else(bad)
+    // The specification goes up to 2^63 − 1, a Timestamp to the year 2262: what does not fit is refused, not cut.
+    let time = Timestamp::from_seconds(i64::try_from(seconds).map_err(|_| bad())?);
+    let fits = u64::try_from(time.seconds()) == Ok(seconds);
+    (right && fits).then_some(time).ok_or_else(bad)
 }
 
 fn cosigned_message(text: &str, seconds: u64) -> Vec<u8> {

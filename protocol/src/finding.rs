@@ -71,12 +71,37 @@ impl Observed {
 /// A string that came from outside and may hold any bytes: shown as text (invalid UTF-8 replaced), with the
 /// exact bytes beside it whenever the text alone would not give them back.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(try_from = "UncheckedText")]
 pub struct Text {
     /// Readable form.
     pub text: String,
     /// Base64 of the exact bytes, only when they are not UTF-8.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes: Option<String>,
+}
+
+#[derive(serde::Deserialize)]
+struct UncheckedText {
+    text: String,
+    #[serde(default)]
+    bytes: Option<String>,
+}
+
+impl TryFrom<UncheckedText> for Text {
+    type Error = &'static str;
+
+    /// What people read and what programs use must not differ.
+    fn try_from(unchecked: UncheckedText) -> Result<Self, Self::Error> {
+        let UncheckedText { text, bytes } = unchecked;
+        let Some(encoded) = &bytes else { return Ok(Self { text, bytes }) };
+        let exact = from_base64(encoded).ok_or("the bytes of a text are not base64")?;
+        let given = Self { text, bytes };
+        if Self::from_bytes(&exact) == given {
+            Ok(given)
+        } else {
+            Err("the bytes of a text are not those shown")
+        }
+    }
 }
 
 impl Text {
@@ -179,15 +204,25 @@ pub struct Finding {
 }
 
 /// `text` made safe for a terminal or a log line: control characters, and those that reorder or hide text
-/// (Unicode bidi and zero-width), are written as `\u{…}` escapes.
+/// (Unicode bidi, zero-width, invisible and tag characters), are written as escapes: `\n`, `\u{202e}`.
 pub fn printable(text: &str) -> Cow<'_, str> {
-    let unsafe_char = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
-    };
-    if !text.contains(unsafe_char) {
+    if !text.contains(misleads) {
         return Cow::Borrowed(text);
     }
-    let escape = |c: char| if unsafe_char(c) { c.escape_default().to_string() } else { c.to_string() };
-    Cow::Owned(text.chars().map(escape).collect())
+    let mut out = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        if misleads(c) { out.extend(c.escape_default()) } else { out.push(c) }
+    }
+    Cow::Owned(out)
+}
+
+/// Controls, and what Unicode calls default ignorable or bidirectional formatting.
+fn misleads(c: char) -> bool {
+    c.is_control()
+        || matches!(c,
+            '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}'
+            | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}'
+            | '\u{fff0}'..='\u{fffb}' | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}'
+            | '\u{e0000}'..='\u{e0fff}')
 }
