@@ -4,11 +4,13 @@
 //! permits and says in its [`SensorStatus`] which one, and why the higher ones were refused.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 
 use picket_protocol::time::Timestamp;
 
-use crate::ledger::Sealer;
+use crate::ledger::{SealError, Sealer};
 use crate::sys::Stop;
 
 pub mod files;
@@ -95,5 +97,64 @@ impl SensorStatus {
     /// The report as it stands.
     pub fn report(&self) -> SensorReport {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Why a sensor could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum SensorError {
+    /// The system refused something that the sensor cannot do without.
+    #[error("cannot {doing}")]
+    System {
+        /// What was tried: `start the thread`, `create an inotify instance`.
+        doing: &'static str,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// The sensor's own state cannot be read.
+    #[error("cannot read the sensor's state")]
+    State(#[from] rusqlite::Error),
+    /// The sensor's state is not what this version writes.
+    #[error("the sensor's state is damaged: {0}")]
+    Damaged(String),
+    /// The ledger refused the sensor's first entry.
+    #[error(transparent)]
+    Seal(#[from] SealError),
+    /// No rung of the ladder works here; the status names each with its reason.
+    #[error("no rung of the ladder works here")]
+    NoRung,
+}
+
+/// A running sensor: its threads, which end when the stop signal is set.
+#[derive(Debug, Default)]
+#[must_use = "a sensor is joined on stop"]
+pub struct SensorHandle {
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl SensorHandle {
+    /// Starts a named thread (at most 15 bytes of name are shown by the kernel).
+    pub fn spawn(
+        &mut self,
+        name: &'static str,
+        body: impl FnOnce() + Send + 'static,
+    ) -> Result<(), SensorError> {
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(body);
+        self.threads.push(thread.map_err(|source| SensorError::System { doing: "start a thread", source })?);
+        Ok(())
+    }
+
+    /// Whether a thread of the sensor has ended; before the stop signal that is a fault.
+    pub fn has_ended(&self) -> bool {
+        self.threads.iter().any(JoinHandle::is_finished)
+    }
+
+    /// Waits for all threads. Call after the stop signal is set.
+    pub fn join(self) {
+        for thread in self.threads {
+            if thread.join().is_err() {
+                tracing::error!("a sensor thread panicked");
+            }
+        }
     }
 }

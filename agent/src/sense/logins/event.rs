@@ -1,0 +1,164 @@
+//! What the login sensor observes: one [`LoginEvent`] a line that says something about a login or a change
+//! of privilege.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use picket_protocol::finding::Text;
+use picket_protocol::time::Timestamp;
+
+/// What happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+pub enum LoginKind {
+    /// Somebody got in.
+    #[serde(rename = "login.success")]
+    Success,
+    /// Somebody with an existing account's name did not.
+    #[serde(rename = "login.failure")]
+    Failure,
+    /// Somebody tried a name that has no account or may not log in.
+    #[serde(rename = "login.invalid-user")]
+    InvalidUser,
+    /// A connection that ended before anybody authenticated.
+    #[serde(rename = "login.probe")]
+    Probe,
+    /// `su` or `sudo` did what was asked.
+    #[serde(rename = "privilege.success")]
+    PrivilegeSuccess,
+    /// `su` or `sudo` refused.
+    #[serde(rename = "privilege.failure")]
+    PrivilegeFailure,
+}
+
+impl LoginKind {
+    /// The dotted name, which is also the rule of the finding that every event leads to.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Success => "login.success",
+            Self::Failure => "login.failure",
+            Self::InvalidUser => "login.invalid-user",
+            Self::Probe => "login.probe",
+            Self::PrivilegeSuccess => "privilege.success",
+            Self::PrivilegeFailure => "privilege.failure",
+        }
+    }
+}
+
+/// Who says so. One attempt is often reported by several in lines of their own; detectors count it once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reporter {
+    /// The service, by the line that it writes for each attempt.
+    Service,
+    /// The service, by a line beside or instead of that one (`Invalid user …`, `not allowed because …`).
+    Notice,
+    /// The `pam_unix` module inside the service.
+    Pam,
+}
+
+/// The kind of source that a line came from, which decides how far it can be trusted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Source {
+    /// journald: the sender was checked by fields that the kernel vouches for.
+    Journal,
+    /// A text log: any local user can write such lines (`logger -t sshd`).
+    Log,
+}
+
+/// Where the line is, so that it can be found again.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(untagged)]
+pub enum Place {
+    /// In a text log.
+    Log {
+        /// The log's path as configured; the file may have been renamed since.
+        path: PathBuf,
+        /// Inode of the file.
+        inode: u64,
+        /// Where the line begins in it.
+        offset: u64,
+    },
+    /// In the journal.
+    Journal {
+        /// For `journalctl --cursor`.
+        cursor: String,
+    },
+}
+
+/// The sender of a journal entry, by its trusted fields.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Sender {
+    /// `_UID`: the real user id of the process that wrote the line.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uid: Option<u32>,
+    /// `_PID`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
+    /// `_EXE`; missing when the process was gone before journald looked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub executable: Option<Text>,
+    /// `_SYSTEMD_UNIT`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unit: Option<Text>,
+}
+
+/// One observation.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct LoginEvent {
+    /// What happened.
+    pub event: LoginKind,
+    /// `sshd`, `su`, `sudo`.
+    pub service: Cow<'static, str>,
+    /// Who reports it.
+    pub reporter: Reporter,
+    /// When, by the source's clock.
+    pub time: Timestamp,
+    /// Who tried, as the service wrote the name. For su and sudo: who asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<Text>,
+    /// The peer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub address: Option<IpAddr>,
+    /// The peer's port.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// `password`, `publickey`, `keyboard-interactive/pam` …
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub method: Option<Text>,
+    /// Type and fingerprint of the key that was offered: `ED25519 SHA256:…`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<Text>,
+    /// The terminal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tty: Option<Text>,
+    /// Whose rights were asked for (su and sudo).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<Text>,
+    /// What sudo ran or would have run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub command: Option<Text>,
+    /// Why not, in the service's words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Text>,
+    /// How many attempts this line stands for: `3 incorrect password attempts`, `message repeated 5 times`.
+    pub repeats: u32,
+    /// The line can be read in more than one way, because a name or command in it looks like the rest of
+    /// such a line; what would be a guess was left out, and [`LoginEvent::raw`] has the text.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ambiguous: bool,
+    /// Process id as written in the line.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
+    /// The message, kept when it is ambiguous.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub raw: Option<Text>,
+    /// The kind of source.
+    pub source: Source,
+    /// Where the line is.
+    pub place: Place,
+    /// Who wrote it, where the source can tell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sender: Option<Sender>,
+}
