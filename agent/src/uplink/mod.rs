@@ -9,7 +9,9 @@
 
 pub mod ipc;
 pub mod link;
+pub mod sandbox;
 pub mod status;
+pub mod syscalls;
 
 pub use link::{CommandSink, LedgerSource, LinkConfig, LinkHandle, SourceError, start};
 pub use status::{LinkReport, LinkState, LinkStatus};
