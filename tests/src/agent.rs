@@ -1,0 +1,134 @@
+//! A real agent in a directory of its own.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::collector::{Collector, json_values};
+use crate::process::{Running, children_of, output, stdout_of};
+use crate::{program, wait_for};
+
+/// The user number that uplinks run as: of systemd's range for dynamic users, without an account.
+pub const UPLINK_UID: u32 = 61_999;
+
+/// An agent: configured once, started and stopped at will on the same state.
+pub struct Agent {
+    dir: PathBuf,
+    running: Option<Running>,
+}
+
+impl Agent {
+    /// Configures an agent below `dir` that watches `dir/watched` and `dir/auth.log`; `more` is appended to its configuration.
+    pub fn configure(dir: &Path, more: &str) -> Self {
+        use std::os::unix::fs::PermissionsExt as _;
+        std::fs::create_dir_all(dir.join("watched")).expect("a directory");
+        // The uplink, another user, must be able to reach its own directory below.
+        for above in dir.ancestors().take_while(|above| above.starts_with("/tmp") && *above != Path::new("/tmp")) {
+            std::fs::set_permissions(above, std::fs::Permissions::from_mode(0o711)).expect("a directory of ours");
+        }
+        let at = dir.display();
+        let text = format!(
+            "state_dir = \"{at}/state\"\nrun_dir = \"{at}/run\"\n\
+             [files]\ntrees = [\"{at}/watched\"]\n\
+             [logins]\nlogs = [\"{at}/auth.log\"]\njournal = false\n\
+             [uplink]\nuser = \"{UPLINK_UID}\"\nbackoff_max = \"2s\"\n{more}"
+        );
+        std::fs::write(dir.join("agent.toml"), text).expect("a configuration");
+        Self { dir: dir.to_owned(), running: None }
+    }
+
+    /// Configures, enrols with `collector` as `tenant`, starts, and waits until it is connected with its baseline taken.
+    pub fn start(dir: &Path, collector: &Collector, tenant: &str) -> Self {
+        Self::start_with(dir, "", &collector.token(tenant))
+    }
+
+    /// As [`Agent::start`] with more configuration and a given join string.
+    pub fn start_with(dir: &Path, more: &str, join: &str) -> Self {
+        let mut agent = Self::configure(dir, more);
+        agent.run(&["enroll", join]);
+        agent.resume();
+        agent.wait_until_ready();
+        agent
+    }
+
+    /// Its directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The tree that it watches.
+    pub fn watched(&self) -> PathBuf {
+        self.dir.join("watched")
+    }
+
+    /// The text log that it reads.
+    pub fn auth_log(&self) -> PathBuf {
+        self.dir.join("auth.log")
+    }
+
+    /// The core's process.
+    pub fn process(&self) -> &Running {
+        self.running.as_ref().expect("the agent runs")
+    }
+
+    /// The uplink's process id, when there is one.
+    pub fn uplink_pid(&self) -> Option<u32> {
+        children_of(self.process().pid()).into_iter().find(|pid| {
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            line.split(|byte| *byte == 0).any(|word| word == b"uplink")
+        })
+    }
+
+    /// The log of all its runs.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.join("agent.log")).unwrap_or_default()
+    }
+
+    /// Starts the core (again); does not wait.
+    pub fn resume(&mut self) {
+        let log = self.dir.join("agent.log");
+        self.running = Some(Running::start("agent", &mut self.command(&["run"]), &log));
+    }
+
+    /// SIGKILL to the core.
+    pub fn kill(&mut self) {
+        self.running.take().expect("the agent runs").kill();
+    }
+
+    /// SIGTERM; gives the exit code.
+    pub fn stop(&mut self) -> Option<i32> {
+        self.running.take().expect("the agent runs").stop()
+    }
+
+    /// `agent --config … ARGS…`, not yet run.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(program("agent"));
+        command.arg("--config").arg(self.dir.join("agent.toml")).args(args);
+        command
+    }
+
+    /// `agent ARGS…` that must succeed; its standard output.
+    pub fn run(&self, args: &[&str]) -> String {
+        stdout_of(&mut self.command(args))
+    }
+
+    /// `agent ARGS… --json`, whatever its exit code.
+    pub fn json(&self, args: &[&str]) -> Vec<Value> {
+        let out = output(self.command(args).arg("--json"));
+        json_values(&String::from_utf8_lossy(&out.stdout))
+    }
+
+    /// `agent status --json`; `None` when it does not run.
+    pub fn status(&self) -> Option<Value> {
+        self.json(&["status"]).into_iter().next()
+    }
+
+    /// Waits until it is connected and no sensor is starting.
+    pub fn wait_until_ready(&self) {
+        wait_for("the agent to be connected with its baseline taken", || {
+            let status = self.status()?.to_string();
+            (status.contains("\"connected\":true") && !status.contains("\"state\":\"starting\"")).then_some(())
+        });
+    }
+}

@@ -1,0 +1,128 @@
+//! A real collector in a directory of its own, and the operator's CLI that talks to it.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::process::{Running, output, stdout_of};
+use crate::{program, wait_for};
+
+/// A collector: initialised once, started and stopped at will on the same port.
+pub struct Collector {
+    dir: PathBuf,
+    address: String,
+    running: Option<Running>,
+}
+
+/// A loopback port that was free a moment ago.
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a loopback port");
+    listener.local_addr().expect("its address").port()
+}
+
+impl Collector {
+    /// Initialises a collector below `dir` whose agents dial `address`, and starts it on loopback.
+    pub fn start(dir: &Path) -> Self {
+        let address = format!("127.0.0.1:{}", free_port());
+        let mut collector = Self { dir: dir.join("collector"), address, running: None };
+        stdout_of(collector.command("init").args(["--address", &collector.address]));
+        collector.resume();
+        stdout_of(collector.command("operator").args(["add", "lab", "--role", "admin", "--soc-config"]).arg(collector.soc_config()));
+        collector
+    }
+
+    /// `host:port` where it listens.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Its data directory.
+    pub fn data_dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Its process.
+    pub fn process(&self) -> &Running {
+        self.running.as_ref().expect("the collector runs")
+    }
+
+    /// The log of all its runs.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.with_extension("log")).unwrap_or_default()
+    }
+
+    /// Starts it (again) and waits until it answers.
+    pub fn resume(&mut self) {
+        let log = self.dir.with_extension("log");
+        let mut command = self.command("run");
+        let address = self.address.clone();
+        self.running = Some(Running::start("collector", command.args(["--listen", &address]), &log));
+        wait_for("the collector's port", || std::net::TcpStream::connect(&address).ok());
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        self.running.take().expect("the collector runs").kill();
+    }
+
+    /// SIGTERM; gives the exit code.
+    pub fn stop(&mut self) -> Option<i32> {
+        self.running.take().expect("the collector runs").stop()
+    }
+
+    /// `collector SUBCOMMAND --data-dir …`.
+    pub fn command(&self, subcommand: &str) -> Command {
+        let mut command = Command::new(program("collector"));
+        command.arg(subcommand).arg("--data-dir").arg(&self.dir);
+        command
+    }
+
+    /// `collector SUBCOMMAND ARGS… --data-dir …` that must succeed; its standard output.
+    pub fn run(&self, subcommand: &str, args: &[&str]) -> String {
+        stdout_of(self.command(subcommand).args(args))
+    }
+
+    /// A join string for `tenant`.
+    pub fn token(&self, tenant: &str) -> String {
+        let text = self.run("token", &["--tenant", tenant]);
+        let word = text.split_whitespace().find(|word| word.starts_with("picket1."));
+        word.unwrap_or_else(|| panic!("no join string in {text:?}")).to_owned()
+    }
+
+    /// Where `soc` finds its configuration.
+    pub fn soc_config(&self) -> PathBuf {
+        self.dir.with_extension("soc.toml")
+    }
+
+    /// `soc ARGS…`, not yet run.
+    pub fn soc_command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(program("soc"));
+        command.arg("--config").arg(self.soc_config()).args(args);
+        command
+    }
+
+    /// `soc ARGS…` that must succeed; its standard output.
+    pub fn soc(&self, args: &[&str]) -> String {
+        stdout_of(&mut self.soc_command(args))
+    }
+
+    /// `soc ARGS… --json`, one value a line; empty when the collector does not answer.
+    pub fn soc_json(&self, args: &[&str]) -> Vec<Value> {
+        let out = output(self.soc_command(args).arg("--json"));
+        let text = String::from_utf8_lossy(&out.stdout).into_owned();
+        json_values(&text)
+    }
+}
+
+/// All JSON values in `text`, arrays flattened one level.
+pub fn json_values(text: &str) -> Vec<Value> {
+    let values = serde_json::Deserializer::from_str(text).into_iter::<Value>().filter_map(Result::ok);
+    values
+        .flat_map(|value| match value {
+            Value::Array(values) => values,
+            other => vec![other],
+        })
+        .collect()
+}

@@ -1,0 +1,66 @@
+//! A real ssh server in namespaces of its own (`tests/lab/ssh-host`).
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+/// The server; ends when dropped.
+pub struct SshHost {
+    child: Child,
+    input: Option<ChildStdin>,
+    answers: BufReader<ChildStdout>,
+    dir: PathBuf,
+}
+
+impl SshHost {
+    /// Starts it with its log below `dir`. Takes some seconds.
+    pub fn start(dir: &Path) -> Self {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("lab/ssh-host");
+        let mut child = Command::new(script)
+            .arg(dir)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("tests/lab/ssh-host starts");
+        let input = child.stdin.take();
+        let answers = BufReader::new(child.stdout.take().expect("a pipe"));
+        let mut host = Self { child, input, answers, dir: dir.to_owned() };
+        assert_eq!(host.answer(), "ready");
+        host
+    }
+
+    /// The auth.log that its rsyslogd writes.
+    pub fn auth_log(&self) -> PathBuf {
+        self.dir.join("log/auth.log")
+    }
+
+    /// One log-in of `user` with a wrong password.
+    pub fn fail(&mut self, user: &str) {
+        self.ask(&format!("fail {user}"));
+    }
+
+    /// One log-in that succeeds.
+    pub fn log_in(&mut self) {
+        self.ask("login");
+    }
+
+    fn ask(&mut self, command: &str) {
+        let input = self.input.as_mut().expect("open until dropped");
+        writeln!(input, "{command}").expect("the ssh host listens");
+        let answer = self.answer();
+        assert!(answer.starts_with("done "), "{answer}");
+    }
+
+    fn answer(&mut self) -> String {
+        let mut line = String::new();
+        self.answers.read_line(&mut line).expect("an answer");
+        line.trim().to_owned()
+    }
+}
+
+impl Drop for SshHost {
+    fn drop(&mut self) {
+        drop(self.input.take());
+        let _status = self.child.wait();
+    }
+}
