@@ -24,8 +24,11 @@ impl Agent {
         use std::os::unix::fs::PermissionsExt as _;
         std::fs::create_dir_all(dir.join("watched")).expect("a directory");
         // The uplink, another user, must be able to reach its own directory below.
-        for above in dir.ancestors().take_while(|above| above.starts_with("/tmp") && *above != Path::new("/tmp")) {
-            std::fs::set_permissions(above, std::fs::Permissions::from_mode(0o711)).expect("a directory of ours");
+        for above in
+            dir.ancestors().take_while(|above| above.starts_with("/tmp") && *above != Path::new("/tmp"))
+        {
+            std::fs::set_permissions(above, std::fs::Permissions::from_mode(0o711))
+                .expect("a directory of ours");
         }
         let at = dir.display();
         let text = format!(
@@ -128,7 +131,8 @@ impl Agent {
     pub fn wait_until_ready(&self) {
         wait_for("the agent to be connected with its baseline taken", || {
             let status = self.status()?.to_string();
-            (status.contains("\"connected\":true") && !status.contains("\"state\":\"starting\"")).then_some(())
+            (status.contains("\"connected\":true") && !status.contains("\"state\":\"starting\""))
+                .then_some(())
         });
     }
 }

@@ -7,6 +7,7 @@ use std::process::Command;
 use serde_json::Value;
 
 use crate::process::{Running, output, stdout_of};
+use crate::proxy::Proxy;
 use crate::{program, wait_for};
 
 /// A collector: initialised once, started and stopped at will on the same port.
@@ -23,13 +24,25 @@ pub fn free_port() -> u16 {
 }
 
 impl Collector {
-    /// Initialises a collector below `dir` whose agents dial `address`, and starts it on loopback.
+    /// Initialises a collector below `dir` and starts it on loopback.
     pub fn start(dir: &Path) -> Self {
         let address = format!("127.0.0.1:{}", free_port());
-        let mut collector = Self { dir: dir.join("collector"), address, running: None };
-        stdout_of(collector.command("init").args(["--address", &collector.address]));
+        Self::start_advertised(dir, &address, &address)
+    }
+
+    /// As [`Collector::start`], with a proxy between it and everybody who dials it.
+    pub fn start_behind_proxy(dir: &Path) -> (Self, Proxy) {
+        let address = format!("127.0.0.1:{}", free_port());
+        let proxy = Proxy::start(&address);
+        (Self::start_advertised(dir, &address, proxy.address()), proxy)
+    }
+
+    fn start_advertised(dir: &Path, address: &str, advertised: &str) -> Self {
+        let mut collector = Self { dir: dir.join("collector"), address: address.to_owned(), running: None };
+        stdout_of(collector.command("init").args(["--address", advertised]));
         collector.resume();
-        stdout_of(collector.command("operator").args(["add", "lab", "--role", "admin", "--soc-config"]).arg(collector.soc_config()));
+        let operator = ["add", "lab", "--role", "admin", "--soc-config"];
+        stdout_of(collector.command("operator").args(operator).arg(collector.soc_config()));
         collector
     }
 

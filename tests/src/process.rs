@@ -42,9 +42,10 @@ impl Running {
     pub fn stop(mut self) -> Option<i32> {
         self.signal(Signal::TERM);
         let child = &mut self.child;
-        let status = crate::wait_for_within(&format!("{} to stop", self.name), Duration::from_secs(30), || {
-            child.try_wait().expect("waiting for a child")
-        });
+        let status =
+            crate::wait_for_within(&format!("{} to stop", self.name), Duration::from_secs(30), || {
+                child.try_wait().expect("waiting for a child")
+            });
         status.code()
     }
 
