@@ -129,7 +129,10 @@ fn signed_commands_come_back_as_receipts() {
 
     agent.run(&["ack"]);
     wait_for("the acknowledgement", || {
-        collector.soc_json(&["receipts"]).into_iter().find(|receipt| receipt.to_string().contains("acknowledged"))
+        collector
+            .soc_json(&["receipts"])
+            .into_iter()
+            .find(|receipt| receipt.to_string().contains("acknowledged"))
     });
 }
 
