@@ -16,6 +16,7 @@ pub const UPLINK_UID: u32 = 61_999;
 pub struct Agent {
     dir: PathBuf,
     running: Option<Running>,
+    clock: Option<PathBuf>,
 }
 
 impl Agent {
@@ -38,7 +39,7 @@ impl Agent {
              [uplink]\nuser = \"{UPLINK_UID}\"\nbackoff_max = \"2s\"\n{more}"
         );
         std::fs::write(dir.join("agent.toml"), text).expect("a configuration");
-        Self { dir: dir.to_owned(), running: None }
+        Self { dir: dir.to_owned(), running: None, clock: None }
     }
 
     /// Configures, enrols with `collector` as `tenant`, starts, and waits until it is connected with its baseline taken.
@@ -88,10 +89,25 @@ impl Agent {
         std::fs::read_to_string(self.dir.join("agent.log")).unwrap_or_default()
     }
 
+    /// From its next start on, the agent's clock is shifted by what `file` says (libfaketime's syntax: `+0`, `-3600`, `+1y`).
+    pub fn set_clock_file(&mut self, file: &Path) {
+        self.clock = Some(file.to_owned());
+    }
+
     /// Starts the core (again); does not wait.
     pub fn resume(&mut self) {
         let log = self.dir.join("agent.log");
-        self.running = Some(Running::start("agent", &mut self.command(&["run"]), &log));
+        let mut command = self.command(&["run"]);
+        if let Some(clock) = &self.clock {
+            let library = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
+            assert!(Path::new(library).exists(), "libfaketime is missing: tests/run installs it");
+            command
+                .env("LD_PRELOAD", library)
+                .env("FAKETIME_TIMESTAMP_FILE", clock)
+                .env("FAKETIME_NO_CACHE", "1");
+            command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        }
+        self.running = Some(Running::start("agent", &mut command, &log));
     }
 
     /// SIGKILL to the core.

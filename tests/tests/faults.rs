@@ -1,0 +1,108 @@
+//! What goes wrong on real hosts: clocks that jump, disks that fill, names and lines that attack their reader.
+#![expect(clippy::unwrap_used, reason = "tests fail loudly")]
+
+use std::ffi::OsStr;
+use std::io::Write as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+use std::process::Command;
+
+use picket_tests::agent::Agent;
+use picket_tests::collector::Collector;
+use picket_tests::process::stdout_of;
+use picket_tests::wait_for;
+
+fn arrives(collector: &Collector, rule: &str, needle: &str) {
+    wait_for(&format!("{rule} about {needle}"), || {
+        let found = collector.soc_json(&["findings", "--rule", rule, "--limit", "50"]);
+        found.iter().any(|finding| finding.to_string().contains(needle)).then_some(())
+    });
+}
+
+#[test]
+fn findings_go_on_when_the_clock_jumps_back_an_hour_and_forward_a_year() {
+    let dir = tempfile::tempdir().unwrap();
+    let collector = Collector::start(dir.path());
+    let offset = dir.path().join("offset");
+    std::fs::write(&offset, "+0").unwrap();
+    std::fs::set_permissions(&offset, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    let mut agent = Agent::configure(&dir.path().join("host"), "");
+    agent.run(&["enroll", &collector.token("acme")]);
+    agent.set_clock_file(&offset);
+    agent.resume();
+    agent.wait_until_ready();
+    for (shift, name) in [("-3600", "an-hour-back"), ("+1y", "a-year-on"), ("+0", "back-to-now")] {
+        std::fs::write(&offset, shift).unwrap();
+        std::fs::write(agent.watched().join(name), shift).unwrap();
+        arrives(&collector, "file.created", name);
+    }
+    wait_for("the clock's jumps on record", || {
+        agent.run(&["verify"]).to_lowercase().contains("verified").then_some(())
+    });
+}
+
+/// Unmounts when dropped.
+struct Tmpfs<'a>(&'a Path);
+
+impl Drop for Tmpfs<'_> {
+    fn drop(&mut self) {
+        let _status = Command::new("umount").arg("-l").arg(self.0).status();
+    }
+}
+
+#[test]
+fn a_full_state_disk_loses_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("host/state");
+    std::fs::create_dir_all(&state).unwrap();
+    stdout_of(Command::new("mount").args(["-t", "tmpfs", "-o", "mode=711,size=64m", "tmpfs"]).arg(&state));
+    let mounted = Tmpfs(&state);
+    let collector = Collector::start(dir.path());
+    let mut agent = Agent::start(&dir.path().join("host"), &collector, "acme");
+
+    let filler = state.join("filler");
+    let mut file = std::fs::File::create(&filler).unwrap();
+    while file.write_all(&[0; 4096]).is_ok() {}
+    std::fs::write(agent.watched().join("while-full"), "x").unwrap();
+    wait_for("the agent to say that its disk is full", || {
+        let text = agent.status()?.to_string().to_lowercase();
+        (text.contains("full") || text.contains("no space")).then_some(())
+    });
+    std::fs::remove_file(&filler).unwrap();
+    arrives(&collector, "file.created", "while-full");
+    assert_eq!(agent.stop(), Some(0));
+    drop(mounted);
+}
+
+#[test]
+fn names_and_lines_that_attack_their_reader_arrive_harmless() {
+    let dir = tempfile::tempdir().unwrap();
+    let collector = Collector::start(dir.path());
+    let agent = Agent::start(&dir.path().join("host"), &collector, "acme");
+    let names: [&[u8]; 4] =
+        [b"new\nline", b"not-utf8-\xff\xfe", b"\x1b[2Jclear", "bidi-\u{202e}gpj.exe".as_bytes()];
+    for name in names {
+        std::fs::write(agent.watched().join(OsStr::from_bytes(name)), "x").unwrap();
+    }
+    let mut log = std::fs::OpenOptions::new().create(true).append(true).open(agent.auth_log()).unwrap();
+    let long = vec![b'A'; 1 << 20];
+    log.write_all(b"Nov 21 12:00:00 h sshd[1]: Failed password for ").unwrap();
+    log.write_all(&long).unwrap();
+    log.write_all(
+        b"\nNov 21 12:00:00 h sshd[1]: Failed password for \0\xff\x1b[31m from 192.0.2.7 port 4711 ssh2\n",
+    )
+    .unwrap();
+    log.write_all(
+        b"Nov 21 12:00:01 h sshd[1]: Failed password for after-all from 192.0.2.8 port 4712 ssh2\n",
+    )
+    .unwrap();
+    arrives(&collector, "login.failure", "after-all");
+    for needle in ["new\\\\nline", "not-utf8-", "clear", "bidi-"] {
+        arrives(&collector, "file.created", needle.replace("\\\\", "\\").as_str());
+    }
+    let table = collector.soc(&["findings", "--limit", "50"]);
+    let control = |c: char| c != '\n' && (c.is_control() || c == '\u{202e}');
+    assert!(!table.contains(control), "{table:?}");
+    let local = agent.run(&["findings"]);
+    assert!(!local.contains(control), "{local:?}");
+}
