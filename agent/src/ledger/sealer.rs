@@ -1,15 +1,21 @@
 //! The sending side of the ledger's queue: what sensors and responders hold.
 
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
+use picket_protocol::note::VerifierKey;
 use picket_protocol::record::Draft;
+
+use super::error::AcknowledgeError;
+use super::health::LedgerHealth;
 
 /// Entries that may wait for the writer; a sender that finds the queue full waits.
 pub const QUEUE_ENTRIES_MAX: usize = 1_024;
 
 /// A change of the agent's state that is committed in the same transaction as the records of its entry.
-pub type StateWrite = Box<dyn FnOnce(&rusqlite::Transaction<'_>) -> rusqlite::Result<()> + Send>;
+/// It is called again when the transaction failed (a full disk) and is tried anew: it must not give its
+/// captured values away. An error that is not about storage refuses its entry and nothing else.
+pub type StateWrite = Box<dyn FnMut(&rusqlite::Transaction<'_>) -> rusqlite::Result<()> + Send>;
 
 /// Where the records of an entry came to stand: `first .. first + count`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +27,7 @@ pub struct Sealed {
 }
 
 /// Records and state that become durable together or not at all.
+#[derive(Default)]
 pub struct Entry {
     /// Records, in order.
     pub drafts: Vec<Draft>,
@@ -28,6 +35,24 @@ pub struct Entry {
     pub writes: Vec<StateWrite>,
     /// Told when durable, or why not.
     pub done: Option<SyncSender<Result<Sealed, SealError>>>,
+    /// Something for the writer itself.
+    pub(super) acknowledgement: Option<Acknowledgement>,
+}
+
+/// A cosigned checkpoint on its way to the writer.
+pub(super) struct Acknowledgement {
+    pub note: String,
+    pub witness: VerifierKey,
+    pub done: SyncSender<Result<Acknowledged, AcknowledgeError>>,
+}
+
+/// What an acknowledgement led to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Acknowledged {
+    /// Size that this cosignature covers.
+    pub size: u64,
+    /// Whether that is more than was known: false when a collector that was restored from a backup catches up.
+    pub newer: bool,
 }
 
 /// Why something was not sealed.
@@ -36,7 +61,10 @@ pub enum SealError {
     /// The writer has stopped. Nothing was sealed; it may be tried again after a restart.
     #[error("the ledger has stopped")]
     Stopped,
-    /// The database refused. Nothing of the entry was sealed; the writer keeps trying the entries of senders that did not wait.
+    /// A state change of the entry failed. Nothing of the entry was sealed, and it is not tried again.
+    #[error("a state change was refused: {0}")]
+    Rejected(String),
+    /// The database could not be written within the time given. The writer keeps trying: it may still be sealed.
     #[error("the ledger cannot be written: {0}")]
     Storage(String),
     /// Not within the time given. It may still be sealed.
@@ -46,22 +74,31 @@ pub enum SealError {
 
 /// Hands entries to the ledger's writer; cheap to clone.
 #[derive(Clone)]
-pub struct Sealer(SyncSender<Entry>);
+pub struct Sealer {
+    queue: SyncSender<Entry>,
+    health: LedgerHealth,
+}
 
 impl Sealer {
-    /// A queue and its sending side.
+    /// A queue and its sending side: for tests of what seals.
     pub fn queue() -> (Self, Receiver<Entry>) {
-        let (sender, receiver) = sync_channel(QUEUE_ENTRIES_MAX);
-        (Self(sender), receiver)
+        Self::with_health(LedgerHealth::default())
+    }
+
+    pub(super) fn with_health(health: LedgerHealth) -> (Self, Receiver<Entry>) {
+        let (queue, receiver) = sync_channel(QUEUE_ENTRIES_MAX);
+        (Self { queue, health }, receiver)
     }
 
     /// Queues records and state; waits while the queue is full. They are lost only if the agent dies before
     /// the commit, and then all of them, so that what led to them is looked at again.
     pub fn seal(&self, drafts: Vec<Draft>, writes: Vec<StateWrite>) -> Result<(), SealError> {
-        self.0.send(Entry { drafts, writes, done: None }).map_err(|_| SealError::Stopped)
+        let entry = Entry { drafts, writes, ..Entry::default() };
+        self.queue.send(entry).map_err(|_| SealError::Stopped)
     }
 
-    /// As [`Sealer::seal`], and waits until they are durable.
+    /// As [`Sealer::seal`], and waits until they are durable. While the queue is full it waits for a place
+    /// without regard to `timeout`, which runs from then on.
     pub fn seal_durably(
         &self,
         drafts: Vec<Draft>,
@@ -69,10 +106,39 @@ impl Sealer {
         timeout: Duration,
     ) -> Result<Sealed, SealError> {
         let (done, answer) = sync_channel(1);
-        self.0.send(Entry { drafts, writes, done: Some(done) }).map_err(|_| SealError::Stopped)?;
+        let entry = Entry { drafts, writes, done: Some(done), ..Entry::default() };
+        self.queue.send(entry).map_err(|_| SealError::Stopped)?;
         answer.recv_timeout(timeout).map_err(|error| match error {
-            RecvTimeoutError::Timeout => SealError::Timeout,
+            RecvTimeoutError::Timeout => {
+                self.health.report().error.map_or(SealError::Timeout, SealError::Storage)
+            }
             RecvTimeoutError::Disconnected => SealError::Stopped,
         })?
+    }
+
+    pub(super) fn acknowledge(
+        &self,
+        note: &str,
+        witness: &VerifierKey,
+        timeout: Duration,
+    ) -> Result<Acknowledged, AcknowledgeError> {
+        let (done, answer) = sync_channel(1);
+        let acknowledgement = Acknowledgement { note: note.to_owned(), witness: witness.clone(), done };
+        let entry = Entry { acknowledgement: Some(acknowledgement), ..Entry::default() };
+        self.queue.send(entry).map_err(|_| AcknowledgeError::Stopped)?;
+        answer.recv_timeout(timeout).map_err(|error| match error {
+            RecvTimeoutError::Timeout => {
+                self.health.report().error.map_or(AcknowledgeError::Timeout, AcknowledgeError::Storage)
+            }
+            RecvTimeoutError::Disconnected => AcknowledgeError::Stopped,
+        })?
+    }
+
+    /// Wakes a writer that sleeps on an empty queue.
+    pub(super) fn wake(&self) {
+        match self.queue.try_send(Entry::default()) {
+            // A full queue keeps it awake, and one that has ended needs no waking.
+            Ok(()) | Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {}
+        }
     }
 }

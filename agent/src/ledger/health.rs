@@ -1,0 +1,51 @@
+//! How the ledger fares, for `agent status` and heartbeats.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use picket_protocol::time::Timestamp;
+
+/// The ledger's figures.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct LedgerReport {
+    /// Why records cannot be written at the moment; `None` while all is well.
+    pub error: Option<String>,
+    /// Since when they cannot.
+    pub failing_since: Option<Timestamp>,
+    /// Durable records.
+    pub size: u64,
+    /// How many of them the collector has cosigned.
+    pub acknowledged: u64,
+    /// Bytes of acknowledged records that are still kept.
+    pub acknowledged_bytes: u64,
+    /// Bytes of records that wait for the collector.
+    pub waiting_bytes: u64,
+    /// Unacknowledged records whose bytes were given up at the disk bound, since start.
+    pub evicted_total: u64,
+    /// Group commits since start.
+    pub commits_total: u64,
+    /// Entries refused because their own state change failed, since start.
+    pub rejected_total: u64,
+    /// Commits that failed and were tried again, since start.
+    pub retries_total: u64,
+    /// When the newest record was sealed.
+    pub last_sealed: Option<Timestamp>,
+    /// Number of the signing key in force.
+    pub key: u64,
+    /// A retired private key that could not be erased yet, and why.
+    pub key_trouble: Option<String>,
+}
+
+/// Shared hold on a [`LedgerReport`]; cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct LedgerHealth(Arc<Mutex<LedgerReport>>);
+
+impl LedgerHealth {
+    /// The report as it stands.
+    pub fn report(&self) -> LedgerReport {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn update(&self, change: impl FnOnce(&mut LedgerReport)) {
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}

@@ -1,0 +1,212 @@
+//! The thread that owns the store: natural group commit, retries, key rotation.
+
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
+
+use picket_protocol::message::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX};
+
+use super::error::{AcknowledgeError, LedgerError};
+use super::heads::Heads;
+use super::health::LedgerHealth;
+use super::keys::fresh_seed;
+use super::sealer::{Entry, SealError};
+use super::store::{Committed, Now, Outcome, Store};
+use crate::sys::Stop;
+
+/// How long the writer sleeps on an empty queue before it looks at its own duties: key rotation, retention.
+const IDLE: Duration = Duration::from_secs(60);
+/// First and longest pause before a failed commit is tried again.
+const RETRY_PAUSE_MIN: Duration = Duration::from_millis(50);
+/// See [`RETRY_PAUSE_MIN`].
+const RETRY_PAUSE_MAX: Duration = Duration::from_secs(5);
+/// Attempts for what is left in the queue when the agent stops.
+const ATTEMPTS_AT_STOP: u32 = 3;
+
+/// The writer's state.
+pub(super) struct Writer {
+    pub store: Store,
+    pub queue: Receiver<Entry>,
+    pub heads: Heads,
+    pub health: LedgerHealth,
+    pub stop: Stop,
+}
+
+impl Writer {
+    /// Serves the queue until the stop signal is set, then empties it; or until all senders are gone.
+    pub fn run(mut self) {
+        self.report();
+        loop {
+            let first = match self.queue.recv_timeout(IDLE) {
+                Ok(first) => first,
+                Err(RecvTimeoutError::Timeout) => Entry::default(),
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
+            let mut group = self.gather(first);
+            let is_written = self.write(&mut group);
+            if self.stop.is_set() && (!is_written || self.is_drained()) {
+                return;
+            }
+            self.rotate_when_due();
+        }
+    }
+
+    /// Waking entries are queued behind everything else, so an empty look means that all was taken.
+    fn is_drained(&mut self) -> bool {
+        match self.queue.try_recv() {
+            Ok(first) => {
+                let mut group = self.gather(first);
+                !self.write(&mut group) || self.is_drained_after()
+            }
+            Err(_) => true,
+        }
+    }
+
+    fn is_drained_after(&mut self) -> bool {
+        while let Ok(first) = self.queue.try_recv() {
+            let mut group = self.gather(first);
+            if !self.write(&mut group) {
+                break;
+            }
+        }
+        true
+    }
+
+    /// What is queued already, up to a full batch: nobody waits for others to come.
+    fn gather(&self, first: Entry) -> Vec<Entry> {
+        let (mut records, mut bytes) = (first.drafts.len(), entry_bytes(&first));
+        let mut group = vec![first];
+        while records < BATCH_RECORDS_MAX && bytes < BATCH_BYTES_MAX && group.len() < BATCH_RECORDS_MAX {
+            let Ok(next) = self.queue.try_recv() else { break };
+            records += next.drafts.len();
+            bytes += entry_bytes(&next);
+            group.push(next);
+        }
+        group
+    }
+
+    /// Commits `group`, trying again for as long as the storage fails. False when it was given up at the stop.
+    fn write(&mut self, group: &mut [Entry]) -> bool {
+        let mut pause = RETRY_PAUSE_MIN;
+        let mut attempts = 0;
+        loop {
+            let now = Now::read();
+            match self.store.commit(group, now) {
+                Ok(committed) => {
+                    self.answer(group, committed);
+                    return true;
+                }
+                Err(error) => self.note_failure(&error, now),
+            }
+            attempts += 1;
+            if self.stop.wait(pause) {
+                if attempts >= ATTEMPTS_AT_STOP {
+                    self.refuse(group);
+                    return false;
+                }
+                std::thread::sleep(RETRY_PAUSE_MIN);
+            }
+            pause = (pause * 2).min(RETRY_PAUSE_MAX);
+        }
+    }
+
+    fn note_failure(&self, error: &LedgerError, now: Now) {
+        let mut is_new = false;
+        self.health.update(|report| {
+            is_new = report.error.is_none();
+            report.error = Some(error.to_string());
+            report.failing_since.get_or_insert(now.wall);
+            report.retries_total += 1;
+        });
+        if is_new {
+            tracing::error!(%error, "the ledger cannot be written; what is to be sealed waits");
+        }
+    }
+
+    fn answer(&self, group: &mut [Entry], committed: Committed) {
+        self.report();
+        let mut rejected = 0;
+        for (entry, outcome) in group.iter_mut().zip(committed.outcomes) {
+            match outcome {
+                Outcome::Sealed(sealed) => answer(entry, Ok(sealed)),
+                Outcome::Rejected(error) => {
+                    rejected += 1;
+                    tracing::error!(%error, "a state change was refused; its records were not sealed");
+                    answer(entry, Err(error));
+                }
+                Outcome::Acknowledged(result) => {
+                    if let Some(acknowledgement) = entry.acknowledgement.take() {
+                        // Who asked may have stopped waiting.
+                        let _gone = acknowledgement.done.try_send(result);
+                    }
+                }
+            }
+        }
+        self.health.update(|report| {
+            report.commits_total += 1;
+            report.rejected_total += rejected;
+            report.evicted_total += committed.evicted;
+        });
+    }
+
+    fn refuse(&self, group: &mut [Entry]) {
+        for entry in group {
+            if let Some(acknowledgement) = entry.acknowledgement.take() {
+                let _gone = acknowledgement.done.try_send(Err(AcknowledgeError::Stopped));
+            }
+            answer(entry, Err(SealError::Stopped));
+        }
+    }
+
+    /// Publishes what the store holds now; it is durable.
+    fn report(&self) {
+        let head = self.store.head();
+        let (acknowledged_bytes, waiting_bytes) = self.store.kept_bytes();
+        self.health.update(|report| {
+            if report.error.take().is_some() {
+                tracing::info!("the ledger can be written again");
+            }
+            report.failing_since = None;
+            (report.size, report.acknowledged) = (head.size, head.acknowledged);
+            (report.acknowledged_bytes, report.waiting_bytes) = (acknowledged_bytes, waiting_bytes);
+            report.last_sealed = self.store.last_sealed();
+            report.key = self.store.key_number();
+        });
+        if self.heads.head() != head {
+            self.heads.publish(head);
+        }
+    }
+
+    fn rotate_when_due(&mut self) {
+        let now = Now::read();
+        let trouble = self.health.report().key_trouble.is_some();
+        if !trouble && !self.store.rotation_due(now) {
+            return;
+        }
+        let result = self.rotate(now);
+        if let Err(error) = &result {
+            tracing::error!(%error, "the ledger key could not be rotated");
+        }
+        self.health.update(|report| report.key_trouble = result.err().map(|error| error.to_string()));
+        self.report();
+    }
+
+    fn rotate(&mut self, now: Now) -> Result<(), LedgerError> {
+        if self.store.rotation_due(now) {
+            let seed =
+                fresh_seed().map_err(|source| LedgerError::Io { path: "/dev/random".into(), source })?;
+            self.store.rotate(&seed, now)?;
+        }
+        self.store.erase_retired_keys()
+    }
+}
+
+fn answer(entry: &mut Entry, result: Result<super::sealer::Sealed, SealError>) {
+    if let Some(done) = entry.done.take() {
+        // Who asked may have stopped waiting.
+        let _gone = done.try_send(result);
+    }
+}
+
+fn entry_bytes(entry: &Entry) -> usize {
+    entry.drafts.iter().map(|draft| draft.body_bytes() + 128).sum()
+}
