@@ -1,9 +1,13 @@
 //! Raw system calls, each behind a safe face. The only module of the agent where `unsafe` is allowed.
 
+mod fanotify;
 mod spawn;
 mod stop;
 mod user;
 
+pub use fanotify::{
+    Group as FanotifyGroup, HANDLE_BYTES_MAX, Reports as FanotifyReports, filesystem_id, open_by_handle,
+};
 pub use spawn::{ConfinedChild, spawn_confined};
 pub use stop::Stop;
 pub use user::{Account, AccountError};

@@ -1,0 +1,64 @@
+//! The observation that the file sensor hands to its detector: one difference between baseline and disk.
+
+use std::path::PathBuf;
+
+use picket_protocol::finding::Observed;
+use picket_protocol::time::Timestamp;
+
+use super::object::ObjectState;
+
+/// What made the sensor look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SeenBy {
+    /// The kernel told it.
+    Event,
+    /// A re-examination: at start, by schedule, after an overflow, after a mount.
+    Rescan,
+    /// The `scan` command.
+    Command,
+}
+
+/// Between these times the change happened, when the kernel did not tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Window {
+    /// The last time at which the object is known to have been as the baseline says.
+    pub from: Timestamp,
+    /// When it was found changed.
+    pub to: Timestamp,
+}
+
+/// An object that vanished, or went elsewhere, together with its directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Beneath {
+    /// Path relative to the directory.
+    pub path: PathBuf,
+    /// As the baseline had it.
+    pub state: ObjectState,
+}
+
+/// One difference between the baseline and the disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileChange {
+    /// Where, now (for a deletion: where it was).
+    pub path: PathBuf,
+    /// What the baseline had: of the object that moved here, where [`FileChange::moved_from`] is set and nothing
+    /// was replaced; else of this path.
+    pub before: Option<ObjectState>,
+    /// What is there now.
+    pub after: Option<ObjectState>,
+    /// The object was at this path before. Outside the watched trees only where the kernel said so.
+    pub moved_from: Option<PathBuf>,
+    /// The object vanished from `path` because it went here, outside the watched trees.
+    pub moved_to: Option<PathBuf>,
+    /// What made the sensor look.
+    pub seen_by: SeenBy,
+    /// Set unless the kernel told of the change when it happened.
+    pub window: Option<Window>,
+    /// When the kernel first and last told of it, and how many of its events were answered by this one look.
+    pub observed: Observed,
+    /// For a directory that vanished or moved: how many objects are concerned with it.
+    pub beneath_count: u64,
+    /// The first of them, for a directory that vanished; bounded.
+    pub beneath: Vec<Beneath>,
+}
