@@ -1,2 +1,5 @@
-//! x
-fn main() {}
+//! `soc`: the operator's command line. See [`picket_collector::soc`].
+
+fn main() -> std::process::ExitCode {
+    picket_collector::soc::main()
+}

@@ -1,0 +1,344 @@
+//! The command line of `soc`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+const EXAMPLES: &str = "\
+Examples:
+  soc hosts                                     every host, with its state
+  soc findings --severity high --since 24h      what matters from the last day
+  soc findings --follow                         live, surviving restarts of the collector
+  soc show 0199c2ad-…                           one finding, its proof checked here
+  soc export 0199c2ad-… -o proof.json           the proof, for somebody else
+  soc verify proof.json --agent-key K --witness W
+  soc keygen --out alice.key                    your signing key, made on your machine
+  soc command new advise --host web-1 --message '…' --reason '…' --ticket C-7 -o advise.json
+  soc sign advise.json --key alice.key          shows what you sign, adds your signature
+  soc send advise.json --wait                   posts it and follows the receipts
+
+Exit codes: 0 fine, 1 something bad was found or refused, 2 failing, 3 usage.";
+
+/// Picket's command line for operators: what the fleet found, proofs, and signed commands.
+#[derive(Debug, Parser)]
+#[command(name = "soc", version, after_help = EXAMPLES)]
+pub struct Arguments {
+    /// Configuration [default: $SOC_CONFIG, else ~/.config/picket/soc.toml]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Print JSON: one document, or with --follow and --wait one object a line
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// What to do.
+    #[command(subcommand)]
+    pub action: Action,
+}
+
+/// What `soc` does.
+#[derive(Debug, Subcommand)]
+pub enum Action {
+    /// List hosts and their state
+    #[command(after_help = "Example:\n  soc hosts --tenant acme\n  soc hosts web-1        one host, with all that is known of it")]
+    Hosts(HostsArguments),
+    /// List findings, newest last, or follow them live
+    #[command(after_help = "Examples:\n  soc findings --since 1h --rule 'login.*'\n  soc findings --follow --severity medium\n  soc findings --host web-1 --json | jq '.[].title'")]
+    Findings(FindingsArguments),
+    /// Show one finding: evidence, record, and whether its proof holds
+    #[command(after_help = "Example:\n  soc show 0199c2ad-5b0e-7cc3-98c4-dc0c0c07398f")]
+    Show {
+        /// The finding's id, or its last characters (at least 6) when it is a recent one
+        #[arg(value_name = "ID")]
+        id: String,
+    },
+    /// Fetch a finding's proof file (record, inclusion proof, cosigned checkpoint)
+    #[command(after_help = "Example:\n  soc export 0199c2ad-5b0e-7cc3-98c4-dc0c0c07398f -o proof.json")]
+    Export {
+        /// The finding's id, or its last characters (at least 6) when it is a recent one
+        #[arg(value_name = "ID")]
+        id: String,
+        /// Where to write it [default: standard output]
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Check a proof file offline: exit code 0 verified, 1 not
+    #[command(after_help = "Example:\n  soc verify proof.json --agent-key 'Ap1x…=' --witness 'collector+0a1b…'\n\nEach key may also be a file that holds it. Keys that are not given are taken from those pinned\nbeside the configuration; no collector is asked.")]
+    Verify(VerifyArguments),
+    /// Make a signing key on this machine
+    #[command(after_help = "Example:\n  soc keygen --out ~/.config/picket/operator.key")]
+    Keygen {
+        /// Where to write it [default: operator.key beside the configuration]
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+    /// Trust roots: which operators' keys a tenant's agents obey
+    #[command(subcommand)]
+    Trust(TrustAction),
+    /// Commands: write one, list them, see what became of one
+    #[command(subcommand)]
+    Command(CommandAction),
+    /// Show what a command or trust root says, then add your signature to it
+    #[command(after_help = "Example:\n  soc sign advise.json --key alice.key --trust acme-trust.json")]
+    Sign(SignArguments),
+    /// Post a signed command
+    #[command(after_help = "Example:\n  soc send advise.json --wait")]
+    Send(SendArguments),
+    /// List receipts: the agents' sealed answers to commands
+    #[command(after_help = "Examples:\n  soc receipts --command 0199c2ad-…\n  soc receipts --host web-1")]
+    Receipts(ReceiptsArguments),
+}
+
+/// Which receipts.
+#[derive(Debug, Args)]
+pub struct ReceiptsArguments {
+    /// Answers to this command
+    #[arg(long, value_name = "ID")]
+    pub command: Option<uuid::Uuid>,
+    /// Answers of this host (agent id, unique prefix of one, or unique name)
+    #[arg(long)]
+    pub host: Option<String>,
+    /// How many at most
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub limit: u32,
+    /// With signers and details
+    #[arg(long)]
+    pub full: bool,
+}
+
+/// Which hosts.
+#[derive(Debug, Args)]
+pub struct HostsArguments {
+    /// Only this one: agent id, unique prefix of one, or unique name
+    #[arg(value_name = "HOST")]
+    pub host: Option<String>,
+    /// Only this customer's
+    #[arg(long)]
+    pub tenant: Option<String>,
+}
+
+/// Which findings.
+#[derive(Debug, Args)]
+pub struct FindingsArguments {
+    /// Print new ones as they arrive, until interrupted
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Of this host: agent id, unique prefix of one, or unique name
+    #[arg(long)]
+    pub host: Option<String>,
+    /// Of this customer
+    #[arg(long)]
+    pub tenant: Option<String>,
+    /// Of this rule; a * at the end stands for any rest
+    #[arg(long)]
+    pub rule: Option<String>,
+    /// At least this severe: info, low, medium, high, critical
+    #[arg(long)]
+    pub severity: Option<String>,
+    /// Sealed since then: 15m, 1h, 7d, or a time like 2026-01-02T03:04:05Z
+    #[arg(long, value_name = "WHEN")]
+    pub since: Option<String>,
+    /// Sealed before then
+    #[arg(long, value_name = "WHEN", conflicts_with = "follow")]
+    pub until: Option<String>,
+    /// How many at most [default: 50; with --follow 10 before the live ones]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(0..=100_000))]
+    pub limit: Option<u32>,
+}
+
+/// What to verify, and against which keys.
+#[derive(Debug, Args)]
+pub struct VerifyArguments {
+    /// The proof file (- for standard input)
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// The host's ledger key at enrolment: base64, or a file
+    #[arg(long, value_name = "KEY")]
+    pub agent_key: Option<String>,
+    /// The collector's witness key: vkey text, or a file
+    #[arg(long, value_name = "KEY")]
+    pub witness: Option<String>,
+}
+
+/// What to sign, and with what.
+#[derive(Debug, Args)]
+pub struct SignArguments {
+    /// The envelope: a command or a trust root
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Your key [default: operator.key beside the configuration]
+    #[arg(long, value_name = "FILE")]
+    pub key: Option<PathBuf>,
+    /// The tenant's trust root: tells whether the signatures suffice
+    #[arg(long, value_name = "FILE")]
+    pub trust: Option<PathBuf>,
+    /// Sign without asking
+    #[arg(short, long)]
+    pub yes: bool,
+}
+
+/// What to send.
+#[derive(Debug, Args)]
+pub struct SendArguments {
+    /// The signed command
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Follow the receipts until every host has answered
+    #[arg(long)]
+    pub wait: bool,
+    /// How long to wait for them
+    #[arg(long, value_name = "PERIOD", default_value = "60s", requires = "wait")]
+    pub timeout: String,
+}
+
+/// What to do about trust roots.
+#[derive(Debug, Subcommand)]
+pub enum TrustAction {
+    /// Write an unsigned trust root from operators' public keys
+    #[command(after_help = "Example: two responders, ten hosts for one signature, a hundred for both\n  soc trust new --tenant acme --operator alice=Ap1x…= --operator bob=Zk3v…= \\\n      --hosts 1=10 --hosts 2=100 --root-threshold 2 -o acme-trust.json\n\nSeveral roles are written as a TOML policy (--policy):\n  tenant = \"acme\"\n  [operators]\n  alice = \"Ap1x…=\"\n  [root]\n  operators = [\"alice\"]\n  threshold = 1\n  [roles.advisers]\n  operators = [\"alice\"]\n  threshold = 1\n  actions = [\"advise\"]\n  hosts = { 1 = 10 }\n  lease_max = \"7d\"")]
+    New(TrustNewArguments),
+    /// Show what a trust root file says, then add your signature to it
+    Sign(SignArguments),
+    /// Show the trust root in a file, or the one in force for a tenant
+    #[command(after_help = "Examples:\n  soc trust show acme-trust.json\n  soc trust show --tenant acme")]
+    Show {
+        /// A trust root file
+        #[arg(value_name = "FILE", required_unless_present = "tenant")]
+        file: Option<PathBuf>,
+        /// The one in force at the collector for this tenant
+        #[arg(long, conflicts_with = "file")]
+        tenant: Option<String>,
+        /// Also write the envelope that is in force to this file
+        #[arg(short, long, value_name = "FILE", requires = "tenant")]
+        output: Option<PathBuf>,
+    },
+    /// Post a signed trust root to the collector, which passes it on to the tenant's agents
+    Install {
+        /// The signed trust root
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+}
+
+/// What the new trust root says.
+#[derive(Debug, Args)]
+pub struct TrustNewArguments {
+    /// A policy in TOML, instead of the options below
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["tenant", "operator", "hosts", "action"])]
+    pub policy: Option<PathBuf>,
+    /// Whose agents obey it
+    #[arg(long, required_unless_present = "policy")]
+    pub tenant: Option<String>,
+    /// An operator: NAME=PUBLIC (repeat it)
+    #[arg(long, value_name = "NAME=PUBLIC", required_unless_present = "policy")]
+    pub operator: Vec<String>,
+    /// How many of them must sign a command
+    #[arg(long, default_value_t = 1)]
+    pub threshold: u32,
+    /// How many of them must sign the next trust root
+    #[arg(long, default_value_t = 1)]
+    pub root_threshold: u32,
+    /// An action that they may order (repeat it) [default: advise, scan, drill]
+    #[arg(long)]
+    pub action: Vec<String>,
+    /// With so many signatures a command may name so many hosts (repeat it) [default: 1=10]
+    #[arg(long, value_name = "SIGNATURES=HOSTS")]
+    pub hosts: Vec<String>,
+    /// Longest lease that they may order
+    #[arg(long, value_name = "PERIOD", default_value = "7d")]
+    pub lease_max: String,
+    /// When it ends: a period from now, or a time
+    #[arg(long, value_name = "WHEN", default_value = "365d")]
+    pub expires: String,
+    /// The trust root that it replaces: takes its version plus one
+    #[arg(long, value_name = "FILE")]
+    pub replaces: Option<PathBuf>,
+    /// Where to write it
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+}
+
+/// What to do about commands.
+#[derive(Debug, Subcommand)]
+pub enum CommandAction {
+    /// Write an unsigned command; nothing is sent
+    #[command(subcommand)]
+    New(NewAction),
+    /// List commands that were posted, newest first
+    List {
+        /// Only this customer's
+        #[arg(long)]
+        tenant: Option<String>,
+        /// How many at most
+        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        limit: u32,
+    },
+    /// Show one command, and what became of it on each host
+    Show {
+        /// The command's id
+        #[arg(value_name = "ID")]
+        id: uuid::Uuid,
+    },
+}
+
+/// Which command to write.
+#[derive(Debug, Subcommand)]
+pub enum NewAction {
+    /// A message to the customer, shown on the host until acknowledged
+    #[command(after_help = "Example:\n  soc command new advise --host web-1 --message 'Rotate the key of deploy' --reason 'leaked in a ticket' --ticket C-7 -o advise.json")]
+    Advise {
+        /// The message
+        #[arg(long)]
+        message: String,
+        /// How long it is shown at most
+        #[arg(long, value_name = "PERIOD", default_value = "24h")]
+        lease: String,
+        /// For whom, until when, why.
+        #[command(flatten)]
+        frame: CommandFrame,
+    },
+    /// Re-examine files now
+    #[command(after_help = "Example:\n  soc command new scan --host web-1 --paths /etc --reason 'after the incident' --ticket C-7 -o scan.json")]
+    Scan {
+        /// Absolute paths within watched trees (repeat it, or separate by commas) [default: all]
+        #[arg(long, value_delimiter = ',')]
+        paths: Vec<String>,
+        /// For whom, until when, why.
+        #[command(flatten)]
+        frame: CommandFrame,
+    },
+    /// Raise marked findings through the real path, to see how long each stage takes
+    #[command(after_help = "Example:\n  soc command new drill --host web-1 --findings 10 --reason 'monthly exercise' --ticket X-1 -o drill.json")]
+    Drill {
+        /// How many, 1 to 1,000
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+        findings: u32,
+        /// For whom, until when, why.
+        #[command(flatten)]
+        frame: CommandFrame,
+    },
+}
+
+/// What every command says.
+#[derive(Debug, Args)]
+pub struct CommandFrame {
+    /// A host: agent id, unique prefix of one, or unique name (repeat it, or separate by commas)
+    #[arg(long, required = true, value_delimiter = ',')]
+    pub host: Vec<String>,
+    /// Whose hosts; with this and whole agent ids no collector is asked
+    #[arg(long)]
+    pub tenant: Option<String>,
+    /// Why, in a sentence
+    #[arg(long)]
+    pub reason: String,
+    /// The case
+    #[arg(long)]
+    pub ticket: String,
+    /// When it stops being obeyed: a period from now, or a time
+    #[arg(long, value_name = "WHEN", default_value = "1h")]
+    pub expires: String,
+    /// When it starts being obeyed [default: 5 minutes ago, for clocks that are late]
+    #[arg(long, value_name = "WHEN")]
+    pub not_before: Option<String>,
+    /// Where to write it
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+}
