@@ -1,1 +1,3 @@
-//! x
+//! The HTTPS API under `/api/v1`.
+
+pub mod types;

@@ -63,7 +63,7 @@ pub struct HostPage {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Host {
     /// The agent's id.
-    #[schema(value_type = String, format = Uuid)]
+    #[schema(value_type = String, format = "uuid")]
     pub agent: AgentId,
     /// Whose host.
     #[schema(value_type = String)]
@@ -120,10 +120,10 @@ pub struct FindingPage {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct FindingSummary {
     /// The finding's id.
-    #[schema(value_type = String, format = Uuid)]
+    #[schema(value_type = String, format = "uuid")]
     pub id: Uuid,
     /// The agent that it is from or about.
-    #[schema(value_type = String, format = Uuid)]
+    #[schema(value_type = String, format = "uuid")]
     pub agent: AgentId,
     /// That host's name.
     pub hostname: String,
@@ -153,6 +153,13 @@ pub struct FindingSummary {
     pub title: String,
     /// Raised by an exercise.
     pub drill: bool,
+    /// What it is about; only with `full=true`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<Object>>)]
+    pub entities: Option<serde_json::Value>,
+    /// Typed by rule; only with `full=true`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evidence: Option<serde_json::Value>,
 }
 
 /// When something was seen, and how often.
@@ -217,7 +224,7 @@ pub struct CommandPage {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct CommandSummary {
     /// The command's id.
-    #[schema(value_type = String, format = Uuid)]
+    #[schema(value_type = String, format = "uuid")]
     pub id: Uuid,
     /// Whose hosts.
     #[schema(value_type = String)]
@@ -266,7 +273,7 @@ pub struct CommandDetail {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Delivery {
     /// The host.
-    #[schema(value_type = String, format = Uuid)]
+    #[schema(value_type = String, format = "uuid")]
     pub agent: AgentId,
     /// `queued`, `sent`, `answered` or `expired`.
     pub state: String,
@@ -293,7 +300,7 @@ pub struct ReceiptPage {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Receipt {
     /// Whose answer.
-    #[schema(value_type = String, format = Uuid)]
+    #[schema(value_type = String, format = "uuid")]
     pub agent: AgentId,
     /// That host's name.
     pub hostname: String,
@@ -310,7 +317,7 @@ pub struct Receipt {
     pub received: Timestamp,
     /// The command; absent when the envelope was too broken to tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>, format = Uuid)]
+    #[schema(value_type = Option<String>, format = "uuid")]
     pub command: Option<Uuid>,
     /// `refused`, `applied`, `failed`, `acknowledged`, `expired` or `released`.
     pub outcome: String,

@@ -12,7 +12,7 @@ Examples:
   soc show 0199c2ad-…                           one finding, its proof checked here
   soc export 0199c2ad-… -o proof.json           the proof, for somebody else
   soc verify proof.json --agent-key K --witness W
-  soc keygen --out alice.key                    your signing key, made on your machine
+  soc keygen --name alice --out alice.key       your signing key, made on your machine
   soc command new advise --host web-1 --message '…' --reason '…' --ticket C-7 -o advise.json
   soc sign advise.json --key alice.key          shows what you sign, adds your signature
   soc send advise.json --wait                   posts it and follows the receipts
@@ -26,7 +26,7 @@ pub struct Arguments {
     /// Configuration [default: $SOC_CONFIG, else ~/.config/picket/soc.toml]
     #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Print JSON: one document, or with --follow and --wait one object a line
+    /// Print JSON: one document, and of lists one object a line
     #[arg(long, global = true)]
     pub json: bool,
     /// What to do.
@@ -38,10 +38,14 @@ pub struct Arguments {
 #[derive(Debug, Subcommand)]
 pub enum Action {
     /// List hosts and their state
-    #[command(after_help = "Example:\n  soc hosts --tenant acme\n  soc hosts web-1        one host, with all that is known of it")]
+    #[command(
+        after_help = "Example:\n  soc hosts --tenant acme\n  soc hosts web-1        one host, with all that is known of it"
+    )]
     Hosts(HostsArguments),
     /// List findings, newest last, or follow them live
-    #[command(after_help = "Examples:\n  soc findings --since 1h --rule 'login.*'\n  soc findings --follow --severity medium\n  soc findings --host web-1 --json | jq '.[].title'")]
+    #[command(
+        after_help = "Examples:\n  soc findings --since 1h --rule 'login.*'\n  soc findings --follow --severity medium\n  soc findings --host web-1 --json | jq .title"
+    )]
     Findings(FindingsArguments),
     /// Show one finding: evidence, record, and whether its proof holds
     #[command(after_help = "Example:\n  soc show 0199c2ad-5b0e-7cc3-98c4-dc0c0c07398f")]
@@ -61,12 +65,19 @@ pub enum Action {
         output: Option<PathBuf>,
     },
     /// Check a proof file offline: exit code 0 verified, 1 not
-    #[command(after_help = "Example:\n  soc verify proof.json --agent-key 'Ap1x…=' --witness 'collector+0a1b…'\n\nEach key may also be a file that holds it. Keys that are not given are taken from those pinned\nbeside the configuration; no collector is asked.")]
+    #[command(
+        after_help = "Example:\n  soc verify proof.json --agent-key 'Ap1x…=' --witness 'collector+0a1b…'\n\nEach key may also be a file that holds it. Keys that are not given are taken from those pinned\nbeside the configuration; no collector is asked."
+    )]
     Verify(VerifyArguments),
     /// Make a signing key on this machine
-    #[command(after_help = "Example:\n  soc keygen --out ~/.config/picket/operator.key")]
+    #[command(
+        after_help = "Example:\n  soc keygen --name alice --out alice.key      writes alice.key and alice.key.pub"
+    )]
     Keygen {
-        /// Where to write it [default: operator.key beside the configuration]
+        /// Your name, as receipts and customers will show it [default: $USER]
+        #[arg(long)]
+        name: Option<String>,
+        /// Where to write it; the public half goes to FILE.pub [default: operator.key beside the configuration]
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
     },
@@ -193,7 +204,9 @@ pub struct SendArguments {
 #[derive(Debug, Subcommand)]
 pub enum TrustAction {
     /// Write an unsigned trust root from operators' public keys
-    #[command(after_help = "Example: two responders, ten hosts for one signature, a hundred for both\n  soc trust new --tenant acme --operator alice=Ap1x…= --operator bob=Zk3v…= \\\n      --hosts 1=10 --hosts 2=100 --root-threshold 2 -o acme-trust.json\n\nSeveral roles are written as a TOML policy (--policy):\n  tenant = \"acme\"\n  [operators]\n  alice = \"Ap1x…=\"\n  [root]\n  operators = [\"alice\"]\n  threshold = 1\n  [roles.advisers]\n  operators = [\"alice\"]\n  threshold = 1\n  actions = [\"advise\"]\n  hosts = { 1 = 10 }\n  lease_max = \"7d\"")]
+    #[command(
+        after_help = "Example: two responders, ten hosts for one signature, a hundred for both\n  soc trust new --tenant acme --key alice.key.pub --key bob.key.pub \\\n      --hosts 1=10 --hosts 2=100 --root-threshold 2 -o acme-trust.json\n\nSeveral roles are written as a TOML policy (--policy):\n  tenant = \"acme\"\n  [operators]\n  alice = \"Ap1x…=\"\n  [root]\n  operators = [\"alice\"]\n  threshold = 1\n  [roles.advisers]\n  operators = [\"alice\"]\n  threshold = 1\n  actions = [\"advise\"]\n  hosts = { 1 = 10 }\n  lease_max = \"7d\""
+    )]
     New(TrustNewArguments),
     /// Show what a trust root file says, then add your signature to it
     Sign(SignArguments),
@@ -222,13 +235,16 @@ pub enum TrustAction {
 #[derive(Debug, Args)]
 pub struct TrustNewArguments {
     /// A policy in TOML, instead of the options below
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["tenant", "operator", "hosts", "action"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["tenant", "key", "operator", "hosts", "action"])]
     pub policy: Option<PathBuf>,
     /// Whose agents obey it
     #[arg(long, required_unless_present = "policy")]
     pub tenant: Option<String>,
-    /// An operator: NAME=PUBLIC (repeat it)
-    #[arg(long, value_name = "NAME=PUBLIC", required_unless_present = "policy")]
+    /// An operator's public key, as `soc keygen` wrote it to FILE.pub (repeat it)
+    #[arg(long, value_name = "FILE")]
+    pub key: Vec<PathBuf>,
+    /// The same as text (repeat it)
+    #[arg(long, value_name = "NAME=PUBLIC")]
     pub operator: Vec<String>,
     /// How many of them must sign a command
     #[arg(long, default_value_t = 1)]
@@ -283,7 +299,9 @@ pub enum CommandAction {
 #[derive(Debug, Subcommand)]
 pub enum NewAction {
     /// A message to the customer, shown on the host until acknowledged
-    #[command(after_help = "Example:\n  soc command new advise --host web-1 --message 'Rotate the key of deploy' --reason 'leaked in a ticket' --ticket C-7 -o advise.json")]
+    #[command(
+        after_help = "Example:\n  soc command new advise --host web-1 --message 'Rotate the key of deploy' --reason 'leaked in a ticket' --ticket C-7 -o advise.json"
+    )]
     Advise {
         /// The message
         #[arg(long)]
@@ -296,7 +314,9 @@ pub enum NewAction {
         frame: CommandFrame,
     },
     /// Re-examine files now
-    #[command(after_help = "Example:\n  soc command new scan --host web-1 --paths /etc --reason 'after the incident' --ticket C-7 -o scan.json")]
+    #[command(
+        after_help = "Example:\n  soc command new scan --host web-1 --paths /etc --reason 'after the incident' --ticket C-7 -o scan.json"
+    )]
     Scan {
         /// Absolute paths within watched trees (repeat it, or separate by commas) [default: all]
         #[arg(long, value_delimiter = ',')]
@@ -306,7 +326,9 @@ pub enum NewAction {
         frame: CommandFrame,
     },
     /// Raise marked findings through the real path, to see how long each stage takes
-    #[command(after_help = "Example:\n  soc command new drill --host web-1 --findings 10 --reason 'monthly exercise' --ticket X-1 -o drill.json")]
+    #[command(
+        after_help = "Example:\n  soc command new drill --host web-1 --findings 10 --reason 'monthly exercise' --ticket X-1 -o drill.json"
+    )]
     Drill {
         /// How many, 1 to 1,000
         #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000))]

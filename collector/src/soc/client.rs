@@ -82,11 +82,6 @@ impl Client {
         })
     }
 
-    /// The collector's address, for messages.
-    pub fn address(&self) -> &str {
-        &self.address
-    }
-
     /// GET, the answer parsed.
     ///
     /// # Errors
@@ -107,7 +102,11 @@ impl Client {
     ///
     /// # Errors
     /// See [`SocError`].
-    pub async fn post<T: serde::de::DeserializeOwned>(&self, path: &str, body: Vec<u8>) -> Result<T, SocError> {
+    pub async fn post<T: serde::de::DeserializeOwned>(
+        &self,
+        path: &str,
+        body: Vec<u8>,
+    ) -> Result<T, SocError> {
         let json = [(header::CONTENT_TYPE, "application/json")];
         let answer = self.send(Method::POST, path, &json, body).await?.whole().await?;
         self.parse(path, &answer)
@@ -118,7 +117,10 @@ impl Client {
     /// # Errors
     /// See [`SocError`].
     pub async fn stream(&self, path: &str, after: &str) -> Result<Answer, SocError> {
-        let headers = [(header::ACCEPT, "text/event-stream"), (header::HeaderName::from_static("last-event-id"), after)];
+        let headers = [
+            (header::ACCEPT, "text/event-stream"),
+            (header::HeaderName::from_static("last-event-id"), after),
+        ];
         self.send(Method::GET, path, &headers, Vec::new()).await
     }
 
@@ -288,7 +290,10 @@ mod tests {
 
     #[test]
     fn queries_cannot_be_broken_out_of() {
-        let query = with_query("/hosts", &[("a", Some("x&b=é ".to_owned())), ("c", None), ("d", Some("1".to_owned()))]);
+        let query = with_query(
+            "/hosts",
+            &[("a", Some("x&b=é ".to_owned())), ("c", None), ("d", Some("1".to_owned()))],
+        );
         assert_eq!(query, "/hosts?a=x%26b%3D%C3%A9%20&d=1");
     }
 }

@@ -40,7 +40,7 @@ pub struct SocConfig {
 struct Raw {
     address: String,
     ca: PathBuf,
-    token: Option<Zeroizing<String>>,
+    token: Option<String>,
     token_file: Option<PathBuf>,
     server_name: Option<String>,
     witness: Option<String>,
@@ -56,7 +56,8 @@ pub fn config_path(argument: Option<&Path>) -> Result<PathBuf, SocError> {
         return Ok(path);
     }
     let base = variable("XDG_CONFIG_HOME").or_else(|| variable("HOME").map(|home| home.join(".config")));
-    let base = base.ok_or_else(|| SocError::Usage("no HOME: name a configuration with --config".to_owned()))?;
+    let base =
+        base.ok_or_else(|| SocError::Usage("no HOME: name a configuration with --config".to_owned()))?;
     Ok(base.join("picket").join("soc.toml"))
 }
 
@@ -81,13 +82,16 @@ impl SocConfig {
         if !is_address(&raw.address) {
             return Err(usage(format!("address: {:?} is not host:port", raw.address)));
         }
-        let ca = read_bounded(&beside(&raw.ca)).map_err(|error| usage(format!("ca {}: {error}", raw.ca.display())))?;
+        let ca = read_bounded(&beside(&raw.ca))
+            .map_err(|error| usage(format!("ca {}: {error}", raw.ca.display())))?;
         let token = match (raw.token, raw.token_file) {
-            (Some(token), None) => token,
+            (Some(token), None) => Zeroizing::new(token),
             (None, Some(file)) => {
                 let bytes = read_bounded(&beside(&file))
                     .map_err(|error| usage(format!("token_file {}: {error}", file.display())))?;
-                Zeroizing::new(String::from_utf8(bytes).map_err(|_| usage("token_file: not text".to_owned()))?)
+                Zeroizing::new(
+                    String::from_utf8(bytes).map_err(|_| usage("token_file: not text".to_owned()))?,
+                )
             }
             _ => return Err(usage("give one of token and token_file".to_owned())),
         };

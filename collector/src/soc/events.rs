@@ -94,7 +94,8 @@ mod tests {
     const STREAM: &str = ": hello\n\nid: 7\nevent: finding\ndata: {\"a\":\ndata: 1}\n\nid: 8\r\ndata:x\r\n\r\nevent: none\n\ndata: y\n\n";
 
     fn expected() -> Vec<Event> {
-        let event = |id: &str, name: &str, data: &str| Event { id: id.into(), name: name.into(), data: data.into() };
+        let event =
+            |id: &str, name: &str, data: &str| Event { id: id.into(), name: name.into(), data: data.into() };
         vec![event("7", "finding", "{\"a\":\n1}"), event("8", "", "x"), event("8", "", "y")]
     }
 

@@ -15,8 +15,8 @@ use super::screen::{Cell, Column, Screen};
 use super::{Session, notice};
 use crate::api::types::{FindingPage, FindingSummary};
 
-/// Rows in one request.
-const PAGE_ROWS: u32 = 500;
+/// Rows in one request: what the API gives at most with `full`.
+const PAGE_ROWS: u32 = 100;
 /// Rows without `--limit`, and before the live ones.
 const LIMIT_DEFAULT: u32 = 50;
 const LIMIT_BEFORE_LIVE: u32 = 10;
@@ -58,8 +58,9 @@ pub(super) async fn list(session: &mut Session, arguments: FindingsArguments) ->
     let (since, until) = (when(&arguments.since)?, when(&arguments.until)?);
     if let Some(word) = &arguments.severity {
         let known = Severity::ALL.map(Severity::as_str).join(", ");
-        Severity::parse(word)
-            .ok_or_else(|| SocError::Usage(format!("{:?} is no severity; one of {known} is", printable(word))))?;
+        Severity::parse(word).ok_or_else(|| {
+            SocError::Usage(format!("{:?} is no severity; one of {known} is", printable(word)))
+        })?;
     }
     let (_, client) = session.connect()?;
     let agent = resolve_optional(&client, arguments.host.as_deref()).await?;
@@ -70,6 +71,7 @@ pub(super) async fn list(session: &mut Session, arguments: FindingsArguments) ->
         ("severity", arguments.severity),
         ("since", since),
         ("until", until),
+        ("full", session.json.then(|| "true".to_owned())),
     ]);
     let limit = arguments.limit.unwrap_or(if arguments.follow { LIMIT_BEFORE_LIVE } else { LIMIT_DEFAULT });
     let (mut rows, live) = newest(&client, &filters, limit).await?;
@@ -78,7 +80,7 @@ pub(super) async fn list(session: &mut Session, arguments: FindingsArguments) ->
         return follow(session, &client, &filters, &rows, live).await;
     }
     if session.json {
-        session.screen.json(&rows)?;
+        rows.iter().try_for_each(|row| session.screen.json_line(row))?;
     } else if rows.is_empty() {
         session.screen.line("No finding matches.")?;
     } else {
@@ -133,7 +135,9 @@ async fn follow(
     loop {
         let before = cursor.clone();
         let error = match stream(session, client, &path, &mut cursor, &mut lost).await {
-            Err(error @ (SocError::Refused { .. } | SocError::Output(_) | SocError::Usage(_))) => return Err(error),
+            Err(error @ (SocError::Refused { .. } | SocError::Output(_) | SocError::Usage(_))) => {
+                return Err(error);
+            }
             Err(error) => error.to_string(),
             Ok(()) => "the collector ended the stream".to_owned(),
         };
@@ -178,14 +182,20 @@ fn take(session: &mut Session, event: &Event) -> Result<(), SocError> {
                 .map_err(|error| SocError::Failing(format!("the stream holds no finding: {error}")))?;
             print(&mut session.screen, session.json, &finding)
         }
-        "error" => Err(SocError::Failing(format!("the collector broke the stream off: {}", printable(&event.data)))),
+        "error" => {
+            Err(SocError::Failing(format!("the collector broke the stream off: {}", printable(&event.data))))
+        }
         // `position` only moves the cursor; others are for newer readers.
         _ => Ok(()),
     }
 }
 
 fn print(screen: &mut Screen, json: bool, finding: &FindingSummary) -> Result<(), SocError> {
-    if json { screen.json_line(finding)? } else { screen.row(&LIVE_WIDTHS, &row(finding))? }
+    if json {
+        screen.json_line(finding)?
+    } else {
+        screen.row(&LIVE_WIDTHS, &row(finding))?
+    }
     Ok(())
 }
 

@@ -2,12 +2,12 @@
 
 use picket_protocol::identity::AgentId;
 
+use super::Session;
 use super::args::HostsArguments;
 use super::client::{Client, with_query};
 use super::error::SocError;
 use super::period::show_period;
 use super::screen::{Cell, Column, Paint, short_time};
-use super::Session;
 use crate::api::types::{Host, HostPage};
 
 /// Most hosts that are fetched for one list.
@@ -46,7 +46,7 @@ pub(super) async fn list(session: &mut Session, arguments: HostsArguments) -> Re
         }
     }
     if session.json {
-        session.screen.json(&hosts)?;
+        hosts.iter().try_for_each(|host| session.screen.json_line(host))?;
         return Ok(0);
     }
     if hosts.is_empty() {
@@ -73,7 +73,8 @@ pub(super) async fn resolve(client: &Client, name: &str) -> Result<Host, SocErro
         (Some(host), true) => Ok(host),
         (Some(last), false) => {
             let all = hosts.iter().chain([&last]).take(10);
-            let list: Vec<String> = all.map(|host| format!("  {}  {}", host.agent, one_line(&host.hostname))).collect();
+            let list: Vec<String> =
+                all.map(|host| format!("  {}  {}", host.agent, one_line(&host.hostname))).collect();
             Err(SocError::Usage(format!("{shown:?} means several hosts:\n{}", list.join("\n"))))
         }
         (None, _) => Err(SocError::Bad(format!(
@@ -83,7 +84,10 @@ pub(super) async fn resolve(client: &Client, name: &str) -> Result<Host, SocErro
 }
 
 /// Resolves where a host was named at all.
-pub(super) async fn resolve_optional(client: &Client, name: Option<&str>) -> Result<Option<AgentId>, SocError> {
+pub(super) async fn resolve_optional(
+    client: &Client,
+    name: Option<&str>,
+) -> Result<Option<AgentId>, SocError> {
     match name {
         Some(name) => Ok(Some(resolve(client, name).await?.agent)),
         None => Ok(None),
@@ -122,7 +126,8 @@ fn show(session: &mut Session, host: &Host) -> Result<u8, SocError> {
         return Ok(0);
     }
     let screen = &mut session.screen;
-    let seen = format!("{} ({} ago)", short_time(host.last_seen), show_period(session.now.since(host.last_seen)));
+    let seen =
+        format!("{} ({} ago)", short_time(host.last_seen), show_period(session.now.since(host.last_seen)));
     screen.field("host", &host.hostname)?;
     screen.field("agent", host.agent.to_string())?;
     screen.field("tenant", host.tenant.as_str())?;

@@ -1,23 +1,28 @@
-//! An operator's key on disk: a text file that only its owner may read.
+//! An operator's key on disk: a text file that only its owner may read, and its public half beside it in
+//! `<file>.pub`.
 //!
 //! ```text
 //! # Picket operator key 5f0c… (public Ap1x…=). Whoever has this file can sign as you.
 //! picket-key1.<base64url, no padding, of the 32-byte seed and the first 4 bytes of its SHA-256>
+//!
+//! picket-public1 <name> <base64 of the public key>          (the .pub file)
 //! ```
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use picket_protocol::crypto::{KEY_BYTES, SigningKey, sha256};
+use picket_protocol::crypto::{KEY_BYTES, PublicKey, SigningKey, sha256};
 use picket_protocol::dsse::KeyId;
+use picket_protocol::finding::printable;
 use zeroize::Zeroizing;
 
 use super::error::SocError;
 
 const PREFIX: &str = "picket-key1.";
+const PUBLIC_PREFIX: &str = "picket-public1";
 const FILE_BYTES_MAX: u64 = 4_096;
 
 /// Makes a key from the system's random source.
@@ -33,21 +38,50 @@ pub fn generate() -> Result<SigningKey, SocError> {
     Ok(SigningKey::from_seed(*seed))
 }
 
-/// Writes `key` to a new file at `path`, mode 0600.
+/// Writes `key` to a new file at `path`, mode 0600, and its public half beside it.
 ///
 /// # Errors
-/// When the file exists already (a key is never overwritten) or cannot be written.
-pub fn write(path: &Path, key: &SigningKey) -> Result<(), SocError> {
+/// When either file exists already (a key is never overwritten) or cannot be written.
+pub fn write(path: &Path, name: &str, key: &SigningKey) -> Result<(), SocError> {
+    if name.is_empty() || name.contains(char::is_whitespace) || printable(name) != name {
+        return Err(SocError::Usage("--name is one word without control characters".to_owned()));
+    }
+    let public = format!("{PUBLIC_PREFIX} {name} {}\n", key.public());
+    create(&public_path(path), 0o644, public.as_bytes())?;
+    create(path, 0o600, to_text(key).as_bytes())
+}
+
+fn create(path: &Path, mode: u32, bytes: &[u8]) -> Result<(), SocError> {
     let mut options = std::fs::OpenOptions::new();
-    let file = options.write(true).create_new(true).mode(0o600).open(path);
+    let file = options.write(true).create_new(true).mode(mode).open(path);
     let mut file = file.map_err(|error| match error.kind() {
         std::io::ErrorKind::AlreadyExists => {
             SocError::Usage(format!("{} exists already; a key is never overwritten", path.display()))
         }
         _ => SocError::File { verb: "create", path: path.to_owned(), source: error },
     })?;
-    let written = file.write_all(to_text(key).as_bytes()).and_then(|()| file.sync_all());
-    written.map_err(SocError::file("write", path))
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(SocError::file("write", path))
+}
+
+fn public_path(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".pub");
+    name.into()
+}
+
+/// Reads the public half of a key: the operator's name and the key.
+///
+/// # Errors
+/// When the file holds none.
+pub fn read_public(path: &Path) -> Result<(String, PublicKey), SocError> {
+    let mut text = String::new();
+    let file = std::fs::File::open(path).map_err(SocError::file("read", path))?;
+    file.take(FILE_BYTES_MAX).read_to_string(&mut text).map_err(SocError::file("read", path))?;
+    let mut words = text.split_whitespace();
+    match (words.next(), words.next(), words.next().and_then(PublicKey::parse), words.next()) {
+        (Some(PUBLIC_PREFIX), Some(name), Some(key), None) => Ok((name.to_owned(), key)),
+        _ => Err(SocError::Usage(format!("{} is not the .pub file of `soc keygen`", path.display()))),
+    }
 }
 
 /// Reads the key at `path`.
@@ -102,10 +136,11 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("operator.key");
         let key = generate().unwrap();
-        write(&path, &key).unwrap();
+        write(&path, "alice", &key).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o7777, 0o600);
         assert_eq!(read(&path).unwrap().public(), key.public());
-        assert_eq!(write(&path, &key).unwrap_err().exit_code(), 3);
+        assert_eq!(read_public(&public_path(&path)).unwrap(), ("alice".to_owned(), key.public()));
+        assert_eq!(write(&path, "alice", &key).unwrap_err().exit_code(), 3);
         assert_eq!(read(&path).unwrap().public(), key.public());
     }
 
@@ -114,7 +149,7 @@ mod tests {
         use std::os::unix::fs::PermissionsExt as _;
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("operator.key");
-        write(&path, &SigningKey::from_seed([3; 32])).unwrap();
+        write(&path, "alice", &SigningKey::from_seed([3; 32])).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
         let error = read(&path).unwrap_err();
         assert!(error.to_string().contains("0640"), "{error}");

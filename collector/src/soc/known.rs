@@ -64,10 +64,14 @@ impl Origin {
             Self::Given => "given by you".to_owned(),
             Self::Configured => "from your configuration".to_owned(),
             Self::Pinned(since) => {
-                format!("pinned here since {} (it came from the collector then)", super::screen::short_time(*since))
+                format!(
+                    "pinned here since {} (it came from the collector then)",
+                    super::screen::short_time(*since)
+                )
             }
             Self::FirstSeen => {
-                "came from the collector just now, pinned from here on: compare it with the host's own".to_owned()
+                "came from the collector just now, pinned from here on: compare it with the host's own"
+                    .to_owned()
             }
         }
     }
@@ -127,7 +131,9 @@ impl Known {
     pub fn see_host(&mut self, agent: AgentId, key: PublicKey, now: Timestamp) -> Result<Origin, SocError> {
         match self.host(agent) {
             Some((pinned, origin)) if pinned == key => Ok(origin),
-            Some((pinned, _)) => Err(self.differs(&format!("ledger key of {agent}"), &pinned.to_string(), &key.to_string())),
+            Some((pinned, _)) => {
+                Err(self.differs(&format!("ledger key of {agent}"), &pinned.to_string(), &key.to_string()))
+            }
             None => {
                 self.contents.hosts.insert(agent, Pin { key: key.to_string(), since: now });
                 self.changed = true;
@@ -160,7 +166,8 @@ impl Known {
         if !self.changed {
             return Ok(());
         }
-        let bytes = serde_json::to_vec_pretty(&self.contents).map_err(|e| SocError::Failing(e.to_string()))?;
+        let bytes =
+            serde_json::to_vec_pretty(&self.contents).map_err(|e| SocError::Failing(e.to_string()))?;
         let scratch = self.path.with_extension(format!("json.{}", std::process::id()));
         let mut options = std::fs::OpenOptions::new();
         let mut file = options

@@ -101,7 +101,7 @@ async fn run(mut session: Session, action: Action) -> Result<u8, SocError> {
         Action::Show { id } => show::show(&mut session, &id).await,
         Action::Export { id, output } => show::export(&mut session, &id, output.as_deref()).await,
         Action::Verify(arguments) => proof::verify_file(&mut session, &arguments),
-        Action::Keygen { out } => sign::keygen(&mut session, out),
+        Action::Keygen { name, out } => sign::keygen(&mut session, name, out),
         Action::Trust(TrustAction::New(arguments)) => trust::new(&mut session, arguments),
         Action::Trust(TrustAction::Show { file, tenant, output }) => {
             trust::show(&mut session, file.as_deref(), tenant.as_deref(), output.as_deref()).await

@@ -12,7 +12,8 @@ pub const PERIOD_MAX: Duration = Duration::from_secs(10 * 366 * 86_400);
 /// # Errors
 /// A sentence that shows what is accepted.
 pub fn parse_period(text: &str) -> Result<Duration, String> {
-    let problem = || format!("{text:?} is not a length of time: write 90s, 15m, 1h30m, 7d or 2w (at most 10 years)");
+    let problem =
+        || format!("{text:?} is not a length of time: write 90s, 15m, 1h30m, 7d or 2w (at most 10 years)");
     let mut rest = text.trim();
     let (mut total, mut seen) = (0u64, Vec::new());
     if rest.is_empty() {
@@ -109,7 +110,21 @@ mod tests {
 
     #[test]
     fn slips_are_refused() {
-        for text in ["", " ", "h", "1", "1y", "1h1h", "-1h", "1.5h", "1 h", "11y", "999999999999999999999s", "3661d", "1é"] {
+        for text in [
+            "",
+            " ",
+            "h",
+            "1",
+            "1y",
+            "1h1h",
+            "-1h",
+            "1.5h",
+            "1 h",
+            "11y",
+            "999999999999999999999s",
+            "3661d",
+            "1é",
+        ] {
             check(text, None);
         }
     }
@@ -125,7 +140,8 @@ mod tests {
 
     #[test]
     fn periods_shown() {
-        for (seconds, text) in [(0, "0s"), (59, "59s"), (5_400, "1h 30m"), (86_460, "1d"), (90_000, "1d 1h")] {
+        for (seconds, text) in [(0, "0s"), (59, "59s"), (5_400, "1h 30m"), (86_460, "1d"), (90_000, "1d 1h")]
+        {
             assert_eq!(show_period(Duration::from_secs(seconds)), text);
         }
     }

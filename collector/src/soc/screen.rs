@@ -89,7 +89,8 @@ impl Screen {
         let by_variable = std::env::var("COLUMNS").ok().and_then(|text| text.parse().ok());
         let by_terminal =
             || rustix::termios::tcgetwinsize(io::stdout()).ok().map(|size| usize::from(size.ws_col));
-        let width = if terminal { by_terminal().filter(|width| *width > 0).or(by_variable) } else { by_variable };
+        let width =
+            if terminal { by_terminal().filter(|width| *width > 0).or(by_variable) } else { by_variable };
         let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         Self {
             out: Box::new(io::stdout()),
@@ -99,7 +100,8 @@ impl Screen {
     }
 
     /// Into `out`, of that width.
-    pub fn to(out: Box<dyn Write>, width: usize, colour: bool) -> Self {
+    #[cfg(test)]
+    fn to(out: Box<dyn Write>, width: usize, colour: bool) -> Self {
         Self { out, width, colour }
     }
 
@@ -285,7 +287,8 @@ mod tests {
         String::from_utf8(bytes).unwrap()
     }
 
-    const COLUMNS: [Column; 2] = [Column { head: "NAME", width_max: 6 }, Column { head: "TITLE", width_max: 200 }];
+    const COLUMNS: [Column; 2] =
+        [Column { head: "NAME", width_max: 6 }, Column { head: "TITLE", width_max: 200 }];
 
     #[test]
     fn a_table_never_is_wider_than_the_terminal() {

@@ -1,0 +1,212 @@
+//! What a new trust root shall say: from options for one role, or from a TOML policy for several.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use picket_protocol::crypto::PublicKey;
+use picket_protocol::dsse::{Envelope, KeyId};
+use picket_protocol::identity::Tenant;
+use picket_protocol::time::Timestamp;
+use picket_protocol::trust::{AudienceBound, OperatorKey, PAYLOAD_TYPE, Role, RootRole, TrustRoot};
+
+use super::args::TrustNewArguments;
+use super::error::SocError;
+use super::period::{parse_future, parse_period};
+
+/// What operators may order when nothing is said.
+const ACTIONS: [&str; 3] = ["advise", "scan", "drill"];
+/// Name of the one role that options make.
+const ROLE: &str = "responder";
+
+/// The TOML form; options are turned into it.
+#[derive(Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Policy {
+    tenant: String,
+    #[serde(default = "year")]
+    expires: String,
+    operators: BTreeMap<String, String>,
+    root: RootPolicy,
+    roles: BTreeMap<String, RolePolicy>,
+}
+
+#[derive(Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RootPolicy {
+    operators: Vec<String>,
+    threshold: u32,
+}
+
+#[derive(Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RolePolicy {
+    operators: Vec<String>,
+    threshold: u32,
+    actions: Vec<String>,
+    /// Signatures to hosts. TOML keys are strings.
+    hosts: BTreeMap<String, u32>,
+    lease_max: String,
+}
+
+fn year() -> String {
+    "365d".to_owned()
+}
+
+impl Policy {
+    /// Parses the TOML form.
+    pub fn parse(text: &str) -> Result<Self, SocError> {
+        toml::from_str(text).map_err(|error| SocError::Usage(format!("the policy cannot be read: {error}")))
+    }
+
+    /// The same from options: one role for everybody who is named.
+    pub fn from_options(arguments: &TrustNewArguments) -> Result<Self, SocError> {
+        let mut operators = BTreeMap::new();
+        let mut add = |name: &str, key: &str| match operators.insert(name.to_owned(), key.to_owned()) {
+            None => Ok(()),
+            Some(_) => Err(SocError::Usage(format!("operator {name:?} is named twice"))),
+        };
+        for path in &arguments.key {
+            let (name, key) = super::key_file::read_public(path)?;
+            add(&name, &key.to_string())?;
+        }
+        for text in &arguments.operator {
+            let parts = text.split_once('=');
+            let (name, key) =
+                parts.ok_or_else(|| SocError::Usage("--operator takes NAME=PUBLIC".to_owned()))?;
+            add(name, key)?;
+        }
+        if operators.is_empty() {
+            return Err(SocError::Usage("name the operators: --key FILE.pub for each".to_owned()));
+        }
+        let names: Vec<String> = operators.keys().cloned().collect();
+        let actions = match arguments.action.as_slice() {
+            [] => ACTIONS.map(str::to_owned).to_vec(),
+            given => given.to_vec(),
+        };
+        let hosts = match arguments.hosts.as_slice() {
+            [] => BTreeMap::from([(arguments.threshold.to_string(), 10)]),
+            given => given.iter().map(|text| audience(text)).collect::<Result<_, _>>()?,
+        };
+        let role = RolePolicy {
+            operators: names.clone(),
+            threshold: arguments.threshold,
+            actions,
+            hosts,
+            lease_max: arguments.lease_max.clone(),
+        };
+        Ok(Self {
+            tenant: arguments.tenant.clone().unwrap_or_default(),
+            expires: arguments.expires.clone(),
+            operators,
+            root: RootPolicy { operators: names, threshold: arguments.root_threshold },
+            roles: BTreeMap::from([(ROLE.to_owned(), role)]),
+        })
+    }
+
+    /// The trust root that it describes, checked by the rules that agents apply.
+    pub fn trust_root(&self, version: u64, now: Timestamp) -> Result<TrustRoot, SocError> {
+        let usage = |text: String| SocError::Usage(text);
+        let tenant = Tenant::parse(&self.tenant).ok_or_else(|| {
+            usage(format!("{:?} is no tenant: 1 to 64 characters of a-z, 0-9 and -", self.tenant))
+        })?;
+        let mut ids = BTreeMap::new();
+        let mut keys = BTreeMap::new();
+        for (name, text) in &self.operators {
+            let public = PublicKey::parse(text).ok_or_else(|| {
+                usage(format!("the key of {name:?} is not the base64 that `soc keygen` printed"))
+            })?;
+            let id = KeyId::of(&public);
+            ids.insert(name.as_str(), id.clone());
+            if keys.insert(id, OperatorKey { name: name.clone(), public }).is_some() {
+                return Err(usage(format!("{name:?} has the key of another operator")));
+            }
+        }
+        let members = |names: &[String]| -> Result<BTreeSet<KeyId>, SocError> {
+            let id_of = |name: &String| {
+                ids.get(name.as_str()).cloned().ok_or_else(|| usage(format!("no operator {name:?}")))
+            };
+            names.iter().map(id_of).collect()
+        };
+        let root = RootRole { keys: members(&self.root.operators)?, threshold: self.root.threshold };
+        let mut roles = BTreeMap::new();
+        for (name, role) in &self.roles {
+            roles.insert(name.clone(), role.build(members(&role.operators)?)?);
+        }
+        let expires = parse_future(&self.expires, now).map_err(usage)?;
+        let root = TrustRoot { version, tenant, expires, keys, root, roles };
+        let payload = serde_json::to_vec(&root).map_err(|error| SocError::Failing(error.to_string()))?;
+        TrustRoot::peek(&Envelope::new(PAYLOAD_TYPE, &payload)).map_err(|error| usage(error.to_string()))
+    }
+}
+
+impl RolePolicy {
+    fn build(&self, keys: BTreeSet<KeyId>) -> Result<Role, SocError> {
+        let mut bounds = Vec::new();
+        for (signatures, hosts) in &self.hosts {
+            let signatures = signatures.parse().map_err(|_| {
+                SocError::Usage(format!("hosts: {signatures:?} is not a number of signatures"))
+            })?;
+            bounds.push(AudienceBound { signatures, hosts: *hosts });
+        }
+        bounds.sort_by_key(|bound| bound.signatures);
+        let lease = parse_period(&self.lease_max).map_err(SocError::Usage)?;
+        Ok(Role {
+            keys,
+            threshold: self.threshold,
+            actions: self.actions.iter().cloned().collect(),
+            audience: bounds,
+            lease_seconds_max: lease.as_secs(),
+        })
+    }
+}
+
+fn audience(text: &str) -> Result<(String, u32), SocError> {
+    let parts = text.split_once('=').and_then(|(signatures, hosts)| {
+        let signatures: u32 = signatures.parse().ok()?;
+        Some((signatures.to_string(), hosts.parse().ok()?))
+    });
+    parts.ok_or_else(|| SocError::Usage("--hosts takes SIGNATURES=HOSTS, as in 2=100".to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use picket_protocol::crypto::SigningKey;
+
+    use super::*;
+
+    fn policy(operators: &str, rest: &str) -> Result<TrustRoot, SocError> {
+        let text = format!("tenant = \"acme\"\n[operators]\n{operators}\n{rest}");
+        Policy::parse(&text)?.trust_root(1, Timestamp::from_seconds(0))
+    }
+
+    const REST: &str = "[root]\noperators = [\"alice\"]\nthreshold = 1\n[roles.advisers]\noperators = [\"alice\"]\n\
+                        threshold = 1\nactions = [\"advise\"]\nhosts = { 1 = 10, 2 = 100 }\nlease_max = \"7d\"\n";
+
+    fn key(seed: u8) -> PublicKey {
+        SigningKey::from_seed([seed; 32]).public()
+    }
+
+    #[test]
+    fn a_policy_becomes_a_trust_root() {
+        let root = policy(&format!("alice = \"{}\"", key(1)), REST).unwrap();
+        let role = &root.roles["advisers"];
+        assert_eq!((role.threshold, role.lease_seconds_max, role.audience.len()), (1, 604_800, 2));
+        assert_eq!(root.root.keys, BTreeSet::from([KeyId::of(&key(1))]));
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        let alice = format!("alice = \"{}\"", key(1));
+        let cases = [
+            (format!("{alice}\nbob = \"{}\"", key(1)), REST.to_owned(), "another operator"),
+            ("alice = \"x\"".to_owned(), REST.to_owned(), "keygen"),
+            (alice.clone(), REST.replace("\"alice\"", "\"carol\""), "carol"),
+            (alice.clone(), REST.replace("threshold = 1", "threshold = 2"), "threshold"),
+            (alice.clone(), REST.replace("1 = 10", "one = 10"), "number of signatures"),
+            (alice, REST.replace("7d", "forever"), "forever"),
+        ];
+        for (operators, rest, expected) in cases {
+            let error = policy(&operators, &rest).unwrap_err();
+            assert!(error.exit_code() == 3 && error.to_string().contains(expected), "{error}");
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! `soc keygen` and `soc sign`: nobody signs what he did not see. The plan is printed from the very bytes
+//! that are signed, with how far it reaches.
+
+use std::io::{BufRead as _, IsTerminal as _, Write as _};
+use std::path::PathBuf;
+
+use picket_protocol::command::{Action, Command};
+use picket_protocol::crypto::SigningKey;
+use picket_protocol::dsse::{Envelope, KeyId};
+use picket_protocol::time::Timestamp;
+use picket_protocol::trust::{Role, TrustRoot};
+
+use super::args::SignArguments;
+use super::error::SocError;
+use super::period::show_period;
+use super::screen::{Cell, Paint, Screen, short_time};
+use super::{Session, draft, key_file, trust};
+
+/// Hosts that are listed one by one.
+const HOSTS_SHOWN: usize = 20;
+
+/// `soc keygen`.
+pub(super) fn keygen(
+    session: &mut Session,
+    name: Option<String>,
+    out: Option<PathBuf>,
+) -> Result<u8, SocError> {
+    let path = match out {
+        Some(path) => path,
+        None => {
+            let path = session.config_path()?.with_file_name("operator.key");
+            if let Some(directory) = path.parent() {
+                std::fs::create_dir_all(directory).map_err(SocError::file("create", directory))?;
+            }
+            path
+        }
+    };
+    let name = name.or_else(|| std::env::var("USER").ok()).unwrap_or_else(|| "operator".to_owned());
+    let key = key_file::generate()?;
+    key_file::write(&path, &name, &key)?;
+    let (public, id) = (key.public(), KeyId::of(&key.public()));
+    if session.json {
+        session
+            .screen
+            .json(&serde_json::json!({ "file": path, "name": name, "key_id": id, "public": public }))?;
+        return Ok(0);
+    }
+    session.screen.field("key id", id.to_string())?;
+    session.screen.field("public", public.to_string())?;
+    session.screen.field("private", format!("{} (mode 0600; never leaves this machine)", path.display()))?;
+    session.screen.line(
+        "\nGive the public half (FILE.pub) to whoever writes the trust root: soc trust new --key FILE.pub",
+    )?;
+    Ok(0)
+}
+
+/// `soc sign FILE` and `soc trust sign FILE`.
+pub(super) fn sign(session: &mut Session, arguments: &SignArguments) -> Result<u8, SocError> {
+    let mut envelope = trust::read_envelope(&arguments.file)?;
+    let key_path = match &arguments.key {
+        Some(path) => path.clone(),
+        None => session.config_path()?.with_file_name("operator.key"),
+    };
+    let key = key_file::read(&key_path)?;
+    let pinned =
+        arguments.trust.as_deref().map(|path| trust::peek(&trust::read_envelope(path)?)).transpose()?;
+    let before = plan(session, &envelope, &key, pinned.as_ref())?;
+    if before {
+        session.screen.line("You have signed this already; one key counts once. Nothing is changed.")?;
+        return Ok(0);
+    }
+    confirm(arguments.yes)?;
+    envelope.sign(&key).map_err(|error| SocError::Failing(error.to_string()))?;
+    draft::write_envelope(&arguments.file, &envelope)?;
+    let count = envelope.signatures().len();
+    let id = KeyId::of(&key.public());
+    if session.json {
+        session
+            .screen
+            .json(&serde_json::json!({ "file": arguments.file, "key_id": id, "signatures": count }))?;
+    } else {
+        let signatures = if count == 1 { "1 signature".to_owned() } else { format!("{count} signatures") };
+        session
+            .screen
+            .line(&format!("Signed with key {id}: {} has {signatures} now.", arguments.file.display()))?;
+    }
+    Ok(0)
+}
+
+/// Prints what is about to be signed; tells whether `key` has signed it before.
+fn plan(
+    session: &mut Session,
+    envelope: &Envelope,
+    key: &SigningKey,
+    pinned: Option<&TrustRoot>,
+) -> Result<bool, SocError> {
+    let (screen, now) = (&mut session.screen, session.now);
+    let own = std::collections::BTreeMap::from([(KeyId::of(&key.public()), key.public())]);
+    let signed = envelope.verify(envelope.payload_type(), &own);
+    let signed = signed.is_ok_and(|verified| !verified.signers.is_empty());
+    if session.json {
+        // The plan is for eyes; programs read the payload. What does not parse is refused all the same.
+        return match envelope.payload_type() {
+            picket_protocol::trust::PAYLOAD_TYPE => trust::peek(envelope).map(|_| signed),
+            _ => draft::peek(envelope).map(|_| signed),
+        };
+    }
+    if envelope.payload_type() == picket_protocol::trust::PAYLOAD_TYPE {
+        let root = trust::peek(envelope)?;
+        trust::print(screen, &root, now)?;
+        trust::print_signatures(
+            screen,
+            envelope,
+            picket_protocol::trust::PAYLOAD_TYPE,
+            pinned.unwrap_or(&root),
+        )?;
+        return Ok(signed);
+    }
+    let command = draft::peek(envelope)?;
+    print_command(screen, &command, now)?;
+    match pinned {
+        Some(root) => print_reach(screen, envelope, &command, root, key)?,
+        None => screen.field(
+            "signatures",
+            format!("{} so far, not checked (--trust FILE checks them)", envelope.signatures().len()),
+        )?,
+    }
+    if command.expires <= now {
+        return Err(SocError::Bad("the command has expired: no agent would obey it".to_owned()));
+    }
+    Ok(signed)
+}
+
+/// A command for a person, with how far it reaches.
+pub(super) fn print_command(screen: &mut Screen, command: &Command, now: Timestamp) -> Result<(), SocError> {
+    screen.field("command", command.id.to_string())?;
+    let action = match &command.action {
+        Action::Advise { message } => format!("advise: {message}"),
+        Action::Scan { paths } if paths.is_empty() => "scan everything that is watched".to_owned(),
+        Action::Scan { paths } => format!("scan {}", paths.join(", ")),
+        Action::Drill { findings } => format!("drill: {findings} marked findings"),
+    };
+    screen.field("action", action)?;
+    let count = command.hosts.len();
+    let hosts = if count == 1 { "1 host".to_owned() } else { format!("{count} hosts") };
+    let paint = if count > 1 { Paint::Yellow } else { Paint::Plain };
+    screen.field_cell("reaches", &Cell::new(format!("{hosts} of tenant {}", command.tenant)).paint(paint))?;
+    for host in command.hosts.iter().take(HOSTS_SHOWN) {
+        screen.field("", host.to_string())?;
+    }
+    if count > HOSTS_SHOWN {
+        screen.field("", format!("… and {} more", count - HOSTS_SHOWN))?;
+    }
+    screen.field(
+        "obeyed",
+        format!("from {} to {}", short_time(command.not_before), short_time(command.expires)),
+    )?;
+    if command.expires <= now {
+        screen.field_cell("", &Cell::new("it has expired").paint(Paint::Red))?;
+    } else {
+        screen.field("", format!("which is in {}", show_period(command.expires.since(now))))?;
+    }
+    if command.lease > 0 {
+        screen.field("lease", show_period(std::time::Duration::from_secs(command.lease)))?;
+    }
+    screen.field("reason", &command.reason)?;
+    screen.field("ticket", &command.ticket)?;
+    Ok(())
+}
+
+/// Whether the signatures suffice, role by role, with and without the one that is about to be added.
+fn print_reach(
+    screen: &mut Screen,
+    envelope: &Envelope,
+    command: &Command,
+    root: &TrustRoot,
+    key: &SigningKey,
+) -> Result<(), SocError> {
+    trust::print_signatures(screen, envelope, picket_protocol::command::PAYLOAD_TYPE, root)?;
+    let verified = envelope.verify(picket_protocol::command::PAYLOAD_TYPE, &root.public_keys());
+    let mut signers = verified.map_err(|error| SocError::Bad(error.to_string()))?.signers;
+    signers.insert(KeyId::of(&key.public()));
+    if root.tenant != command.tenant {
+        let text = format!("the trust root is for tenant {}", root.tenant);
+        return Ok(screen.field_cell("mismatch", &Cell::new(text).paint(Paint::RedBold))?);
+    }
+    let mut any = false;
+    for (name, role) in root.roles.iter().filter(|(_, role)| role.actions.contains(command.action.name())) {
+        any = true;
+        let count = role.keys.intersection(&signers).count();
+        let (enough, text) = reach(role, count, command);
+        let paint = if enough { Paint::Green } else { Paint::Yellow };
+        screen.field_cell("with yours", &Cell::new(format!("role {name}: {text}")).paint(paint))?;
+    }
+    if !any {
+        let text = format!("no role may order {}", command.action.name());
+        screen.field_cell("with yours", &Cell::new(text).paint(Paint::Red))?;
+    }
+    Ok(())
+}
+
+/// What an agent would say of so many signers; the agent alone decides.
+fn reach(role: &Role, signers: usize, command: &Command) -> (bool, String) {
+    let signers = u32::try_from(signers).unwrap_or(u32::MAX);
+    let bound =
+        role.audience.iter().filter(|bound| bound.signatures <= signers).map(|bound| bound.hosts).max();
+    let (bound, hosts) = (bound.unwrap_or(0), u32::try_from(command.hosts.len()).unwrap_or(u32::MAX));
+    if signers < role.threshold {
+        return (false, format!("{signers} of the {} signatures that it takes", role.threshold));
+    }
+    if hosts > bound {
+        let needed = role.audience.iter().filter(|b| b.hosts >= hosts).map(|b| b.signatures).min();
+        let needed = needed
+            .map_or("no number of signatures suffices".to_owned(), |n| format!("it takes {n} signatures"));
+        return (false, format!("{signers} signatures reach {bound} hosts, not {hosts}: {needed}"));
+    }
+    if command.lease > role.lease_seconds_max {
+        let most = show_period(std::time::Duration::from_secs(role.lease_seconds_max));
+        return (false, format!("the lease is over the role's bound of {most}"));
+    }
+    (true, format!("{signers} signatures suffice (up to {bound} hosts)"))
+}
+
+fn confirm(yes: bool) -> Result<(), SocError> {
+    if yes {
+        return Ok(());
+    }
+    if !std::io::stdin().is_terminal() {
+        return Err(SocError::Usage(
+            "nobody can be asked here: give --yes to sign what is shown above".to_owned(),
+        ));
+    }
+    write!(std::io::stderr(), "Sign this? [y/N] ")?;
+    let mut answer = String::new();
+    std::io::stdin().lock().read_line(&mut answer)?;
+    match answer.trim() {
+        "y" | "Y" | "yes" => Ok(()),
+        _ => Err(SocError::Bad("not signed".to_owned())),
+    }
+}
