@@ -22,6 +22,7 @@ mod schema;
 mod sealer;
 mod session;
 mod store;
+mod verify;
 mod writer;
 
 use std::path::PathBuf;
@@ -40,6 +41,7 @@ pub use reader::{BatchLimits, KeptRecord, Reader, RecordFilter};
 pub use schema::{Location, STATE_VERSION, read_connection};
 pub use sealer::{Acknowledged, Entry, QUEUE_ENTRIES_MAX, SealError, Sealed, Sealer, StateWrite};
 pub use store::{CLOCK_JUMP_MIN, Committed, Now, Outcome, Store};
+pub use verify::{Anchors, PROBLEMS_MAX, Problem, VerifyReport};
 
 use crate::config::LedgerConfig;
 use crate::layout::Layout;
@@ -75,8 +77,14 @@ impl Ledger {
         let stop = Stop::new().map_err(failed)?;
         let health = LedgerHealth::default();
         let (sealer, queue) = Sealer::with_health(health.clone());
-        let writer =
-            writer::Writer { store, queue, heads: heads.clone(), health: health.clone(), stop: stop.clone() };
+        let writer = writer::Writer {
+            store,
+            queue,
+            heads: heads.clone(),
+            health: health.clone(),
+            stop: stop.clone(),
+            shrunk: crate::clock::since_boot(),
+        };
         let thread = std::thread::Builder::new().name("ledger".to_owned()).spawn(move || writer.run());
         let writer = Mutex::new(Some(thread.map_err(failed)?));
         Ok(Self { sealer, heads, health, database, stop, writer, _lock: lock })

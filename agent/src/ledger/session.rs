@@ -21,6 +21,7 @@ pub(super) struct Session<'a> {
     origin: &'a str,
     pub time: Timestamp,
     pub totals: Totals,
+    before: &'a Totals,
     frontier: Frontier,
     cuts: Vec<Cut>,
     segment: Segment,
@@ -53,7 +54,7 @@ impl<'a> Session<'a> {
         transaction: &'a Transaction<'a>,
         origin: &'a str,
         frontier: &Frontier,
-        totals: &Totals,
+        totals: &'a Totals,
         time: Timestamp,
     ) -> Self {
         Self {
@@ -61,6 +62,7 @@ impl<'a> Session<'a> {
             origin,
             time,
             totals: totals.clone(),
+            before: totals,
             frontier: frontier.clone(),
             cuts: Vec::new(),
             segment: Segment::default(),
@@ -145,7 +147,9 @@ impl<'a> Session<'a> {
             let signature = key.sign(text.as_bytes());
             statement.execute(params![int(cut.size), self.time.nanos(), cut.root, int(n), signature])?;
         }
-        self.totals.store(self.transaction)?;
+        if self.totals != *self.before {
+            self.totals.store(self.transaction)?;
+        }
         Ok((self.frontier, self.totals))
     }
 

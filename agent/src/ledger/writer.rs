@@ -19,6 +19,8 @@ const IDLE: Duration = Duration::from_secs(60);
 const RETRY_PAUSE_MIN: Duration = Duration::from_millis(50);
 /// See [`RETRY_PAUSE_MIN`].
 const RETRY_PAUSE_MAX: Duration = Duration::from_secs(5);
+/// How often free space is given back to the file system.
+const SHRINK_PAUSE: Duration = Duration::from_secs(60);
 /// Attempts for what is left in the queue when the agent stops.
 const ATTEMPTS_AT_STOP: u32 = 3;
 
@@ -29,6 +31,8 @@ pub(super) struct Writer {
     pub heads: Heads,
     pub health: LedgerHealth,
     pub stop: Stop,
+    /// When free space was last given back, on the boot clock.
+    pub shrunk: Duration,
 }
 
 impl Writer {
@@ -42,33 +46,25 @@ impl Writer {
                 Err(RecvTimeoutError::Disconnected) => return,
             };
             let mut group = self.gather(first);
-            let is_written = self.write(&mut group);
-            if self.stop.is_set() && (!is_written || self.is_drained()) {
+            if !self.write(&mut group) {
                 return;
             }
-            self.rotate_when_due();
-        }
-    }
-
-    /// Waking entries are queued behind everything else, so an empty look means that all was taken.
-    fn is_drained(&mut self) -> bool {
-        match self.queue.try_recv() {
-            Ok(first) => {
-                let mut group = self.gather(first);
-                !self.write(&mut group) || self.is_drained_after()
+            if self.stop.is_set() {
+                self.drain();
+                return;
             }
-            Err(_) => true,
+            self.maintain();
         }
     }
 
-    fn is_drained_after(&mut self) -> bool {
+    /// Seals what was queued before the stop. What senders add later is refused when the queue is dropped.
+    fn drain(&mut self) {
         while let Ok(first) = self.queue.try_recv() {
             let mut group = self.gather(first);
             if !self.write(&mut group) {
-                break;
+                return;
             }
         }
-        true
     }
 
     /// What is queued already, up to a full batch: nobody waits for others to come.
@@ -176,8 +172,18 @@ impl Writer {
         }
     }
 
-    fn rotate_when_due(&mut self) {
+    fn maintain(&mut self) {
         let now = Now::read();
+        self.rotate_when_due(now);
+        if now.boot.saturating_sub(self.shrunk) >= SHRINK_PAUSE {
+            self.shrunk = now.boot;
+            if let Err(error) = self.store.shrink() {
+                tracing::warn!(%error, "free space of the database could not be given back");
+            }
+        }
+    }
+
+    fn rotate_when_due(&mut self, now: Now) {
         let trouble = self.health.report().key_trouble.is_some();
         if !trouble && !self.store.rotation_due(now) {
             return;
