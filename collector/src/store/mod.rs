@@ -5,6 +5,8 @@
 //! machine; a record's place (agent, seq) is taken once; records come back as the exact bytes that were
 //! sealed. All methods but `ingest` block: callers on an async runtime use `spawn_blocking`.
 
+pub mod own;
+pub mod sqlite;
 mod types;
 
 use std::future::Future;
@@ -16,6 +18,8 @@ use picket_protocol::identity::{AgentId, Tenant};
 use picket_protocol::time::Timestamp;
 use tokio::sync::oneshot;
 
+pub use own::OwnFinding;
+pub use sqlite::SqliteStore;
 pub use types::*;
 
 /// Most rows that one page holds, whatever the query asks for.
@@ -83,24 +87,20 @@ pub trait Store: Send + Sync {
     /// Takes a host's right to connect, for good.
     fn revoke(&self, agent: AgentId, reason: &str, now: Timestamp) -> Result<Host, StoreError>;
     /// Marks a host's ledger as forked, with the finding that says so. Later calls change nothing.
-    fn fork(&self, agent: AgentId, finding: OwnFinding) -> Result<(), StoreError>;
+    fn fork(&self, finding: OwnFinding) -> Result<(), StoreError>;
     /// Notes that an agent must reach `root` at `size`: it proved that it was cosigned before the store was restored.
-    fn restored(&self, agent: AgentId, size: u64, root: Hash, finding: OwnFinding) -> Result<(), StoreError>;
+    fn restored(&self, size: u64, root: Hash, finding: OwnFinding) -> Result<(), StoreError>;
     /// Notes that an agent said hello.
     fn greeted(&self, agent: AgentId, greeting: Greeting) -> Result<(), StoreError>;
-    /// Hosts heard of last before `last_seen`, not yet marked silent: marks them, and raises `finding` of each.
-    fn mark_silent(
-        &self,
-        last_seen: Timestamp,
-        finding: &(dyn Fn(&Host) -> OwnFinding + Sync),
-    ) -> Result<Vec<AgentId>, StoreError>;
-    /// Hosts whose certificate ends before `expires`, not yet marked at `stage`: marks them, and raises `finding` of each.
+    /// Marks hosts that were heard of last before `last_seen` as silent, each once, and raises the finding.
+    fn mark_silent(&self, last_seen: Timestamp, now: Timestamp) -> Result<u64, StoreError>;
+    /// Marks hosts whose certificate ends before `expires`, each once a stage, and raises the finding.
     fn mark_expiring(
         &self,
         expires: Timestamp,
         stage: ExpiryStage,
-        finding: &(dyn Fn(&Host) -> OwnFinding + Sync),
-    ) -> Result<Vec<AgentId>, StoreError>;
+        now: Timestamp,
+    ) -> Result<u64, StoreError>;
 
     // Findings.
 
@@ -118,7 +118,7 @@ pub trait Store: Send + Sync {
     /// Commands, newest first.
     fn commands(&self, query: &CommandQuery) -> Result<Page<CommandRow>, StoreError>;
     /// One command, with what became of it on each host.
-    fn command(&self, id: uuid::Uuid) -> Result<Option<StoredCommand>, StoreError>;
+    fn command(&self, id: uuid::Uuid, now: Timestamp) -> Result<Option<StoredCommand>, StoreError>;
     /// Envelopes that an agent has not answered and that have not expired, oldest first; `again` includes those that were sent before.
     fn waiting_commands(
         &self,
@@ -147,6 +147,8 @@ pub trait Store: Send + Sync {
     fn install_trust(&self, envelope: &[u8], now: Timestamp) -> Result<TrustRow, StoreError>;
     /// The trust root in force for a tenant.
     fn trust(&self, tenant: &Tenant) -> Result<Option<TrustRow>, StoreError>;
+    /// The newest trust roots of a tenant as envelopes, oldest first: an agent that missed some takes one after the other.
+    fn trust_chain(&self, tenant: &Tenant) -> Result<Vec<Vec<u8>>, StoreError>;
     /// The trust roots in force, by tenant.
     fn trusts(&self) -> Result<Vec<TrustRow>, StoreError>;
 }

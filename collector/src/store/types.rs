@@ -3,11 +3,13 @@
 use picket_protocol::checkpoint::SignedCheckpoint;
 use picket_protocol::command::{Check, Command, Outcome};
 use picket_protocol::crypto::{Hash, PublicKey};
-use picket_protocol::finding::{Finding, Observed, Severity};
+use picket_protocol::finding::{Observed, Severity};
 use picket_protocol::identity::{AgentId, Tenant};
 use picket_protocol::record::KeyRotation;
 use picket_protocol::time::Timestamp;
 use picket_protocol::tree::Frontier;
+
+use super::own::OwnFinding;
 
 /// Part of a list. `next` is the cursor for the following part, absent at the end.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -124,25 +126,21 @@ pub struct Enrolment {
     /// SHA-256 of its TLS public key.
     pub tls_key: Hash,
     /// Makes the certificate once the tenant is known.
-    pub issue: fn_issue::Issue,
+    pub issue: Issue,
     /// Now.
     pub now: Timestamp,
 }
 
-/// A closure that can be cloned and printed.
-pub mod fn_issue {
-    use super::Certificate;
-    use picket_protocol::identity::Tenant;
-    use std::sync::Arc;
+/// Makes a certificate for a tenant's agent; the text says why it could not.
+#[derive(Clone)]
+pub struct Issue(pub IssueFn);
 
-    /// Makes a certificate for a tenant's agent; the text says why it could not.
-    #[derive(Clone)]
-    pub struct Issue(pub Arc<dyn Fn(&Tenant) -> Result<Certificate, String> + Send + Sync>);
+/// See [`Issue`].
+pub type IssueFn = std::sync::Arc<dyn Fn(&Tenant) -> Result<Certificate, String> + Send + Sync>;
 
-    impl std::fmt::Debug for Issue {
-        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            f.write_str("Issue")
-        }
+impl std::fmt::Debug for Issue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Issue")
     }
 }
 
@@ -196,8 +194,6 @@ pub struct LedgerHead {
     pub checkpoint_key: PublicKey,
     /// What it must reach after a restore of this store.
     pub owed: Option<(u64, Hash)>,
-    /// Whether it is marked silent.
-    pub silent: bool,
 }
 
 /// What a hello says.
@@ -209,8 +205,6 @@ pub struct Greeting {
     pub facts: Option<String>,
     /// Now.
     pub now: Timestamp,
-    /// Raised when the host was marked silent.
-    pub seen_again: Option<OwnFinding>,
 }
 
 /// A batch whose every line was verified.
@@ -226,6 +220,10 @@ pub struct Ingest {
     pub lines: Vec<u8>,
     /// The checkpoint that ends the batch, verified.
     pub checkpoint: SignedCheckpoint,
+    /// The key that signed it.
+    pub checkpoint_key: PublicKey,
+    /// The key that signs the next one.
+    pub key: PublicKey,
     /// The tree's right edge behind the batch.
     pub frontier: Frontier,
     /// Perfect nodes of [`NODE_LEVEL_MIN`] and above that the batch completed: level, index, hash.
@@ -305,17 +303,6 @@ pub struct ReceiptIndex {
 pub struct Committed {
     /// The ledger's size with it.
     pub size: u64,
-}
-
-/// A finding that the collector makes about an agent.
-#[derive(Clone, Debug)]
-pub struct OwnFinding {
-    /// The agent.
-    pub agent: AgentId,
-    /// When it was made.
-    pub time: Timestamp,
-    /// What it says.
-    pub finding: Finding,
 }
 
 /// How near the end of a certificate is.
