@@ -143,6 +143,10 @@ pub trait Store: Send + Sync {
     fn remove_operator(&self, name: &str) -> Result<bool, StoreError>;
     /// The operator whose token has this SHA-256.
     fn operator_by_token(&self, token: &Hash) -> Result<Option<Operator>, StoreError>;
+    /// Adds to the audit trail, durably; `no` is ignored. Entries are never changed or removed.
+    fn audit(&self, entry: AuditRow) -> Result<(), StoreError>;
+    /// The audit trail, newest first.
+    fn audit_trail(&self, query: &AuditQuery) -> Result<Page<AuditRow>, StoreError>;
     /// Installs a trust root: the tenant's first, or one that the one in force lets replace it.
     fn install_trust(&self, envelope: &[u8], now: Timestamp) -> Result<TrustRow, StoreError>;
     /// The trust root in force for a tenant.

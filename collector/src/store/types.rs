@@ -74,6 +74,8 @@ pub struct HostQuery {
     pub tenant: Option<Tenant>,
     /// Of this name.
     pub hostname: Option<String>,
+    /// With an agent id from the first to the second, both included: all that begin alike lie so.
+    pub agents: Option<(AgentId, AgentId)>,
     /// Behind this cursor.
     pub after: Option<u64>,
     /// How many at most (0 for as many as a page holds).
@@ -549,6 +551,33 @@ pub struct Operator {
     pub role: Role,
     /// Since when.
     pub created: Timestamp,
+    /// From when on their token is refused; `None` for a token without end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<Timestamp>,
+}
+
+/// Something that an operator changed, for the audit trail.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct AuditRow {
+    /// Order of arrival: the cursor. Given by the store.
+    pub no: u64,
+    /// When.
+    pub time: Timestamp,
+    /// The operator's name.
+    pub operator: String,
+    /// Stable word: `command.post`, `trust.install` …
+    pub action: String,
+    /// About what: a command's id, a tenant and version.
+    pub subject: String,
+}
+
+/// Which entries of the audit trail.
+#[derive(Clone, Debug, Default)]
+pub struct AuditQuery {
+    /// Older than this cursor.
+    pub before: Option<u64>,
+    /// How many at most (0 for as many as a page holds).
+    pub limit: u32,
 }
 
 /// A tenant's trust root.

@@ -59,7 +59,8 @@ pub(super) fn submit(write: &mut Write<'_>, new: &NewCommand) -> Result<CommandR
 
 fn queue(write: &Write<'_>, command_no: i64, agent: AgentId, new: &NewCommand) -> Result<(), StoreError> {
     let (owner, ..) = hosts::owner(write.tx, agent)?
-        .ok_or_else(|| StoreError::Conflict(format!("there is no host {agent}")))?;
+        .filter(|(owner, ..)| owner.tenant == new.command.tenant)
+        .ok_or_else(|| StoreError::Conflict(format!("tenant {} has no host {agent}", new.command.tenant)))?;
     let sql = "SELECT count(*) FROM delivery WHERE agent_no = ? AND outcome IS NULL AND expires > ?";
     let open = write
         .tx

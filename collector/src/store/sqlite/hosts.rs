@@ -71,6 +71,10 @@ pub(super) fn list(tx: &Transaction<'_>, query: &HostQuery) -> Result<Page<Host>
     if let Some(hostname) = &query.hostname {
         conditions.add("h.hostname = ?", hostname.clone());
     }
+    if let Some((first, last)) = query.agents {
+        conditions.add("h.agent >= ?", first.0.as_bytes().to_vec());
+        conditions.add("h.agent <= ?", last.0.as_bytes().to_vec());
+    }
     if let Some(after) = query.after {
         conditions.add("h.no > ?", integer(after));
     }

@@ -29,10 +29,10 @@ use rusqlite::{Connection, Row};
 use tokio::sync::{Semaphore, broadcast, oneshot};
 
 use super::{
-    Admission, Certificate, CommandQuery, CommandRow, Commit, EnrolOutcome, Enrolment, ExpiryStage,
-    FindingQuery, FindingRow, Greeting, Host, HostQuery, Ingest, LedgerHead, NewCommand, NewToken, Operator,
-    OwnFinding, PAGE_ROWS_MAX, Page, Pending, ReceiptQuery, ReceiptRow, Store, StoreError, StoredCommand,
-    StoredFinding, TrustRow,
+    Admission, AuditQuery, AuditRow, Certificate, CommandQuery, CommandRow, Commit, EnrolOutcome, Enrolment,
+    ExpiryStage, FindingQuery, FindingRow, Greeting, Host, HostQuery, Ingest, LedgerHead, NewCommand,
+    NewToken, Operator, OwnFinding, PAGE_ROWS_MAX, Page, Pending, ReceiptQuery, ReceiptRow, Store,
+    StoreError, StoredCommand, StoredFinding, TrustRow,
 };
 use readers::Readers;
 use writer::Writer;
@@ -214,6 +214,14 @@ impl Store for SqliteStore {
 
     fn operator_by_token(&self, token: &Hash) -> Result<Option<Operator>, StoreError> {
         self.readers.read(|tx| people::operator_by_token(tx, token))
+    }
+
+    fn audit(&self, entry: AuditRow) -> Result<(), StoreError> {
+        self.writer.run(move |write| people::audit(write, &entry))
+    }
+
+    fn audit_trail(&self, query: &AuditQuery) -> Result<Page<AuditRow>, StoreError> {
+        self.readers.read(|tx| people::audit_trail(tx, query))
     }
 
     fn install_trust(&self, envelope: &[u8], now: Timestamp) -> Result<TrustRow, StoreError> {

@@ -8,9 +8,12 @@ use picket_protocol::trust::TrustRoot;
 use rusqlite::{OptionalExtension as _, Row, Transaction, params};
 use serde_json::value::RawValue;
 
-use super::super::{NewToken, Operator, StoreError, TrustRow};
+use super::super::{AuditQuery, AuditRow, NewToken, Operator, Page, StoreError, TrustRow};
 use super::writer::Write;
-use super::{count_column, damaged, integer, tenant_column, time_column, word, word_column};
+use super::{
+    Conditions, count_column, damaged, integer, page, page_rows, tenant_column, time_column, word,
+    word_column,
+};
 
 /// Tokens are forgotten this long after their end; until then a lost answer can be asked for again.
 const TOKEN_MEMORY_SECONDS: i64 = 30 * 24 * 3600;
@@ -33,8 +36,14 @@ pub(super) fn add_operator(
     token: &Hash,
 ) -> Result<(), StoreError> {
     let added = write.tx.execute(
-        "INSERT OR IGNORE INTO operator (name, role, created, token) VALUES (?, ?, ?, ?)",
-        params![operator.name, word(&operator.role), operator.created.nanos(), token],
+        "INSERT OR IGNORE INTO operator (name, role, created, expires, token) VALUES (?, ?, ?, ?, ?)",
+        params![
+            operator.name,
+            word(&operator.role),
+            operator.created.nanos(),
+            operator.expires.map(Timestamp::nanos),
+            token
+        ],
     )?;
     if added == 1 {
         return Ok(());
@@ -43,12 +52,19 @@ pub(super) fn add_operator(
 }
 
 fn read_operator(row: &Row<'_>) -> rusqlite::Result<Operator> {
-    Ok(Operator { name: row.get(0)?, role: word_column(row, 1)?, created: time_column(row, 2)? })
+    let expires: Option<i64> = row.get(3)?;
+    Ok(Operator {
+        name: row.get(0)?,
+        role: word_column(row, 1)?,
+        created: time_column(row, 2)?,
+        expires: expires.map(Timestamp::from_nanos),
+    })
 }
 
 /// All operators.
 pub(super) fn operators(tx: &Transaction<'_>) -> Result<Vec<Operator>, StoreError> {
-    let mut statement = tx.prepare_cached("SELECT name, role, created FROM operator ORDER BY name")?;
+    let mut statement =
+        tx.prepare_cached("SELECT name, role, created, expires FROM operator ORDER BY name")?;
     let rows = statement.query_map([], read_operator)?;
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
@@ -60,8 +76,40 @@ pub(super) fn remove_operator(write: &mut Write<'_>, name: &str) -> Result<bool,
 
 /// Whose token it is.
 pub(super) fn operator_by_token(tx: &Transaction<'_>, token: &Hash) -> Result<Option<Operator>, StoreError> {
-    let sql = "SELECT name, role, created FROM operator WHERE token = ?";
+    let sql = "SELECT name, role, created, expires FROM operator WHERE token = ?";
     Ok(tx.prepare_cached(sql)?.query_row([token], read_operator).optional()?)
+}
+
+/// Adds to the audit trail.
+pub(super) fn audit(write: &mut Write<'_>, entry: &AuditRow) -> Result<(), StoreError> {
+    write.tx.execute(
+        "INSERT INTO audit (time, operator, action, subject) VALUES (?, ?, ?, ?)",
+        params![entry.time.nanos(), entry.operator, entry.action, entry.subject],
+    )?;
+    Ok(())
+}
+
+/// A page of the audit trail.
+pub(super) fn audit_trail(tx: &Transaction<'_>, query: &AuditQuery) -> Result<Page<AuditRow>, StoreError> {
+    let mut conditions = Conditions::default();
+    if let Some(before) = query.before {
+        conditions.add("no < ?", integer(before));
+    }
+    let sql = format!(
+        "SELECT no, time, operator, action, subject FROM audit{} ORDER BY no DESC LIMIT {}",
+        conditions.text,
+        page_rows(query.limit) + 1
+    );
+    let read = |row: &Row<'_>| {
+        Ok(AuditRow {
+            no: count_column(row, 0)?,
+            time: time_column(row, 1)?,
+            operator: row.get(2)?,
+            action: row.get(3)?,
+            subject: row.get(4)?,
+        })
+    };
+    page(tx, &sql, conditions.values, query.limit, |row: &AuditRow| row.no, read)
 }
 
 /// Versions that an agent is sent when it connects: one that was away for longer has to be enrolled anew.
