@@ -1,0 +1,163 @@
+//! Commands: their one form and their bounds.
+
+use picket_protocol::command::{Action, Check, Command, CommandError, HOSTS_MAX, PAYLOAD_TYPE, Receipt};
+use picket_protocol::crypto::SigningKey;
+use picket_protocol::dsse::Envelope;
+use picket_protocol::frame::{Frame, FrameType};
+use picket_protocol::identity::{AgentId, Tenant};
+use picket_protocol::time::Timestamp;
+use proptest::prelude::*;
+
+use crate::generate::command;
+
+proptest! {
+    #[test]
+    fn commands_read_back(command in command()) {
+        let payload = serde_json::to_vec(&command).unwrap();
+        prop_assert_eq!(Command::parse(&payload).unwrap(), command.clone());
+        let pretty = serde_json::to_vec_pretty(&command).unwrap();
+        prop_assert_eq!(Command::parse(&pretty).unwrap(), command);
+    }
+
+    #[test]
+    fn a_changed_command_reads_as_another_or_not_at_all(command in command(), at in any::<prop::sample::Index>(), xor in 1..=255_u8) {
+        let mut payload = serde_json::to_vec(&command).unwrap();
+        let place = at.index(payload.len());
+        payload[place] ^= xor;
+        if let Ok(other) = Command::parse(&payload) {
+            prop_assert_eq!(serde_json::to_value(&other).unwrap(), serde_json::from_slice::<serde_json::Value>(&payload).unwrap());
+        }
+    }
+}
+
+fn plain() -> Command {
+    Command {
+        id: uuid::Uuid::parse_str("01945d2a-1c00-7000-8000-000000000001").unwrap(),
+        issued: Timestamp::from_seconds(100),
+        not_before: Timestamp::from_seconds(100),
+        expires: Timestamp::from_seconds(200),
+        tenant: Tenant::parse("acme").unwrap(),
+        hosts: vec![AgentId(uuid::Uuid::from_u128(1))],
+        action: Action::Scan { paths: Vec::new() },
+        lease: 0,
+        reason: "a reason".to_owned(),
+        ticket: "T-1".to_owned(),
+    }
+}
+
+#[test]
+fn bounds() {
+    assert_eq!(plain().check(), Ok(()));
+    let long = || "x".repeat(4_097);
+    let cases: Vec<(&str, fn(&mut Command))> = vec![
+        ("id", |c| c.id = uuid::Uuid::nil()),
+        ("hosts", |c| c.hosts.clear()),
+        ("hosts", |c| c.hosts.push(c.hosts[0])),
+        ("hosts", |c| c.hosts = (0..=HOSTS_MAX as u128).map(|n| AgentId(uuid::Uuid::from_u128(n))).collect()),
+        ("expiry", |c| c.expires = c.not_before),
+        ("message", |c| c.action = Action::Advise { message: String::new() }),
+        ("paths", |c| c.action = Action::Scan { paths: vec!["etc".to_owned()] }),
+        ("paths", |c| c.action = Action::Scan { paths: vec!["/a\0b".to_owned()] }),
+        ("paths", |c| c.action = Action::Scan { paths: vec!["/a".to_owned(); 65] }),
+        ("paths", |c| c.action = Action::Scan { paths: vec!["/".repeat(4_096)] }),
+        ("drill", |c| c.action = Action::Drill { findings: 0 }),
+        ("drill", |c| c.action = Action::Drill { findings: 1_001 }),
+    ];
+    for (word, change) in cases {
+        let mut command = plain();
+        change(&mut command);
+        let error = command.check().unwrap_err();
+        assert!(
+            matches!(error, CommandError::Bounds(_)) && error.to_string().contains(word),
+            "{word}: {error}"
+        );
+        assert_eq!(Command::parse(&serde_json::to_vec(&command).unwrap()), Err(error));
+    }
+    for word in ["reason", "ticket", "message"] {
+        let mut command = plain();
+        match word {
+            "reason" => command.reason = long(),
+            "ticket" => command.ticket = long(),
+            _ => command.action = Action::Advise { message: long() },
+        }
+        assert!(command.check().unwrap_err().to_string().contains(word));
+    }
+}
+
+#[test]
+fn what_was_signed_is_read_whole() {
+    let good = serde_json::to_string(&plain()).unwrap();
+    let cases = [
+        ("unknown member", good.replace(r#""lease":0"#, r#""lease":0,"force":true"#)),
+        ("unknown member of the action", good.replace(r#""paths":[]"#, r#""paths":[],"all":true"#)),
+        ("member twice", good.replace(r#""lease":0"#, r#""lease":9,"lease":0"#)),
+        ("action twice", good.replace(r#""type":"scan""#, r#""type":"scan","type":"scan""#)),
+        ("action as array", good.replace(r#"{"type":"scan","paths":[]}"#, r#"["scan",[]]"#)),
+        ("unknown action", good.replace(r#""type":"scan""#, r#""type":"isolate""#)),
+        ("lease as text", good.replace(r#""lease":0"#, r#""lease":"0""#)),
+        ("lease as float", good.replace(r#""lease":0"#, r#""lease":0.0"#)),
+        ("upper-case id", good.replace("01945d2a", "01945D2A")),
+        ("tenant with capitals", good.replace("acme", "Acme")),
+        ("time in another form", good.replace("00:01:40.000000000Z", "00:01:40Z")),
+        ("member left out", good.replace(r#""ticket":"T-1""#, r#""tickets":"T-1""#)),
+        ("array", format!("[{good}]")),
+        ("two", format!("{good}{good}")),
+        ("cut", good[..good.len() - 1].to_owned()),
+        ("empty", String::new()),
+    ];
+    for (what, payload) in cases {
+        assert_ne!(payload, good, "{what}");
+        assert!(matches!(Command::parse(payload.as_bytes()), Err(CommandError::Malformed(_))), "{what}");
+    }
+}
+
+/// The largest audience, with the longest texts and all the signatures that fit, travels in one frame.
+#[test]
+fn the_largest_command_fits() {
+    let mut command = plain();
+    command.hosts = (0..HOSTS_MAX as u128).map(|n| AgentId(uuid::Uuid::from_u128(n))).collect();
+    command.reason = "x".repeat(4_096);
+    command.ticket = "x".repeat(4_096);
+    command.action = Action::Advise { message: "\u{1}".repeat(4_096) };
+    let mut envelope = Envelope::new(PAYLOAD_TYPE, &serde_json::to_vec(&command).unwrap());
+    for n in 0..64 {
+        envelope.sign(&SigningKey::from_seed([n; 32])).unwrap();
+    }
+    let body = serde_json::to_vec(&envelope).unwrap();
+    let frame = Frame::new(FrameType::Command, body).unwrap();
+    let payload = Envelope::parse(&frame.body).unwrap().payload().unwrap();
+    assert_eq!(Command::parse(&payload), Ok(command));
+}
+
+#[test]
+fn words_of_checks_and_actions() {
+    let checks = [
+        Check::WellFormed,
+        Check::TrustRoot,
+        Check::Signatures,
+        Check::Role,
+        Check::Threshold,
+        Check::Tenant,
+        Check::NotBefore,
+        Check::Expiry,
+        Check::Host,
+        Check::BlastRadius,
+        Check::Replay,
+        Check::Lease,
+        Check::LocalPolicy,
+    ];
+    assert!(checks.is_sorted(), "the order in which they are made");
+    for check in checks {
+        assert_eq!(serde_json::to_value(check).unwrap(), check.as_str());
+    }
+    for action in [
+        Action::Advise { message: String::new() },
+        Action::Scan { paths: Vec::new() },
+        Action::Drill { findings: 1 },
+    ] {
+        assert_eq!(serde_json::to_value(&action).unwrap()["type"], action.name());
+    }
+    let receipt = r#"{"outcome":"refused","check":"threshold","title":"t","envelope_sha256":"00"}"#;
+    let receipt: Receipt = serde_json::from_str(receipt).unwrap();
+    assert_eq!((receipt.command, receipt.check), (None, Some(Check::Threshold)));
+}

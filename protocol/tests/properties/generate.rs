@@ -1,0 +1,109 @@
+//! Arbitrary values of the protocol's types.
+
+use std::collections::BTreeSet;
+
+use picket_protocol::command::{Action, Command};
+use picket_protocol::crypto::SigningKey;
+use picket_protocol::finding::{Entity, Finding, Observed, Severity, Text};
+use picket_protocol::identity::{AgentId, Tenant};
+use picket_protocol::time::Timestamp;
+use proptest::collection::{btree_set, vec};
+use proptest::prelude::*;
+
+pub fn timestamp() -> impl Strategy<Value = Timestamp> {
+    any::<i64>().prop_map(Timestamp::from_nanos)
+}
+
+pub fn agent() -> impl Strategy<Value = AgentId> {
+    any::<u128>().prop_map(|bits| AgentId(uuid::Uuid::from_u128(bits)))
+}
+
+pub fn tenant() -> impl Strategy<Value = Tenant> {
+    "[a-z0-9][a-z0-9-]{0,63}".prop_map(|name| Tenant::parse(&name).unwrap())
+}
+
+pub fn key() -> impl Strategy<Value = SigningKey> {
+    any::<[u8; 32]>().prop_map(SigningKey::from_seed)
+}
+
+pub fn uuid_v7() -> impl Strategy<Value = uuid::Uuid> {
+    any::<(u64, [u8; 10])>()
+        .prop_map(|(millis, random)| uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid())
+}
+
+/// Any bytes: names with NUL, newlines, broken UTF-8.
+pub fn text() -> impl Strategy<Value = Text> {
+    prop_oneof![any::<String>().prop_map(String::into_bytes), vec(any::<u8>(), 0..40)]
+        .prop_map(|bytes| Text::from_bytes(&bytes))
+}
+
+/// JSON as evidence may be, without floats: they have no exact text.
+pub fn json() -> impl Strategy<Value = serde_json::Value> {
+    let leaf = prop_oneof![
+        Just(serde_json::Value::Null),
+        any::<bool>().prop_map(Into::into),
+        any::<i64>().prop_map(Into::into),
+        any::<u64>().prop_map(Into::into),
+        any::<String>().prop_map(Into::into),
+    ];
+    leaf.prop_recursive(4, 24, 6, |inner| {
+        let members = vec((any::<String>(), inner.clone()), 0..6);
+        prop_oneof![
+            vec(inner, 0..6).prop_map(serde_json::Value::Array),
+            members.prop_map(|members| serde_json::Value::Object(members.into_iter().collect())),
+        ]
+    })
+}
+
+fn entity() -> impl Strategy<Value = Entity> {
+    prop_oneof![
+        text().prop_map(|path| Entity::File { path }),
+        (text(), any::<Option<u32>>()).prop_map(|(name, uid)| Entity::User { name, uid }),
+        any::<(std::net::IpAddr, Option<u16>)>()
+            .prop_map(|(address, port)| Entity::Address { address, port }),
+        (any::<u32>(), proptest::option::of(text()))
+            .prop_map(|(pid, executable)| Entity::Process { pid, executable }),
+        text().prop_map(|name| Entity::Interface { name }),
+        any::<(String, Option<String>)>().prop_map(|(name, version)| Entity::Package { name, version }),
+        agent().prop_map(|agent| Entity::Host { agent }),
+    ]
+}
+
+pub fn finding() -> impl Strategy<Value = Finding> {
+    let observed = (timestamp(), timestamp(), any::<u64>()).prop_map(|(first, last, count)| Observed {
+        first,
+        last,
+        count,
+    });
+    let severity = proptest::sample::select(&Severity::ALL[..]);
+    let what = (uuid_v7(), "[a-z]{1,9}\\.[a-z-]{1,20}", severity, observed, any::<String>());
+    let more = (vec(entity(), 0..4), json(), vec("T[0-9]{4}", 0..3), any::<Option<String>>(), any::<bool>());
+    (what, more).prop_map(|((id, rule, severity, observed, title), more)| {
+        let (entities, evidence, attack, explained_by, drill) = more;
+        Finding { id, rule, severity, observed, title, entities, evidence, attack, explained_by, drill }
+    })
+}
+
+fn action() -> impl Strategy<Value = Action> {
+    prop_oneof![
+        "\\PC{1,60}".prop_map(|message| Action::Advise { message }),
+        vec("/[^\0]{0,30}", 0..4).prop_map(|paths| Action::Scan { paths }),
+        (1..=1_000_u32).prop_map(|findings| Action::Drill { findings }),
+    ]
+}
+
+pub fn command() -> impl Strategy<Value = Command> {
+    let times = (timestamp(), any::<(i64, i64)>()).prop_filter_map("a window", |(issued, (one, other))| {
+        let (from, to) = (one.min(other), one.max(other));
+        (from < to).then(|| (issued, Timestamp::from_nanos(from), Timestamp::from_nanos(to)))
+    });
+    let who = (uuid_v7(), tenant(), btree_set(agent(), 1..8));
+    let why = any::<(u64, String, String)>();
+    (times, who, action(), why).prop_map(|(times, (id, tenant, hosts), action, why)| {
+        let (issued, not_before, expires) = times;
+        let (lease, reason, ticket) = why;
+        let hosts: BTreeSet<AgentId> = hosts;
+        let hosts = hosts.into_iter().collect();
+        Command { id, issued, not_before, expires, tenant, hosts, action, lease, reason, ticket }
+    })
+}
