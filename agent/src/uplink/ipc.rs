@@ -9,7 +9,7 @@
 //! | 128 | core → uplink | [`Settings`]: the first message |
 //! | 129 | core → uplink | [`Begin`]: frames that follow are for connection `epoch` |
 //! | 130 | core → uplink | [`Close`]: give connection `epoch` up and dial again later |
-//! | 131 | uplink → core | [`Notice`]: what became of the sandbox, of a connection, of an enrolment |
+//! | 131 | uplink → core | [`Notice`]: what became of the sandbox, of a connection, of the certificate |
 //!
 //! Frames that the core wrote for a connection that has meanwhile gone down are still in the socket when the
 //! next one is up: the uplink drops what is not preceded by [`Begin`] with the epoch in force.
@@ -51,10 +51,15 @@ pub enum Task {
         /// The collector's CA, PEM.
         ca: PathBuf,
     },
-    /// Send one `enroll` frame, which follows these settings, and hand back the answer.
+    /// Send one `enroll` frame, which follows these settings, and hand back the frame that answers it.
     Enrol {
-        /// SHA-256 of the collector's CA certificate, in hex.
+        /// Base64 of the SHA-256 of the collector's CA certificate.
         ca: String,
+    },
+    /// Close the sandbox as for the network, then try what it must prevent: see [`crate::sys::attempt`].
+    Attempt {
+        /// What to try.
+        act: String,
     },
 }
 
@@ -108,10 +113,17 @@ pub enum Notice {
         /// When it ends, seconds since the epoch.
         expires: i64,
     },
-    /// The answer to an enrolment.
-    Enrolled {
-        /// Body of the `enrolled` frame.
-        body: String,
+    /// The collector's answer to a request for renewal was of no use; it is asked again later.
+    RenewalFailed {
+        /// Why.
+        reason: String,
+    },
+    /// What came of [`Task::Attempt`].
+    Attempted {
+        /// What was tried.
+        act: String,
+        /// `allowed`, or `refused: …`.
+        outcome: String,
     },
     /// The uplink cannot go on; it exits after this.
     Failed {

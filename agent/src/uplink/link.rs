@@ -1,5 +1,5 @@
-//! The core's end of the link: starts and supervises the uplink process, and carries out what the session
-//! decides. One thread.
+//! The core's end of the link, as the rest of the core sees it: what it is given, and how it is started. The work
+//! is in [`super::driver`], the decisions are in [`super::session`].
 
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
@@ -7,13 +7,16 @@ use std::sync::Arc;
 
 use picket_protocol::crypto::Hash;
 use picket_protocol::message::Batch;
+use picket_protocol::note::NoteError;
 
 use crate::config::UplinkConfig;
 use crate::enrolment::Enrolment;
 use crate::layout::Layout;
 use crate::ledger::Sealer;
-use crate::sys::Stop;
+use crate::sys::{Account, AccountError, Stop};
 
+use super::driver::Driver;
+use super::session::Session;
 use super::status::LinkStatus;
 
 /// What the link is given.
@@ -42,8 +45,8 @@ pub trait LedgerSource: Send {
     fn size(&mut self) -> Result<u64, SourceError>;
     /// How many the collector is known to hold.
     fn acknowledged(&mut self) -> Result<u64, SourceError>;
-    /// Size and text of the newest signed checkpoint; the text is empty when the ledger is empty.
-    fn latest_checkpoint(&mut self) -> Result<(u64, String), SourceError>;
+    /// The newest signed checkpoint; empty when the ledger is.
+    fn latest_checkpoint(&mut self) -> Result<String, SourceError>;
     /// The newest checkpoint with the collector's cosignature; empty when there is none.
     fn cosigned(&mut self) -> Result<String, SourceError>;
     /// Our root over the first `size` records; `None` when we have fewer.
@@ -52,8 +55,10 @@ pub trait LedgerSource: Send {
     fn batch(&mut self, from: u64) -> Result<Option<Batch>, SourceError>;
     /// Makes durable that the collector cosigned this checkpoint.
     fn acknowledge(&mut self, note: &str) -> Result<(), SourceError>;
-    /// A non-blocking eventfd of this reader alone, written whenever the size grows.
+    /// A descriptor that is readable when the ledger may have grown since [`LedgerSource::clear_wake`].
     fn wake(&self) -> BorrowedFd<'_>;
+    /// Makes it unreadable until the next growth. Called before the size is read.
+    fn clear_wake(&mut self);
 }
 
 /// Where commands and trust roots go. Called on the link's thread: it must not wait for long.
@@ -62,6 +67,20 @@ pub trait CommandSink: Send + Sync {
     fn command(&self, envelope: Vec<u8>);
     /// A DSSE envelope that claims to be a trust root, unverified, at most `ENVELOPE_BYTES_MAX` long.
     fn trust(&self, envelope: Vec<u8>);
+}
+
+/// Why the link cannot be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// `uplink.user`.
+    #[error(transparent)]
+    Account(#[from] AccountError),
+    /// The witness key in the enrolment.
+    #[error("the enrolment's witness key: {0}")]
+    Witness(#[from] NoteError),
+    /// No thread.
+    #[error("cannot start a thread: {0}")]
+    Thread(#[from] std::io::Error),
 }
 
 /// The running link.
@@ -87,10 +106,17 @@ pub fn start(
     sink: Arc<dyn CommandSink>,
     stop: Stop,
     status: LinkStatus,
-) -> std::io::Result<LinkHandle> {
-    let thread = std::thread::Builder::new().name("link".to_owned()).spawn(move || {
-        drop((config, ledger, sealer, sink, status));
-        stop.wait(std::time::Duration::MAX);
-    })?;
+) -> Result<LinkHandle, StartError> {
+    let account = uplink_account(&config.uplink.user)?;
+    let witness = config.enrolment.witness_key()?;
+    status.update(|report| report.address = config.enrolment.address.clone());
+    let session = Session::new(config.enrolment.agent.origin(), witness);
+    let driver = Driver { config, account, ledger, sealer, sink, stop, status, session, failures: 0 };
+    let thread = std::thread::Builder::new().name("link".to_owned()).spawn(move || driver.run())?;
     Ok(LinkHandle { thread })
+}
+
+/// As whom the uplink runs: the configured user, or, for an agent that is not root itself (tests, trials), us.
+pub fn uplink_account(user: &str) -> Result<Option<Account>, AccountError> {
+    if rustix::process::geteuid().is_root() { Account::find(user).map(Some) } else { Ok(None) }
 }

@@ -7,11 +7,30 @@
 //! The uplink can drop what it carries, which is noticed; it can forge nothing, because records are sealed
 //! and commands are signed on the far sides of both ends.
 
+pub mod backoff;
+pub mod certificate;
+mod child;
+pub mod core_end;
+pub mod credentials;
+pub mod dial;
+mod driver;
+pub mod enrolling;
 pub mod ipc;
 pub mod link;
+pub mod process;
+pub mod proxy;
+pub mod rate;
+pub mod relay;
+mod reports;
 pub mod sandbox;
+pub mod session;
+mod source;
 pub mod status;
 pub mod syscalls;
+pub mod tls;
 
-pub use link::{CommandSink, LedgerSource, LinkConfig, LinkHandle, SourceError, start};
+pub use link::{
+    CommandSink, LedgerSource, LinkConfig, LinkHandle, SourceError, StartError, start, uplink_account,
+};
+pub use source::LedgerLink;
 pub use status::{LinkReport, LinkState, LinkStatus};

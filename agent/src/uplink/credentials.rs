@@ -1,0 +1,174 @@
+//! The uplink's key and certificates: opened once, before the sandbox closes, and renewed in place.
+
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use picket_protocol::time::Timestamp;
+use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, PublicKeyData as _};
+use rustls::ClientConfig;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use zeroize::Zeroizing;
+
+use super::certificate::{CertificateError, Facts, PEM_BYTES_MAX, from_pem};
+use super::tls;
+
+/// Shortest and longest pause between requests for renewal that were not answered.
+const RETRY_MIN: Duration = Duration::from_secs(2);
+const RETRY_MAX: Duration = Duration::from_secs(3_600);
+
+/// Why key or certificates cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum CredentialError {
+    /// A file cannot be read.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A certificate is not one.
+    #[error("{path}: {source}")]
+    Certificate {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: CertificateError,
+    },
+    /// The key is not one.
+    #[error("{0} is not a private key in PEM")]
+    Key(PathBuf),
+    /// The certificate is for another key.
+    #[error("{0} is not for the private key beside it; enrol again: agent enroll --force 'picket1.…'")]
+    Mismatch(PathBuf),
+    /// TLS refuses them.
+    #[error("TLS refuses the key or a certificate: {0}")]
+    Tls(#[from] rustls::Error),
+}
+
+/// Why a renewed certificate is not taken. The old one stays in use.
+#[derive(Debug, thiserror::Error)]
+pub enum RenewalError {
+    /// It is not one.
+    #[error("the renewed certificate: {0}")]
+    Certificate(#[from] CertificateError),
+    /// It is for another key or names somebody else.
+    #[error("the renewed certificate is not for this agent's key and name")]
+    Mismatch,
+    /// It ends no later than the one in use.
+    #[error("the renewed certificate ends no later than the one in use")]
+    NotNewer,
+    /// TLS refuses it.
+    #[error("TLS refuses the renewed certificate: {0}")]
+    Tls(#[from] rustls::Error),
+    /// The request cannot be made.
+    #[error("the request for a certificate cannot be made: {0}")]
+    Request(String),
+}
+
+/// A private key with its certificate and the collector's CA.
+pub struct Credentials {
+    key: KeyPair,
+    ca: CertificateDer<'static>,
+    facts: Facts,
+    config: Arc<ClientConfig>,
+}
+
+impl Credentials {
+    /// Reads the three files.
+    pub fn open(key: &Path, certificate: &Path, ca: &Path) -> Result<Self, CredentialError> {
+        let text = Zeroizing::new(read_bounded(key)?);
+        let text = std::str::from_utf8(&text).map_err(|_| CredentialError::Key(key.to_owned()))?;
+        let pair = KeyPair::from_pem(text).map_err(|_| CredentialError::Key(key.to_owned()))?;
+        let read = |path: &Path| {
+            let refused = |source| CredentialError::Certificate { path: path.to_owned(), source };
+            from_pem(&read_bounded(path)?).map_err(refused)
+        };
+        let (certificate_der, ca) = (read(certificate)?, read(ca)?);
+        let refused = |source| CredentialError::Certificate { path: certificate.to_owned(), source };
+        let facts = Facts::read(&certificate_der).map_err(refused)?;
+        if facts.public_key != pair.subject_public_key_info() {
+            return Err(CredentialError::Mismatch(certificate.to_owned()));
+        }
+        let config = tls::agent_config(ca.clone(), certificate_der, private(&pair))?;
+        Ok(Self { key: pair, ca, facts, config })
+    }
+
+    /// For the next connection.
+    pub fn config(&self) -> Arc<ClientConfig> {
+        Arc::clone(&self.config)
+    }
+
+    /// When the certificate ends, seconds since the epoch.
+    pub fn expires(&self) -> i64 {
+        self.facts.not_after.seconds()
+    }
+
+    /// How long until a new certificate should be asked for; None when it is too late for that as well.
+    pub fn renew_in(&self, now: Timestamp) -> Option<Duration> {
+        (now < self.facts.not_after).then(|| self.facts.renew_at().since(now))
+    }
+
+    /// How long to wait for an answer before asking again: a quarter of what is left.
+    pub fn retry_in(&self, now: Timestamp) -> Duration {
+        (self.facts.not_after.since(now) / 4).clamp(RETRY_MIN, RETRY_MAX)
+    }
+
+    /// A request for a new certificate for the same key, PEM.
+    pub fn request(&self) -> Result<String, RenewalError> {
+        let subject = (self.facts.common_name.as_deref(), self.facts.organization.as_deref());
+        request(&self.key, subject).map_err(RenewalError::Request)
+    }
+
+    /// Takes a renewed certificate, PEM, into use.
+    pub fn renew(&mut self, pem: &str) -> Result<(), RenewalError> {
+        let certificate = from_pem(pem.as_bytes())?;
+        let facts = Facts::read(&certificate)?;
+        if !is_renewal(&self.facts, &facts) {
+            return Err(RenewalError::Mismatch);
+        }
+        if facts.not_after <= self.facts.not_after {
+            return Err(RenewalError::NotNewer);
+        }
+        self.config = tls::agent_config(self.ca.clone(), certificate, private(&self.key))?;
+        self.facts = facts;
+        Ok(())
+    }
+}
+
+/// Whether `new` is for the same key and names the same agent and tenant as `old`.
+pub fn is_renewal(old: &Facts, new: &Facts) -> bool {
+    let same_name = old.common_name == new.common_name && old.organization == new.organization;
+    same_name && old.public_key == new.public_key
+}
+
+/// A PKCS #10 request for `key`, PEM, with the subject that the certificate shall have: CN and O.
+pub fn request(key: &KeyPair, subject: (Option<&str>, Option<&str>)) -> Result<String, String> {
+    let mut parameters = CertificateParams::new(Vec::new()).map_err(|error| error.to_string())?;
+    let mut name = DistinguishedName::new();
+    if let Some(common_name) = subject.0 {
+        name.push(DnType::CommonName, common_name);
+    }
+    if let Some(organization) = subject.1 {
+        name.push(DnType::OrganizationName, organization);
+    }
+    parameters.distinguished_name = name;
+    let request = parameters.serialize_request(key).map_err(|error| error.to_string())?;
+    request.pem().map_err(|error| error.to_string())
+}
+
+fn private(key: &KeyPair) -> PrivateKeyDer<'static> {
+    PrivateKeyDer::Pkcs8(key.serialize_der().into())
+}
+
+fn read_bounded(path: &Path) -> Result<Vec<u8>, CredentialError> {
+    let failed = |source| CredentialError::Read { path: path.to_owned(), source };
+    // Large enough from the start: a buffer that grows leaves copies of the key behind.
+    let mut bytes = Vec::with_capacity(PEM_BYTES_MAX + 1);
+    let file = std::fs::File::open(path).map_err(failed)?;
+    let limit = u64::try_from(PEM_BYTES_MAX).unwrap_or(u64::MAX);
+    file.take(limit).read_to_end(&mut bytes).map_err(failed)?;
+    Ok(bytes)
+}
