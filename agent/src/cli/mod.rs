@@ -78,16 +78,10 @@ const EXIT_CODES: &str = "Exit codes: 0 fine, 1 degraded, 2 failing, 3 usage or 
 enum Subcommand {
     /// Check a configuration file without starting anything
     CheckConfig(check_config::Arguments),
-    /// Make this host an agent of the collector that printed the join string
-    Enroll(enroll::Arguments),
 }
 
 /// Runs the command line.
 pub fn main() -> ExitCode {
-    // `agent uplink` is not for people, and its process is to be as small as can be: no parser for it.
-    if std::env::args_os().skip(1).eq(["uplink"]) {
-        return crate::uplink::process::main();
-    }
     run(std::env::args_os()).into()
 }
 
@@ -103,6 +97,5 @@ fn run(arguments: impl Iterator<Item = OsString>) -> Exit {
     let global = arguments.global;
     match arguments.command {
         Subcommand::CheckConfig(arguments) => check_config::run(&global, arguments),
-        Subcommand::Enroll(arguments) => enroll::run(&global, arguments),
     }
 }

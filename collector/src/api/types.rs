@@ -45,6 +45,10 @@ pub struct Whoami {
     pub operator: String,
     /// `viewer`, `responder` or `admin`.
     pub role: String,
+    /// When the token ends; absent for one without end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub expires: Option<Timestamp>,
     /// The collector's witness key (C2SP vkey): what its cosignatures are checked with.
     pub witness: String,
 }
@@ -210,6 +214,43 @@ pub struct ProofStatus {
     pub size: Option<u64>,
 }
 
+/// The proof of one record (`picket-proof/1`): see the protocol's module `bundle`.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Bundle)]
+pub struct BundleSchema {
+    /// `picket-proof/1`.
+    pub format: String,
+    /// Whose host.
+    pub tenant: String,
+    /// Which agent.
+    #[schema(format = "uuid")]
+    pub agent: String,
+    /// The record's place.
+    pub seq: u64,
+    /// Base64 of the record's exact bytes.
+    pub record: String,
+    /// Base64 hashes of the inclusion proof, leaf side first.
+    pub proof: Vec<String>,
+    /// The cosigned checkpoint (C2SP signed note).
+    pub checkpoint: String,
+    /// The ledger key at enrolment (base64).
+    pub enrolled_key: String,
+    /// Each later key, in order.
+    pub hand_overs: Vec<HandOverSchema>,
+}
+
+/// A hand-over of the ledger key.
+#[derive(Serialize, ToSchema)]
+#[schema(as = HandOver)]
+pub struct HandOverSchema {
+    /// Place of the `key` record.
+    pub seq: u64,
+    /// The new key (base64).
+    pub public_key: String,
+    /// Base64 of the old key's signature.
+    pub signature: String,
+}
+
 /// One page of commands.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct CommandPage {
@@ -261,7 +302,7 @@ pub struct CommandDetail {
     /// As in lists.
     pub summary: CommandSummary,
     /// The envelope as it was posted (DSSE).
-    #[schema(value_type = Object)]
+    #[schema(value_type = EnvelopeSchema)]
     pub envelope: Envelope,
     /// How far it got on each host that it names.
     pub deliveries: Vec<Delivery>,
@@ -332,6 +373,30 @@ pub struct Receipt {
     pub body: Option<serde_json::Value>,
 }
 
+/// A DSSE envelope (<https://github.com/secure-systems-lab/dsse>).
+#[derive(Serialize, ToSchema)]
+#[schema(as = Envelope)]
+pub struct EnvelopeSchema {
+    /// Base64 of the payload's exact bytes.
+    pub payload: String,
+    /// What the payload is.
+    #[serde(rename = "payloadType")]
+    pub payload_type: String,
+    /// Who signed.
+    pub signatures: Vec<SignatureSchema>,
+}
+
+/// One signature of an envelope.
+#[derive(Serialize, ToSchema)]
+#[schema(as = EnvelopeSignature)]
+pub struct SignatureSchema {
+    /// Names the key; may be absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keyid: Option<String>,
+    /// Base64 of the signature.
+    pub sig: String,
+}
+
 /// One page of trust roots.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct TrustList {
@@ -354,7 +419,7 @@ pub struct Trust {
     #[schema(value_type = String, format = DateTime)]
     pub installed: Timestamp,
     /// The envelope as it was installed (DSSE).
-    #[schema(value_type = Object)]
+    #[schema(value_type = EnvelopeSchema)]
     pub envelope: Envelope,
 }
 
