@@ -1,1 +1,247 @@
-//! Verify and carry out commands.
+//! Verifies and carries out commands; every action has an undo.
+//!
+//! `verify` decides, purely; `engine` seals the decision and keeps what is in force; `work` does what takes
+//! long. Here are the two threads around them: one judges, in order of arrival, and is never held up by work;
+//! the other works, one command at a time.
+//!
+//! Promises: nothing is done that did not pass every check; the id of what is done is spent, durably, before
+//! it is done; every command gets a receipt, those that a crash interrupts at the next start (refusals beyond
+//! [`receipt::REFUSALS_BURST`] are counted in the receipt of a later one).
+
+use std::fmt;
+use std::io;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use picket_protocol::identity::{AgentId, Tenant};
+use picket_protocol::time::Timestamp;
+use uuid::Uuid;
+
+use crate::uplink::CommandSink;
+
+pub mod engine;
+pub mod lease;
+mod motd;
+pub mod receipt;
+pub mod status;
+pub mod store;
+pub mod trust;
+pub mod verify;
+pub mod work;
+
+pub use engine::{Context, Engine, RespondError};
+pub use status::{RespondReport, RespondStatus};
+pub use store::SCHEMA;
+pub use work::Tools;
+use work::{Work, WorkKind};
+
+/// Envelopes that may wait to be judged; with more the link's frames are dropped and counted. Judging takes
+/// milliseconds, and the largest envelope has 640 KiB.
+const QUEUE_MAX: usize = 8;
+/// Commands that may wait to be carried out; more are answered with a failure.
+const WORK_MAX: usize = 8;
+/// How long a local request waits for the responder.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(40);
+
+/// Both clocks, read together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment {
+    /// The wall clock.
+    pub wall: Timestamp,
+    /// Time since boot.
+    pub boot: Duration,
+}
+
+impl Moment {
+    /// Reads the clocks.
+    pub fn now() -> Self {
+        Self { wall: crate::clock::now(), boot: crate::clock::since_boot() }
+    }
+}
+
+/// Who asked for something on the local socket, as the kernel tells it.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Person {
+    /// The user that the process runs as.
+    pub uid: u32,
+    /// The user that logged in, when there was a login.
+    pub login_uid: Option<u32>,
+    /// Name of the latter, or else of the former.
+    pub name: Option<String>,
+}
+
+impl fmt::Display for Person {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let uid = self.login_uid.unwrap_or(self.uid);
+        let name = self.name.as_deref().unwrap_or("somebody without a name");
+        write!(f, "{} (uid {uid})", picket_protocol::finding::printable(name))
+    }
+}
+
+enum Job {
+    Command(Vec<u8>, Moment),
+    Trust(Vec<u8>),
+    Enrolled(AgentId, Tenant),
+    Acknowledge(Option<Uuid>, Person, SyncSender<Result<Vec<Uuid>, RespondError>>),
+    Hold(Option<Duration>, Person, SyncSender<Result<(), RespondError>>),
+    Stop,
+}
+
+/// Hands jobs to the running responder; cheap to clone.
+#[derive(Clone)]
+pub struct Responder {
+    jobs: SyncSender<Job>,
+    status: RespondStatus,
+}
+
+/// The responder's threads.
+pub struct ResponderHandle {
+    responder: Responder,
+    judge: JoinHandle<()>,
+    worker: JoinHandle<()>,
+}
+
+impl ResponderHandle {
+    /// Ends both threads after what they are doing; waits for them. The stop signal of the tools must be set.
+    pub fn stop(self) {
+        // Fails only when the thread is gone already.
+        let _gone = self.responder.jobs.send(Job::Stop).is_err();
+        drop(self.responder);
+        for thread in [self.judge, self.worker] {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the responder panicked");
+            }
+        }
+    }
+}
+
+/// Starts the responder's threads around an engine.
+///
+/// # Errors
+/// When no thread can be started.
+pub fn start(
+    engine: Engine,
+    tools: Tools,
+    status: RespondStatus,
+) -> io::Result<(Responder, ResponderHandle)> {
+    let (jobs, queue) = sync_channel(QUEUE_MAX);
+    let (work, work_queue) = sync_channel(WORK_MAX);
+    let responder = Responder { jobs, status: status.clone() };
+    let worker = {
+        let (tools, status) = (tools.clone(), status.clone());
+        std::thread::Builder::new()
+            .name("respond-work".to_owned())
+            .spawn(move || run_work(&tools, &work_queue, &status))?
+    };
+    let judge = std::thread::Builder::new()
+        .name("respond".to_owned())
+        .spawn(move || run_judge(engine, &tools, &queue, &work, &status))?;
+    Ok((responder.clone(), ResponderHandle { responder, judge, worker }))
+}
+
+impl Responder {
+    /// The host was enrolled while the agent ran.
+    pub fn enrolled(&self, agent: AgentId, tenant: Tenant) {
+        // Fails only when the responder has stopped.
+        let _stopped = self.jobs.send(Job::Enrolled(agent, tenant)).is_err();
+    }
+
+    /// See [`Engine::acknowledge`].
+    ///
+    /// # Errors
+    /// As there, or the responder does not answer.
+    pub fn acknowledge(&self, id: Option<Uuid>, person: Person) -> Result<Vec<Uuid>, RespondError> {
+        let (reply, answer) = sync_channel(1);
+        self.ask(Job::Acknowledge(id, person, reply), &answer)
+    }
+
+    /// See [`Engine::hold`].
+    ///
+    /// # Errors
+    /// As there, or the responder does not answer.
+    pub fn hold(&self, length: Option<Duration>, person: Person) -> Result<(), RespondError> {
+        let (reply, answer) = sync_channel(1);
+        self.ask(Job::Hold(length, person, reply), &answer)
+    }
+
+    fn ask<T>(&self, job: Job, answer: &Receiver<Result<T, RespondError>>) -> Result<T, RespondError> {
+        self.jobs.try_send(job).map_err(|_| RespondError::Busy)?;
+        answer.recv_timeout(REQUEST_TIMEOUT).unwrap_or(Err(RespondError::Busy))
+    }
+
+    fn offer(&self, job: Job) {
+        if let Err(TrySendError::Full(_)) = self.jobs.try_send(job) {
+            self.status.count_dropped();
+            tracing::warn!("more commands at once than can be judged; one was dropped");
+        }
+    }
+}
+
+impl CommandSink for Responder {
+    fn command(&self, envelope: Vec<u8>) {
+        self.offer(Job::Command(envelope, Moment::now()));
+    }
+
+    fn trust(&self, envelope: Vec<u8>) {
+        self.offer(Job::Trust(envelope));
+    }
+}
+
+fn run_judge(
+    mut engine: Engine,
+    tools: &Tools,
+    queue: &Receiver<Job>,
+    work: &SyncSender<Work>,
+    status: &RespondStatus,
+) {
+    loop {
+        let wake = engine.next_wake(Moment::now());
+        match queue.recv_timeout(wake) {
+            Ok(Job::Command(envelope, received)) => {
+                if let Some(accepted) = engine.command(&envelope, received) {
+                    hand_on(accepted, tools, work, status);
+                }
+            }
+            Ok(Job::Trust(envelope)) => engine.trust(&envelope, Moment::now()),
+            Ok(Job::Enrolled(agent, tenant)) => {
+                if let Err(error) = engine.enrolled(agent, tenant, Moment::now()) {
+                    tracing::error!(%error, "the trust root of the enrolment was not recorded");
+                }
+            }
+            // Whoever asked may have gone away meanwhile.
+            Ok(Job::Acknowledge(id, person, reply)) => {
+                let _gone = reply.try_send(engine.acknowledge(id, &person, Moment::now())).is_err();
+            }
+            Ok(Job::Hold(length, person, reply)) => {
+                let _gone = reply.try_send(engine.hold(length, &person, Moment::now())).is_err();
+            }
+            Ok(Job::Stop) | Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        engine.tick(Moment::now());
+    }
+    engine.stop(Moment::now());
+}
+
+fn hand_on(accepted: Work, tools: &Tools, work: &SyncSender<Work>, status: &RespondStatus) {
+    let action = match accepted.kind {
+        WorkKind::Scan { .. } => "scan",
+        WorkKind::Drill { .. } => "drill",
+    };
+    status.begin(accepted.id, action, crate::clock::since_boot());
+    if let Err(TrySendError::Full(refused) | TrySendError::Disconnected(refused)) = work.try_send(accepted) {
+        tools.refuse_busy(&refused);
+        status.end(refused.id);
+    }
+}
+
+fn run_work(tools: &Tools, queue: &Receiver<Work>, status: &RespondStatus) {
+    while let Ok(work) = queue.recv() {
+        // What was not begun when the agent stops is answered for at the next start.
+        if !tools.stop.is_set() {
+            tools.carry_out(&work);
+        }
+        status.end(work.id);
+    }
+}

@@ -1,0 +1,433 @@
+//! Judges what arrives, seals the answer, and keeps what is in force. Time is an argument throughout; the
+//! thread around it is in the parent module.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use picket_protocol::command::{Action, Check, Outcome};
+use picket_protocol::finding::Severity;
+use picket_protocol::identity::{AgentId, Tenant};
+use picket_protocol::record::{Draft, RecordError};
+use picket_protocol::time::Timestamp;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::lease::{Lease, SAVE_INTERVAL};
+use super::receipt::{RefusalLimit, Subject, envelope_digest, lifecycle, safe};
+use super::status::{RespondStatus, TrustSummary};
+use super::store::{self, Advice, NewCommand, Store};
+use super::trust::{Offer, Pinned};
+use super::verify::{Authorised, Refusal, Situation, effective_time, verify};
+use super::work::{Work, WorkKind};
+use super::{Moment, Person};
+use crate::layout::Layout;
+use crate::ledger::{SealError, Sealer, StateWrite};
+
+/// How long the responder waits for its records to be durable.
+pub const SEAL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What the engine works with.
+#[derive(Clone)]
+pub struct Context {
+    /// Where its files are.
+    pub layout: Layout,
+    /// Where receipts go.
+    pub sealer: Sealer,
+    /// `commands.allow`.
+    pub allowed: Vec<String>,
+    /// This boot: `/proc/sys/kernel/random/boot_id`.
+    pub boot: String,
+    /// When the collector last cosigned, by its own clock.
+    pub cosigned: Arc<dyn Fn() -> Option<Timestamp> + Send + Sync>,
+    /// What `agent status` shows.
+    pub status: RespondStatus,
+}
+
+/// Why something that was asked for locally was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum RespondError {
+    /// It could not be recorded, and was not done.
+    #[error("not done, because it cannot be recorded: {0}")]
+    Seal(#[from] SealError),
+    /// A record could not be made.
+    #[error("not done: {0}")]
+    Record(#[from] RecordError),
+    /// The database cannot be read.
+    #[error("the database cannot be read: {0}")]
+    Storage(#[from] rusqlite::Error),
+    /// There is no such advice.
+    #[error("no advice {0} is in force")]
+    NoSuchAdvice(Uuid),
+    /// The responder has stopped or did not answer in time.
+    #[error("the agent is stopping or too busy")]
+    Busy,
+}
+
+/// See the module.
+pub struct Engine {
+    context: Context,
+    store: Store,
+    pinned: Pinned,
+    identity: Option<(AgentId, Tenant)>,
+    advice: Vec<Advice>,
+    hold: Option<Lease>,
+    limit: RefusalLimit,
+    saved: Duration,
+}
+
+impl Engine {
+    /// Takes up where the last run stopped: leases go on, what was interrupted is answered for.
+    ///
+    /// # Errors
+    /// When the database cannot be read or written.
+    pub fn start(
+        context: Context,
+        identity: Option<(AgentId, Tenant)>,
+        now: Moment,
+    ) -> Result<Self, RespondError> {
+        let store = Store::open(&context.layout.database())?;
+        let pinned = Pinned::load(&context.layout.trust_root());
+        let resume = |advice: Advice| {
+            let lease = advice.lease.clone().resume(&context.boot, now.boot);
+            Advice { lease, ..advice }
+        };
+        let advice = store.advice()?.into_iter().map(resume).collect();
+        let hold = store.lease(store::HOLD)?.map(|lease| lease.resume(&context.boot, now.boot));
+        let limit = RefusalLimit::new(now.boot);
+        let mut engine = Self { context, store, pinned, identity, advice, hold, limit, saved: now.boot };
+        engine.answer_for_interrupted(now)?;
+        engine.record_trust_root(now)?;
+        engine.save_leases(now)?;
+        engine.tick(now);
+        engine.show();
+        Ok(engine)
+    }
+
+    /// The host was enrolled while the agent ran.
+    ///
+    /// # Errors
+    /// When the pinned trust root cannot be recorded.
+    pub fn enrolled(&mut self, agent: AgentId, tenant: Tenant, now: Moment) -> Result<(), RespondError> {
+        self.identity = Some((agent, tenant));
+        self.pinned = Pinned::load(&self.context.layout.trust_root());
+        self.record_trust_root(now)?;
+        self.show();
+        Ok(())
+    }
+
+    /// Judges a command. What is not done at once comes back as work.
+    pub fn command(&mut self, envelope: &[u8], now: Moment) -> Option<Work> {
+        let verdict = {
+            let seen = |id| self.store.seen(id).map_err(|error| error.to_string());
+            let situation = Situation {
+                trust_root: self.pinned.root(),
+                identity: self.identity.as_ref().map(|(agent, tenant)| (*agent, tenant)),
+                allowed: &self.context.allowed,
+                held: self.hold.as_ref().is_some_and(|lease| !lease.remaining(now.boot).is_zero()),
+                now: effective_time(now.wall, (self.context.cosigned)()),
+                seen: &seen,
+            };
+            verify(envelope, &situation)
+        };
+        let digest = envelope_digest(envelope);
+        let result = match verdict {
+            Err(refusal) => self.refuse(&refusal, digest, now).map(|()| None),
+            Ok(authorised) => self.obey(authorised, digest, now),
+        };
+        self.show();
+        result.unwrap_or_else(|error| {
+            tracing::error!(%error, "a command was neither obeyed nor answered");
+            None
+        })
+    }
+
+    /// Judges a trust root.
+    pub fn trust(&mut self, envelope: &[u8], now: Moment) {
+        let result = match self.pinned.judge(envelope) {
+            Offer::Known => Ok(()),
+            Offer::Refused(reason) => self.refuse_trust_root(&reason, envelope, now),
+            Offer::Newer(root) => match self.pinned.replace(envelope, *root) {
+                Ok(()) => self.record_trust_root(now),
+                Err(error) => self.refuse_trust_root(&format!("cannot be stored: {error}"), envelope, now),
+            },
+        };
+        if let Err(error) = result {
+            tracing::error!(%error, "what became of a trust root was not recorded");
+        }
+        self.show();
+    }
+
+    /// Ends advice because local root has taken note of it; all of it when `id` is absent.
+    ///
+    /// # Errors
+    /// Nothing is acknowledged then.
+    pub fn acknowledge(
+        &mut self,
+        id: Option<Uuid>,
+        person: &Person,
+        now: Moment,
+    ) -> Result<Vec<Uuid>, RespondError> {
+        let meant: Vec<Advice> =
+            self.advice.iter().filter(|a| id.is_none_or(|id| a.id == id)).cloned().collect();
+        if let (Some(id), true) = (id, meant.is_empty()) {
+            return Err(RespondError::NoSuchAdvice(id));
+        }
+        let title = format!("Advice acknowledged by {person}");
+        let detail = json!({ "by": person, "acknowledged": now.wall });
+        self.end_advice(&meant, Outcome::Acknowledged, &title, &detail, now)?;
+        Ok(meant.into_iter().map(|advice| advice.id).collect())
+    }
+
+    /// Holds all commands back for `length`, or with `None` obeys again.
+    ///
+    /// # Errors
+    /// Nothing is changed then.
+    pub fn hold(
+        &mut self,
+        length: Option<Duration>,
+        person: &Person,
+        now: Moment,
+    ) -> Result<(), RespondError> {
+        let lease = length.map(|length| Lease::start(&self.context.boot, now.boot, length));
+        let (event, title) = match length {
+            Some(length) => {
+                let length = crate::config::format_duration(length);
+                ("commands-held", format!("Commands are held back for {length} by {person}"))
+            }
+            None => ("commands-resumed", format!("Commands are no longer held back, by {person}")),
+        };
+        let detail = json!({ "by": person, "seconds": length.map(|length| length.as_secs()) });
+        let draft = lifecycle(Severity::Medium, event, title, detail)?;
+        self.seal(vec![draft], vec![store::set_lease(store::HOLD.to_owned(), lease.clone())])?;
+        self.hold = lease;
+        self.show();
+        Ok(())
+    }
+
+    /// Ends what has run out and saves what is left of the rest. To be called when [`Engine::next_wake`] says.
+    pub fn tick(&mut self, now: Moment) {
+        let result = self.end_leases(now).and_then(|()| {
+            let due = now.boot.saturating_sub(self.saved) >= SAVE_INTERVAL;
+            if due { self.save_leases(now) } else { Ok(()) }
+        });
+        if let Err(error) = result {
+            tracing::error!(%error, "a lease that ended could not be recorded; trying again");
+        }
+        self.show();
+    }
+
+    /// How long nothing has to be done.
+    pub fn next_wake(&self, now: Moment) -> Duration {
+        let leases = self.advice.iter().map(|advice| &advice.lease).chain(&self.hold);
+        let next = leases.map(|lease| lease.remaining(now.boot)).min().unwrap_or(SAVE_INTERVAL);
+        // At least a moment, so that a database that cannot be written is not tried without pause.
+        next.clamp(Duration::from_millis(200), SAVE_INTERVAL)
+    }
+
+    /// Saves what is left of every lease: at the end.
+    pub fn stop(&mut self, now: Moment) {
+        if let Err(error) = self.save_leases(now) {
+            tracing::warn!(%error, "what is left of the leases was not saved");
+        }
+    }
+
+    fn refuse(&mut self, refusal: &Refusal, digest: String, now: Moment) -> Result<(), RespondError> {
+        let reason = safe(&refusal.reason);
+        tracing::warn!(check = refusal.check.as_str(), reason, "a command was refused");
+        self.context.status.count_refused();
+        let Some(unanswered) = self.limit.admit(now.boot) else { return Ok(()) };
+        let detail = if unanswered > 0 { json!({ "unanswered_before": unanswered }) } else { Value::Null };
+        let title = format!("Command refused ({}): {reason}", refusal.check.as_str());
+        let id = refusal.claimed.as_ref().map(|command| command.id);
+        let subject = Subject { id, signers: refusal.signers.clone(), envelope_sha256: digest };
+        let draft = subject.receipt(Outcome::Refused, Some(refusal.check), &title, detail)?;
+        let row = NewCommand {
+            claimed: refusal.claimed.clone(),
+            obeyed: false,
+            state: store::outcome_word(Outcome::Refused),
+            refused_by: Some(refusal.check),
+            ..self.new_row(&subject, title, now)
+        };
+        self.seal(vec![draft], vec![store::insert_command(row)])
+    }
+
+    /// Spends the id, durably, and acts; what takes long is handed back as work.
+    fn obey(
+        &mut self,
+        authorised: Authorised,
+        digest: String,
+        now: Moment,
+    ) -> Result<Option<Work>, RespondError> {
+        let command = authorised.command().clone();
+        let subject =
+            Subject { id: Some(command.id), signers: authorised.signers().to_vec(), envelope_sha256: digest };
+        self.context.status.count_obeyed();
+        let accepted = |engine: &Self| NewCommand {
+            claimed: Some(command.clone()),
+            obeyed: true,
+            ..engine.new_row(&subject, format!("{} is being carried out", command.action.name()), now)
+        };
+        let kind = match &command.action {
+            Action::Advise { message } => {
+                let lease = Lease::start(&self.context.boot, now.boot, Duration::from_secs(command.lease));
+                let advice = Advice {
+                    id: command.id,
+                    message: message.clone(),
+                    ticket: command.ticket.clone(),
+                    signers: subject.signers.clone(),
+                    envelope_sha256: subject.envelope_sha256.clone(),
+                    received: now.wall,
+                    lease,
+                };
+                let row = accepted(self);
+                self.advise(advice, row, &subject)?;
+                return Ok(None);
+            }
+            Action::Scan { paths } => WorkKind::Scan { paths: paths.iter().map(Into::into).collect() },
+            Action::Drill { findings } => WorkKind::Drill { findings: *findings },
+        };
+        self.seal(Vec::new(), vec![store::insert_command(accepted(self))])?;
+        let agent = self.identity.as_ref().map(|(agent, _)| *agent);
+        Ok(Some(Work { id: command.id, kind, subject, agent, received: now.boot }))
+    }
+
+    fn advise(&mut self, advice: Advice, row: NewCommand, subject: &Subject) -> Result<(), RespondError> {
+        let title = "Advice is shown to the customer".to_owned();
+        let draft = subject.receipt(Outcome::Applied, None, &title, Value::Null)?;
+        let row = NewCommand { state: store::outcome_word(Outcome::Applied), title, ..row };
+        tracing::warn!(id = %advice.id, message = safe(&advice.message), "advice from the vendor");
+        self.seal(vec![draft], vec![store::insert_command(row), store::insert_advice(advice.clone())])?;
+        self.advice.push(advice);
+        self.show_motd();
+        Ok(())
+    }
+
+    fn end_leases(&mut self, now: Moment) -> Result<(), RespondError> {
+        let over = |lease: &Lease| lease.remaining(now.boot).is_zero();
+        let ended: Vec<Advice> = self.advice.iter().filter(|a| over(&a.lease)).cloned().collect();
+        if !ended.is_empty() {
+            self.end_advice(&ended, Outcome::Expired, "The advice's lease ended", &Value::Null, now)?;
+        }
+        if self.hold.as_ref().is_some_and(over) {
+            let title = "Commands are obeyed again: the hold ended".to_owned();
+            let draft = lifecycle(Severity::Medium, "commands-resumed", title, Value::Null)?;
+            self.seal(vec![draft], vec![store::set_lease(store::HOLD.to_owned(), None)])?;
+            self.hold = None;
+        }
+        Ok(())
+    }
+
+    fn end_advice(
+        &mut self,
+        ended: &[Advice],
+        outcome: Outcome,
+        title: &str,
+        detail: &Value,
+        now: Moment,
+    ) -> Result<(), RespondError> {
+        let (mut drafts, mut writes) = (Vec::new(), Vec::new());
+        for advice in ended {
+            let subject = Subject {
+                id: Some(advice.id),
+                signers: advice.signers.clone(),
+                envelope_sha256: advice.envelope_sha256.clone(),
+            };
+            drafts.push(subject.receipt(outcome, None, title, detail.clone())?);
+            writes.push(store::delete_advice(advice.id));
+            writes.push(store::update_command(advice.id, outcome, title.to_owned(), now.wall));
+        }
+        self.seal(drafts, writes)?;
+        self.advice.retain(|advice| !ended.iter().any(|ended| ended.id == advice.id));
+        self.show_motd();
+        self.show();
+        Ok(())
+    }
+
+    fn save_leases(&mut self, now: Moment) -> Result<(), RespondError> {
+        self.saved = now.boot;
+        let mut writes = Vec::new();
+        for advice in &mut self.advice {
+            advice.lease = advice.lease.saved(now.boot);
+            writes.push(store::set_lease(store::advice_lease(advice.id), Some(advice.lease.clone())));
+        }
+        if let Some(hold) = &mut self.hold {
+            *hold = hold.saved(now.boot);
+            writes.push(store::set_lease(store::HOLD.to_owned(), Some(hold.clone())));
+        }
+        if writes.is_empty() { Ok(()) } else { self.seal(Vec::new(), writes) }
+    }
+
+    /// Commands that were begun and never answered: the agent died in between.
+    fn answer_for_interrupted(&mut self, now: Moment) -> Result<(), RespondError> {
+        let (mut drafts, mut writes) = (Vec::new(), Vec::new());
+        for row in self.store.unfinished()? {
+            let title = "The agent was stopped while it carried the command out";
+            let subject = Subject { id: row.id, signers: row.signers, envelope_sha256: row.envelope_sha256 };
+            drafts.push(subject.receipt(Outcome::Failed, None, title, Value::Null)?);
+            if let Some(id) = row.id {
+                writes.push(store::update_command(id, Outcome::Failed, title.to_owned(), now.wall));
+            }
+        }
+        if drafts.is_empty() { Ok(()) } else { self.seal(drafts, writes) }
+    }
+
+    /// Records the trust root in force unless it was recorded before: also when somebody put the file there by hand.
+    fn record_trust_root(&mut self, now: Moment) -> Result<(), RespondError> {
+        let Some(root) = self.pinned.root() else { return Ok(()) };
+        let known = self.store.fact(store::TRUST_VERSION)?;
+        let version = root.version.to_string();
+        if known.as_ref() == Some(&version) {
+            return Ok(());
+        }
+        let (event, title) = match &known {
+            None => ("trust-pinned", format!("Trust root version {version} is pinned")),
+            Some(old) => ("trust-replaced", format!("Trust root version {old} is replaced by {version}")),
+        };
+        let detail = json!({ "version": root.version, "expires": root.expires, "time": now.wall });
+        let draft = lifecycle(Severity::Medium, event, title, detail)?;
+        self.seal(vec![draft], vec![store::set_fact(store::TRUST_VERSION, version)])
+    }
+
+    fn refuse_trust_root(&mut self, reason: &str, envelope: &[u8], now: Moment) -> Result<(), RespondError> {
+        let reason = safe(reason);
+        tracing::warn!(reason, "a trust root was refused");
+        let Some(unanswered) = self.limit.admit(now.boot) else { return Ok(()) };
+        let title = format!("A trust root was refused: {reason}");
+        let detail = json!({ "envelope_sha256": envelope_digest(envelope), "unanswered_before": unanswered });
+        let draft = lifecycle(Severity::High, "trust-refused", title, detail)?;
+        self.seal(vec![draft], Vec::new())
+    }
+
+    fn new_row(&self, subject: &Subject, title: String, now: Moment) -> NewCommand {
+        let age = i64::try_from(store::OBEYED_AFTER_EXPIRY.as_nanos()).unwrap_or(i64::MAX);
+        let before = |time: Timestamp| Timestamp::from_nanos(time.nanos().saturating_sub(age));
+        NewCommand {
+            envelope_sha256: subject.envelope_sha256.clone(),
+            claimed: None,
+            obeyed: false,
+            state: "accepted",
+            refused_by: None::<Check>,
+            title,
+            signers: subject.signers.clone(),
+            received: now.wall,
+            forget_before: (self.context.cosigned)().map(before),
+        }
+    }
+
+    fn seal(&self, drafts: Vec<Draft>, writes: Vec<StateWrite>) -> Result<(), RespondError> {
+        self.context.sealer.seal_durably(drafts, writes, SEAL_TIMEOUT)?;
+        Ok(())
+    }
+
+    fn show_motd(&self) {
+        if let Err(error) = super::motd::show(&self.context.layout.motd(), &self.advice) {
+            tracing::warn!(%error, "the message of the day could not be written");
+        }
+    }
+
+    fn show(&self) {
+        let trust = self.pinned.root().map(TrustSummary::of);
+        let problem = self.pinned.problem().map(str::to_owned);
+        self.context.status.set(trust, problem, &self.advice, self.hold.as_ref());
+    }
+}

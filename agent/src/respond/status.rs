@@ -1,0 +1,163 @@
+//! What `agent status` shows of commands.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use picket_protocol::time::Timestamp;
+use picket_protocol::trust::TrustRoot;
+use uuid::Uuid;
+
+use super::lease::Lease;
+use super::store::Advice;
+
+/// The trust root in force.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct TrustSummary {
+    /// Its version.
+    pub version: u64,
+    /// Commands are obeyed until then.
+    pub expires: Timestamp,
+    /// How many operators' keys it lists.
+    pub keys: usize,
+}
+
+impl TrustSummary {
+    /// The summary of `root`.
+    pub fn of(root: &TrustRoot) -> Self {
+        Self { version: root.version, expires: root.expires, keys: root.keys.len() }
+    }
+}
+
+/// Advice in force.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct AdviceReport {
+    /// The command: what `agent ack` takes.
+    pub id: Uuid,
+    /// The message, from outside.
+    pub message: String,
+    /// The vendor's case, from outside.
+    pub ticket: String,
+    /// Who signed it.
+    pub signers: Vec<String>,
+    /// When it arrived.
+    pub received: Timestamp,
+    /// Seconds left of its lease.
+    pub seconds_left: u64,
+}
+
+/// A command that is being carried out.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct RunningReport {
+    /// The command.
+    pub id: Uuid,
+    /// `scan`, `drill`.
+    pub action: String,
+    /// For how long it has run, in seconds.
+    pub seconds: u64,
+}
+
+/// A snapshot of the responder.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct RespondReport {
+    /// The trust root; without one no command is obeyed.
+    pub trust_root: Option<TrustSummary>,
+    /// Why there is none although one was pinned.
+    pub trust_problem: Option<String>,
+    /// Advice in force.
+    pub advice: Vec<AdviceReport>,
+    /// Commands that are being carried out.
+    pub running: Vec<RunningReport>,
+    /// Seconds for which commands are still held back by the customer.
+    pub held_seconds: Option<u64>,
+    /// Obeyed since the agent started.
+    pub obeyed: u64,
+    /// Refused since the agent started.
+    pub refused: u64,
+    /// Not even looked at, since too many came at once.
+    pub dropped: u64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    trust: Option<TrustSummary>,
+    problem: Option<String>,
+    advice: Vec<Advice>,
+    hold: Option<Lease>,
+    running: Vec<(Uuid, &'static str, Duration)>,
+    obeyed: u64,
+    refused: u64,
+    dropped: u64,
+}
+
+/// Shared hold on the responder's state; cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct RespondStatus(Arc<Mutex<State>>);
+
+impl RespondStatus {
+    /// The report at `now` (time since boot).
+    pub fn report(&self, now: Duration) -> RespondReport {
+        let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let advice = |advice: &Advice| AdviceReport {
+            id: advice.id,
+            message: advice.message.clone(),
+            ticket: advice.ticket.clone(),
+            signers: advice.signers.clone(),
+            received: advice.received,
+            seconds_left: advice.lease.remaining(now).as_secs(),
+        };
+        let running = |(id, action, since): &(Uuid, &'static str, Duration)| RunningReport {
+            id: *id,
+            action: (*action).to_owned(),
+            seconds: now.saturating_sub(*since).as_secs(),
+        };
+        RespondReport {
+            trust_root: state.trust.clone(),
+            trust_problem: state.problem.clone(),
+            advice: state.advice.iter().map(advice).collect(),
+            running: state.running.iter().map(running).collect(),
+            held_seconds: state.hold.as_ref().map(|lease| lease.remaining(now).as_secs()),
+            obeyed: state.obeyed,
+            refused: state.refused,
+            dropped: state.dropped,
+        }
+    }
+
+    pub(super) fn set(
+        &self,
+        trust: Option<TrustSummary>,
+        problem: Option<String>,
+        advice: &[Advice],
+        hold: Option<&Lease>,
+    ) {
+        self.change(|state| {
+            state.trust = trust;
+            state.problem = problem;
+            state.advice = advice.to_vec();
+            state.hold = hold.cloned();
+        });
+    }
+
+    pub(super) fn begin(&self, id: Uuid, action: &'static str, now: Duration) {
+        self.change(|state| state.running.push((id, action, now)));
+    }
+
+    pub(super) fn end(&self, id: Uuid) {
+        self.change(|state| state.running.retain(|(running, _, _)| *running != id));
+    }
+
+    pub(super) fn count_obeyed(&self) {
+        self.change(|state| state.obeyed += 1);
+    }
+
+    pub(super) fn count_refused(&self) {
+        self.change(|state| state.refused += 1);
+    }
+
+    pub(super) fn count_dropped(&self) {
+        self.change(|state| state.dropped += 1);
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
