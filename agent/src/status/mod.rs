@@ -1,1 +1,14 @@
-//! The local socket.
+//! The local socket: what `agent status` and the like ask, and who may ask it.
+//!
+//! One request a connection: a line of JSON ([`Request`]), answered by lines of JSON ([`Reply`]), the last of
+//! which is an answer or an error. The socket is `0660 root:picket` (`0600` where there is no such group), so
+//! that the kernel keeps others away; what changes something is done for root alone, by the peer credentials.
+
+pub mod message;
+mod person;
+mod report;
+mod server;
+
+pub use message::{FindingQuery, Reply, Request};
+pub use report::{Cosignature, LedgerStatus, Protection, Sources, StatusReport};
+pub use server::Server;

@@ -1,1 +1,0 @@
-//! Wires the parts of the core process together and runs them.

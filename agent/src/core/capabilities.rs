@@ -1,0 +1,37 @@
+//! Gives up every capability that no part of the core needs, before there is a second thread.
+
+use caps::{CapSet, Capability, CapsHashSet};
+
+/// What is kept, and who needs it.
+pub const KEPT: [(Capability, &str); 7] = [
+    (Capability::CAP_DAC_READ_SEARCH, "files, logins: read what is watched, open by handle"),
+    (Capability::CAP_SYS_ADMIN, "files: fanotify marks on whole file systems"),
+    (Capability::CAP_CHOWN, "core: group of the socket and of the uplink's directory"),
+    (Capability::CAP_SETUID, "link: start the uplink as its user"),
+    (Capability::CAP_SETGID, "link: start the uplink as its group"),
+    (Capability::CAP_SETPCAP, "link: take the uplink's bounding set away"),
+    (Capability::CAP_KILL, "link: end an uplink that does not stop"),
+];
+
+/// Keeps only [`KEPT`] in this thread and in all that it will start, and lets no program that is executed gain
+/// anything.
+///
+/// # Errors
+/// What the kernel refuses, in words. Sets that are smaller already are no error.
+pub fn drop_the_rest() -> Result<(), String> {
+    rustix::thread::set_no_new_privs(true).map_err(|error| format!("no_new_privs: {error}"))?;
+    let permitted = caps::read(None, CapSet::Permitted).map_err(|error| error.to_string())?;
+    let kept: CapsHashSet = KEPT.iter().map(|(capability, _)| *capability).collect();
+    let kept: CapsHashSet = kept.intersection(&permitted).copied().collect();
+    if permitted.contains(&Capability::CAP_SETPCAP) {
+        let bounding = caps::read(None, CapSet::Bounding).map_err(|error| error.to_string())?;
+        for capability in bounding.difference(&kept) {
+            caps::drop(None, CapSet::Bounding, *capability).map_err(|error| error.to_string())?;
+        }
+    }
+    // Kernels before 4.3 have no ambient set, and then there is nothing to clear.
+    let _none = caps::clear(None, CapSet::Ambient).is_err();
+    caps::clear(None, CapSet::Inheritable).map_err(|error| error.to_string())?;
+    caps::set(None, CapSet::Effective, &kept).map_err(|error| error.to_string())?;
+    caps::set(None, CapSet::Permitted, &kept).map_err(|error| error.to_string())
+}

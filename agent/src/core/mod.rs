@@ -1,0 +1,402 @@
+//! Wires the parts of the core process together and runs them.
+//!
+//! The order of the start is fixed: configuration, directories, capabilities dropped (before there is a second
+//! thread, since each thread has its own; what sensors open with is among those that are kept), ledger with its
+//! lock, what a crash left behind, the record `started`, responder, sensors, link, local socket, and
+//! then the service manager is told. The stop goes the other way round: sensors, responder, the record
+//! `stopped`, link (which may still deliver it), ledger; within [`STOP_GRACE`].
+//!
+//! A sensor or a link that cannot start degrades the agent and does not stop it. The core never talks to the
+//! network: the uplink process does.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
+use std::time::Duration;
+
+use rusqlite::Connection;
+use tokio::signal::unix::{SignalKind, signal};
+use uuid::Uuid;
+
+use crate::config::{Config, Loaded};
+use crate::enrolment::{Enrolment, EnrolmentError};
+use crate::layout::Layout;
+use crate::ledger::{self, Ledger, LedgerError, SealError};
+use crate::respond::{self, Context, Engine, Moment, RespondError, RespondStatus, Responder, Tools};
+use crate::sense::host::{FigureSource, Figures};
+use crate::status::{Server, Sources};
+use crate::sys::{Account, Stop};
+use crate::uplink::{self, LinkConfig, LinkHandle, LinkStatus};
+
+mod capabilities;
+pub mod directories;
+mod lifecycle;
+mod link;
+mod sensors;
+mod trees;
+
+pub use link::{Cosigned, Identity};
+pub use sensors::{Statuses, probe};
+
+/// How long the agent may take to stop; what is not done by then is done at the next start.
+pub const STOP_GRACE: Duration = Duration::from_secs(20);
+/// How long the link may take to deliver the record of the stop.
+const LAST_DELIVERY: Duration = Duration::from_secs(2);
+/// How long the records of start and stop may take.
+const SEAL_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often an agent that is not enrolled looks whether it is.
+const ENROLMENT_POLL: Duration = Duration::from_secs(2);
+/// How often an enrolled one looks after its sensors, without a watchdog to feed.
+const CHECK_INTERVAL: Duration = Duration::from_secs(15);
+
+/// Tables of all modules but the ledger.
+pub fn schemas() -> [&'static str; 5] {
+    use crate::sense::{files, host, logins};
+    [lifecycle::SCHEMA, respond::SCHEMA, files::SCHEMA, logins::SCHEMA, host::SCHEMA]
+}
+
+/// Why the agent did not start, or did not stop in good order.
+#[derive(Debug, thiserror::Error)]
+pub enum CoreError {
+    /// A directory.
+    #[error(transparent)]
+    Directory(#[from] directories::DirectoryError),
+    /// Capabilities could not be given up.
+    #[error("cannot give up capabilities: {0}")]
+    Capabilities(String),
+    /// The ledger.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// The first record was not sealed.
+    #[error("the start cannot be recorded: {0}")]
+    Seal(#[from] SealError),
+    /// The first record could not be made.
+    #[error("the start cannot be recorded: {0}")]
+    Record(#[from] picket_protocol::record::RecordError),
+    /// The responder.
+    #[error(transparent)]
+    Respond(#[from] RespondError),
+    /// The state cannot be read.
+    #[error("the agent's state cannot be read: {0}")]
+    State(#[from] rusqlite::Error),
+    /// A system call that cannot do without.
+    #[error("cannot {doing}: {source}")]
+    System {
+        /// What was tried.
+        doing: &'static str,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+    /// Some part did not stop in time.
+    #[error("not everything stopped within {} s", STOP_GRACE.as_secs())]
+    Grace,
+}
+
+fn system(doing: &'static str) -> impl Fn(std::io::Error) -> CoreError {
+    move |source| CoreError::System { doing, source }
+}
+
+/// Runs the agent until it is told to stop.
+///
+/// # Errors
+/// When it cannot start, or parts of it do not stop in time.
+pub fn run(loaded: &Loaded) -> Result<(), CoreError> {
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    let layout = Layout::new(&loaded.config.state_dir, &loaded.config.run_dir);
+    let group = Account::find(&loaded.config.uplink.user).ok().map(|account| account.gid);
+    directories::prepare(&layout, group)?;
+    capabilities::drop_the_rest().map_err(CoreError::Capabilities)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(system("start the signal loop"))?;
+    runtime.block_on(async {
+        // From here on a signal is remembered, so that none that comes during the start is lost.
+        let mut terminate = signal(SignalKind::terminate()).map_err(system("handle SIGTERM"))?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(system("handle SIGINT"))?;
+        let mut hangup = signal(SignalKind::hangup()).map_err(system("handle SIGHUP"))?;
+        let mut core = Core::start(loaded, layout)?;
+        notify(&[sd_notify::NotifyState::Ready]);
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), "the agent runs");
+        let reason = loop {
+            tokio::select! {
+                _ = terminate.recv() => break "SIGTERM",
+                _ = interrupt.recv() => break "SIGINT",
+                _ = hangup.recv() => tracing::warn!("SIGHUP changes nothing; restart the agent to read its configuration"),
+                () = tokio::time::sleep(core.check_interval()) => core.check(),
+            }
+        };
+        notify(&[sd_notify::NotifyState::Stopping]);
+        core.stop(reason)
+    })
+}
+
+/// Tells the service manager, when there is one.
+fn notify(state: &[sd_notify::NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::warn!(%error, "the service manager was not told");
+    }
+}
+
+/// This boot, as the kernel names it.
+fn boot_id() -> Result<String, CoreError> {
+    let read = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
+    read.map(|text| text.trim().to_owned()).map_err(system("read the boot id"))
+}
+
+/// The running agent.
+struct Core {
+    config: Config,
+    layout: Layout,
+    ledger: Arc<Ledger>,
+    identity: Identity,
+    statuses: Statuses,
+    link_status: LinkStatus,
+    sensors: sensors::Sensors,
+    responder: Responder,
+    responder_handle: respond::ResponderHandle,
+    link: Option<LinkHandle>,
+    server: Server,
+    sensors_stop: Stop,
+    link_stop: Stop,
+}
+
+impl Core {
+    fn start(loaded: &Loaded, layout: Layout) -> Result<Self, CoreError> {
+        let config = loaded.config.clone();
+        let boot = boot_id()?;
+        let ledger = Arc::new(open_ledger(&config, &layout)?);
+        record_start(loaded, &layout, &ledger, &boot)?;
+        let identity = Identity::default();
+        if let Some(enrolment) = read_enrolment(&layout) {
+            identity.set(enrolment);
+        }
+        let (sensors_stop, link_stop) = (stop_signal()?, stop_signal()?);
+        let (statuses, link_status) = (Statuses::default(), LinkStatus::default());
+        let respond_status = RespondStatus::default();
+        let cosigned = Cosigned::new(&layout, ledger.heads(), identity.clone());
+        let engine = {
+            let cosigned = cosigned.clone();
+            let context = Context {
+                layout: layout.clone(),
+                sealer: ledger.sealer(),
+                allowed: config.commands.allow.clone(),
+                boot,
+                cosigned: Arc::new(move || cosigned.latest().map(|(_, time)| time)),
+                status: respond_status.clone(),
+            };
+            let known = identity.get().map(|enrolment| (enrolment.agent, enrolment.tenant));
+            Engine::start(context, known, Moment::now())?
+        };
+        let sensors = sensors::Sensors::start(
+            &config,
+            &ledger.sealer(),
+            layout.database(),
+            &sensors_stop,
+            &statuses,
+            figures(&ledger, &link_status, &statuses),
+        );
+        let heads = ledger.heads();
+        let tools = Tools {
+            sealer: ledger.sealer(),
+            scan: sensors.scan(),
+            acknowledged: Arc::new(move || heads.head().acknowledged),
+            clock: Arc::new(Moment::now),
+            stop: sensors_stop.clone(),
+        };
+        let (responder, responder_handle) =
+            respond::start(engine, tools, respond_status.clone()).map_err(system("start a thread"))?;
+        let sources = Sources {
+            layout: layout.clone(),
+            statuses: statuses.clone(),
+            ledger: ledger.health(),
+            heads: ledger.heads(),
+            link: link_status.clone(),
+            respond: respond_status,
+            responder: responder.clone(),
+            scan: sensors.scan(),
+            identity: identity.clone(),
+            cosigned,
+            started: Moment::now(),
+        };
+        let server = Server::start(sources).map_err(system("open the local socket"))?;
+        let mut core = Self {
+            config,
+            layout,
+            ledger,
+            identity,
+            statuses,
+            link_status,
+            sensors,
+            responder,
+            responder_handle,
+            link: None,
+            server,
+            sensors_stop,
+            link_stop,
+        };
+        core.start_link();
+        Ok(core)
+    }
+
+    /// Starts the link when the host is enrolled. A link that cannot start is shown and tried again.
+    fn start_link(&mut self) {
+        let Some(enrolment) = self.identity.get() else { return };
+        if let Err(why) = self.try_link(enrolment) {
+            tracing::error!(why, "the link to the collector does not start");
+            self.link_status.update(|report| {
+                report.last_error = Some(why);
+                report.last_error_at = Some(crate::clock::now());
+            });
+        }
+    }
+
+    fn try_link(&mut self, enrolment: Enrolment) -> Result<(), String> {
+        let witness = enrolment.witness_key().map_err(|error| error.to_string())?;
+        let source = link::Source::open(&self.ledger, witness).map_err(|error| error.to_string())?;
+        let facts = serde_json::to_value(crate::sense::host::facts()).map_err(|error| error.to_string())?;
+        let config = LinkConfig {
+            layout: self.layout.clone(),
+            uplink: self.config.uplink.clone(),
+            enrolment,
+            facts,
+            program: PathBuf::from("/proc/self/exe"),
+        };
+        let link = uplink::start(
+            config,
+            Box::new(source),
+            self.ledger.sealer(),
+            Arc::new(self.responder.clone()),
+            self.link_stop.clone(),
+            self.link_status.clone(),
+        );
+        self.link = Some(link.map_err(|error| error.to_string())?);
+        Ok(())
+    }
+
+    fn check_interval(&self) -> Duration {
+        let watchdog = sd_notify::watchdog_enabled().map_or(CHECK_INTERVAL, |limit| limit / 3);
+        let usual = watchdog.min(CHECK_INTERVAL);
+        if self.link.is_none() { usual.min(ENROLMENT_POLL) } else { usual }
+    }
+
+    /// Looks after the parts, and whether the host was enrolled meanwhile.
+    fn check(&mut self) {
+        self.sensors.check();
+        if self.identity.get().is_none()
+            && let Some(enrolment) = read_enrolment(&self.layout)
+        {
+            tracing::info!(agent = %enrolment.agent, "the host is enrolled now");
+            self.responder.enrolled(enrolment.agent, enrolment.tenant.clone());
+            self.identity.set(enrolment);
+        }
+        if self.link.is_none() {
+            self.start_link();
+        }
+        notify(&[sd_notify::NotifyState::Watchdog]);
+    }
+
+    /// Stops everything in order. Parts that hang are left behind after [`STOP_GRACE`].
+    fn stop(self, reason: &'static str) -> Result<(), CoreError> {
+        let (done, finished) = sync_channel(1);
+        std::thread::Builder::new()
+            .name("stop".to_owned())
+            .spawn(move || {
+                // Fails only when the grace is over and nobody listens any more.
+                let _late = done.send(self.stop_in_order(reason)).is_err();
+            })
+            .map_err(system("start a thread"))?;
+        finished.recv_timeout(STOP_GRACE).unwrap_or(Err(CoreError::Grace))
+    }
+
+    fn stop_in_order(self, reason: &str) -> Result<(), CoreError> {
+        self.sensors_stop.set();
+        self.sensors.join();
+        self.responder_handle.stop();
+        let (draft, write) = lifecycle::stopped(reason)?;
+        let sealed = self.ledger.sealer().seal_durably(vec![draft], vec![write], SEAL_TIMEOUT);
+        let report = self.link_status.report();
+        if let (Ok(sealed), uplink::LinkState::Connected) = (&sealed, report.state) {
+            await_delivery(&self.ledger, sealed.first.saturating_add(sealed.count));
+        }
+        self.link_stop.set();
+        if let Some(link) = self.link {
+            link.join();
+        }
+        self.server.stop();
+        self.ledger.stop();
+        drop(self.statuses);
+        tracing::info!(reason, "the agent stopped");
+        sealed?;
+        Ok(())
+    }
+}
+
+fn await_delivery(ledger: &Ledger, size: u64) {
+    let (heads, begin) = (ledger.heads(), crate::clock::since_boot());
+    while heads.head().acknowledged < size {
+        if crate::clock::since_boot().saturating_sub(begin) >= LAST_DELIVERY {
+            return;
+        }
+        // The ledger does not grow any more: this only waits.
+        heads.wait_beyond(u64::MAX, Duration::from_millis(10));
+    }
+}
+
+fn stop_signal() -> Result<Stop, CoreError> {
+    Stop::new().map_err(system("make a stop signal"))
+}
+
+/// Opens the ledger; makes identity and first key when there is none yet, so that a host that is not enrolled
+/// seals as well.
+fn open_ledger(config: &Config, layout: &Layout) -> Result<Ledger, CoreError> {
+    let agent = match read_enrolment(layout) {
+        Some(enrolment) => enrolment.agent,
+        None => layout.agent(Uuid::now_v7()).map_err(system("read or make the agent's id"))?,
+    };
+    if !layout.database().exists() {
+        ledger::create_first_key(layout)?;
+    }
+    Ok(Ledger::open(layout, &config.ledger, agent, &schemas())?)
+}
+
+fn read_enrolment(layout: &Layout) -> Option<Enrolment> {
+    match Enrolment::load(&layout.enrolment()) {
+        Ok(enrolment) => Some(enrolment),
+        Err(EnrolmentError::Missing { .. }) => None,
+        Err(error) => {
+            tracing::error!(%error, "the enrolment cannot be used");
+            None
+        }
+    }
+}
+
+fn record_start(loaded: &Loaded, layout: &Layout, ledger: &Ledger, boot: &str) -> Result<(), CoreError> {
+    let connection: Connection = ledger::read_connection(&layout.database())?;
+    let last = lifecycle::LastRun::read(&connection, boot)?;
+    let (draft, write) = lifecycle::started(loaded, last, boot)?;
+    match ledger.sealer().seal_durably(vec![draft], vec![write], SEAL_TIMEOUT) {
+        // A full disk delays the record; it is no reason not to watch.
+        Ok(_) | Err(SealError::Timeout | SealError::Storage(_)) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// What heartbeats tell of the agent itself.
+fn figures(ledger: &Arc<Ledger>, link: &LinkStatus, statuses: &Statuses) -> FigureSource {
+    let (health, link, statuses) = (ledger.health(), link.clone(), statuses.clone());
+    Arc::new(move || {
+        let (ledger, link) = (health.report(), link.report());
+        let state = serde_json::to_value(link.state).ok();
+        let state = state.as_ref().and_then(|state| state.as_str()).unwrap_or_default().to_owned();
+        Figures {
+            ledger_size: ledger.size,
+            acknowledged: ledger.acknowledged,
+            ledger_bytes: ledger.acknowledged_bytes.saturating_add(ledger.waiting_bytes),
+            queue: 0,
+            link: link.last_error.map_or(state.clone(), |error| format!("{state}: {error}")),
+            sensors: statuses.reports(),
+            processes: link.pid.map(|pid| ("uplink".to_owned(), pid)).into_iter().collect(),
+        }
+    })
+}

@@ -1,0 +1,162 @@
+//! Starts the sensors. One that fails is shown and recorded; it never stops the others.
+
+use std::collections::BTreeMap;
+use std::error::Error as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use picket_protocol::record::Draft;
+use serde_json::json;
+
+use super::{lifecycle, trees};
+use crate::config::{Config, FilesConfig};
+use crate::ledger::Sealer;
+use crate::respond::work::Scan;
+use crate::sense::files::Scanner;
+use crate::sense::host::FigureSource;
+use crate::sense::{
+    SensorContext, SensorError, SensorHandle, SensorProbe, SensorReport, SensorState, SensorStatus,
+};
+use crate::sense::{files, host, logins};
+use crate::sys::Stop;
+
+/// Names of all sensors.
+pub const NAMES: [&str; 3] = ["files", "host", "logins"];
+
+/// What `agent status` knows of the sensors; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Statuses(Arc<BTreeMap<&'static str, SensorStatus>>);
+
+impl Default for Statuses {
+    fn default() -> Self {
+        Self(Arc::new(NAMES.into_iter().map(|name| (name, SensorStatus::default())).collect()))
+    }
+}
+
+impl Statuses {
+    /// Every sensor's report, by name.
+    pub fn reports(&self) -> BTreeMap<String, SensorReport> {
+        self.0.iter().map(|(name, status)| ((*name).to_owned(), status.report())).collect()
+    }
+
+    fn get(&self, name: &str) -> SensorStatus {
+        self.0.get(name).cloned().unwrap_or_default()
+    }
+}
+
+/// The running sensors.
+pub struct Sensors {
+    handles: Vec<(&'static str, SensorHandle)>,
+    statuses: Statuses,
+    sealer: Sealer,
+    scanner: Option<Scanner>,
+    trees: Vec<PathBuf>,
+}
+
+impl Sensors {
+    /// Starts what the configuration turns on.
+    pub fn start(
+        config: &Config,
+        sealer: &Sealer,
+        database: PathBuf,
+        stop: &Stop,
+        statuses: &Statuses,
+        figures: FigureSource,
+    ) -> Self {
+        let context = |name| SensorContext {
+            sealer: sealer.clone(),
+            database: database.clone(),
+            stop: stop.clone(),
+            status: statuses.get(name),
+        };
+        let trees = trees::resolve(&config.files.trees);
+        let mut sensors = Self {
+            handles: Vec::new(),
+            statuses: statuses.clone(),
+            sealer: sealer.clone(),
+            scanner: None,
+            trees: trees.clone(),
+        };
+        let files_config = FilesConfig { trees, ..config.files.clone() };
+        sensors.scanner =
+            sensors.keep("files", config.files.enabled, || files::start(files_config, context("files")));
+        sensors.keep("logins", config.logins.enabled, || {
+            logins::start(&config.logins, context("logins")).map(|handle| (handle, ()))
+        });
+        sensors.keep("host", true, || {
+            host::start(&config.host, context("host"), figures).map(|handle| (handle, ()))
+        });
+        sensors
+    }
+
+    /// The file sensor's scanner as the responder uses it.
+    pub fn scan(&self) -> Option<Scan> {
+        let scanner = self.scanner.clone()?;
+        let trees = self.trees.clone();
+        Some(Arc::new(move |paths, deadline| {
+            let paths = if paths.is_empty() { &trees } else { paths };
+            let summary = scanner.scan(paths, deadline, |_| {}).map_err(|error| error.to_string())?;
+            Ok(json!({ "paths": paths.len(), "summary": summary }))
+        }))
+    }
+
+    /// Finds sensors that have ended by themselves.
+    pub fn check(&mut self) {
+        let (ended, running) = self.handles.drain(..).partition(|(_, handle)| handle.has_ended());
+        self.handles = running;
+        for (name, handle) in ended {
+            handle.join();
+            self.failed(name, "it ended by itself");
+        }
+    }
+
+    /// Waits for all of them; the stop signal must be set.
+    pub fn join(self) {
+        for (_, handle) in self.handles {
+            handle.join();
+        }
+    }
+
+    fn keep<T>(
+        &mut self,
+        name: &'static str,
+        enabled: bool,
+        start: impl FnOnce() -> Result<(SensorHandle, T), SensorError>,
+    ) -> Option<T> {
+        if !enabled {
+            self.statuses.get(name).update(|report| report.state = SensorState::Disabled);
+            return None;
+        }
+        match start() {
+            Ok((handle, rest)) => {
+                self.handles.push((name, handle));
+                Some(rest)
+            }
+            Err(error) => {
+                let cause = error.source().map(|source| format!(": {source}")).unwrap_or_default();
+                self.failed(name, &format!("{error}{cause}"));
+                None
+            }
+        }
+    }
+
+    fn failed(&self, name: &str, why: &str) {
+        tracing::error!(sensor = name, why, "a sensor does not run");
+        self.statuses.get(name).update(|report| {
+            report.state = SensorState::Failed;
+            report.reason = why.to_owned();
+        });
+        let seal =
+            |draft: Draft| self.sealer.seal(vec![draft], Vec::new()).map_err(|error| error.to_string());
+        let sealed = lifecycle::sensor_failed(name, why).map_err(|error| error.to_string()).and_then(seal);
+        if let Err(error) = sealed {
+            tracing::error!(error, "the failure was not recorded");
+        }
+    }
+}
+
+/// Every sensor's ladder on this host.
+pub fn probe(config: &Config) -> Vec<SensorProbe> {
+    let files_config = FilesConfig { trees: trees::resolve(&config.files.trees), ..config.files.clone() };
+    vec![files::probe(&files_config), logins::probe(&config.logins), host::probe(&config.host)]
+}

@@ -1,0 +1,96 @@
+//! What is said on the local socket.
+
+use std::path::PathBuf;
+
+use picket_protocol::finding::Severity;
+use picket_protocol::record::Kind;
+use picket_protocol::time::Timestamp;
+use serde_json::Value;
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+use crate::ledger::RecordFilter;
+
+/// Longest request, in bytes: a scan of 64 longest paths.
+pub const REQUEST_BYTES_MAX: u64 = 512 * 1024;
+/// Longest reply line that a client reads, in bytes: a record with its frame, or a status.
+pub const REPLY_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// Most findings in one answer.
+pub const FINDINGS_MAX: usize = 10_000;
+/// Most commands in one answer.
+pub const COMMANDS_MAX: u32 = 10_000;
+
+/// What a client asks.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(tag = "request", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Request {
+    /// A [`super::StatusReport`].
+    Status {},
+    /// Finding records, oldest first, one item each; with `follow` without end.
+    Findings(FindingQuery),
+    /// All commands that were ever received, newest first, one item each.
+    Commands {
+        /// Most of them.
+        limit: u32,
+    },
+    /// Re-examine paths now; root only.
+    Scan {
+        /// Absolute; none for all watched trees.
+        paths: Vec<PathBuf>,
+    },
+    /// Acknowledge advice; root only.
+    Ack {
+        /// Which; none for all.
+        id: Option<Uuid>,
+    },
+    /// Hold commands back, or obey them again; root only.
+    Hold {
+        /// For how long; none ends it.
+        seconds: Option<u64>,
+    },
+}
+
+/// Which findings.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FindingQuery {
+    /// Only of this rule, or family when it ends in a dot.
+    pub rule: Option<String>,
+    /// Only at least this severe.
+    pub severity: Severity,
+    /// Only sealed at or after.
+    pub since: Option<Timestamp>,
+    /// Most of them: the newest.
+    pub limit: usize,
+    /// Go on with each new one.
+    pub follow: bool,
+}
+
+impl FindingQuery {
+    /// The filter for the ledger.
+    pub fn filter(&self) -> RecordFilter {
+        RecordFilter {
+            kind: Some(Kind::Finding),
+            severity_min: self.severity,
+            rule: self.rule.clone(),
+            since: self.since,
+            before: None,
+            limit: self.limit.min(FINDINGS_MAX),
+        }
+    }
+}
+
+/// A line of the answer.
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reply {
+    /// The whole answer, or its end.
+    Answer(Value),
+    /// One of many.
+    Item(Box<RawValue>),
+    /// It was not done. The last line.
+    Error {
+        /// One sentence.
+        message: String,
+    },
+}

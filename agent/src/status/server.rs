@@ -1,0 +1,334 @@
+//! The local socket's server: one thread that accepts, one short-lived thread a client.
+
+use std::collections::BTreeMap;
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use serde_json::json;
+use serde_json::value::RawValue;
+
+use super::message::{COMMANDS_MAX, FindingQuery, REQUEST_BYTES_MAX, Reply, Request};
+use super::person::{group, peer};
+use super::report::Sources;
+use crate::ledger::{KeptRecord, Reader};
+use crate::respond::store::Store;
+use crate::respond::work::SCAN_DEADLINE;
+use crate::respond::{Moment, Person};
+use crate::sys::Stop;
+
+/// Connections at once; one more is told so and closed.
+pub const CLIENTS_MAX: usize = 32;
+/// How long a client may take to send its request or to take a line of the answer.
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often a connection that follows findings looks whether it is to end.
+const FOLLOW_TICK: Duration = Duration::from_millis(500);
+/// Records that are read at once while following.
+const FOLLOW_BATCH: usize = 1_000;
+/// Places of the ledger that are gone through at once while following: bounds what is held in memory.
+const FOLLOW_SPAN: u64 = 10_000;
+/// Stack of a client's thread.
+const STACK_BYTES: usize = 512 * 1024;
+/// The group that may read.
+const GROUP: &str = "picket";
+
+/// The running server.
+pub struct Server {
+    path: PathBuf,
+    stop: Stop,
+    clients: Clients,
+    thread: JoinHandle<()>,
+}
+
+type Clients = Arc<Mutex<BTreeMap<u64, UnixStream>>>;
+
+impl Server {
+    /// Opens the socket and serves it.
+    ///
+    /// # Errors
+    /// When somebody listens on it already, or it cannot be made.
+    pub fn start(sources: Sources) -> io::Result<Self> {
+        let path = sources.layout.socket();
+        let listener = listen(&path)?;
+        let (stop, clients) = (Stop::new()?, Clients::default());
+        let accepting = Accepting {
+            sources: Arc::new(sources),
+            listener,
+            stop: stop.clone(),
+            clients: Arc::clone(&clients),
+        };
+        let thread = std::thread::Builder::new().name("status".to_owned()).spawn(move || accepting.run())?;
+        Ok(Self { path, stop, clients, thread })
+    }
+
+    /// Closes the socket and all connections.
+    pub fn stop(self) {
+        self.stop.set();
+        for client in self.clients.lock().unwrap_or_else(PoisonError::into_inner).values() {
+            // Fails when the client has gone already.
+            let _gone = client.shutdown(std::net::Shutdown::Both).is_err();
+        }
+        if self.thread.join().is_err() {
+            tracing::error!("the local socket's thread panicked");
+        }
+        // Fails when somebody removed it, and then there is nothing to remove.
+        let _gone = std::fs::remove_file(&self.path).is_err();
+    }
+}
+
+/// Makes the socket; one that nobody listens on is left over from a crash and replaced.
+fn listen(path: &Path) -> io::Result<UnixListener> {
+    match UnixStream::connect(path) {
+        Ok(_) => return Err(io::Error::new(io::ErrorKind::AddrInUse, "another agent listens there")),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    // The process's umask keeps others out until owner and mode are set.
+    let listener = UnixListener::bind(path)?;
+    let group = group(GROUP);
+    if let Some(group) = group {
+        chown(path, None, Some(group))?;
+    }
+    let mode = if group.is_some() { 0o660 } else { 0o600 };
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+struct Accepting {
+    sources: Arc<Sources>,
+    listener: UnixListener,
+    stop: Stop,
+    clients: Clients,
+}
+
+impl Accepting {
+    fn run(self) {
+        let mut threads: Vec<JoinHandle<()>> = Vec::new();
+        let mut number = 0;
+        while !self.stop.is_set() {
+            let mut fds =
+                [PollFd::new(&self.listener, PollFlags::IN), PollFd::new(&self.stop, PollFlags::IN)];
+            if poll(&mut fds, None).is_err() || self.stop.is_set() {
+                continue;
+            }
+            threads.retain(|thread| !thread.is_finished());
+            match self.listener.accept() {
+                Ok((socket, _)) => {
+                    number += 1;
+                    threads.extend(self.serve(socket, number));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => {
+                    // No descriptor is left, or the like: wait for better times without spinning.
+                    tracing::warn!(%error, "the local socket takes no connection");
+                    self.stop.wait(FOLLOW_TICK);
+                }
+            }
+        }
+        for thread in threads {
+            if thread.join().is_err() {
+                tracing::error!("a local connection's thread panicked");
+            }
+        }
+    }
+
+    fn serve(&self, socket: UnixStream, number: u64) -> Option<JoinHandle<()>> {
+        let prepared = socket
+            .set_nonblocking(false)
+            .and_then(|()| socket.set_read_timeout(Some(CLIENT_TIMEOUT)))
+            .and_then(|()| socket.set_write_timeout(Some(CLIENT_TIMEOUT)))
+            .and_then(|()| socket.try_clone());
+        let own = match prepared {
+            Ok(own) => own,
+            Err(error) => {
+                tracing::warn!(%error, "a local connection could not be served");
+                return None;
+            }
+        };
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        if clients.len() >= CLIENTS_MAX {
+            let reply = Reply::Error { message: format!("{CLIENTS_MAX} others are connected already") };
+            // Whether the client hears it is its own affair.
+            let _told = Client { socket }.send(&reply).is_ok();
+            return None;
+        }
+        clients.insert(number, own);
+        drop(clients);
+        let (sources, stop, clients) =
+            (Arc::clone(&self.sources), self.stop.clone(), Arc::clone(&self.clients));
+        let body = move || {
+            if let Err(error) = answer(Client { socket }, &sources, &stop) {
+                tracing::debug!(%error, "a local client went away");
+            }
+            clients.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
+        };
+        let spawned =
+            std::thread::Builder::new().name("client".to_owned()).stack_size(STACK_BYTES).spawn(body);
+        spawned.ok().or_else(|| {
+            self.clients.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
+            None
+        })
+    }
+}
+
+struct Client {
+    socket: UnixStream,
+}
+
+impl Client {
+    fn request(&self) -> io::Result<Vec<u8>> {
+        let mut line = Vec::new();
+        BufReader::new((&self.socket).take(REQUEST_BYTES_MAX)).read_until(b'\n', &mut line)?;
+        Ok(line)
+    }
+
+    fn send(&self, reply: &Reply) -> io::Result<()> {
+        let mut line = serde_json::to_vec(reply)?;
+        line.push(b'\n');
+        (&self.socket).write_all(&line)
+    }
+
+    /// Whether the other end is still there: it never sends anything after its request.
+    fn is_gone(&self) -> bool {
+        let mut fds = [PollFd::new(&self.socket, PollFlags::IN | PollFlags::RDHUP)];
+        let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+        poll(&mut fds, Some(&now)).is_ok_and(|ready| ready > 0)
+    }
+}
+
+type Answer = Result<serde_json::Value, String>;
+
+fn answer(client: Client, sources: &Sources, stop: &Stop) -> io::Result<()> {
+    let person = peer(&client.socket)?;
+    let line = client.request()?;
+    let result = match serde_json::from_slice::<Request>(&line) {
+        Err(error) => Err(format!("not a request that this agent knows: {error}")),
+        Ok(request) if changes(&request) && person.uid != 0 => {
+            Err("only root may do that (try sudo)".to_owned())
+        }
+        Ok(request) => handle(request, &client, sources, stop, person)?,
+    };
+    client.send(&match result {
+        Ok(answer) => Reply::Answer(answer),
+        Err(message) => Reply::Error { message },
+    })
+}
+
+fn changes(request: &Request) -> bool {
+    match request {
+        Request::Status {} | Request::Findings(_) | Request::Commands { .. } => false,
+        Request::Scan { .. } | Request::Ack { .. } | Request::Hold { .. } => true,
+    }
+}
+
+fn handle(
+    request: Request,
+    client: &Client,
+    sources: &Sources,
+    stop: &Stop,
+    person: Person,
+) -> io::Result<Answer> {
+    let words = |error: crate::respond::RespondError| error.to_string();
+    Ok(match request {
+        Request::Status {} => serde_json::to_value(sources.report(Moment::now())).map_err(|e| e.to_string()),
+        Request::Findings(query) => return findings(&query, client, sources, stop),
+        Request::Commands { limit } => return commands(limit, client, sources),
+        Request::Scan { paths } => scan(&paths, sources),
+        Request::Ack { id } => {
+            sources.responder.acknowledge(id, person).map(|ids| json!({ "acknowledged": ids })).map_err(words)
+        }
+        Request::Hold { seconds } => {
+            let length = seconds.map(Duration::from_secs);
+            sources.responder.hold(length, person).map(|()| json!({ "held_seconds": seconds })).map_err(words)
+        }
+    })
+}
+
+fn scan(paths: &[PathBuf], sources: &Sources) -> Answer {
+    let scan = sources.scan.as_ref().ok_or("the file sensor does not run")?;
+    scan(paths, SCAN_DEADLINE)
+}
+
+fn commands(limit: u32, client: &Client, sources: &Sources) -> io::Result<Answer> {
+    let read = Store::open(&sources.layout.database()).map_err(|error| error.to_string());
+    let rows =
+        read.and_then(|store| store.commands(limit.min(COMMANDS_MAX)).map_err(|error| error.to_string()));
+    match rows {
+        Err(message) => Ok(Err(message)),
+        Ok(rows) => {
+            for row in &rows {
+                client.send(&Reply::Item(serde_json::value::to_raw_value(row)?))?;
+            }
+            Ok(Ok(json!({ "count": rows.len() })))
+        }
+    }
+}
+
+fn findings(query: &FindingQuery, client: &Client, sources: &Sources, stop: &Stop) -> io::Result<Answer> {
+    let reader = match Reader::open(&sources.layout.database()) {
+        Ok(reader) => reader,
+        Err(error) => return Ok(Err(error.to_string())),
+    };
+    let mut size = sources.heads.head().size;
+    let mut filter = query.filter();
+    filter.before = Some(size);
+    let mut records = match reader.records(&filter) {
+        Ok(records) => records,
+        Err(error) => return Ok(Err(error.to_string())),
+    };
+    loop {
+        for record in records.drain(..).rev() {
+            send_record(client, &record)?;
+        }
+        if !query.follow {
+            return Ok(Ok(json!({ "size": size })));
+        }
+        let head = sources.heads.wait_beyond(size, FOLLOW_TICK);
+        if stop.is_set() || client.is_gone() {
+            return Ok(Err("the agent is stopping".to_owned()));
+        }
+        let reached = head.size.min(size.saturating_add(FOLLOW_SPAN));
+        match newer(&reader, query, size, reached) {
+            Ok(found) => records = found,
+            Err(error) => return Ok(Err(error.to_string())),
+        }
+        size = reached;
+    }
+}
+
+/// Matching records from place `from` up to `to`, newest first.
+fn newer(
+    reader: &Reader,
+    query: &FindingQuery,
+    from: u64,
+    to: u64,
+) -> Result<Vec<KeptRecord>, crate::ledger::LedgerError> {
+    let mut found = Vec::new();
+    let mut filter = query.filter();
+    filter.limit = FOLLOW_BATCH;
+    filter.before = Some(to);
+    while from < to {
+        let page = reader.records(&filter)?;
+        let full = page.len() == FOLLOW_BATCH;
+        filter.before = page.last().map(|record| record.seq);
+        let fresh: Vec<_> = page.into_iter().take_while(|record| record.seq >= from).collect();
+        let done = fresh.len() < FOLLOW_BATCH || !full;
+        found.extend(fresh);
+        if done {
+            break;
+        }
+    }
+    Ok(found)
+}
+
+fn send_record(client: &Client, record: &KeptRecord) -> io::Result<()> {
+    let text = String::from_utf8_lossy(&record.bytes).into_owned();
+    client.send(&Reply::Item(RawValue::from_string(text)?))
+}
