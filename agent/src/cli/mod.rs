@@ -8,9 +8,19 @@ use clap::Parser as _;
 
 use crate::config::{Config, ConfigError, Loaded};
 
+mod ack;
 mod check_config;
+mod client;
+mod commands;
 pub mod enroll;
+mod findings;
+mod hold_commands;
 pub mod output;
+mod probe;
+mod run;
+mod scan;
+mod status;
+mod verify;
 
 /// What the exit code of every subcommand means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,16 +86,24 @@ const EXIT_CODES: &str = "Exit codes: 0 fine, 1 degraded, 2 failing, 3 usage or 
 
 #[derive(Debug, clap::Subcommand)]
 enum Subcommand {
-    /// Check a configuration file without starting anything
+    Run(run::Arguments),
+    Status(status::Arguments),
+    Findings(findings::Arguments),
+    Commands(commands::Arguments),
+    Ack(ack::Arguments),
+    HoldCommands(hold_commands::Arguments),
+    Scan(scan::Arguments),
+    Verify(verify::Arguments),
+    Probe(probe::Arguments),
     CheckConfig(check_config::Arguments),
 }
 
 /// Runs the command line.
 pub fn main() -> ExitCode {
-    run(std::env::args_os()).into()
+    parse_and_run(std::env::args_os()).into()
 }
 
-fn run(arguments: impl Iterator<Item = OsString>) -> Exit {
+fn parse_and_run(arguments: impl Iterator<Item = OsString>) -> Exit {
     let arguments = match Arguments::try_parse_from(arguments) {
         Ok(arguments) => arguments,
         Err(error) => {
@@ -96,6 +114,15 @@ fn run(arguments: impl Iterator<Item = OsString>) -> Exit {
     };
     let global = arguments.global;
     match arguments.command {
+        Subcommand::Run(arguments) => run::run(&global, arguments),
+        Subcommand::Status(arguments) => status::run(&global, arguments),
+        Subcommand::Findings(arguments) => findings::run(&global, arguments),
+        Subcommand::Commands(arguments) => commands::run(&global, arguments),
+        Subcommand::Ack(arguments) => ack::run(&global, arguments),
+        Subcommand::HoldCommands(arguments) => hold_commands::run(&global, arguments),
+        Subcommand::Scan(arguments) => scan::run(&global, arguments),
+        Subcommand::Verify(arguments) => verify::run(&global, arguments),
+        Subcommand::Probe(arguments) => probe::run(&global, arguments),
         Subcommand::CheckConfig(arguments) => check_config::run(&global, arguments),
     }
 }
