@@ -87,6 +87,8 @@ const EXIT_CODES: &str = "Exit codes: 0 fine, 1 degraded, 2 failing, 3 usage or 
 #[derive(Debug, clap::Subcommand)]
 enum Subcommand {
     Run(run::Arguments),
+    /// Make this host an agent of the collector that printed the join string
+    Enroll(enroll::Arguments),
     Status(status::Arguments),
     Findings(findings::Arguments),
     Commands(commands::Arguments),
@@ -100,6 +102,10 @@ enum Subcommand {
 
 /// Runs the command line.
 pub fn main() -> ExitCode {
+    // `agent uplink` is not for people, and its process is to be as small as can be: no parser for it.
+    if std::env::args_os().skip(1).eq(["uplink"]) {
+        return crate::uplink::process::main();
+    }
     parse_and_run(std::env::args_os()).into()
 }
 
@@ -115,6 +121,7 @@ fn parse_and_run(arguments: impl Iterator<Item = OsString>) -> Exit {
     let global = arguments.global;
     match arguments.command {
         Subcommand::Run(arguments) => run::run(&global, arguments),
+        Subcommand::Enroll(arguments) => enroll::run(&global, arguments),
         Subcommand::Status(arguments) => status::run(&global, arguments),
         Subcommand::Findings(arguments) => findings::run(&global, arguments),
         Subcommand::Commands(arguments) => commands::run(&global, arguments),

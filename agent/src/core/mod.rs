@@ -26,16 +26,16 @@ use crate::respond::{self, Context, Engine, Moment, RespondError, RespondStatus,
 use crate::sense::host::{FigureSource, Figures};
 use crate::status::{Server, Sources};
 use crate::sys::{Account, Stop};
-use crate::uplink::{self, LinkConfig, LinkHandle, LinkStatus};
+use crate::uplink::{self, LedgerLink, LinkConfig, LinkHandle, LinkStatus};
 
 mod capabilities;
+mod cosigned;
 pub mod directories;
 mod lifecycle;
-mod link;
 mod sensors;
 mod trees;
 
-pub use link::{Cosigned, Identity};
+pub use cosigned::{Cosigned, Identity};
 pub use sensors::{Statuses, probe};
 
 /// How long the agent may take to stop; what is not done by then is done at the next start.
@@ -253,7 +253,7 @@ impl Core {
 
     fn try_link(&mut self, enrolment: Enrolment) -> Result<(), String> {
         let witness = enrolment.witness_key().map_err(|error| error.to_string())?;
-        let source = link::Source::open(&self.ledger, witness).map_err(|error| error.to_string())?;
+        let source = LedgerLink::new(Arc::clone(&self.ledger), witness).map_err(|error| error.to_string())?;
         let facts = serde_json::to_value(crate::sense::host::facts()).map_err(|error| error.to_string())?;
         let config = LinkConfig {
             layout: self.layout.clone(),

@@ -16,6 +16,7 @@ pub mod dial;
 mod driver;
 pub mod enrolling;
 pub mod ipc;
+pub mod joining;
 pub mod link;
 pub mod process;
 pub mod proxy;
