@@ -39,6 +39,13 @@ pub struct Entry {
     pub(super) acknowledgement: Option<Acknowledgement>,
 }
 
+impl Entry {
+    /// An entry that nobody waits for.
+    pub fn new(drafts: Vec<Draft>, writes: Vec<StateWrite>) -> Self {
+        Self { drafts, writes, ..Self::default() }
+    }
+}
+
 /// A cosigned checkpoint on its way to the writer.
 pub(super) struct Acknowledgement {
     pub note: String,
@@ -93,8 +100,7 @@ impl Sealer {
     /// Queues records and state; waits while the queue is full. They are lost only if the agent dies before
     /// the commit, and then all of them, so that what led to them is looked at again.
     pub fn seal(&self, drafts: Vec<Draft>, writes: Vec<StateWrite>) -> Result<(), SealError> {
-        let entry = Entry { drafts, writes, ..Entry::default() };
-        self.queue.send(entry).map_err(|_| SealError::Stopped)
+        self.queue.send(Entry::new(drafts, writes)).map_err(|_| SealError::Stopped)
     }
 
     /// As [`Sealer::seal`], and waits until they are durable. While the queue is full it waits for a place
@@ -106,7 +112,7 @@ impl Sealer {
         timeout: Duration,
     ) -> Result<Sealed, SealError> {
         let (done, answer) = sync_channel(1);
-        let entry = Entry { drafts, writes, done: Some(done), ..Entry::default() };
+        let entry = Entry { done: Some(done), ..Entry::new(drafts, writes) };
         self.queue.send(entry).map_err(|_| SealError::Stopped)?;
         answer.recv_timeout(timeout).map_err(|error| match error {
             RecvTimeoutError::Timeout => {

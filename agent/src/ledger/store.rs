@@ -9,6 +9,7 @@ use std::time::Duration;
 use picket_protocol::crypto::{PublicKey, SigningKey};
 use picket_protocol::finding::Severity;
 use picket_protocol::identity::AgentId;
+use picket_protocol::note::VerifierKey;
 use picket_protocol::record::{Draft, KeyRotation, Kind, Lifecycle};
 use picket_protocol::time::Timestamp;
 use picket_protocol::tree::{Frontier, leaf_hash};
@@ -19,7 +20,7 @@ use super::heads::Head;
 use super::keys::{KeyFiles, Seed};
 use super::rows::{StoredCheckpoint, StoredKey, StoredNodes, Totals, int, number};
 use super::schema::{Location, open_writer};
-use super::sealer::{Acknowledged, Entry, SealError, Sealed};
+use super::sealer::{Acknowledged, Acknowledgement, Entry, SealError, Sealed};
 use super::session::{Mark, Session};
 use crate::config::LedgerConfig;
 
@@ -159,6 +160,22 @@ impl Store {
             (self.last_time, self.last_clocks) = (time, Some(now));
         }
         Ok(committed)
+    }
+
+    /// Judges a cosigned checkpoint in a transaction of its own; see [`super::Ledger::acknowledge`].
+    pub fn acknowledge(
+        &mut self,
+        note: &str,
+        witness: &VerifierKey,
+        now: Now,
+    ) -> Result<Result<Acknowledged, AcknowledgeError>, LedgerError> {
+        let (done, _unheard) = std::sync::mpsc::sync_channel(1);
+        let acknowledgement = Acknowledgement { note: note.to_owned(), witness: witness.clone(), done };
+        let mut group = [Entry { acknowledgement: Some(acknowledgement), ..Entry::default() }];
+        match self.commit(&mut group, now)?.outcomes.pop() {
+            Some(Outcome::Acknowledged(judged)) => Ok(judged),
+            _ => Err(LedgerError::Damaged("an acknowledgement was not judged".to_owned())),
+        }
     }
 
     /// Whether the key in force has served its time.
