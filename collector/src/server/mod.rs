@@ -1,5 +1,18 @@
 //! The running collector: the listener, the sessions of agents, the silence watch and the admin socket.
 
+pub mod authority;
+pub mod chain;
+pub mod config;
+pub mod connection;
+pub mod data_dir;
+pub mod enrol;
+pub mod limits;
+pub mod session;
 pub mod shared;
+pub mod state;
+pub mod tls;
+pub mod wire;
+pub mod witness;
 
 pub use shared::{ServerInfo, Shared, SubmitError};
+pub use witness::Witness;

@@ -1,18 +1,21 @@
 //! What every task of a running collector holds: the store, the live connections and the stream of findings.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use picket_protocol::bundle::{Bundle, key_in_force};
 use picket_protocol::checkpoint::{Checkpoint, SignedCheckpoint};
 use picket_protocol::command::{Command, HOSTS_MAX, PAYLOAD_TYPE, TEXT_BYTES_MAX};
-use picket_protocol::crypto::{PublicKey, SigningKey};
+use picket_protocol::crypto::PublicKey;
 use picket_protocol::dsse::Envelope;
 use picket_protocol::identity::AgentId;
-use picket_protocol::note::{KeyKind, Note, NoteError, VerifierKey};
+use picket_protocol::message::Bye;
+use picket_protocol::note::{KeyKind, Note, VerifierKey};
 use picket_protocol::time::Timestamp;
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::{Notify, broadcast, watch};
 
+use super::witness::Witness;
 use crate::store::{CommandRow, FindingRow, NewCommand, Store, StoreError};
 
 /// New findings that a slow subscriber may fall behind by; beyond it is told how many it missed and reads them from the store.
@@ -43,59 +46,71 @@ pub enum SubmitError {
     Store(#[from] StoreError),
 }
 
-/// The cosigning key with the name that it signs under.
-pub struct Witness {
-    key: SigningKey,
-    verifier: VerifierKey,
+/// What the task of a live connection is told. Holds one of each kind, so it needs no bound and drops nothing.
+#[derive(Default)]
+pub struct Mailbox {
+    mail: Mutex<Mail>,
+    wake: Notify,
 }
 
-impl Witness {
-    /// Names a key.
-    pub fn new(name: &str, key: SigningKey) -> Result<Self, NoteError> {
-        let verifier = VerifierKey::new(name, KeyKind::Cosignature, key.public())?;
-        Ok(Self { key, verifier })
-    }
-
-    /// The public half, to be given to agents and auditors.
-    pub fn verifier(&self) -> &VerifierKey {
-        &self.verifier
-    }
-
-    /// The checkpoint with this witness's cosignature of `now`. Only for what is durable in the store.
-    pub fn cosign(
-        &self,
-        mut checkpoint: SignedCheckpoint,
-        now: Timestamp,
-    ) -> Result<SignedCheckpoint, picket_protocol::checkpoint::CheckpointError> {
-        checkpoint.cosign(self.verifier.name(), &self.key, now)?;
-        Ok(checkpoint)
-    }
-}
-
-/// What the task of a live connection is told.
-#[derive(Debug)]
-pub enum Control {
+/// See [`Mailbox`].
+#[derive(Debug, Default)]
+pub struct Mail {
     /// Look for waiting commands.
-    Commands,
-    /// A new trust root for the agent.
-    Trust(Arc<Vec<u8>>),
+    pub commands: bool,
+    /// Look for new trust roots.
+    pub trust: bool,
     /// Say goodbye and close.
-    Bye {
-        /// The word in the frame.
-        reason: &'static str,
-        /// A sentence for the agent's log.
-        detail: String,
-        /// Seconds to wait before the next attempt.
-        retry_after: u64,
-    },
+    pub bye: Option<Bye>,
+}
+
+impl Mailbox {
+    /// Adds to the mail, and wakes the task.
+    pub fn put(&self, change: impl FnOnce(&mut Mail)) {
+        change(&mut self.mail.lock().unwrap_or_else(PoisonError::into_inner));
+        self.wake.notify_one();
+    }
+
+    /// Waits for mail.
+    pub async fn arrived(&self) {
+        self.wake.notified().await;
+    }
+
+    /// Takes all of it.
+    pub fn take(&self) -> Mail {
+        std::mem::take(&mut self.mail.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 /// A live connection.
+#[derive(Clone)]
 pub struct Live {
-    /// Tells connections of the same agent apart.
-    pub generation: u64,
-    /// The way to its task; what does not fit is dropped, since the task looks again by itself.
-    pub control: mpsc::Sender<Control>,
+    generation: u64,
+    /// The way to its task.
+    pub mailbox: Arc<Mailbox>,
+    /// Closed when its task has ended.
+    pub ended: watch::Receiver<()>,
+}
+
+/// Keeps an agent's place among the live connections; dropped when its task ends.
+pub struct Seat {
+    shared: Arc<Shared>,
+    agent: AgentId,
+    generation: u64,
+    /// Where the task finds its mail.
+    pub mailbox: Arc<Mailbox>,
+    _ended: watch::Sender<()>,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let (agent, generation) = (self.agent, self.generation);
+        self.shared.with_live(|live| {
+            if live.get(&agent).is_some_and(|seated| seated.generation == generation) {
+                live.remove(&agent);
+            }
+        });
+    }
 }
 
 /// See the module's description.
@@ -111,6 +126,7 @@ pub struct Shared {
     /// New findings, after their commit, in the order of `no`.
     pub findings: broadcast::Sender<Arc<FindingRow>>,
     live: Mutex<HashMap<AgentId, Live>>,
+    generations: AtomicU64,
 }
 
 impl Shared {
@@ -127,7 +143,7 @@ impl Shared {
             witness: witness.verifier().to_string(),
             ca: ca_pem,
         };
-        Self { store, witness, info, clock, findings, live: Mutex::default() }
+        Self { store, witness, info, clock, findings, live: Mutex::default(), generations: AtomicU64::new(0) }
     }
 
     /// A subscription to findings that are committed from now on. A receiver that lags is told by
@@ -158,7 +174,7 @@ impl Shared {
             now,
         })?;
         for agent in hosts {
-            self.tell(agent, Control::Commands);
+            self.tell(agent, |mail| mail.commands = true);
         }
         Ok(row)
     }
@@ -191,13 +207,28 @@ impl Shared {
         Ok(cosigned.to_text())
     }
 
-    /// Tells the task of an agent's connection, if there is one. Never waits.
-    pub fn tell(&self, agent: AgentId, control: Control) -> bool {
-        self.with_live(|live| live.get(&agent).is_some_and(|live| live.control.try_send(control).is_ok()))
+    /// Gives an agent's connection its seat, and what sat there before: the newest connection wins.
+    pub fn seat(self: &Arc<Self>, agent: AgentId) -> (Seat, Option<Live>) {
+        let generation = self.generations.fetch_add(1, Ordering::Relaxed);
+        let (sender, ended) = watch::channel(());
+        let mailbox = Arc::new(Mailbox::default());
+        let live = Live { generation, mailbox: mailbox.clone(), ended };
+        let before = self.with_live(|table| table.insert(agent, live));
+        (Seat { shared: self.clone(), agent, generation, mailbox, _ended: sender }, before)
     }
 
-    /// Runs `action` on the table of live connections.
-    pub fn with_live<T>(&self, action: impl FnOnce(&mut HashMap<AgentId, Live>) -> T) -> T {
+    /// Tells the task of an agent's connection, if there is one. Never waits.
+    pub fn tell(&self, agent: AgentId, change: impl FnOnce(&mut Mail)) -> bool {
+        let live = self.with_live(|live| live.get(&agent).cloned());
+        live.inspect(|live| live.mailbox.put(change)).is_some()
+    }
+
+    /// The agents that are connected.
+    pub fn connected(&self) -> Vec<AgentId> {
+        self.with_live(|live| live.keys().copied().collect())
+    }
+
+    fn with_live<T>(&self, action: impl FnOnce(&mut HashMap<AgentId, Live>) -> T) -> T {
         action(&mut self.live.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -220,4 +251,9 @@ fn read_command(envelope: &[u8]) -> Result<Command, SubmitError> {
         return Err(malformed(&format!("its reason or ticket is over {TEXT_BYTES_MAX} bytes")));
     }
     Ok(command)
+}
+
+/// The machine's clock.
+pub fn wall_clock() -> Timestamp {
+    Timestamp::from(std::time::SystemTime::now())
 }

@@ -1,0 +1,323 @@
+//! The collector's directory: who may read what in it, and how it comes to be.
+//!
+//! | file | mode | |
+//! |---|---|---|
+//! | `ca.key`, `ca.crt` | 0600, 0644 | the CA |
+//! | `server.key`, `server.crt` | 0600, 0644 | the server's own certificate, replaced before it ends |
+//! | `witness.key` | 0600 | 32-byte seed of the cosigning key |
+//! | `tickets.key` | 0600 | 32-byte seed of the TLS session tickets' keys |
+//! | `collector.db` (and `-wal`, `-shm`) | 0600 | the store |
+//! | `collector.toml` | 0644 | the configuration |
+//! | `collector.lock` | 0600 | held while the collector runs |
+//! | `admin.sock` | 0600 | the running collector's local commands |
+//!
+//! The directory itself is 0700.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use picket_protocol::crypto::{SigningKey, hex, sha256};
+use picket_protocol::time::Timestamp;
+use ring::rand::SecureRandom as _;
+use tokio::sync::broadcast;
+use zeroize::Zeroizing;
+
+use super::authority::{Authority, AuthorityError, Pair, SERVER_RENEWAL, end_of, names_of};
+use super::config::{Config, ConfigError};
+use super::witness::Witness;
+use crate::store::{FindingRow, SqliteStore, StoreError};
+
+/// Longest file of ours that is read.
+const FILE_BYTES_MAX: u64 = 256 * 1024;
+
+/// Why the directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DataDirError {
+    /// A file.
+    #[error("{path}: {source}")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// `init` where there is a collector already.
+    #[error("{0} holds a collector already; nothing was changed")]
+    Exists(PathBuf),
+    /// No collector there.
+    #[error("{0} holds no collector; make one with `collector init --data-dir {0} --address host:port`")]
+    Missing(PathBuf),
+    /// Two collectors on one directory.
+    #[error("another collector runs on {0}")]
+    Locked(PathBuf),
+    /// A secret that others may read.
+    #[error("{path}: others may read or write it (mode {mode:o}); it must be 0600")]
+    Exposed {
+        /// Which.
+        path: PathBuf,
+        /// Its mode.
+        mode: u32,
+    },
+    /// A file that is not what it should be.
+    #[error("{path} is damaged: {why}")]
+    Damaged {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
+    /// The configuration.
+    #[error("{path}: {source}")]
+    Config {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: ConfigError,
+    },
+    /// The CA.
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// A collector's directory.
+#[derive(Clone, Debug)]
+pub struct DataDir {
+    path: PathBuf,
+}
+
+/// The exclusive right to run on a directory; ends when dropped.
+pub struct RunLock {
+    _file: File,
+}
+
+/// The seed of the ticket keys.
+pub type Seed = Zeroizing<[u8; 32]>;
+
+impl DataDir {
+    /// Names a directory.
+    pub fn new(path: &Path) -> Self {
+        Self { path: path.to_owned() }
+    }
+
+    /// The file `name` in it.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// The admin socket.
+    pub fn admin_socket(&self) -> PathBuf {
+        self.file("admin.sock")
+    }
+
+    /// Makes the directory and everything in it.
+    ///
+    /// # Errors
+    /// When there is something already: nothing is overwritten.
+    pub fn init(&self, config_text: &str, now: Timestamp) -> Result<Config, DataDirError> {
+        let config = self.parse_config(config_text)?;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.path)
+            .map_err(|source| DataDirError::File { path: self.path.clone(), source })?;
+        let mut there = fs::read_dir(&self.path).map_err(|e| self.error("", e))?;
+        if there.next().is_some() {
+            return Err(DataDirError::Exists(self.path.clone()));
+        }
+        fs::set_permissions(&self.path, fs::Permissions::from_mode(0o700)).map_err(|e| self.error("", e))?;
+        let short = hex(&self.random_bytes::<4>()?);
+        let ca = Authority::create(&format!("Picket collector {short}"), now)?;
+        self.write("ca.key", 0o600, ca.key.as_bytes())?;
+        self.write("ca.crt", 0o644, ca.certificate.as_bytes())?;
+        self.write_server(&Authority::open(&ca)?, &config, now)?;
+        self.write("witness.key", 0o600, &*Zeroizing::new(self.random_bytes::<32>()?))?;
+        self.write("tickets.key", 0o600, &*Zeroizing::new(self.random_bytes::<32>()?))?;
+        self.write("collector.lock", 0o600, b"")?;
+        self.write("collector.db", 0o600, b"")?;
+        self.store(broadcast::channel(1).0)?.close();
+        // Last: with it the directory counts as a collector's.
+        self.write("collector.toml", 0o644, config_text.as_bytes())?;
+        Ok(config)
+    }
+
+    /// The configuration.
+    ///
+    /// # Errors
+    /// When there is no collector here, or the file has a fault.
+    pub fn config(&self) -> Result<Config, DataDirError> {
+        if !self.file("collector.toml").exists() {
+            return Err(DataDirError::Missing(self.path.clone()));
+        }
+        let text = String::from_utf8(self.read("collector.toml")?)
+            .map_err(|_| self.damaged("collector.toml", "not UTF-8 text"))?;
+        self.parse_config(&text)
+    }
+
+    fn parse_config(&self, text: &str) -> Result<Config, DataDirError> {
+        let path = self.file("collector.toml");
+        Config::parse(text).map_err(|source| DataDirError::Config { path, source })
+    }
+
+    /// The CA.
+    ///
+    /// # Errors
+    /// When its files are missing, exposed or damaged.
+    pub fn authority(&self) -> Result<Authority, DataDirError> {
+        Ok(Authority::open(&self.pair("ca")?)?)
+    }
+
+    /// The server's certificate, made anew when it ends soon or the configured names have changed.
+    ///
+    /// # Errors
+    /// When the files cannot be read or written.
+    pub fn server_pair(
+        &self,
+        authority: &Authority,
+        config: &Config,
+        now: Timestamp,
+    ) -> Result<Pair, DataDirError> {
+        if self.file("server.crt").exists() && self.file("server.key").exists() {
+            let pair = self.pair("server")?;
+            let mut names = config.certificate_names();
+            names.sort();
+            let fresh = end_of(&pair.certificate)?.since(now) > SERVER_RENEWAL;
+            if fresh && names_of(&pair.certificate)? == names {
+                return Ok(pair);
+            }
+            tracing::info!("the server's certificate is replaced");
+        }
+        self.write_server(authority, config, now)
+    }
+
+    fn write_server(
+        &self,
+        authority: &Authority,
+        config: &Config,
+        now: Timestamp,
+    ) -> Result<Pair, DataDirError> {
+        let pair = authority.issue_server(&config.certificate_names(), now)?;
+        self.write("server.key", 0o600, pair.key.as_bytes())?;
+        self.write("server.crt", 0o644, pair.certificate.as_bytes())?;
+        Ok(pair)
+    }
+
+    /// The cosigning key.
+    ///
+    /// # Errors
+    /// When its file is missing, exposed or damaged.
+    pub fn witness(&self) -> Result<Witness, DataDirError> {
+        let key = SigningKey::from_seed(*self.seed("witness.key")?);
+        let digest = sha256(&[&key.public().0]);
+        let name = format!("picket-collector/{}", hex(digest.get(..4).unwrap_or(&digest)));
+        Witness::new(&name, key).map_err(|error| self.damaged("witness.key", &error.to_string()))
+    }
+
+    /// The seed of the session tickets' keys.
+    ///
+    /// # Errors
+    /// When its file is missing, exposed or damaged.
+    pub fn ticket_seed(&self) -> Result<Seed, DataDirError> {
+        self.seed("tickets.key")
+    }
+
+    /// Opens the store.
+    ///
+    /// # Errors
+    /// When the database is damaged, of a newer version, or cannot be written.
+    pub fn store(&self, findings: broadcast::Sender<Arc<FindingRow>>) -> Result<SqliteStore, DataDirError> {
+        Ok(SqliteStore::open(&self.file("collector.db"), findings)?)
+    }
+
+    /// Takes the exclusive right to run here.
+    ///
+    /// # Errors
+    /// When another process has it.
+    pub fn lock(&self) -> Result<RunLock, DataDirError> {
+        let path = self.file("collector.lock");
+        let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+        let file = file.map_err(|source| DataDirError::File { path, source })?;
+        rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)
+            .map_err(|_| DataDirError::Locked(self.path.clone()))?;
+        Ok(RunLock { _file: file })
+    }
+
+    fn pair(&self, name: &str) -> Result<Pair, DataDirError> {
+        let text = |bytes: Vec<u8>, file: &str| {
+            String::from_utf8(bytes).map_err(|_| self.damaged(file, "not PEM text"))
+        };
+        let (key, certificate) = (format!("{name}.key"), format!("{name}.crt"));
+        Ok(Pair {
+            key: Zeroizing::new(text(self.read_secret(&key)?, &key)?),
+            certificate: text(self.read(&certificate)?, &certificate)?,
+        })
+    }
+
+    fn seed(&self, name: &str) -> Result<Seed, DataDirError> {
+        let bytes = Zeroizing::new(self.read_secret(name)?);
+        let seed = <[u8; 32]>::try_from(bytes.as_slice());
+        seed.map(Zeroizing::new).map_err(|_| self.damaged(name, "it must have 32 bytes"))
+    }
+
+    fn read_secret(&self, name: &str) -> Result<Vec<u8>, DataDirError> {
+        let path = self.file(name);
+        let mode = fs::metadata(&path).map_err(|e| self.error(name, e))?.permissions().mode() & 0o777;
+        if mode & 0o077 != 0 {
+            return Err(DataDirError::Exposed { path, mode });
+        }
+        self.read(name)
+    }
+
+    fn read(&self, name: &str) -> Result<Vec<u8>, DataDirError> {
+        let mut bytes = Vec::new();
+        let file = File::open(self.file(name)).map_err(|e| self.error(name, e))?;
+        file.take(FILE_BYTES_MAX).read_to_end(&mut bytes).map_err(|e| self.error(name, e))?;
+        Ok(bytes)
+    }
+
+    /// Replaces a file in one step, durably.
+    fn write(&self, name: &str, mode: u32, bytes: &[u8]) -> Result<(), DataDirError> {
+        let (path, draft) = (self.file(name), self.file(&format!(".{name}.new")));
+        let replace = || {
+            match fs::remove_file(&draft) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&draft)?;
+            file.write_all(bytes)?;
+            file.sync_all()?;
+            fs::rename(&draft, &path)?;
+            File::open(&self.path)?.sync_all()
+        };
+        replace().map_err(|e| self.error(name, e))
+    }
+
+    fn random_bytes<const N: usize>(&self) -> Result<[u8; N], DataDirError> {
+        random().map_err(|e| self.error("", e))
+    }
+
+    fn error(&self, name: &str, source: io::Error) -> DataDirError {
+        DataDirError::File { path: self.file(name), source }
+    }
+
+    fn damaged(&self, name: &str, why: &str) -> DataDirError {
+        DataDirError::Damaged { path: self.file(name), why: why.to_owned() }
+    }
+}
+
+/// Random bytes for keys, tokens and serial numbers.
+///
+/// # Errors
+/// When the system gives none.
+pub fn random<const N: usize>() -> io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    ring::rand::SystemRandom::new()
+        .fill(&mut bytes)
+        .map_err(|_| io::Error::other("the system gives no random numbers"))?;
+    Ok(bytes)
+}
