@@ -1,7 +1,5 @@
 //! `/trust`, the trust roots that agents obey, and `/audit`, what operators changed.
 
-use std::sync::Arc;
-
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -15,9 +13,7 @@ use super::cursor::{self, List};
 use super::error::{ApiError, BodyRefusals, Refusals};
 use super::request::{self, Parameters, WholeBody};
 use super::types::{AuditEntry, AuditPage, EnvelopeSchema, Trust, TrustList};
-use crate::server::Shared;
-use crate::server::shared::Control;
-use crate::store::{AuditQuery, AuditRow, HostQuery, PAGE_ROWS_MAX, TrustRow};
+use crate::store::{AuditQuery, AuditRow, PAGE_ROWS_MAX, TrustRow};
 
 /// Whose trust root.
 #[derive(serde::Deserialize, IntoParams)]
@@ -84,7 +80,7 @@ pub async fn post(
                 action: "trust.install".to_owned(),
                 subject: format!("version {} for {}", root.version, root.tenant),
             })?;
-            install(shared, bytes)
+            Ok(shared.install_trust(&bytes)?)
         })
         .await?;
     Ok((StatusCode::CREATED, Json(trust(row)?)))
@@ -111,23 +107,6 @@ pub async fn audit(
     };
     let next = page.next.map(|no| cursor::to_text(List::Audit, no));
     Ok(Json(AuditPage { items: page.items.into_iter().map(entry).collect(), next }))
-}
-
-/// Installs, then tells the tenant's agents that are connected; others get it when they come.
-fn install(shared: &Shared, bytes: Vec<u8>) -> Result<TrustRow, ApiError> {
-    let row = shared.store.install_trust(&bytes, (shared.clock)())?;
-    let bytes = Arc::new(bytes);
-    let mut query = HostQuery { tenant: Some(row.tenant.clone()), ..HostQuery::default() };
-    loop {
-        let page = shared.store.hosts(&query)?;
-        for host in &page.items {
-            shared.tell(host.agent, Control::Trust(bytes.clone()));
-        }
-        query.after = page.next;
-        if query.after.is_none() {
-            return Ok(row);
-        }
-    }
 }
 
 fn trust(row: TrustRow) -> Result<Trust, ApiError> {

@@ -55,7 +55,7 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     if !state.agents.take(identity.agent, std::time::Instant::now()) {
         return turn_away(state, stream, peer, "too-fast", "too many connections of this agent").await;
     }
-    let (seat, before) = state.shared.seat(identity.agent);
+    let (seat, before) = state.shared.seat(identity.agent, identity.tenant.clone());
     if let Some(before) = before {
         let bye = farewell("replaced", "another connection of this agent came", jittered(RETRY_SOON));
         before.mailbox.put(|mail| mail.bye = Some(bye));

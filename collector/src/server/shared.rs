@@ -9,14 +9,14 @@ use picket_protocol::checkpoint::{Checkpoint, SignedCheckpoint};
 use picket_protocol::command::{Command, HOSTS_MAX, PAYLOAD_TYPE, TEXT_BYTES_MAX};
 use picket_protocol::crypto::PublicKey;
 use picket_protocol::dsse::Envelope;
-use picket_protocol::identity::AgentId;
+use picket_protocol::identity::{AgentId, Tenant};
 use picket_protocol::message::Bye;
 use picket_protocol::note::{KeyKind, Note, VerifierKey};
 use picket_protocol::time::Timestamp;
 use tokio::sync::{Notify, broadcast, watch};
 
 use super::witness::Witness;
-use crate::store::{CommandRow, FindingRow, NewCommand, Store, StoreError};
+use crate::store::{CommandRow, FindingRow, Host, NewCommand, Store, StoreError, TrustRow};
 
 /// New findings that a slow subscriber may fall behind by; beyond it is told how many it missed and reads them from the store.
 pub const LIVE_FINDINGS_MAX: usize = 1_024;
@@ -86,6 +86,7 @@ impl Mailbox {
 #[derive(Clone)]
 pub struct Live {
     generation: u64,
+    tenant: Tenant,
     /// The way to its task.
     pub mailbox: Arc<Mailbox>,
     /// Closed when its task has ended.
@@ -179,6 +180,35 @@ impl Shared {
         Ok(row)
     }
 
+    /// Installs a trust root and sends it to the agents of its tenant that are connected; others get it when
+    /// they come. Blocks.
+    ///
+    /// # Errors
+    /// When the one in force does not let it replace it.
+    pub fn install_trust(&self, envelope: &[u8]) -> Result<TrustRow, StoreError> {
+        let row = self.store.install_trust(envelope, (self.clock)())?;
+        let mailboxes: Vec<Arc<Mailbox>> = self.with_live(|live| {
+            let of_tenant = live.values().filter(|live| live.tenant == row.tenant);
+            of_tenant.map(|live| live.mailbox.clone()).collect()
+        });
+        for mailbox in mailboxes {
+            mailbox.put(|mail| mail.trust = true);
+        }
+        Ok(row)
+    }
+
+    /// Takes a host's right to connect, and ends its connection at once. Blocks.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn revoke(&self, agent: AgentId, reason: &str) -> Result<Host, StoreError> {
+        let host = self.store.revoke(agent, reason, (self.clock)())?;
+        let detail = "the vendor revoked this host".to_owned();
+        let bye = Bye { reason: "revoked".to_owned(), detail, retry_after: 3_600 };
+        self.tell(agent, |mail| mail.bye = Some(bye));
+        Ok(host)
+    }
+
     /// The proof of a record, cosigned now. Blocks. `None` when there are no bytes to prove.
     pub fn bundle(&self, agent: AgentId, seq: u64) -> Result<Option<Bundle>, StoreError> {
         let Some(mut bundle) = self.store.proof(agent, seq)? else { return Ok(None) };
@@ -208,11 +238,11 @@ impl Shared {
     }
 
     /// Gives an agent's connection its seat, and what sat there before: the newest connection wins.
-    pub fn seat(self: &Arc<Self>, agent: AgentId) -> (Seat, Option<Live>) {
+    pub fn seat(self: &Arc<Self>, agent: AgentId, tenant: Tenant) -> (Seat, Option<Live>) {
         let generation = self.generations.fetch_add(1, Ordering::Relaxed);
         let (sender, ended) = watch::channel(());
         let mailbox = Arc::new(Mailbox::default());
-        let live = Live { generation, mailbox: mailbox.clone(), ended };
+        let live = Live { generation, tenant, mailbox: mailbox.clone(), ended };
         let before = self.with_live(|table| table.insert(agent, live));
         (Seat { shared: self.clone(), agent, generation, mailbox, _ended: sender }, before)
     }
