@@ -37,6 +37,8 @@ use crate::store::{FindingQuery, FindingRow};
 
 /// How often a quiet stream says where it stands, and the operator's token is looked up again.
 const POSITION_EVERY: Duration = Duration::from_secs(10);
+/// The first time: see where it is used.
+const FIRST_POSITION: Duration = Duration::from_millis(250);
 /// Rows in one look, with and without bodies.
 const ROWS: u32 = 500;
 const ROWS_FULL: u32 = 50;
@@ -96,7 +98,7 @@ pub async fn stream(
         cursor: from,
         seen: newest,
         behind: true,
-        due: Instant::now() + POSITION_EVERY,
+        due: Instant::now() + FIRST_POSITION,
         ended: false,
         token,
         feed,
@@ -158,7 +160,12 @@ impl Follower {
                 Wake::Committed(Ok(row)) => self.committed(row.no),
                 Wake::Committed(Err(RecvError::Lagged(_))) => self.behind = true,
                 Wake::Committed(Err(RecvError::Closed)) => self.ended = true,
-                Wake::Due => return Some(self.position().await),
+                // Also looks by itself: a group that began before this stream subscribed wakes nobody.
+                Wake::Due => match self.look().await {
+                    Ok(Some(bytes)) => return Some(bytes),
+                    Ok(None) => return Some(self.position().await),
+                    Err(error) => return Some(self.end(&error)),
+                },
             }
         }
         None
@@ -198,7 +205,6 @@ impl Follower {
             .await?;
         self.cursor = last.unwrap_or(self.cursor).max(if more { 0 } else { seen });
         self.behind = more;
-        self.due = Instant::now() + POSITION_EVERY;
         Ok((!text.is_empty()).then(|| text.into()))
     }
 
