@@ -1,0 +1,10 @@
+//! The uplink as it is: the real process in its real sandbox, against a small collector of the test's own
+//! that can be as honest or as hostile as a test wants.
+
+mod collector;
+mod enrol;
+mod host;
+mod link;
+mod proxy;
+mod sandbox;
+mod unused;

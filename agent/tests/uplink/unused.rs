@@ -1,0 +1,1 @@
+//! Entries of the allow-list that nobody needs.
