@@ -236,3 +236,63 @@ impl Decoder {
         Ok(Some(message))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn messages() -> impl Strategy<Value = Message> {
+        let body = prop::collection::vec(any::<u8>(), 0..200);
+        prop_oneof![
+            (0..FrameType::ALL.len(), body)
+                .prop_map(|(at, body)| { Message::Frame(Frame { frame_type: FrameType::ALL[at], body }) }),
+            any::<u64>().prop_map(|epoch| Message::Begin(Begin { epoch })),
+            (any::<u64>(), "\\PC{0,40}", any::<Option<u64>>()).prop_map(|(epoch, reason, retry_after_ms)| {
+                Message::Close(Close { epoch, reason, retry_after_ms })
+            }),
+            ("\\PC{0,40}", any::<u64>())
+                .prop_map(|(reason, retry_ms)| Message::Notice(Notice::Down { reason, retry_ms })),
+            ("\\PC{0,40}", any::<Option<String>>(), any::<u32>()).prop_map(|(address, proxy, failures)| {
+                let task = Task::Enrol { ca: address.clone() };
+                Message::Settings(Settings { task, address, proxy, backoff_max_ms: 5, failures })
+            }),
+        ]
+    }
+
+    fn decode(bytes: &[u8], cut: usize) -> Result<Vec<Message>, IpcError> {
+        let (mut decoder, mut messages) = (Decoder::default(), Vec::new());
+        for part in bytes.chunks(cut) {
+            decoder.push(part);
+            while let Some(message) = decoder.next_message()? {
+                messages.push(message);
+            }
+        }
+        Ok(messages)
+    }
+
+    #[test]
+    fn lengths_out_of_bounds_are_refused_before_the_body() {
+        for head in [[0, 0, 0, 0, 128], [0, 0x10, 0, 1, 128], [0xff, 0xff, 0xff, 0xff, 1]] {
+            assert!(matches!(decode(&head, 5), Err(IpcError::Frame(FrameError::Length(_)))), "{head:?}");
+        }
+        assert!(matches!(decode(&[0, 0, 0, 1, 99], 9), Err(IpcError::Frame(FrameError::Type(99)))));
+        assert!(matches!(decode(b"\0\0\0\x03\x82{]", 9), Err(IpcError::Malformed(_))));
+        let long = Notice::Failed { reason: "x".repeat(FRAME_BYTES_MAX) };
+        assert!(Message::Notice(long).to_bytes().is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn messages_read_back_however_they_are_cut(sent in prop::collection::vec(messages(), 0..6), cut in 1usize..50) {
+            let bytes: Vec<u8> = sent.iter().flat_map(|message| message.to_bytes().expect("fits")).collect();
+            prop_assert_eq!(decode(&bytes, cut).expect("sound"), sent);
+        }
+
+        #[test]
+        fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..300), cut in 1usize..50) {
+            let _any = decode(&bytes, cut);
+        }
+    }
+}
