@@ -1,5 +1,5 @@
 //! The API over real TLS and a seeded store.
-#![expect(clippy::unwrap_used, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 mod lab;
 

@@ -1,5 +1,5 @@
 //! `soc` end to end: the real binary against a collector's API over TLS.
-#![expect(clippy::unwrap_used, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 mod lab;
 
@@ -98,7 +98,7 @@ fn show_checks_the_proof_against_pinned_keys() {
     let mut host = lab.host("acme", "web-1");
     let one = finding("file.modified", Severity::High, "/etc/passwd");
     let own = finding("collector.silent", Severity::High, "/");
-    lab.seal(&mut host, &[one.clone()]);
+    lab.seal(&mut host, std::slice::from_ref(&one));
     let raised = OwnFinding { agent: host.agent, time: now(), finding: own.clone() };
     lab.store.raise(raised).unwrap();
     let config = lab.soc_config(VIEWER);
@@ -146,7 +146,8 @@ fn an_exported_proof_verifies_offline_and_every_broken_one_does_not() {
     let record = String::from_utf8(from_base64(bundle["record"].as_str().unwrap()).unwrap()).unwrap();
     let checkpoint = bundle["checkpoint"].as_str().unwrap().to_owned();
     let line = |n: usize| checkpoint.lines().nth(n).unwrap().to_owned();
-    let breaks: [(&str, &dyn Fn(&mut Value)); 10] = [
+    type Break<'a> = (&'a str, &'a dyn Fn(&mut Value));
+    let breaks: [Break<'_>; 10] = [
         ("format", &|b| b["format"] = "picket-proof/9".into()),
         ("agent", &|b| b["agent"] = uuid::Uuid::now_v7().to_string().into()),
         ("seq", &|b| b["seq"] = 3.into()),

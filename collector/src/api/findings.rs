@@ -17,6 +17,8 @@ use super::types::{BundleSchema, FindingDetail, FindingPage, FindingSummary, Pro
 use crate::server::Shared;
 use crate::store::{FindingQuery, FindingRow, PAGE_ROWS_MAX, Source, StoredFinding};
 
+/// Most bytes of records that one page or one look of a stream carries; rows beyond come without.
+const FULL_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Longest rule that is asked for, in bytes.
 const RULE_BYTES_MAX: usize = 200;
 
@@ -41,7 +43,7 @@ pub struct FindingsParameters {
     pub cursor: Option<String>,
     /// How many at most, 1 to 1,000 (with `full` 100); 100 by default.
     pub limit: Option<u32>,
-    /// With entities and evidence.
+    /// With entities and evidence, up to 8 MiB of records in a page.
     pub full: Option<bool>,
 }
 
@@ -104,9 +106,9 @@ pub async fn list(
             // What arrives between these two looks is left to the stream.
             let head = head(shared)?;
             let page = shared.store.findings(&query)?;
-            let rows = page.items.iter().filter(|row| row.no <= head);
+            let rows: Vec<_> = page.items.into_iter().filter(|row| row.no <= head).collect();
             Ok(FindingPage {
-                items: rows.map(|row| summary(shared, row, full)).collect::<Result<_, _>>()?,
+                items: summaries(shared, &rows, full)?,
                 next: page.next.map(|no| cursor::to_text(List::Findings, no)),
                 live: cursor::to_text(List::Findings, head),
             })
@@ -163,12 +165,42 @@ pub async fn bundle(
     Ok(Json(bundle))
 }
 
-/// A row as lists and the stream say it.
-pub(super) fn summary(shared: &Shared, row: &FindingRow, full: bool) -> Result<FindingSummary, ApiError> {
-    let body = if full { shared.store.finding(row.id)? } else { None };
-    let body = body.and_then(|stored| parse(&stored)).and_then(|finding| serde_json::to_value(finding).ok());
-    let member = |name: &str| body.as_ref().and_then(|body| body.get(name).cloned());
-    Ok(FindingSummary {
+/// Rows as lists and the stream say them; `full` adds what their records say, as long as they are within
+/// [`FULL_BYTES_MAX`] together.
+pub(super) fn summaries(
+    shared: &Shared,
+    rows: &[FindingRow],
+    full: bool,
+) -> Result<Vec<FindingSummary>, ApiError> {
+    let mut summaries: Vec<FindingSummary> = rows.iter().map(summary).collect();
+    if !full {
+        return Ok(summaries);
+    }
+    let place =
+        |row: &FindingRow| row.seq.filter(|_| row.source == Source::Agent).map(|seq| (row.agent, seq));
+    let places: Vec<_> = rows.iter().filter_map(place).collect();
+    let mut sealed = shared.store.records(&places)?.into_iter();
+    let mut room = FULL_BYTES_MAX;
+    for (row, summary) in rows.iter().zip(&mut summaries) {
+        let bytes = match place(row) {
+            Some(_) => sealed.next().flatten(),
+            None => shared.store.finding(row.id)?.map(|stored| stored.bytes),
+        };
+        let Some(bytes) = bytes else { continue };
+        room = room.saturating_sub(bytes.len());
+        if room == 0 {
+            break;
+        }
+        if let Some(finding) = parse(row.source, &bytes) {
+            summary.entities = serde_json::to_value(finding.entities).ok();
+            summary.evidence = Some(finding.evidence);
+        }
+    }
+    Ok(summaries)
+}
+
+fn summary(row: &FindingRow) -> FindingSummary {
+    FindingSummary {
         id: row.id,
         agent: row.agent,
         hostname: row.hostname.clone(),
@@ -182,21 +214,21 @@ pub(super) fn summary(shared: &Shared, row: &FindingRow, full: bool) -> Result<F
         observed: row.observed,
         title: row.title.clone(),
         drill: row.drill,
-        entities: member("entities"),
-        evidence: member("evidence"),
-    })
+        entities: None,
+        evidence: None,
+    }
 }
 
-fn parse(stored: &StoredFinding) -> Option<Finding> {
-    match stored.row.source {
-        Source::Agent => Record::parse(&stored.bytes).ok()?.body().ok(),
-        Source::Collector => serde_json::from_slice(&stored.bytes).ok(),
+fn parse(source: Source, bytes: &[u8]) -> Option<Finding> {
+    match source {
+        Source::Agent => Record::parse(bytes).ok()?.body().ok(),
+        Source::Collector => serde_json::from_slice(bytes).ok(),
     }
 }
 
 fn detail(shared: &Shared, stored: &StoredFinding) -> Result<FindingDetail, ApiError> {
     let row = &stored.row;
-    let finding = parse(stored).ok_or_else(|| {
+    let finding = parse(row.source, &stored.bytes).ok_or_else(|| {
         tracing::error!(id = %row.id, "a stored finding cannot be read");
         ApiError::unavailable("the stored finding cannot be read")
     })?;
@@ -204,7 +236,7 @@ fn detail(shared: &Shared, stored: &StoredFinding) -> Result<FindingDetail, ApiE
     let size = if sealed { shared.store.host(row.agent)?.map(|host| host.size) } else { None };
     let entities = finding.entities.iter().filter_map(|entity| serde_json::to_value(entity).ok());
     Ok(FindingDetail {
-        summary: summary(shared, row, false)?,
+        summary: summary(row),
         title: finding.title,
         entities: entities.collect(),
         evidence: finding.evidence,

@@ -10,7 +10,6 @@
 //! that goes on from its last id (`Last-Event-ID`) misses nothing and gets nothing twice, however it fell off.
 
 use std::convert::Infallible;
-use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,7 +29,7 @@ use utoipa::IntoParams;
 use super::auth::{Viewer, known};
 use super::cursor::{self, List};
 use super::error::{ApiError, Refusals};
-use super::findings::{Filters, head, summary};
+use super::findings::{Filters, head, summaries};
 use super::request::Parameters;
 use super::{Api, STREAMS_MAX};
 use crate::store::{FindingQuery, FindingRow};
@@ -41,7 +40,7 @@ const POSITION_EVERY: Duration = Duration::from_secs(10);
 const FIRST_POSITION: Duration = Duration::from_millis(250);
 /// Rows in one look, with and without bodies.
 const ROWS: u32 = 500;
-const ROWS_FULL: u32 = 50;
+const ROWS_FULL: u32 = 100;
 
 /// Which findings.
 #[derive(serde::Deserialize, IntoParams)]
@@ -195,8 +194,8 @@ impl Follower {
             .store(move |shared| {
                 let page = shared.store.findings(&query)?;
                 let mut text = String::new();
-                for row in &page.items {
-                    let finding = summary(shared, row, full)?;
+                let findings = summaries(shared, &page.items, full)?;
+                for (row, finding) in page.items.iter().zip(findings) {
                     let data = serde_json::to_string(&finding).unwrap_or_default();
                     event(&mut text, row.no, "finding", &data);
                 }
@@ -227,7 +226,9 @@ impl Follower {
 }
 
 fn event(text: &mut String, no: u64, name: &str, data: &str) {
-    // JSON holds no raw newline, and writing to a String cannot fail.
-    let _ =
-        write!(text, "id: {}\nevent: {name}\ndata: {data}\n\n", cursor::to_text(List::Findings, no)).is_ok();
+    // JSON holds no raw newline.
+    let id = cursor::to_text(List::Findings, no);
+    for part in ["id: ", &id, "\nevent: ", name, "\ndata: ", data, "\n\n"] {
+        text.push_str(part);
+    }
 }

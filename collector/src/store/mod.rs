@@ -68,6 +68,8 @@ pub trait Store: Send + Sync {
     fn root_at(&self, agent: AgentId, size: u64) -> Result<Option<Hash>, StoreError>;
     /// A record's exact bytes; `None` when there is none at `seq` or its bytes were forgotten.
     fn record(&self, agent: AgentId, seq: u64) -> Result<Option<Vec<u8>>, StoreError>;
+    /// As [`Store::record`] for several places, in their order: neighbours cost little more than one.
+    fn records(&self, places: &[(AgentId, u64)]) -> Result<Vec<Option<Vec<u8>>>, StoreError>;
     /// The proof of a record under the newest checkpoint, which is not cosigned yet: the caller holds the
     /// witness key. `None` when there are no bytes to prove.
     fn proof(&self, agent: AgentId, seq: u64) -> Result<Option<Bundle>, StoreError>;

@@ -1,5 +1,9 @@
 //! A collector's API in this process: real TLS, real SQLite, ledgers that were signed and sealed as agents do.
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a laboratory that breaks shall stop the test")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a laboratory that breaks shall stop the test"
+)]
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
 use std::io::{Read as _, Write as _};
@@ -11,7 +15,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use picket_collector::api::Api;
 use picket_collector::server::Shared;
-use picket_collector::server::shared::Witness;
+use picket_collector::server::Witness;
 use picket_collector::store::{
     Certificate, EnrolOutcome, Enrolment, Entry, FindingIndex, FindingRow, Ingest, Issue, NODE_LEVEL_MIN,
     NewToken, Operator, ReceiptIndex, Role, SqliteStore, Store, secret_hash,

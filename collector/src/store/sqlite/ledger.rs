@@ -54,6 +54,34 @@ pub(super) fn record(tx: &Transaction<'_>, agent: AgentId, seq: u64) -> Result<O
     log.record(seq)
 }
 
+/// The bytes at several places. The batch that held the one before is kept unpacked.
+pub(super) fn records(
+    tx: &Transaction<'_>,
+    places: &[(AgentId, u64)],
+) -> Result<Vec<Option<Vec<u8>>>, StoreError> {
+    let mut batch: Option<(AgentId, u64, Vec<Leaf>)> = None;
+    let mut found = Vec::with_capacity(places.len());
+    for (agent, seq) in places {
+        let held = batch.as_ref().is_some_and(|(whose, first, leaves)| {
+            let at = seq.checked_sub(*first).and_then(|at| usize::try_from(at).ok());
+            whose == agent && at.is_some_and(|at| at < leaves.len())
+        });
+        if !held {
+            let log = Log::open(tx, *agent)?.filter(|log| *seq < log.size);
+            batch =
+                log.map(|log| log.batch_of(*seq)).transpose()?.map(|(first, leaves)| (*agent, first, leaves));
+        }
+        let leaf = batch
+            .as_ref()
+            .and_then(|(_, first, leaves)| leaves.get(usize::try_from(seq.checked_sub(*first)?).ok()?));
+        found.push(match leaf {
+            Some(Leaf::Record(bytes)) => Some(bytes.clone()),
+            Some(Leaf::Forgotten(_)) | None => None,
+        });
+    }
+    Ok(found)
+}
+
 /// The proof of the record at `seq` under the newest checkpoint.
 pub(super) fn proof(tx: &Transaction<'_>, agent: AgentId, seq: u64) -> Result<Option<Bundle>, StoreError> {
     let Some(log) = Log::open(tx, agent)? else { return Ok(None) };

@@ -100,6 +100,10 @@ impl Store for SqliteStore {
         self.readers.read(|tx| ledger::record(tx, agent, seq))
     }
 
+    fn records(&self, places: &[(AgentId, u64)]) -> Result<Vec<Option<Vec<u8>>>, StoreError> {
+        self.readers.read(|tx| ledger::records(tx, places))
+    }
+
     fn proof(&self, agent: AgentId, seq: u64) -> Result<Option<Bundle>, StoreError> {
         self.readers.read(|tx| ledger::proof(tx, agent, seq))
     }
