@@ -1,5 +1,5 @@
 //! `soc` end to end: the real binary against a collector's API over TLS.
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 mod lab;
 

@@ -42,7 +42,7 @@ use axum::response::{IntoResponse, Response};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 use tower::ServiceExt as _;
 
@@ -76,6 +76,10 @@ pub struct Api {
 #[derive(Clone, Copy, Debug)]
 struct Peer(IpAddr);
 
+/// Becomes true when the connection that a request came over shall end.
+#[derive(Clone, Debug)]
+struct Stopping(watch::Receiver<bool>);
+
 impl Api {
     /// The API over what `shared` holds.
     pub fn new(shared: Arc<Shared>) -> Self {
@@ -88,14 +92,16 @@ impl Api {
     }
 
     /// Serves one connection, TLS already done, until it ends or `stop` does; then what is being answered is
-    /// finished first, but a live stream goes on: the caller bounds its patience.
+    /// finished first, and live streams end: their clients go on elsewhere or later by their cursor.
     pub async fn serve<S>(&self, router: Router, stream: S, peer: IpAddr, stop: impl Future<Output = ()>)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
+        let (ending, stopping) = watch::channel(false);
         let service = hyper::service::service_fn(move |mut request: hyper::Request<Incoming>| {
             let router = router.clone();
             request.extensions_mut().insert(Peer(peer));
+            request.extensions_mut().insert(Stopping(stopping.clone()));
             async move { Ok::<_, Infallible>(router.oneshot(request).await.into_response()) }
         });
         let connection = hyper::server::conn::http1::Builder::new()
@@ -107,6 +113,7 @@ impl Api {
         let ended = tokio::select! {
             ended = &mut connection => ended,
             () = stop => {
+                ending.send_replace(true);
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }

@@ -13,6 +13,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, header};
@@ -31,7 +32,7 @@ use super::cursor::{self, List};
 use super::error::{ApiError, Refusals};
 use super::findings::{Filters, head, summaries};
 use super::request::Parameters;
-use super::{Api, STREAMS_MAX};
+use super::{Api, STREAMS_MAX, Stopping};
 use crate::store::{FindingQuery, FindingRow};
 
 /// How often a quiet stream says where it stands, and the operator's token is looked up again.
@@ -77,6 +78,7 @@ pub async fn stream(
     Viewer(_, token): Viewer,
     Parameters(parameters): Parameters<StreamParameters>,
     headers: HeaderMap,
+    stopping: Option<Extension<Stopping>>,
 ) -> Result<Response, ApiError> {
     let StreamParameters { host, tenant, rule, severity, since, cursor, full } = parameters;
     let query = Filters { host, tenant, rule, severity, since, until: None }.query()?;
@@ -99,6 +101,7 @@ pub async fn stream(
         behind: true,
         due: Instant::now() + FIRST_POSITION,
         ended: false,
+        stopping: stopping.map(|Extension(stopping)| stopping),
         token,
         feed,
         api,
@@ -129,6 +132,7 @@ struct Follower {
     behind: bool,
     due: Instant,
     ended: bool,
+    stopping: Option<Stopping>,
     token: Hash,
     feed: Receiver<Arc<FindingRow>>,
     api: Api,
@@ -138,6 +142,16 @@ struct Follower {
 enum Wake {
     Committed(Result<Arc<FindingRow>, RecvError>),
     Due,
+    Stopping,
+}
+
+/// Waits until the connection shall end.
+async fn stopped(stopping: Option<&mut Stopping>) {
+    match stopping {
+        // A sender that is gone went with its connection.
+        Some(Stopping(receiver)) => drop(receiver.wait_for(|stop| *stop).await),
+        None => std::future::pending().await,
+    }
 }
 
 impl Follower {
@@ -154,11 +168,12 @@ impl Follower {
             let wake = tokio::select! {
                 row = self.feed.recv() => Wake::Committed(row),
                 () = sleep_until(self.due) => Wake::Due,
+                () = stopped(self.stopping.as_mut()) => Wake::Stopping,
             };
             match wake {
                 Wake::Committed(Ok(row)) => self.committed(row.no),
                 Wake::Committed(Err(RecvError::Lagged(_))) => self.behind = true,
-                Wake::Committed(Err(RecvError::Closed)) => self.ended = true,
+                Wake::Committed(Err(RecvError::Closed)) | Wake::Stopping => self.ended = true,
                 // Also looks by itself: a group that began before this stream subscribed wakes nobody.
                 Wake::Due => match self.look().await {
                     Ok(Some(bytes)) => return Some(bytes),

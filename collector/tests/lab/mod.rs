@@ -142,17 +142,14 @@ impl Lab {
                 tokio::spawn(async move {
                     let Ok(stream) = acceptor.accept(stream).await else { return };
                     let router = api.router();
-                    let serve = api.serve(router, stream, peer.ip(), std::future::pending());
-                    tokio::select! {
-                        () = serve => {}
-                        _ = stop.wait_for(|stop| *stop) => {}
-                    }
+                    let stop = async move { drop(stop.wait_for(|stop| *stop).await) };
+                    api.serve(router, stream, peer.ip(), stop).await;
                 });
             }
         });
     }
 
-    /// Cuts every connection and stops listening.
+    /// Ends every connection and stops listening.
     pub fn stop(&mut self) {
         if let Some(stop) = self.stop.take() {
             stop.send_replace(true);
