@@ -94,8 +94,7 @@ impl FrameType {
         match self {
             Self::Batch | Self::Enrolled => BODY_BYTES_MAX,
             Self::Command | Self::Trust => ENVELOPE_BYTES_MAX,
-            Self::Hello => 128 * 1024,
-            Self::Welcome | Self::Ack | Self::Renewed => 64 * 1024,
+            Self::Hello | Self::Welcome | Self::Ack | Self::Renewed => 64 * 1024,
             Self::Renew | Self::Enroll => 32 * 1024,
             Self::Bye => 8 * 1024,
         }

@@ -22,3 +22,4 @@ pub mod record;
 pub mod time;
 pub mod tree;
 pub mod trust;
+pub mod wire;

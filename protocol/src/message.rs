@@ -67,10 +67,14 @@ pub struct Ack {
     pub checkpoint: String,
 }
 
+/// The reasons of [`Bye`], as the table in [`crate::wire`] explains them. Others are treated as the last.
+pub const BYE_REASONS: [&str; 8] =
+    ["shutting-down", "replaced", "revoked", "fork", "protocol", "too-fast", "wrong-agent", "refused"];
+
 /// The last frame of a connection.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Bye {
-    /// `shutting-down`, `replaced`, `revoked`, `fork`, `protocol`, `too-fast`, `wrong-agent`, `refused`.
+    /// One of [`BYE_REASONS`].
     pub reason: String,
     /// A sentence for the agent's log.
     pub detail: String,

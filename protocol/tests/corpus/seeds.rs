@@ -8,7 +8,7 @@ use picket_protocol::command::{self, Action, Check, Command, Outcome, Receipt};
 use picket_protocol::crypto::{Hash, SigningKey, hex, sha256, to_base64};
 use picket_protocol::dsse::{Envelope, KeyId};
 use picket_protocol::finding::{Entity, Finding, Observed, Severity, Text};
-use picket_protocol::frame::FrameType;
+use picket_protocol::frame::{Frame, FrameType};
 use picket_protocol::identity::{AgentId, Tenant};
 use picket_protocol::join::Join;
 use picket_protocol::message::{
@@ -328,7 +328,40 @@ fn envelope(payload_type: &str, payload: &[u8]) -> Envelope {
     envelope
 }
 
-fn frames(seeds: &mut Vec<Seed>, ledger: &Ledger) {
+/// One frame of each type.
+pub fn each_frame() -> Vec<Frame> {
+    frames_of(&Ledger::new())
+}
+
+/// One record of each kind, and the other texts and files that people and programs keep.
+pub fn each_file() -> Vec<(String, Vec<u8>)> {
+    let ledger = Ledger::new();
+    let names = ["lifecycle", "finding", "receipt", "key", "gap", "heartbeat"];
+    let mut files: Vec<(String, Vec<u8>)> = names
+        .iter()
+        .zip(&ledger.records)
+        .map(|(name, record)| (format!("record-{name}"), record.clone()))
+        .collect();
+    let witness = SigningKey::from_seed(WITNESS_SEED).public();
+    let witness = VerifierKey::new(WITNESS, KeyKind::Cosignature, witness).unwrap();
+    let join = Join {
+        address: "collector.example:443".to_owned(),
+        token: zeroize::Zeroizing::new([5; 32]),
+        ca: [6; 32],
+        trust_root: Some([7; 32]),
+    };
+    files.extend([
+        ("checkpoint".to_owned(), ledger.checkpoint(6).into_bytes()),
+        ("witness-key".to_owned(), witness.to_string().into_bytes()),
+        ("join-string".to_owned(), join.to_text().unwrap().into_bytes()),
+        ("command-payload".to_owned(), serde_json::to_vec(&order()).unwrap()),
+        ("trust-root-payload".to_owned(), serde_json::to_vec(&root()).unwrap()),
+        ("proof-file".to_owned(), serde_json::to_vec(&ledger.bundle(1, 6)).unwrap()),
+    ]);
+    files
+}
+
+fn frames_of(ledger: &Ledger) -> Vec<Frame> {
     let checkpoint = ledger.checkpoint(6);
     let batch = Batch {
         from: 4,
@@ -362,7 +395,7 @@ fn frames(seeds: &mut Vec<Seed>, ledger: &Ledger) {
     };
     let bye =
         Bye { reason: "shutting-down".to_owned(), detail: "the collector stops".to_owned(), retry_after: 5 };
-    let all = [
+    vec![
         to_frame(FrameType::Hello, &hello).unwrap(),
         batch.to_frame().unwrap(),
         to_frame(FrameType::Renew, &Renew { csr: "-----BEGIN CERTIFICATE REQUEST-----\n".to_owned() })
@@ -377,9 +410,12 @@ fn frames(seeds: &mut Vec<Seed>, ledger: &Ledger) {
         to_frame(FrameType::Renewed, &Renewed { certificate: "-----BEGIN CERTIFICATE-----\n".to_owned() })
             .unwrap(),
         to_frame(FrameType::Enrolled, &enrolled).unwrap(),
-    ];
+    ]
+}
+
+fn frames(seeds: &mut Vec<Seed>, ledger: &Ledger) {
     let mut stream = vec![7];
-    for frame in &all {
+    for frame in &frames_of(ledger) {
         let name = frame.frame_type.name();
         add(seeds, "message", &format!("good-{name}"), [&[frame.frame_type as u8], &frame.body[..]].concat());
         add(

@@ -51,6 +51,7 @@ proptest! {
             let draft = draft.unwrap();
             let bytes = draft.render(seq, Timestamp::from_seconds(0));
             prop_assert!(bytes.len() <= draft.body_bytes() + 160);
+            prop_assert_eq!(bytes.capacity(), draft.body_bytes() + 160, "one allocation, never a second");
             prop_assert_eq!(Record::parse(&bytes).unwrap().body::<serde_json::Value>().unwrap(), value);
         } else {
             prop_assert!(draft.is_err());
