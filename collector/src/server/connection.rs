@@ -65,6 +65,10 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
             return turn_away(state, stream, peer, "refused", "the last connection has not ended yet").await;
         }
     }
+    // Whoever is seated from now on is not told any more.
+    if *state.stopping.borrow() {
+        return turn_away(state, stream, peer, "shutting-down", "the collector stops").await;
+    }
     match admit(state, &identity).await {
         Ok(head) => {
             let connection = Connection::new(state, identity.agent, seat, head, peer);

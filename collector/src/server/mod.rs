@@ -1,5 +1,6 @@
 //! The running collector: the listener, the sessions of agents, the silence watch and the admin socket.
 
+pub mod admin;
 pub mod authority;
 pub mod chain;
 pub mod config;
@@ -7,10 +8,13 @@ pub mod connection;
 pub mod data_dir;
 pub mod enrol;
 pub mod limits;
+pub mod listener;
+pub mod run;
 pub mod session;
 pub mod shared;
 pub mod state;
 pub mod tls;
+pub mod watch;
 pub mod wire;
 pub mod witness;
 

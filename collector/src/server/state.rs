@@ -173,3 +173,9 @@ pub fn jittered(base: u64) -> u64 {
     let [byte] = super::data_dir::random::<1>().unwrap_or([128]);
     base + base * 2 * u64::from(byte) / 255
 }
+
+/// Waits until the collector stops.
+pub async fn stopped(stopping: &mut watch::Receiver<bool>) {
+    // The sender lives as long as the collector: an error means the same.
+    drop(stopping.wait_for(|stopping| *stopping).await);
+}

@@ -1,0 +1,61 @@
+//! Carries out a local command: through the running collector, or on its database.
+
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::sync::broadcast;
+use zeroize::Zeroizing;
+
+use super::CliError;
+use crate::server::Shared;
+use crate::server::admin::{Admin, Answer, Request};
+use crate::server::data_dir::DataDir;
+use crate::server::shared::wall_clock;
+
+/// Longest answer that is read.
+const ANSWER_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Longest wait for it.
+const TIME_MAX: Duration = Duration::from_secs(30);
+
+/// The result of `request` on the collector in `directory`.
+pub fn ask(directory: &Path, request: Request) -> Result<Value, CliError> {
+    let directory = DataDir::new(directory);
+    let config = directory.config()?;
+    let answer = match UnixStream::connect(directory.admin_socket()) {
+        Ok(stream) => exchange(stream, &request).map_err(|error| {
+            CliError::Failed(format!("the running collector does not answer on its admin socket: {error}"))
+        })?,
+        Err(error) if [io::ErrorKind::NotFound, io::ErrorKind::ConnectionRefused].contains(&error.kind()) => {
+            // The lock: a collector that starts meanwhile must not miss what is done here.
+            let _lock = directory.lock()?;
+            let (findings, _) = broadcast::channel(1);
+            let store = Arc::new(directory.store(findings.clone())?);
+            let authority = directory.authority()?;
+            let witness = directory.witness()?;
+            let shared =
+                Arc::new(Shared::new(store, witness, authority.pem().to_owned(), findings, wall_clock));
+            let address = config.advertised(config.port);
+            Admin { shared, address, ca: authority.digest() }.execute(request)
+        }
+        Err(error) => return Err(CliError::Failed(format!("admin.sock: {error}"))),
+    };
+    match answer {
+        Answer::Done(value) => Ok(value),
+        Answer::Refused(why) => Err(CliError::Refused(why)),
+        Answer::Failed(why) => Err(CliError::Failed(why)),
+    }
+}
+
+fn exchange(mut stream: UnixStream, request: &Request) -> io::Result<Answer> {
+    stream.set_read_timeout(Some(TIME_MAX))?;
+    stream.set_write_timeout(Some(TIME_MAX))?;
+    stream.write_all(&serde_json::to_vec(request)?)?;
+    stream.shutdown(std::net::Shutdown::Write)?;
+    let mut bytes = Zeroizing::new(Vec::new());
+    stream.take(ANSWER_BYTES_MAX).read_to_end(&mut bytes)?;
+    Ok(serde_json::from_slice(&bytes)?)
+}

@@ -1,0 +1,69 @@
+//! `collector run`.
+
+use std::io::IsTerminal as _;
+use std::path::Path;
+
+use rustix::process::{Resource, getrlimit, setrlimit};
+use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::level_filters::LevelFilter;
+
+use super::CliError;
+use super::args::{Level, Run};
+use super::output::{Output, text_of};
+use crate::server::run::Running;
+
+pub fn run(directory: &Path, arguments: &Run, output: &Output) -> Result<(), CliError> {
+    log(arguments);
+    raise_descriptors();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(CliError::failed)?;
+    runtime.block_on(serve(directory, arguments, output))
+}
+
+async fn serve(directory: &Path, arguments: &Run, output: &Output) -> Result<(), CliError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(CliError::failed)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(CliError::failed)?;
+    let mut running = Running::start(directory, arguments.listen).await?;
+    let value = json!({"listening": running.address().to_string()});
+    output.show(&value, |value| format!("listening on {}", text_of(value, "listening")));
+    tracing::info!(address = %running.address(), version = env!("CARGO_PKG_VERSION"), "listening");
+    let failure = tokio::select! {
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+        error = running.failed() => Some(error),
+    };
+    match &failure {
+        None => tracing::info!("stopping"),
+        Some(error) => tracing::error!(%error, "stopping, since a part has failed"),
+    }
+    running.stop().await;
+    tracing::info!("stopped");
+    failure.map_or(Ok(()), |error| Err(error.into()))
+}
+
+fn log(arguments: &Run) {
+    let level = match arguments.log {
+        Level::Error => LevelFilter::ERROR,
+        Level::Warn => LevelFilter::WARN,
+        Level::Info => LevelFilter::INFO,
+        Level::Debug => LevelFilter::DEBUG,
+    };
+    let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let colour = std::io::stderr().is_terminal() && !plain;
+    let builder =
+        tracing_subscriber::fmt().with_max_level(level).with_ansi(colour).with_writer(std::io::stderr);
+    let set = if arguments.log_json { builder.json().try_init() } else { builder.try_init() };
+    if let Err(error) = set {
+        eprintln!("collector: no log: {error}");
+    }
+}
+
+/// A connection takes a descriptor: as many as the system allows.
+fn raise_descriptors() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "the bound on open files stays as it is");
+    }
+}
