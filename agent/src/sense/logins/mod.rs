@@ -1,6 +1,8 @@
 //! The login sensor.
 
 mod event;
+pub mod line;
+pub mod parse;
 
 pub use event::{LoginEvent, LoginKind, Place, Reporter, Sender, Source};
 

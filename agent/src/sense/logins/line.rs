@@ -1,0 +1,258 @@
+//! The head of a line in a text log: when, which program, what message.
+//!
+//! Three forms are known: RFC 3164 as rsyslog and syslog-ng write it by tradition (`Nov 21 23:14:37 host
+//! sshd[123]: …`, local time without a year), the same with an RFC 3339 time (`2026-11-21T23:14:37.123456+00:00
+//! host sshd[123]: …`, Debian's default since 12), and RFC 5424 (`<38>1 2026-11-21T23:14:37Z host sshd 123 - - …`).
+//! Nothing is allocated, and no time is computed before somebody wants it.
+
+use jiff::civil::{Date, DateTime, Time};
+use jiff::tz::TimeZone;
+use memchr::{memchr, memchr2};
+use picket_protocol::time::Timestamp;
+
+/// Longest program name that is looked at; syslog allows 48.
+const PROGRAM_BYTES_MAX: usize = 48;
+
+/// A line taken apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Line<'a> {
+    /// When it was written.
+    pub stamp: Stamp<'a>,
+    /// Which program says so: any local user can claim any name.
+    pub program: &'a [u8],
+    /// Its process id as written.
+    pub pid: Option<u32>,
+    /// The rest.
+    pub message: &'a [u8],
+}
+
+/// The time in a line, not yet computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stamp<'a> {
+    /// `Nov 21 23:14:37`.
+    Traditional(&'a [u8]),
+    /// RFC 3339.
+    Full(&'a [u8]),
+}
+
+impl<'a> Line<'a> {
+    /// Takes `line` (without its newline) apart; none when it has none of the known forms.
+    pub fn parse(line: &'a [u8]) -> Option<Self> {
+        // A file system that lost power may leave zeros before the first line written afterwards.
+        let line = trim_zeros(line);
+        match line.first()? {
+            b'<' => Self::rfc5424(line),
+            b'0'..=b'9' => {
+                let (stamp, rest) = split_at_space(line)?;
+                looks_full(stamp).then_some(())?;
+                Self::host_and_tag(Stamp::Full(stamp), rest)
+            }
+            b'A'..=b'Z' => {
+                let (stamp, rest) = line.split_at_checked(15)?;
+                let separators = [stamp.get(3)?, stamp.get(6)?, stamp.get(9)?, stamp.get(12)?];
+                (separators == [&b' ', &b' ', &b':', &b':']).then_some(())?;
+                Self::host_and_tag(Stamp::Traditional(stamp), rest.strip_prefix(b" ")?)
+            }
+            _ => None,
+        }
+    }
+
+    fn host_and_tag(stamp: Stamp<'a>, rest: &'a [u8]) -> Option<Self> {
+        let (_host, rest) = split_at_space(rest)?;
+        let end = memchr2(b':', b'[', rest.get(..rest.len().min(PROGRAM_BYTES_MAX + 1))?)?;
+        let (program, tail) = rest.split_at_checked(end)?;
+        let (pid, tail) = match tail.strip_prefix(b"[") {
+            Some(inside) => {
+                let (pid, after) = inside.split_at_checked(memchr(b']', inside)?)?;
+                (number(pid), after.strip_prefix(b"]")?)
+            }
+            None => (None, tail),
+        };
+        let tail = tail.strip_prefix(b":")?;
+        let message = tail.strip_prefix(b" ").unwrap_or(tail);
+        Some(Self { stamp, program, pid, message })
+    }
+
+    fn rfc5424(line: &'a [u8]) -> Option<Self> {
+        let end = memchr(b'>', line.get(..line.len().min(6))?)?;
+        let rest = line.get(end + 1..)?.strip_prefix(b"1 ")?;
+        let (stamp, rest) = split_at_space(rest)?;
+        let (_host, rest) = split_at_space(rest)?;
+        let (program, rest) = split_at_space(rest)?;
+        let (pid, rest) = split_at_space(rest)?;
+        let (_message_id, rest) = split_at_space(rest)?;
+        let message = skip_structured_data(rest)?;
+        let message = message.strip_prefix(b"\xef\xbb\xbf").unwrap_or(message);
+        looks_full(stamp).then_some(Self { stamp: Stamp::Full(stamp), program, pid: number(pid), message })
+    }
+}
+
+fn trim_zeros(line: &[u8]) -> &[u8] {
+    let zeros = line.iter().take_while(|byte| **byte == 0).count();
+    line.get(zeros..).unwrap_or_default()
+}
+
+/// Splits at the first space, which belongs to neither part.
+fn split_at_space(text: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (head, tail) = text.split_at_checked(memchr(b' ', text)?)?;
+    Some((head, tail.get(1..)?))
+}
+
+fn number(digits: &[u8]) -> Option<u32> {
+    std::str::from_utf8(digits).ok()?.parse().ok()
+}
+
+fn looks_full(stamp: &[u8]) -> bool {
+    (20..=40).contains(&stamp.len())
+        && stamp.get(4) == Some(&b'-')
+        && stamp.get(7) == Some(&b'-')
+        && stamp.get(10) == Some(&b'T')
+}
+
+/// What follows the structured data: `-`, or elements in brackets whose quoted values escape `"`, `\` and `]`.
+fn skip_structured_data(text: &[u8]) -> Option<&[u8]> {
+    if let Some(rest) = text.strip_prefix(b"-") {
+        return Some(rest.strip_prefix(b" ").unwrap_or(rest));
+    }
+    let mut rest = text;
+    while let Some(element) = rest.strip_prefix(b"[") {
+        let (mut quoted, mut escaped, mut end) = (false, false, None);
+        for (index, byte) in element.iter().enumerate() {
+            match byte {
+                _ if escaped => escaped = false,
+                b'\\' if quoted => escaped = true,
+                b'"' => quoted = !quoted,
+                b']' if !quoted => {
+                    end = Some(index);
+                    break;
+                }
+                _ => {}
+            }
+        }
+        rest = element.get(end? + 1..)?;
+    }
+    rest.strip_prefix(b" ")
+}
+
+impl Stamp<'_> {
+    /// The time meant. `now` decides the year where none is written (the latest that puts the line at most a
+    /// day into the future: clocks differ, log lines are rarely from next year); `zone` is the host's.
+    pub fn resolve(&self, now: Timestamp, zone: &TimeZone) -> Option<Timestamp> {
+        match self {
+            Self::Full(text) => Timestamp::parse(std::str::from_utf8(text).ok()?),
+            Self::Traditional(text) => traditional(text, now, zone),
+        }
+    }
+}
+
+fn traditional(text: &[u8], now: Timestamp, zone: &TimeZone) -> Option<Timestamp> {
+    let month = match text.get(..3)? {
+        b"Jan" => 1,
+        b"Feb" => 2,
+        b"Mar" => 3,
+        b"Apr" => 4,
+        b"May" => 5,
+        b"Jun" => 6,
+        b"Jul" => 7,
+        b"Aug" => 8,
+        b"Sep" => 9,
+        b"Oct" => 10,
+        b"Nov" => 11,
+        b"Dec" => 12,
+        _ => return None,
+    };
+    let two = |at: usize| -> Option<i8> {
+        let digits = std::str::from_utf8(text.get(at..at + 2)?).ok()?;
+        digits.trim_start_matches(' ').parse().ok()
+    };
+    let time = Time::new(two(7)?, two(10)?, two(13)?.min(59), 0).ok()?;
+    let local_now = jiff::Timestamp::from_second(now.seconds()).ok()?.to_zoned(zone.clone());
+    let limit = now.plus(std::time::Duration::from_secs(86_400));
+    let day = two(4)?;
+    // The 29th of February may be up to eight years back.
+    let years = (0..=8).map(|back| local_now.year().saturating_add(1).saturating_sub(back));
+    years
+        .filter_map(|year| Date::new(year, month, day).ok())
+        .filter_map(|date| resolve_local(DateTime::from_parts(date, time), zone))
+        .find(|resolved| *resolved <= limit)
+}
+
+fn resolve_local(local: DateTime, zone: &TimeZone) -> Option<Timestamp> {
+    let instant = zone.to_ambiguous_timestamp(local).compatible().ok()?;
+    Some(Timestamp::from_seconds(instant.as_second()))
+}
+
+/// The host's time zone by `/etc/localtime`; UTC when there is none.
+pub fn local_zone() -> TimeZone {
+    let zone = std::fs::read("/etc/localtime").ok().and_then(|data| TimeZone::tzif("Local", &data).ok());
+    zone.unwrap_or(TimeZone::UTC)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(line: &[u8], program: &str, pid: Option<u32>, message: &[u8]) {
+        let parsed = Line::parse(line).expect("a known form");
+        assert_eq!(parsed.program, program.as_bytes());
+        assert_eq!((parsed.pid, parsed.message), (pid, message));
+    }
+
+    #[test]
+    fn takes_all_three_forms_apart() {
+        check(b"Nov 21 23:14:37 host sshd[12]: a: b", "sshd", Some(12), b"a: b");
+        check(b"Nov  1 23:14:37 host sudo:   al : x", "sudo", None, b"  al : x");
+        check(b"2026-11-21T23:14:37.123456+01:00 h su[1]: m", "su", Some(1), b"m");
+        check(b"2026-11-21T23:14:37Z h sshd-session[77]: ", "sshd-session", Some(77), b"");
+        check(b"<38>1 2026-11-21T23:14:37Z h sshd 12 - - m [x]", "sshd", Some(12), b"m [x]");
+        check(br#"<38>1 2026-11-21T23:14:37Z h sshd - ID [a b="]\" "][c] m"#, "sshd", None, b"m");
+        check(b"\0\0\0Nov 21 23:14:37 host sshd[12]: m", "sshd", Some(12), b"m");
+    }
+
+    #[test]
+    fn anything_else_is_nothing() {
+        for line in [
+            &b""[..],
+            b"\0\0",
+            b"Nov",
+            b"Nov 21 23:14:37",
+            b"Nov 21 23:14:37 host",
+            b"Nov 21 23:14:37 host sshd",
+            b"Nov 21 23:14:37 host sshd[12",
+            b"Nov 21 23:14:37 host sshd[12]",
+            b"2026-11-21 23:14:37 host sshd[12]: m",
+            b"<38>1 - h sshd 12 - - m",
+            b"<38>1 2026-11-21T23:14:37Z h sshd 12 - [a b=\"",
+            b"\xff\xfe Nov 21",
+        ] {
+            assert_eq!(Line::parse(line), None, "{}", line.escape_ascii());
+        }
+    }
+
+    fn resolved(stamp: &str, now: &str) -> String {
+        let stamp = Stamp::Traditional(stamp.as_bytes());
+        let now = Timestamp::parse(now).unwrap();
+        stamp.resolve(now, &TimeZone::UTC).map(|time| time.to_string()).unwrap_or_default()
+    }
+
+    #[test]
+    fn the_year_is_the_latest_that_is_not_in_the_future() {
+        assert_eq!(resolved("Nov 21 23:14:37", "2026-11-21T23:14:38Z"), "2026-11-21T23:14:37.000000000Z");
+        assert_eq!(resolved("Dec 31 23:59:59", "2027-01-01T00:00:01Z"), "2026-12-31T23:59:59.000000000Z");
+        // The writer's clock is a little ahead of ours.
+        assert_eq!(resolved("Jan  1 00:00:01", "2026-12-31T23:59:59Z"), "2027-01-01T00:00:01.000000000Z");
+        assert_eq!(resolved("Feb 29 12:00:00", "2026-11-21T00:00:00Z"), "2024-02-29T12:00:00.000000000Z");
+        assert_eq!(resolved("Feb 30 12:00:00", "2026-11-21T00:00:00Z"), "");
+        assert_eq!(resolved("Nov 21 24:14:37", "2026-11-21T23:14:38Z"), "");
+    }
+
+    #[test]
+    fn a_time_without_zone_is_the_hosts() {
+        let zone = TimeZone::fixed(jiff::tz::offset(2));
+        let now = Timestamp::parse("2026-11-21T23:14:38Z").unwrap();
+        let stamp = Stamp::Traditional(b"Nov 22 01:14:37");
+        assert_eq!(stamp.resolve(now, &zone), Timestamp::parse("2026-11-21T23:14:37Z"));
+        let full = Stamp::Full(b"2026-11-22T01:14:37.5+02:00");
+        assert_eq!(full.resolve(now, &TimeZone::UTC), Timestamp::parse("2026-11-21T23:14:37.5Z"));
+    }
+}
