@@ -1,0 +1,63 @@
+//! Wake-ups by inotify: something happened to a log or in its directory. What happened is found by looking.
+
+use std::fs::File;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::inotify::{self, CreateFlags, Reader, WatchFlags};
+
+/// An inotify instance. Watches on files hold the inode, whatever its name becomes.
+#[derive(Debug)]
+pub struct Watch(OwnedFd);
+
+/// A watch on one file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileWatch(i32);
+
+impl Watch {
+    /// A new instance.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self(inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?))
+    }
+
+    /// Wakes when `file` is written, emptied, renamed or deleted.
+    pub fn file(&self, file: &File) -> io::Result<FileWatch> {
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let flags =
+            WatchFlags::MODIFY | WatchFlags::ATTRIB | WatchFlags::MOVE_SELF | WatchFlags::DELETE_SELF;
+        Ok(FileWatch(inotify::add_watch(&self.0, path, flags)?))
+    }
+
+    /// Ends a watch; one that ended by itself is no error.
+    pub fn end(&self, watch: FileWatch) {
+        let _ended_already = inotify::remove_watch(&self.0, watch.0);
+    }
+
+    /// Wakes when a name appears in the directory of `path`, or in the nearest of its ancestors that exists.
+    pub fn directory_of(&self, path: &Path) -> io::Result<()> {
+        let flags = WatchFlags::CREATE | WatchFlags::MOVED_TO | WatchFlags::ONLYDIR;
+        let mut last = io::Error::from(io::ErrorKind::NotFound);
+        for directory in path.ancestors().skip(1) {
+            match inotify::add_watch(&self.0, directory, flags) {
+                Ok(_watch) => return Ok(()),
+                Err(error) => last = error.into(),
+            }
+        }
+        Err(last)
+    }
+
+    /// Takes all that waits.
+    pub fn drain(&self) {
+        let mut buffer = [MaybeUninit::uninit(); 4_096];
+        let mut reader = Reader::new(&self.0, &mut buffer);
+        while reader.next().is_ok() {}
+    }
+}
+
+impl AsFd for Watch {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
