@@ -103,6 +103,19 @@ impl Sealer {
         self.queue.send(Entry::new(drafts, writes)).map_err(|_| SealError::Stopped)
     }
 
+    /// As [`Sealer::seal`], and gives where the answer will come, once they are durable or refused. A sender
+    /// that keeps only so many answers open bounds what it has in the queue.
+    pub fn seal_answered(
+        &self,
+        drafts: Vec<Draft>,
+        writes: Vec<StateWrite>,
+    ) -> Result<Receiver<Result<Sealed, SealError>>, SealError> {
+        let (done, answer) = sync_channel(1);
+        let entry = Entry { drafts, writes, done: Some(done), ..Entry::default() };
+        self.queue.send(entry).map_err(|_| SealError::Stopped)?;
+        Ok(answer)
+    }
+
     /// As [`Sealer::seal`], and waits until they are durable. While the queue is full it waits for a place
     /// without regard to `timeout`, which runs from then on.
     pub fn seal_durably(

@@ -1,12 +1,14 @@
 //! Raw system calls, each behind a safe face. The only module of the agent where `unsafe` is allowed.
 
 mod attempt;
+mod child;
 mod fanotify;
 mod spawn;
 mod stop;
 mod user;
 
 pub use attempt::{ACTS, attempt};
+pub use child::die_with_parent;
 pub use fanotify::{
     Group as FanotifyGroup, HANDLE_BYTES_MAX, Reports as FanotifyReports, filesystem_id, open_by_handle,
 };

@@ -8,6 +8,13 @@ use std::path::PathBuf;
 use picket_protocol::finding::Text;
 use picket_protocol::time::Timestamp;
 
+use super::parse::Parsed;
+
+/// Longest name that is kept of a line.
+pub const NAME_BYTES_MAX: usize = 256;
+/// Longest command, reason or raw message that is kept of a line.
+pub const TEXT_BYTES_MAX: usize = 2 * 1024;
+
 /// What happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub enum LoginKind {
@@ -161,4 +168,51 @@ pub struct LoginEvent {
     /// Who wrote it, where the source can tell.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sender: Option<Sender>,
+}
+
+/// Where a message came from.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    /// When, by the source's clock.
+    pub time: Timestamp,
+    /// Process id as written in the line.
+    pub pid: Option<u32>,
+    /// The kind of source.
+    pub source: Source,
+    /// Where the line is.
+    pub place: Place,
+    /// Who wrote it.
+    pub sender: Option<Sender>,
+}
+
+impl LoginEvent {
+    /// What `parsed` says of `message`, which came from `origin`.
+    pub fn new(parsed: &Parsed<'_>, message: &[u8], origin: Origin) -> Self {
+        Self {
+            event: parsed.kind,
+            service: Cow::Borrowed(parsed.service),
+            reporter: parsed.reporter,
+            time: origin.time,
+            user: parsed.user.map(|user| cut(user, NAME_BYTES_MAX)),
+            address: parsed.address,
+            port: parsed.port,
+            method: parsed.method.map(|method| cut(method, NAME_BYTES_MAX)),
+            key: parsed.key.map(|key| cut(key, NAME_BYTES_MAX)),
+            tty: parsed.tty.map(|tty| cut(tty, NAME_BYTES_MAX)),
+            target: parsed.target.map(|target| cut(target, NAME_BYTES_MAX)),
+            command: parsed.command.map(|command| cut(command, TEXT_BYTES_MAX)),
+            reason: parsed.reason.map(|reason| cut(reason, TEXT_BYTES_MAX)),
+            repeats: parsed.repeats,
+            ambiguous: parsed.ambiguous,
+            pid: origin.pid,
+            raw: parsed.ambiguous.then(|| cut(message, TEXT_BYTES_MAX)),
+            source: origin.source,
+            place: origin.place,
+            sender: origin.sender,
+        }
+    }
+}
+
+fn cut(bytes: &[u8], max: usize) -> Text {
+    Text::from_bytes(bytes.get(..bytes.len().min(max)).unwrap_or_default())
 }

@@ -114,7 +114,7 @@ pub fn write_position(source: &[u8], position: &impl serde::Serialize) -> Option
     Some(Box::new(move |transaction| {
         let statement = "INSERT INTO logins_position (source, position) VALUES (?1, ?2)
             ON CONFLICT (source) DO UPDATE SET position = excluded.position";
-        transaction.prepare_cached(statement)?.execute((source, text)).map(|_rows| ())
+        transaction.prepare_cached(statement)?.execute((&source, &text)).map(|_rows| ())
     }))
 }
 
@@ -129,7 +129,7 @@ pub fn write_detector(changes: Vec<(String, Option<String>)>) -> Option<StateWri
             ON CONFLICT (key) DO UPDATE SET state = excluded.state",
         )?;
         let mut remove = transaction.prepare_cached("DELETE FROM logins_state WHERE key = ?1")?;
-        for (key, state) in changes {
+        for (key, state) in &changes {
             match state {
                 Some(state) => put.execute((key, state))?,
                 None => remove.execute([key])?,

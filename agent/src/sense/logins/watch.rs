@@ -25,8 +25,7 @@ impl Watch {
     /// Wakes when `file` is written, emptied, renamed or deleted.
     pub fn file(&self, file: &File) -> io::Result<FileWatch> {
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-        let flags =
-            WatchFlags::MODIFY | WatchFlags::ATTRIB | WatchFlags::MOVE_SELF | WatchFlags::DELETE_SELF;
+        let flags = WatchFlags::MODIFY | WatchFlags::ATTRIB | WatchFlags::MOVE_SELF | WatchFlags::DELETE_SELF;
         Ok(FileWatch(inotify::add_watch(&self.0, path, flags)?))
     }
 

@@ -59,6 +59,8 @@ pub struct Tally {
 #[derive(Debug)]
 pub struct Tail {
     path: PathBuf,
+    /// Where the path leads when it is a symbolic link: rotation happens there.
+    target: PathBuf,
     files: Vec<Followed>,
     siblings: Siblings,
     /// Counts.
@@ -93,10 +95,12 @@ impl Tail {
     /// Takes the log at `path` up where `known` left it; without that at its end, or at the beginning when it
     /// does not exist yet.
     pub fn open(path: &Path, known: Option<&LogPosition>, now: Timestamp) -> io::Result<Self> {
+        let target = follow_links(path);
         let mut tail = Self {
             path: path.to_owned(),
             files: Vec::new(),
-            siblings: Siblings::of(path, known.map(|known| known.seen)),
+            siblings: Siblings::of(&target, known.map(|known| known.seen)),
+            target,
             tally: Tally::default(),
         };
         match known {
@@ -122,7 +126,7 @@ impl Tail {
         self.look(now);
     }
 
-    fn is_followed(&self) -> impl Fn(u64, u64) -> bool {
+    fn is_followed(&self) -> impl Fn(u64, u64) -> bool + use<> {
         let files: Vec<(u64, u64)> =
             self.files.iter().map(|file| (file.position.device, file.position.inode)).collect();
         move |device, inode| files.contains(&(device, inode))
@@ -131,6 +135,11 @@ impl Tail {
     /// The log's path.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Where the log really is.
+    pub fn target(&self) -> &Path {
+        &self.target
     }
 
     /// Whether the log exists.
@@ -143,38 +152,41 @@ impl Tail {
         LogPosition { seen: now, files: self.files.iter().map(Followed::position).collect() }
     }
 
-    /// Sees whether the log's name belongs to another file now, and whether old files are finished.
+    /// Sees whether the log's name belongs to another file now, and whether files rotated away unseen.
     pub fn look(&mut self, now: Timestamp) {
-        let Ok(metadata) = std::fs::metadata(&self.path) else { return };
-        let newest = self.files.last().map(Followed::identity);
-        if newest == Some((metadata.dev(), metadata.ino())) {
-            return;
+        if let Ok(metadata) = std::fs::metadata(&self.path) {
+            let newest = self.files.last().map(Followed::identity);
+            if newest != Some((metadata.dev(), metadata.ino())) {
+                if let Ok(current) = Followed::open(&self.path, now) {
+                    self.rotated(current, now);
+                }
+            }
         }
-        if let Ok(current) = Followed::open(&self.path, now) {
-            self.rotated(current, now);
+        if self.siblings.must_be_listed(now) {
+            self.take_missed(now);
         }
     }
 
     fn rotated(&mut self, current: Followed, now: Timestamp) {
-        let heads: Vec<Vec<u8>> = self.files.iter().map(|file| file.head.clone()).collect();
         if let Some(newest) = self.files.last_mut() {
             newest.active = now;
             self.tally.rotations += 1;
         }
-        let identity = current.identity();
-        let followed = self.is_followed();
-        let taken = |device: u64, inode: u64| followed(device, inode) || (device, inode) == identity;
-        for file in self.siblings.missed(&heads, taken) {
-            self.files.extend(Followed::new(file, now));
-        }
         // A file that was followed under another name before (a rename back) goes on where it was.
-        match self.files.iter().position(|file| file.identity() == identity) {
-            Some(index) => {
-                let known = self.files.remove(index);
-                self.files.push(known);
-            }
-            None => self.files.push(current),
-        }
+        let identity = current.identity();
+        let known = self.files.iter().position(|file| file.identity() == identity);
+        let current = known.map(|index| self.files.remove(index)).unwrap_or(current);
+        self.files.push(current);
+    }
+
+    /// Puts files that rotated away and were never read before the one that has the log's name.
+    fn take_missed(&mut self, now: Timestamp) {
+        let heads: Vec<Vec<u8>> = self.files.iter().map(|file| file.head.clone()).collect();
+        let unread = self.files.last().and_then(|file| file.first_bytes().ok()).unwrap_or_default();
+        let missed = self.siblings.missed(&heads, &unread, self.is_followed(), now);
+        let before_last = self.files.len().saturating_sub(1);
+        let missed: Vec<Followed> = missed.into_iter().filter_map(|file| Followed::new(file, now)).collect();
+        self.files.splice(before_last..before_last, missed);
     }
 
     /// Lets go of files that lost the log's name and are finished; true when one went.
@@ -245,7 +257,7 @@ impl Tail {
         let Some(followed) = self.files.get_mut(index) else { return };
         let old = followed.position();
         followed.position = FilePosition { device: old.device, inode: old.inode, ..Default::default() };
-        followed.head.clear();
+        let head = std::mem::take(&mut followed.head);
         followed.active = now;
         if old.head.length == 0 {
             return;
@@ -254,6 +266,7 @@ impl Tail {
         if let Some(copy) = copy.and_then(|file| Followed::new(file, now)?.resume(&old)) {
             self.files.insert(index, copy);
         }
+        self.siblings.forget_copies_of(&head);
     }
 }
 
@@ -389,6 +402,18 @@ impl Followed {
     }
 }
 
+/// Where a chain of symbolic links leads, whether or not anything is there yet.
+fn follow_links(path: &Path) -> PathBuf {
+    let mut path = path.to_owned();
+    for _ in 0..8 {
+        match std::fs::read_link(&path) {
+            Ok(link) => path = path.parent().unwrap_or(Path::new("/")).join(link),
+            Err(_no_link) => break,
+        }
+    }
+    path
+}
+
 /// Fills as much of `buffer` as the file has from `offset` on.
 fn read_at_most(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
     let mut filled = 0;
@@ -403,6 +428,3 @@ fn read_at_most(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize
     }
     Ok(filled)
 }
-
-#[cfg(test)]
-mod tests;

@@ -5,11 +5,16 @@ use std::fs::{File, Metadata};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use picket_protocol::time::Timestamp;
 
 use crate::sense::logins::position::{FilePosition, Head};
 
+/// A directory's modification time tells changes apart only when they are further apart than this.
+const DIRECTORY_GRAIN: Duration = Duration::from_millis(100);
+/// A file to which nobody wrote for so long is no copy in the making.
+const COPYING: Duration = Duration::from_secs(10);
 /// Directory entries that are looked at for rotated files.
 const ENTRIES_MAX: usize = 8_192;
 
@@ -24,6 +29,10 @@ pub struct Siblings {
     name: Vec<u8>,
     /// Device and inode of those that need not be read: they were there before, or were read.
     known: HashSet<(u64, u64)>,
+    /// The directory's modification time when they were listed last.
+    listed: Option<Timestamp>,
+    /// There was one of which it could not be told yet whether it is a copy of the log.
+    undecided: bool,
 }
 
 struct Sibling {
@@ -54,9 +63,10 @@ impl Siblings {
     pub fn of(path: &Path, seen: Option<Timestamp>) -> Self {
         let directory = path.parent().unwrap_or(Path::new("/")).to_owned();
         let name = path.file_name().map(|name| name.as_bytes().to_vec()).unwrap_or_default();
-        let mut siblings = Self { directory, name, known: HashSet::new() };
+        let mut siblings = Self { directory, name, known: HashSet::new(), listed: None, undecided: false };
         let limit = seen.map(|seen| Timestamp::from_nanos(seen.nanos().saturating_sub(CLOCK_GRAIN_NANOS)));
-        let old = |sibling: &Sibling| limit.is_none_or(|limit| sibling.born().is_none_or(|born| born <= limit));
+        let old =
+            |sibling: &Sibling| limit.is_none_or(|limit| sibling.born().is_none_or(|born| born <= limit));
         let known = siblings.list().iter().filter(|sibling| old(sibling)).map(Sibling::identity).collect();
         siblings.known = known;
         siblings
@@ -109,33 +119,61 @@ impl Siblings {
         Some(found.file)
     }
 
-    /// Files that rotated away between two looks and were never read, oldest first. Not those that are `taken`, were there
-    /// before, or begin as one of `heads` does: that is a copy which is being made of a file that we read.
-    pub fn missed(&mut self, heads: &[Vec<u8>], taken: impl Fn(u64, u64) -> bool) -> Vec<File> {
+    /// Whether the directory changed since the last listing, or so shortly before it that its time would not tell.
+    pub fn must_be_listed(&self, now: Timestamp) -> bool {
+        let changed = std::fs::metadata(&self.directory).and_then(|metadata| metadata.modified());
+        let Ok(changed) = changed.map(Timestamp::from) else { return false };
+        let fresh = changed <= now && now.since(changed) < DIRECTORY_GRAIN;
+        self.undecided || fresh || self.listed != Some(changed)
+    }
+
+    /// Files that rotated away between two looks and were never read, oldest first. Not those that are `taken`,
+    /// were there before, or begin as one of `heads` does: that is a copy which is being made of a file that we
+    /// read, and its rest is found when that file is emptied. One that begins as `unread`, the log itself, may
+    /// become a missed file as soon as the log is emptied: it is looked at again.
+    pub fn missed(
+        &mut self,
+        heads: &[Vec<u8>],
+        unread: &[u8],
+        taken: impl Fn(u64, u64) -> bool,
+        now: Timestamp,
+    ) -> Vec<File> {
+        let changed = std::fs::metadata(&self.directory).and_then(|metadata| metadata.modified());
+        self.listed = changed.ok().map(Timestamp::from);
+        self.undecided = false;
         let mut missed = Vec::new();
         for sibling in self.list() {
             let identity = sibling.identity();
+            if self.known.contains(&identity) {
+                continue;
+            }
             if taken(identity.0, identity.1) {
                 self.known.insert(identity);
                 continue;
             }
             let bytes = sibling.first_bytes();
-            // A copy that was just begun is shorter than what it will begin with.
-            let copy = heads.iter().any(|head| {
-                let common = head.len().min(bytes.len());
-                !head.is_empty() && head.get(..common) == bytes.get(..common)
-            });
-            if !copy && self.known.insert(identity) {
-                missed.push(sibling.file);
+            if heads.iter().any(|head| !head.is_empty() && bytes.starts_with(head)) {
+                continue;
             }
+            // A copy that was just begun is shorter than what it will begin with.
+            let begun = heads.iter().any(|head| head.starts_with(&bytes));
+            if begun || (!unread.is_empty() && unread.starts_with(&bytes)) {
+                let written = sibling.metadata.modified().map_or(now, Timestamp::from);
+                self.undecided |= now.since(written) < COPYING;
+                continue;
+            }
+            self.known.insert(identity);
+            missed.push(sibling.file);
         }
         missed
     }
 
-    /// Copies of a file that is finished need not be read either.
+    /// Copies of a file that is finished, also of less of it than was read, need not be read either.
     pub fn forget_copies_of(&mut self, head: &[u8]) {
         for sibling in self.list() {
-            if !head.is_empty() && sibling.first_bytes().starts_with(head) {
+            let bytes = sibling.first_bytes();
+            let copy = bytes.starts_with(head) || head.starts_with(&bytes);
+            if copy && !head.is_empty() && !bytes.is_empty() {
                 self.known.insert(sibling.identity());
             }
         }

@@ -1,1 +1,0 @@
-//! What login events mean.

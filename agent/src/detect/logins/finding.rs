@@ -1,0 +1,139 @@
+//! How login findings are worded and rated.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+
+use picket_protocol::finding::{Entity, Finding, Observed, Severity, Text, printable};
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::sense::logins::{LoginEvent, LoginKind};
+
+/// Characters of a name or command that a title shows.
+const TITLE_WORD_CHARS_MAX: usize = 80;
+
+/// Attempts by who reported them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Reports {
+    /// By the service's own lines.
+    pub service: u64,
+    /// By its lines beside those.
+    pub notice: u64,
+    /// By PAM.
+    pub pam: u64,
+}
+
+impl Reports {
+    /// One attempt is often reported by several, each counting by itself: the largest is the truth, or at
+    /// worst a little below it.
+    pub fn count(self) -> u64 {
+        self.service.max(self.notice).max(self.pam)
+    }
+}
+
+/// A finding about like events, of which `event` is the newest.
+pub fn of_event(id: Uuid, event: &LoginEvent, observed: Observed, reports: Reports) -> Finding {
+    let times = if observed.count > 1 { format!(", {} times", observed.count) } else { String::new() };
+    let user = event.user.iter().map(|name| Entity::User { name: name.clone(), uid: None });
+    let target = event.target.iter().map(|name| Entity::User { name: name.clone(), uid: None });
+    let address = event.address.map(|address| Entity::Address { address, port: event.port });
+    Finding {
+        id,
+        rule: event.event.as_str().to_owned(),
+        severity: severity(event),
+        observed,
+        title: format!("{}{times}", title(event)),
+        entities: user.chain(target).chain(address).collect(),
+        evidence: json!({ "event": event, "reports": reports }),
+        attack: attack(event.event).iter().map(|id| (*id).to_owned()).collect(),
+        explained_by: None,
+        drill: false,
+    }
+}
+
+/// A finding about one source that tries again and again.
+pub fn brute_force(
+    id: Uuid,
+    address: IpAddr,
+    observed: Observed,
+    window_seconds: u64,
+    users: &[Text],
+    users_left_out: u64,
+    event: &LoginEvent,
+) -> Finding {
+    let names: Vec<String> = users.iter().take(3).map(word).collect();
+    let more = if users.len() > names.len() || users_left_out > 0 { " and others" } else { "" };
+    let accounts = users.iter().map(|name| Entity::User { name: name.clone(), uid: None });
+    let count = observed.count;
+    Finding {
+        id,
+        rule: "login.brute-force".to_owned(),
+        severity: Severity::Medium,
+        observed,
+        title: format!("{count} failed logins from {address}, as {}{more}", names.join(", ")),
+        entities: std::iter::once(Entity::Address { address, port: None }).chain(accounts).collect(),
+        evidence: json!({
+            "event": event, "window_seconds": window_seconds, "users": users, "users_left_out": users_left_out,
+        }),
+        attack: vec!["T1110.001".to_owned()],
+        explained_by: None,
+        drill: false,
+    }
+}
+
+/// Text from outside, fit for a title.
+fn word(text: &Text) -> String {
+    let shown = printable(&text.text);
+    if shown.is_empty() {
+        return "an empty name".to_owned();
+    }
+    match shown.char_indices().nth(TITLE_WORD_CHARS_MAX) {
+        Some((end, _)) => format!("{}…", shown.get(..end).unwrap_or_default()),
+        None => shown.into_owned(),
+    }
+}
+
+fn or_somebody(name: Option<&Text>) -> Cow<'static, str> {
+    name.map_or(Cow::Borrowed("somebody"), |name| Cow::Owned(word(name)))
+}
+
+fn title(event: &LoginEvent) -> String {
+    let user = or_somebody(event.user.as_ref());
+    let from = event.address.map(|address| format!(" from {address}")).unwrap_or_default();
+    let by = event.method.as_ref().map(|method| format!(" by {}", word(method))).unwrap_or_default();
+    let service = &event.service;
+    let why = event.reason.as_ref().map(|reason| format!(": {}", word(reason))).unwrap_or_default();
+    let command = event.command.as_ref().map(|command| format!(": {}", word(command))).unwrap_or_default();
+    let target = or_somebody(event.target.as_ref());
+    match event.event {
+        LoginKind::Success => format!("{user} logged in{from} by {service}{}", by.replacen(" by", ",", 1)),
+        LoginKind::Failure => format!("Failed login of {user}{from}{by}"),
+        LoginKind::InvalidUser => format!("Failed login of {user}, who may not log in{from}"),
+        LoginKind::Probe => format!("Connection to {service}{from} that never logged in{why}"),
+        LoginKind::PrivilegeSuccess if event.target.is_none() => {
+            format!("{user} used {service}, to an unclear end")
+        }
+        LoginKind::PrivilegeSuccess => format!("{user} became {target} by {service}{command}"),
+        LoginKind::PrivilegeFailure => format!("{service} refused {user} the rights of {target}{why}"),
+    }
+}
+
+fn severity(event: &LoginEvent) -> Severity {
+    let root = event.user.as_ref().is_some_and(|user| user.text == "root");
+    let by_key = event.key.is_some();
+    match event.event {
+        LoginKind::Success if root && !by_key => Severity::Medium,
+        LoginKind::Success | LoginKind::Failure if root => Severity::Low,
+        LoginKind::PrivilegeFailure => Severity::Low,
+        _ => Severity::Info,
+    }
+}
+
+fn attack(kind: LoginKind) -> &'static [&'static str] {
+    match kind {
+        LoginKind::Success => &["T1021.004"],
+        LoginKind::Failure | LoginKind::InvalidUser => &["T1110"],
+        LoginKind::Probe => &["T1046"],
+        LoginKind::PrivilegeSuccess | LoginKind::PrivilegeFailure => &["T1548.003"],
+    }
+}

@@ -1,0 +1,227 @@
+//! From lines to the ledger: reads a message, asks the detector, and hands findings to the ledger together with
+//! the position behind the lines that they came from.
+
+use std::collections::VecDeque;
+use std::path::Path;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
+
+use jiff::tz::TimeZone;
+use picket_protocol::finding::Finding;
+use picket_protocol::record::{Draft, Kind, Lifecycle};
+use picket_protocol::time::Timestamp;
+use uuid::Uuid;
+
+use super::event::{LoginEvent, Origin, Place, Source};
+use super::journal::Entry;
+use super::line::Line;
+use super::parse::parse;
+use super::position::{write_detector, write_position};
+use super::tail::Found;
+use crate::detect::logins::{Detector, Thresholds};
+use crate::ledger::{SealError, Sealed};
+use crate::sense::SensorContext;
+
+/// Findings that go into one ledger entry.
+pub const DRAFTS_MAX: usize = 512;
+/// Entries that are not durable yet. With [`DRAFTS_MAX`] this bounds what waits in memory while the disk is full: the
+/// lines themselves wait in the log.
+const OPEN_MAX: usize = 4;
+/// A position that led to nothing is written this seldom: to read such lines again costs nothing else.
+const IDLE_POSITION_AGE: Duration = Duration::from_secs(60);
+/// How often a wait for the ledger looks at the stop signal.
+const STOP_LOOK: Duration = Duration::from_millis(200);
+
+/// What came of lines, counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Entries of the journal.
+    pub entries: u64,
+    /// Entries whose sender was not what it claimed to be.
+    pub untrusted: u64,
+    /// Entries of the ledger that it refused.
+    pub refused: u64,
+}
+
+/// The way out.
+pub struct Output {
+    context: SensorContext,
+    detector: Detector,
+    zone: TimeZone,
+    drafts: Vec<Draft>,
+    open: VecDeque<Receiver<Result<Sealed, SealError>>>,
+    /// When the positions that led to nothing were written last.
+    idle_since: Timestamp,
+    /// Since then some lines led to nothing.
+    idle: bool,
+    last_event: Option<Timestamp>,
+    /// Counts.
+    pub tally: Tally,
+}
+
+impl Output {
+    /// Goes on with the detector's rows of the last run.
+    pub fn new(context: SensorContext, rows: Vec<(String, String)>, now: Timestamp) -> Self {
+        let mut detector = Detector::new(Thresholds::default());
+        let damaged = detector.restore(rows);
+        if damaged > 0 {
+            tracing::warn!(damaged, "login detector: rows of an earlier version were dropped");
+        }
+        Self {
+            context,
+            detector,
+            zone: super::line::local_zone(),
+            drafts: Vec::new(),
+            open: VecDeque::new(),
+            idle_since: now,
+            idle: false,
+            last_event: None,
+            tally: Tally::default(),
+        }
+    }
+
+    /// The detector, for its counts and for what is due.
+    pub fn detector(&self) -> &Detector {
+        &self.detector
+    }
+
+    /// When something was last observed.
+    pub fn last_event(&self) -> Option<Timestamp> {
+        self.last_event
+    }
+
+    /// Observes a line of the text log at `path`; false when it is time to commit.
+    pub fn line(&mut self, path: &Path, found: Found<'_>, now: Timestamp) -> bool {
+        self.idle = true;
+        let Some(line) = Line::parse(found.bytes) else { return true };
+        let Some(parsed) = parse(line.program, line.message) else { return true };
+        let origin = Origin {
+            time: line.stamp.resolve(now, &self.zone).unwrap_or(now),
+            pid: line.pid,
+            source: Source::Log,
+            place: Place::Log { path: path.to_owned(), inode: found.inode, offset: found.offset },
+            sender: None,
+        };
+        self.observe(&LoginEvent::new(&parsed, line.message, origin), now);
+        !self.is_full()
+    }
+
+    /// Observes an entry of the journal.
+    pub fn entry(&mut self, entry: &Entry, now: Timestamp) {
+        self.idle = true;
+        self.tally.entries += 1;
+        let (Some(identifier), Some(message)) = (entry.identifier(), entry.message()) else { return };
+        let Some(parsed) = parse(&identifier, &message) else { return };
+        if !entry.is_genuine(&identifier) {
+            self.tally.untrusted += 1;
+            return;
+        }
+        let sender = entry.sender();
+        let origin = Origin {
+            time: entry.time().unwrap_or(now),
+            pid: sender.pid,
+            source: Source::Journal,
+            place: Place::Journal { cursor: entry.cursor.clone() },
+            sender: Some(sender),
+        };
+        self.observe(&LoginEvent::new(&parsed, &message, origin), now);
+    }
+
+    fn observe(&mut self, event: &LoginEvent, now: Timestamp) {
+        self.last_event = Some(now);
+        let findings = self.detector.observe(event, now, &mut Uuid::now_v7);
+        self.add(findings);
+    }
+
+    fn add(&mut self, findings: Vec<Finding>) {
+        for finding in findings {
+            match Draft::new(Kind::Finding, finding.severity, &finding) {
+                Ok(draft) => self.drafts.push(draft),
+                Err(error) => tracing::error!(%error, rule = finding.rule, "a finding cannot be sealed"),
+            }
+        }
+    }
+
+    /// Seals a record about the sensor itself.
+    pub fn tell(&mut self, lifecycle: &Lifecycle, severity: picket_protocol::finding::Severity) {
+        match Draft::new(Kind::Lifecycle, severity, lifecycle) {
+            Ok(draft) => self.drafts.push(draft),
+            Err(error) => tracing::error!(%error, "a lifecycle record cannot be sealed"),
+        }
+    }
+
+    /// Whether it is time to commit.
+    pub fn is_full(&self) -> bool {
+        self.drafts.len() >= DRAFTS_MAX
+    }
+
+    /// Raises what is due by the clock and commits it.
+    pub fn tick(&mut self, now: Timestamp) -> Result<(), SealError> {
+        let findings = self.detector.tick(now, DRAFTS_MAX);
+        self.add(findings);
+        self.commit_writes(Vec::new())
+    }
+
+    /// Hands what gathered to the ledger, with the position in the one source that it came from.
+    pub fn commit(&mut self, source: &[u8], position: &impl serde::Serialize) -> Result<(), SealError> {
+        self.commit_writes(write_position(source, position).into_iter().collect())
+    }
+
+    /// Whether what gathered must be committed before lines of another source are read.
+    pub fn has_news(&self) -> bool {
+        !self.drafts.is_empty() || self.detector.has_changes()
+    }
+
+    /// Whether it is time to write positions that led to nothing; asked once for all sources.
+    pub fn idle_positions_due(&mut self, now: Timestamp) -> bool {
+        let due = self.idle && (now < self.idle_since || now.since(self.idle_since) >= IDLE_POSITION_AGE);
+        if due {
+            self.idle = false;
+            self.idle_since = now;
+        }
+        due
+    }
+
+    /// How long until positions that led to nothing should be written; none when there are none.
+    pub fn idle_positions_in(&self, now: Timestamp) -> Option<Duration> {
+        self.idle.then(|| IDLE_POSITION_AGE.saturating_sub(now.since(self.idle_since)))
+    }
+
+    fn commit_writes(&mut self, mut writes: Vec<crate::ledger::StateWrite>) -> Result<(), SealError> {
+        writes.extend(write_detector(self.detector.take_changes()));
+        if self.drafts.is_empty() && writes.is_empty() {
+            return Ok(());
+        }
+        let answer = self.context.sealer.seal_answered(std::mem::take(&mut self.drafts), writes)?;
+        self.open.push_back(answer);
+        self.settle(OPEN_MAX)
+    }
+
+    /// Waits until at most `max` entries are not durable.
+    pub fn settle(&mut self, max: usize) -> Result<(), SealError> {
+        while let Some(oldest) = self.open.front() {
+            let answer = if self.open.len() > max {
+                match oldest.recv_timeout(STOP_LOOK) {
+                    Err(RecvTimeoutError::Timeout) if self.context.stop.is_set() => {
+                        return Err(SealError::Stopped);
+                    }
+                    Err(RecvTimeoutError::Timeout) => continue,
+                    Err(RecvTimeoutError::Disconnected) => return Err(SealError::Stopped),
+                    Ok(answer) => answer,
+                }
+            } else {
+                // What is answered by now need not be asked later.
+                match oldest.try_recv() {
+                    Ok(answer) => answer,
+                    Err(_not_yet) => return Ok(()),
+                }
+            };
+            self.open.pop_front();
+            if let Err(error) = answer {
+                self.tally.refused += 1;
+                tracing::error!(%error, "the ledger refused login findings");
+            }
+        }
+        Ok(())
+    }
+}

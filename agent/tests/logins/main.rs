@@ -1,0 +1,6 @@
+//! The login sensor on real files, real rotations, a real journald.
+
+mod journal;
+mod ledger;
+mod rotation;
+mod sensor;

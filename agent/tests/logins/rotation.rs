@@ -1,0 +1,227 @@
+//! Everything that log rotation does, with a writer at full speed, and kills in between.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use picket_agent::sys::Stop;
+
+use crate::ledger::{Bench, assert_complete, config, line, wait_for};
+
+/// Writes numbered lines as fast as it can, as a log daemon does: to the file that it holds open until told to open it anew.
+struct Writer {
+    path: PathBuf,
+    file: Arc<Mutex<File>>,
+    written: Arc<AtomicU64>,
+    stop: Stop,
+    thread: JoinHandle<()>,
+}
+
+impl Writer {
+    fn start(path: &Path) -> Self {
+        let file = Arc::new(Mutex::new(append(path)));
+        let written = Arc::new(AtomicU64::new(0));
+        let stop = Stop::new().unwrap();
+        let (to, count, end) = (Arc::clone(&file), Arc::clone(&written), stop.clone());
+        let thread = std::thread::spawn(move || {
+            for n in 0.. {
+                to.lock().unwrap().write_all(line(n).as_bytes()).unwrap();
+                count.store(n + 1, Ordering::SeqCst);
+                // Some thousand lines a second: faster than any sshd, slow enough to last through the test.
+                if n % 8 == 7 && end.wait(std::time::Duration::from_millis(1)) {
+                    return;
+                }
+            }
+        });
+        Self { path: path.to_owned(), file, written, stop, thread }
+    }
+
+    /// Waits until so many more lines were written.
+    fn run(&self, lines: u64) {
+        let goal = self.written.load(Ordering::SeqCst) + lines;
+        wait_for("the writer", || (self.written.load(Ordering::SeqCst) >= goal).then_some(()));
+    }
+
+    /// What SIGHUP does to a log daemon.
+    fn reopen(&self) {
+        *self.file.lock().unwrap() = append(&self.path);
+    }
+
+    fn finish(self) -> u64 {
+        self.stop.set();
+        self.thread.join().unwrap();
+        self.written.load(Ordering::SeqCst)
+    }
+}
+
+fn append(path: &Path) -> File {
+    OpenOptions::new().create(true).append(true).open(path).unwrap()
+}
+
+/// `auth.log.1` becomes `auth.log.2` and so on.
+fn shift(log: &Path, keep: u32) {
+    let name = |n: u32| log.with_extension(format!("log.{n}"));
+    for n in (1..keep).rev() {
+        if name(n).exists() {
+            std::fs::rename(name(n), name(n + 1)).unwrap();
+        }
+    }
+}
+
+fn first(log: &Path) -> PathBuf {
+    log.with_extension("log.1")
+}
+
+fn by_rename(log: &Path, writer: &Writer) {
+    shift(log, 30);
+    std::fs::rename(log, first(log)).unwrap();
+    // Programs write on to the old file until they are told.
+    writer.run(20);
+    writer.reopen();
+    writer.run(20);
+}
+
+fn by_rename_and_compression(log: &Path, writer: &Writer) {
+    by_rename(log, writer);
+    let _older = std::fs::remove_file(log.with_extension("log.1.gz"));
+    assert!(Command::new("gzip").arg(first(log)).status().unwrap().success());
+}
+
+/// What is written between the copy and the emptying is lost by copytruncate itself, so nothing is written then.
+fn by_copy(log: &Path, writer: &Writer) {
+    let held = writer.file.lock().unwrap();
+    shift(log, 30);
+    std::fs::copy(log, first(log)).unwrap();
+    held.set_len(0).unwrap();
+}
+
+fn survives(rotate: impl Fn(&Path, &Writer), rotations: u32) {
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("auth.log");
+    File::create(&log).unwrap();
+    let bench = Bench::new(dir.path());
+    let run = bench.start(&config(&[&log]));
+    let writer = Writer::start(&log);
+    for _ in 0..rotations {
+        writer.run(200);
+        rotate(&log, &writer);
+    }
+    writer.run(100);
+    let count = writer.finish();
+    wait_for("the last line", || (bench.findings.lock().unwrap().len() as u64 >= count).then_some(()));
+    let report = run.report();
+    run.stop();
+    assert_complete(&bench.sealed(), count);
+    assert_eq!(report.counters.get("files-lost"), Some(&0), "{:?}", report.counters);
+}
+
+#[test]
+fn twenty_rotations_by_rename() {
+    survives(by_rename, 20);
+}
+
+#[test]
+fn twenty_rotations_by_rename_with_compression() {
+    survives(by_rename_and_compression, 20);
+}
+
+#[test]
+fn twenty_rotations_by_copy_and_truncation() {
+    survives(by_copy, 20);
+}
+
+/// The sensor dies after a few entries, as in kill -9, again and again, while the log is rotated.
+fn survives_kills(rotate: impl Fn(&Path, &Writer), kills: usize) {
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("auth.log");
+    File::create(&log).unwrap();
+    let bench = Bench::new(dir.path());
+    bench.start(&config(&[&log])).stop();
+    let writer = Writer::start(&log);
+    for kill in 0..kills {
+        let run = bench.start_with(&config(&[&log]), 3 + kill % 7);
+        writer.run(150);
+        rotate(&log, &writer);
+        writer.run(50);
+        run.stop();
+        if kill % 3 == 0 {
+            // Rotated once more while nobody looks.
+            rotate(&log, &writer);
+            writer.run(30);
+        }
+    }
+    let count = writer.finish();
+    let run = bench.start(&config(&[&log]));
+    wait_for("the last line", || (bench.findings.lock().unwrap().len() as u64 >= count).then_some(()));
+    run.stop();
+    assert_complete(&bench.sealed(), count);
+}
+
+#[test]
+fn kills_between_rotations_by_rename() {
+    survives_kills(by_rename, 12);
+}
+
+#[test]
+fn kills_between_rotations_by_copy_and_truncation() {
+    survives_kills(by_copy, 12);
+}
+
+#[test]
+fn a_copy_that_somebody_makes_is_not_read_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("auth.log");
+    File::create(&log).unwrap();
+    let bench = Bench::new(dir.path());
+    let run = bench.start(&config(&[&log]));
+    let mut file = append(&log);
+    for n in 0..10 {
+        file.write_all(line(n).as_bytes()).unwrap();
+    }
+    wait_for("ten lines", || (bench.sealed().len() == 10).then_some(()));
+    std::fs::copy(&log, dir.path().join("auth.log.bak")).unwrap();
+    std::fs::copy(&log, dir.path().join("auth.log.9")).unwrap();
+    std::fs::rename(&log, first(&log)).unwrap();
+    append(&log).write_all(line(10).as_bytes()).unwrap();
+    wait_for("the next line", || (bench.sealed().len() >= 11).then_some(()));
+    run.stop();
+    bench.start(&config(&[&log])).stop();
+    assert_complete(&bench.sealed(), 11);
+}
+
+#[test]
+fn a_log_that_was_emptied_and_filled_beyond_the_old_place_is_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("auth.log");
+    File::create(&log).unwrap();
+    let bench = Bench::new(dir.path());
+    let run = bench.start(&config(&[&log]));
+    append(&log).write_all(line(0).as_bytes()).unwrap();
+    wait_for("a line", || (bench.sealed().len() == 1).then_some(()));
+    run.stop();
+    let text: String = (1..50).map(line).collect();
+    std::fs::write(&log, text).unwrap();
+    let run = bench.start(&config(&[&log]));
+    wait_for("all lines", || (bench.sealed().len() == 50).then_some(()));
+    run.stop();
+    assert_complete(&bench.sealed(), 50);
+}
+
+#[test]
+fn what_was_deleted_while_the_agent_was_off_is_counted_as_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("auth.log");
+    std::fs::write(&log, line(0)).unwrap();
+    let bench = Bench::new(dir.path());
+    bench.start(&config(&[&log])).stop();
+    std::fs::rename(&log, dir.path().join("gone")).unwrap();
+    std::fs::write(&log, line(0)).unwrap();
+    let run = bench.start(&config(&[&log]));
+    wait_for("the new log's line", || (bench.sealed().len() == 1).then_some(()));
+    wait_for("the count", || (run.report().counters.get("files-lost") == Some(&1)).then_some(()));
+    run.stop();
+}
