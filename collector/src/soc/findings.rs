@@ -26,6 +26,10 @@ const QUIET_MAX: Duration = Duration::from_secs(30);
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 
+/// HTTP statuses that do not end a live list: the cursor is ahead of a restored store; a bound is reached.
+const GONE: u16 = 410;
+const TOO_MANY: u16 = 429;
+
 const COLUMNS: [Column; 6] = [
     Column { head: "TIME", width_max: 20 },
     Column { head: "SEVERITY", width_max: 8 },
@@ -135,11 +139,20 @@ async fn follow(
     loop {
         let before = cursor.clone();
         let error = match stream(session, client, &path, &mut cursor, &mut lost).await {
+            Ok(()) => "the collector ended the stream".to_owned(),
+            Err(SocError::Refused { status: GONE, message, .. }) => {
+                // A failure here is met again, and told, by the next attempt.
+                if let Ok((_, live)) = newest(client, filters, 0).await {
+                    cursor = live;
+                }
+                format!("{}; going on with what is new", printable(&message))
+            }
+            // Too many streams, or too many failures from this address: both pass.
+            Err(error @ SocError::Refused { status: TOO_MANY, .. }) => error.to_string(),
             Err(error @ (SocError::Refused { .. } | SocError::Output(_) | SocError::Usage(_))) => {
                 return Err(error);
             }
             Err(error) => error.to_string(),
-            Ok(()) => "the collector ended the stream".to_owned(),
         };
         if !lost {
             notice(&format!("{error}; connecting again …"));
