@@ -15,6 +15,8 @@ use picket_protocol::crypto::{Hash, from_base64_exact};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::UnixStream as AsyncUnixStream;
 
+use crate::clock;
+
 use super::backoff::Backoff;
 use super::credentials::{CredentialError, Credentials};
 use super::dial::{Target, TargetError};
@@ -85,6 +87,8 @@ fn run(socket: &UnixStream) -> Result<Ended, UplinkError> {
     // The event loop's descriptors are opened here too: the sandbox lets no more be made.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     load_name_service();
+    // Finds the vDSO, which the sandbox would not let it look for.
+    let _now = clock::since_boot();
     socket.set_nonblocking(true)?;
     let core = {
         let _in_runtime = runtime.enter();

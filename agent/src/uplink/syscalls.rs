@@ -109,7 +109,12 @@ pub const ALLOWED: &[Entry] = &[
         &[&[equal(1, TCP), equal(2, 1)], &[equal(1, 0), equal(2, 11)], &[equal(1, 41), equal(2, 25)]]
     ),
     entry!(getpeername, SYS_getpeername, "the peer's address, for the status"),
-    entry!(getsockname, SYS_getsockname, "getaddrinfo orders addresses by the route to them"),
+    entry!(
+        getsockname,
+        SYS_getsockname,
+        "getaddrinfo orders addresses by the route to them",
+        rare "only when a name has several"
+    ),
     entry!(recvfrom, SYS_recvfrom, "std reads sockets; the resolver"),
     entry!(sendto, SYS_sendto, "std writes sockets; the resolver"),
     entry!(

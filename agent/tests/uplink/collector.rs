@@ -267,7 +267,7 @@ impl Collector {
         let key = KeyPair::generate_for(&PKCS_ED25519).unwrap();
         let issuer = foreign.unwrap_or(&ca);
         let chain = vec![
-            issuer.server(&["127.0.0.1", "localhost"], &key).der().clone(),
+            issuer.server(&["127.0.0.1", "localhost", "collector.test"], &key).der().clone(),
             issuer.certificate.der().clone(),
         ];
         let mut roots = RootCertStore::empty();

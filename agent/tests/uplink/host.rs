@@ -60,7 +60,6 @@ pub struct Host {
     pub layout: Layout,
     pub agent: AgentId,
     pub key: PublicKey,
-    pub tls_key: KeyPair,
 }
 
 /// A running link with its ledger.
@@ -95,7 +94,7 @@ impl Host {
         chown(layout.tls_key(), Some(UPLINK_UID), Some(UPLINK_UID)).unwrap();
         write(&layout.tls_certificate(), certificate.pem().as_bytes(), 0o644);
         write(&layout.ca_certificate(), known_ca.certificate.pem().as_bytes(), 0o644);
-        Self { directory, layout, agent, key, tls_key }
+        Self { directory, layout, agent, key }
     }
 
     /// A host of this collector, with a certificate good for an hour.
@@ -114,6 +113,17 @@ impl Host {
     }
 
     pub fn start_with(&self, collector: &Collector, address: &str, proxy: Option<String>) -> Running {
+        self.start_program(collector, address, proxy, Path::new(env!("CARGO_BIN_EXE_agent")))
+    }
+
+    /// As [`Host::start_with`], with another program to start as `<program> uplink`.
+    pub fn start_program(
+        &self,
+        collector: &Collector,
+        address: &str,
+        proxy: Option<String>,
+        program: &Path,
+    ) -> Running {
         let ledger = self.ledger();
         let witness = collector.shared.witness_key();
         let source = LedgerLink::new(ledger.clone(), witness.clone()).unwrap();
@@ -130,7 +140,7 @@ impl Host {
                 enrolled: Timestamp::default(),
             },
             facts: serde_json::json!({ "os": "test" }),
-            program: env!("CARGO_BIN_EXE_agent").into(),
+            program: program.to_owned(),
         };
         let (stop, status, received) =
             (Stop::new().unwrap(), LinkStatus::default(), Arc::<Received>::default());
@@ -151,6 +161,19 @@ impl Running {
     pub fn seal(&self, count: usize) {
         let drafts = (0..count).map(|at| record(&format!("record {at}")));
         self.ledger.sealer().seal_durably(drafts.collect(), Vec::new(), PATIENCE).unwrap();
+    }
+
+    /// Seals `count` records of 100 KiB that do not compress.
+    pub fn seal_large(&self, count: usize) {
+        let mut state = 1u64;
+        let mut letter = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            char::from_digit(u32::try_from(state >> 59).unwrap(), 36).unwrap()
+        };
+        for _ in 0..count {
+            let title: String = (0..100 * 1024).map(|_| letter()).collect();
+            self.ledger.sealer().seal_durably(vec![record(&title)], Vec::new(), PATIENCE).unwrap();
+        }
     }
 
     pub fn report(&self) -> LinkReport {

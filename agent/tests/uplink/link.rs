@@ -145,6 +145,33 @@ fn a_client_certificate_by_another_ca_is_refused_by_the_server_and_explained() {
 }
 
 #[test]
+fn a_server_that_says_nothing_is_given_up() {
+    // Accepts by the kernel's queue and never reads.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let collector = Collector::start();
+    let host = Host::of(&collector);
+    let running = host.start_with(&collector, &silent.local_addr().unwrap().to_string(), None);
+    running.wait_error("the TLS handshake took too long");
+}
+
+#[test]
+fn a_server_without_tls_is_told_as_such() {
+    let plain = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = plain.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        for mut stream in plain.incoming().flatten() {
+            use std::io::{Read as _, Write as _};
+            let _hello = stream.read(&mut [0; 1024]);
+            let _sent = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+        }
+    });
+    let collector = Collector::start();
+    let host = Host::of(&collector);
+    let running = host.start_with(&collector, &address, None);
+    running.wait_error("does not speak TLS");
+}
+
+#[test]
 fn an_oversize_frame_ends_the_connection() {
     let (collector, _host, running) = after(|connection, shared| {
         shared.greet(connection);

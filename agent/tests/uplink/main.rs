@@ -5,6 +5,7 @@ mod collector;
 mod enrol;
 mod host;
 mod link;
+mod names;
 mod proxy;
 mod sandbox;
 mod unused;
