@@ -33,13 +33,18 @@ fn main() -> Result<(), Box<dyn Error>> {
         key_lifetime: Duration::from_secs(86_400),
     };
     let agent = AgentId::parse("0192f0c0-1111-7222-8333-444455556666").ok_or("not an id")?;
+    let before = memory_kib()?;
     let ledger = Ledger::open(&layout, &config, agent, &[])?;
+    ledger.sealer().seal_durably(vec![draft()?], Vec::new(), WAIT)?;
+    let idle = memory_kib()?.saturating_sub(before);
     let begun = Instant::now();
     seal_all(&ledger, records, senders)?;
     let sealed = begun.elapsed();
     let commits = ledger.health().report().commits_total;
     let size = ledger.heads().head().size;
     println!("seal: {} records/s ({size} records in {sealed:.2?}, {commits} commits)", rate(size, sealed));
+    let busy = memory_kib()?.saturating_sub(before);
+    println!("memory taken by the ledger: {idle} KiB idle, {busy} KiB after this burst");
     println!("read batches: {} records/s", read_rate(&ledger.reader()?)?);
     println!("seal one and wait: {:.2?} (median of 100)", one_by_one(&ledger.sealer())?);
     let begun = Instant::now();
@@ -94,6 +99,13 @@ fn one_by_one(sealer: &Sealer) -> Result<Duration, Box<dyn Error>> {
     }
     times.sort();
     times.get(50).copied().ok_or_else(|| "no times".into())
+}
+
+/// Proportional set size of this process.
+fn memory_kib() -> Result<u64, Box<dyn Error>> {
+    let text = std::fs::read_to_string("/proc/self/smaps_rollup")?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Pss:")).ok_or("no Pss line")?;
+    Ok(line.trim().trim_end_matches(" kB").parse()?)
 }
 
 fn rate(count: u64, time: Duration) -> u64 {

@@ -166,8 +166,9 @@ impl Round {
     }
 }
 
-/// Gives free pages back to the file system when there are many, some at a time.
+/// Gives memory back that a burst took, and free pages to the file system when there are many, some at a time.
 pub(super) fn shrink(connection: &Connection) -> Result<(), LedgerError> {
+    connection.execute_batch("PRAGMA shrink_memory")?;
     let free: i64 = connection.pragma_query_value(None, "freelist_count", |row| row.get(0))?;
     let all: i64 = connection.pragma_query_value(None, "page_count", |row| row.get(0))?;
     // Some free pages are good: the next records go there.

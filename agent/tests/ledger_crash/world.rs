@@ -251,8 +251,9 @@ impl World {
             }
         };
         let time = self.now.wall.max(self.last_time);
-        let mut number = first_entry;
-        for ((spec, entry), outcome) in specs.iter().zip(&group).zip(committed.outcomes) {
+        for (number, ((spec, entry), outcome)) in
+            (first_entry..).zip(specs.iter().zip(&group).zip(committed.outcomes))
+        {
             match outcome {
                 Outcome::Sealed(sealed) => {
                     assert_ne!(spec.state, StateSpec::Refused, "a refused state change was committed");
@@ -272,7 +273,6 @@ impl World {
                 }
                 Outcome::Acknowledged(_) => panic!("nothing was acknowledged"),
             }
-            number += 1;
         }
         let size = self.store.as_ref().expect("open").head().size;
         if size > u64::try_from(self.dumps.last().map_or(0, |dump| dump.leaves.len())).expect("small") {
@@ -383,6 +383,20 @@ impl World {
             let checkpoint = Checkpoint::parse(note.text()).expect("a checkpoint");
             assert_eq!((checkpoint.size, checkpoint.root), (dump.size, frontier.root()), "root");
         }
+        let bytes = |seq: u64| {
+            let kept = dump.leaves[usize::try_from(seq).expect("small")].1.as_ref();
+            u64::try_from(kept.map_or(0, Vec::len)).expect("small")
+        };
+        let (mut kept, mut waiting) = (0, 0);
+        for seq in (0..dump.size).filter(|seq| dump.kind(*seq) != Some(Kind::Key)) {
+            if seq < dump.acknowledged {
+                kept += bytes(seq);
+            } else if dump.kind(seq) != Some(Kind::Gap) {
+                waiting += bytes(seq);
+            }
+        }
+        let counted = self.store.as_ref().expect("open").kept_bytes();
+        assert_eq!(counted, (kept, waiting), "bytes kept of acknowledged and of waiting records");
         if let Some(before) = self.dumps.last() {
             self.check_forgetting(before, dump);
         }
