@@ -14,16 +14,13 @@ use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
-use rusqlite::Connection;
 use tokio::signal::unix::{SignalKind, signal};
-use uuid::Uuid;
 
 use crate::config::{Config, Loaded};
-use crate::enrolment::{Enrolment, EnrolmentError};
+use crate::enrolment::Enrolment;
 use crate::layout::Layout;
-use crate::ledger::{self, Ledger, LedgerError, SealError};
-use crate::respond::{self, Context, Engine, Moment, RespondError, RespondStatus, Responder, Tools};
-use crate::sense::host::{FigureSource, Figures};
+use crate::ledger::{Ledger, LedgerError, SealError};
+use crate::respond::{self, Moment, RespondError, RespondStatus, Responder, Tools};
 use crate::status::{Server, Sources};
 use crate::sys::{Account, Stop};
 use crate::uplink::{self, LedgerLink, LinkConfig, LinkHandle, LinkStatus};
@@ -33,10 +30,12 @@ mod cosigned;
 pub mod directories;
 mod lifecycle;
 mod sensors;
+mod start;
 mod trees;
 
 pub use cosigned::{Cosigned, Identity};
 pub use sensors::{Statuses, probe};
+use start::{figures, open_ledger, read_enrolment, record_start, start_engine};
 
 /// How long the agent may take to stop; what is not done by then is done at the next start.
 pub const STOP_GRACE: Duration = Duration::from_secs(20);
@@ -175,19 +174,7 @@ impl Core {
         let (statuses, link_status) = (Statuses::default(), LinkStatus::default());
         let respond_status = RespondStatus::default();
         let cosigned = Cosigned::new(&layout, ledger.heads(), identity.clone());
-        let engine = {
-            let cosigned = cosigned.clone();
-            let context = Context {
-                layout: layout.clone(),
-                sealer: ledger.sealer(),
-                allowed: config.commands.allow.clone(),
-                boot,
-                cosigned: Arc::new(move || cosigned.latest().map(|(_, time)| time)),
-                status: respond_status.clone(),
-            };
-            let known = identity.get().map(|enrolment| (enrolment.agent, enrolment.tenant));
-            Engine::start(context, known, Moment::now())?
-        };
+        let engine = start_engine(&config, &layout, &ledger, &identity, &cosigned, boot, &respond_status)?;
         let sensors = sensors::Sensors::start(
             &config,
             &ledger.sealer(),
@@ -345,58 +332,4 @@ fn await_delivery(ledger: &Ledger, size: u64) {
 
 fn stop_signal() -> Result<Stop, CoreError> {
     Stop::new().map_err(system("make a stop signal"))
-}
-
-/// Opens the ledger; makes identity and first key when there is none yet, so that a host that is not enrolled
-/// seals as well.
-fn open_ledger(config: &Config, layout: &Layout) -> Result<Ledger, CoreError> {
-    let agent = match read_enrolment(layout) {
-        Some(enrolment) => enrolment.agent,
-        None => layout.agent(Uuid::now_v7()).map_err(system("read or make the agent's id"))?,
-    };
-    if !layout.database().exists() {
-        ledger::create_first_key(layout)?;
-    }
-    Ok(Ledger::open(layout, &config.ledger, agent, &schemas())?)
-}
-
-fn read_enrolment(layout: &Layout) -> Option<Enrolment> {
-    match Enrolment::load(&layout.enrolment()) {
-        Ok(enrolment) => Some(enrolment),
-        Err(EnrolmentError::Missing { .. }) => None,
-        Err(error) => {
-            tracing::error!(%error, "the enrolment cannot be used");
-            None
-        }
-    }
-}
-
-fn record_start(loaded: &Loaded, layout: &Layout, ledger: &Ledger, boot: &str) -> Result<(), CoreError> {
-    let connection: Connection = ledger::read_connection(&layout.database())?;
-    let last = lifecycle::LastRun::read(&connection, boot)?;
-    let (draft, write) = lifecycle::started(loaded, last, boot)?;
-    match ledger.sealer().seal_durably(vec![draft], vec![write], SEAL_TIMEOUT) {
-        // A full disk delays the record; it is no reason not to watch.
-        Ok(_) | Err(SealError::Timeout | SealError::Storage(_)) => Ok(()),
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// What heartbeats tell of the agent itself.
-fn figures(ledger: &Arc<Ledger>, link: &LinkStatus, statuses: &Statuses) -> FigureSource {
-    let (health, link, statuses) = (ledger.health(), link.clone(), statuses.clone());
-    Arc::new(move || {
-        let (ledger, link) = (health.report(), link.report());
-        let state = serde_json::to_value(link.state).ok();
-        let state = state.as_ref().and_then(|state| state.as_str()).unwrap_or_default().to_owned();
-        Figures {
-            ledger_size: ledger.size,
-            acknowledged: ledger.acknowledged,
-            ledger_bytes: ledger.acknowledged_bytes.saturating_add(ledger.waiting_bytes),
-            queue: 0,
-            link: link.last_error.map_or(state.clone(), |error| format!("{state}: {error}")),
-            sensors: statuses.reports(),
-            processes: link.pid.map(|pid| ("uplink".to_owned(), pid)).into_iter().collect(),
-        }
-    })
 }

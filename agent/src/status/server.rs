@@ -314,18 +314,16 @@ fn newer(
     let mut filter = query.filter();
     filter.limit = FOLLOW_BATCH;
     filter.before = Some(to);
-    while from < to {
+    loop {
         let page = reader.records(&filter)?;
+        let oldest = page.last().map(|record| record.seq);
         let full = page.len() == FOLLOW_BATCH;
-        filter.before = page.last().map(|record| record.seq);
-        let fresh: Vec<_> = page.into_iter().take_while(|record| record.seq >= from).collect();
-        let done = fresh.len() < FOLLOW_BATCH || !full;
-        found.extend(fresh);
-        if done {
-            break;
+        found.extend(page.into_iter().take_while(|record| record.seq >= from));
+        if !full || oldest.is_none_or(|oldest| oldest <= from) {
+            return Ok(found);
         }
+        filter.before = oldest;
     }
-    Ok(found)
 }
 
 fn send_record(client: &Client, record: &KeptRecord) -> io::Result<()> {
