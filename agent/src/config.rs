@@ -121,7 +121,7 @@ const HOUR: u64 = 60 * MINUTE;
 const DAY: u64 = 24 * HOUR;
 
 /// What is watched when nobody says otherwise: programs, libraries that load by themselves, configuration, and
-/// the places from which something is started or somebody is let in. Trees that do not exist are awaited.
+/// the places from which something is started or somebody is let in.
 pub const DEFAULT_TREES: [&str; 14] = [
     "/etc",
     "/usr/bin",

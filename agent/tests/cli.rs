@@ -362,6 +362,21 @@ fn sigterm_stops_in_good_order() {
 }
 
 #[test]
+fn the_start_is_the_first_record_and_precedes_what_the_sensors_say() {
+    let host = Host::new();
+    host.configure("nonsense = 1\n");
+    assert_eq!(host.agent(&["run"]).status.code(), Some(3));
+    assert!(!host.path("state").exists(), "nothing is made before the configuration is known to be good");
+    let host = Host::new();
+    assert_eq!(host.start().stop(), Some(0));
+    let filter = RecordFilter { limit: 10_000, ..RecordFilter::default() };
+    let records = Reader::open(&host.layout().database()).expect("reader").records(&filter).expect("records");
+    let first = records.iter().rposition(|record| text(&record.bytes).contains("\"started\""));
+    assert_eq!(first, Some(records.len() - 1), "the oldest record");
+    assert!(text(&records[0].bytes).contains("\"stopped\""), "and the stop is the newest");
+}
+
+#[test]
 fn a_kill_is_noticed_at_the_next_start() {
     let host = Host::new();
     host.start().kill();

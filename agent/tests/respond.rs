@@ -361,6 +361,18 @@ fn advice_is_shown_until_it_is_acknowledged() {
 }
 
 #[test]
+fn more_advice_than_anybody_reads_is_answered_with_a_failure() {
+    let lab = Lab::new();
+    let mut engine = lab.engine();
+    for id in 0..20 {
+        applied(&lab, &mut engine, &advise(id), &[1, 2]);
+    }
+    engine.command(&envelope(&advise(20), &[1, 2]), moment(Duration::ZERO));
+    assert_eq!(lab.receipt().outcome, Outcome::Failed);
+    assert_eq!(lab.status.report(Duration::ZERO).advice.len(), 20);
+}
+
+#[test]
 fn a_lease_ends_on_the_boot_clock_and_survives_reboots_by_its_remainder() {
     let mut lab = Lab::new();
     let mut engine = lab.engine();

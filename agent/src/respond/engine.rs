@@ -28,6 +28,9 @@ mod trust_root;
 /// How long the responder waits for its records to be durable.
 pub const SEAL_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Advice in force at once; more is answered with a failure, since nobody would read it.
+pub const ADVICE_MAX: usize = 20;
+
 /// What the engine works with.
 #[derive(Clone)]
 pub struct Context {
@@ -75,6 +78,8 @@ pub struct Engine {
     hold: Option<Lease>,
     limit: RefusalLimit,
     saved: Duration,
+    /// An entry was not sealed in time and may have been since: what is in force is read again.
+    uncertain: bool,
 }
 
 impl Engine {
@@ -89,14 +94,11 @@ impl Engine {
     ) -> Result<Self, RespondError> {
         let store = Store::open(&context.layout.database())?;
         let pinned = Pinned::load(&context.layout.trust_root());
-        let resume = |advice: Advice| {
-            let lease = advice.lease.clone().resume(&context.boot, now.boot);
-            Advice { lease, ..advice }
-        };
-        let advice = store.advice()?.into_iter().map(resume).collect();
-        let hold = store.lease(store::HOLD)?.map(|lease| lease.resume(&context.boot, now.boot));
         let limit = RefusalLimit::new(now.boot);
-        let mut engine = Self { context, store, pinned, identity, advice, hold, limit, saved: now.boot };
+        let (advice, hold, saved) = (Vec::new(), None, now.boot);
+        let mut engine =
+            Self { context, store, pinned, identity, advice, hold, limit, saved, uncertain: false };
+        engine.read_leases(now)?;
         engine.answer_for_interrupted(now)?;
         engine.record_trust_root(now)?;
         engine.save_leases(now)?;
@@ -180,7 +182,8 @@ impl Engine {
 
     /// Ends what has run out and saves what is left of the rest. To be called when [`Engine::next_wake`] says.
     pub fn tick(&mut self, now: Moment) {
-        let result = self.end_leases(now).and_then(|()| {
+        let read = if self.uncertain { self.read_leases(now) } else { Ok(()) };
+        let result = read.and_then(|()| self.end_leases(now)).and_then(|()| {
             let due = now.boot.saturating_sub(self.saved) >= SAVE_INTERVAL;
             if due { self.save_leases(now) } else { Ok(()) }
         });
@@ -266,6 +269,12 @@ impl Engine {
     }
 
     fn advise(&mut self, advice: Advice, row: NewCommand, subject: &Subject) -> Result<(), RespondError> {
+        if self.advice.len() >= ADVICE_MAX {
+            let title = format!("{ADVICE_MAX} pieces of advice are in force already");
+            let draft = subject.receipt(Outcome::Failed, None, &title, Value::Null)?;
+            let row = NewCommand { state: store::outcome_word(Outcome::Failed), title, ..row };
+            return self.seal(vec![draft], vec![store::insert_command(row)]);
+        }
         let title = "Advice is shown to the customer".to_owned();
         let draft = subject.receipt(Outcome::Applied, None, &title, Value::Null)?;
         let row = NewCommand { state: store::outcome_word(Outcome::Applied), title, ..row };
@@ -317,6 +326,20 @@ impl Engine {
         Ok(())
     }
 
+    /// Reads what is in force: at the start, and after an entry of which nobody knows whether it was sealed.
+    fn read_leases(&mut self, now: Moment) -> Result<(), RespondError> {
+        let boot = &self.context.boot;
+        let resume = |advice: Advice| {
+            let lease = advice.lease.clone().resume(boot, now.boot);
+            Advice { lease, ..advice }
+        };
+        let advice = self.store.advice()?.into_iter().map(resume).collect();
+        let hold = self.store.lease(store::HOLD)?.map(|lease| lease.resume(boot, now.boot));
+        (self.advice, self.hold, self.uncertain) = (advice, hold, false);
+        self.show_motd();
+        Ok(())
+    }
+
     fn save_leases(&mut self, now: Moment) -> Result<(), RespondError> {
         self.saved = now.boot;
         let mut writes = Vec::new();
@@ -361,8 +384,10 @@ impl Engine {
         }
     }
 
-    fn seal(&self, drafts: Vec<Draft>, writes: Vec<StateWrite>) -> Result<(), RespondError> {
-        self.context.sealer.seal_durably(drafts, writes, SEAL_TIMEOUT)?;
+    fn seal(&mut self, drafts: Vec<Draft>, writes: Vec<StateWrite>) -> Result<(), RespondError> {
+        let sealed = self.context.sealer.seal_durably(drafts, writes, SEAL_TIMEOUT);
+        self.uncertain |= matches!(sealed, Err(SealError::Timeout | SealError::Storage(_)));
+        sealed?;
         Ok(())
     }
 

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use picket_protocol::finding::printable;
@@ -41,7 +41,11 @@ pub fn show(path: &Path, advice: &[Advice]) -> io::Result<()> {
         };
     }
     let directory = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
-    std::fs::create_dir_all(directory)?;
+    if !directory.exists() {
+        std::fs::create_dir_all(directory)?;
+        // Those who log in read it, whatever the umask says.
+        std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o755))?;
+    }
     let metadata = std::fs::symlink_metadata(directory)?;
     let own = rustix::process::geteuid().as_raw();
     if !metadata.is_dir() || metadata.uid() != own || metadata.mode() & 0o022 != 0 {
@@ -99,7 +103,7 @@ mod tests {
         show(&path, &[]).expect("removed");
         assert!(!path.exists());
         let parent = path.parent().expect("parent");
-        std::fs::set_permissions(parent, std::os::unix::fs::PermissionsExt::from_mode(0o777)).expect("mode");
+        std::fs::set_permissions(parent, std::fs::Permissions::from_mode(0o777)).expect("mode");
         assert!(show(&path, &[advice("hello")]).is_err());
         assert!(!path.exists());
     }
