@@ -1,0 +1,195 @@
+//! What a file finding carries as evidence.
+
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+
+use picket_protocol::crypto::hex;
+use picket_protocol::finding::Text;
+use picket_protocol::time::Timestamp;
+
+use super::Class;
+use crate::sense::files::change::{FileChange, SeenBy, Window};
+use crate::sense::files::object::{Content, Kind, ObjectState};
+
+/// Objects of a vanished directory that are named, and bytes of their names in all.
+const BENEATH_NAMED_MAX: usize = 200;
+const BENEATH_BYTES_MAX: usize = 24 * 1024;
+
+/// What may differ between two states of an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Aspect {
+    /// The type.
+    Type,
+    /// Content, or a link's target, or a device's number.
+    Content,
+    /// Permission bits.
+    Mode,
+    /// Owner.
+    Owner,
+    /// Group.
+    Group,
+    /// Number of hard links.
+    Links,
+    /// Modification time.
+    Time,
+}
+
+/// One state of an object.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct ObjectFacts {
+    /// The type.
+    #[serde(rename = "type")]
+    pub kind: Kind,
+    /// Permission bits, four octal digits.
+    pub mode: String,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Bytes.
+    pub size: u64,
+    /// Modification time.
+    pub mtime: Timestamp,
+    /// Status change time.
+    pub ctime: Timestamp,
+    /// Inode number.
+    pub inode: u64,
+    /// Hard links.
+    pub links: u32,
+    /// SHA-256 of a regular file, hexadecimal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+    /// Where a symbolic link points.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<Text>,
+    /// Why there is no digest: `pending` (the file is large and will be hashed in the background), `unreadable: …`.
+    ///
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content_note: Option<String>,
+}
+
+impl ObjectFacts {
+    fn new(state: &ObjectState) -> Self {
+        let meta = &state.meta;
+        let mut facts = Self {
+            kind: meta.kind,
+            mode: format!("{:04o}", meta.mode),
+            uid: meta.uid,
+            gid: meta.gid,
+            size: meta.size,
+            mtime: Timestamp::from_nanos(meta.mtime),
+            ctime: Timestamp::from_nanos(meta.ctime),
+            inode: meta.inode,
+            links: meta.links,
+            sha256: None,
+            target: None,
+            content_note: None,
+        };
+        match &state.content {
+            Content::None => {}
+            Content::Digest(digest) => facts.sha256 = Some(hex(digest)),
+            Content::Target(target) => facts.target = Some(Text::from_bytes(target)),
+            Content::Pending => {
+                facts.content_note =
+                    Some("pending: larger than hash_bytes_max, hashed in the background".to_owned());
+            }
+            Content::Unreadable(errno) => {
+                let errno = std::io::Error::from_raw_os_error(*errno);
+                facts.content_note = Some(format!("unreadable: {errno}"));
+            }
+        }
+        facts
+    }
+}
+
+/// One object that vanished with its directory.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct BeneathFacts {
+    /// Relative to the directory.
+    pub path: Text,
+    /// The type.
+    #[serde(rename = "type")]
+    pub kind: Kind,
+    /// SHA-256 as last known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+}
+
+/// Evidence of all `file.*` rules of this module.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct FileEvidence {
+    /// What the object is for.
+    pub class: Class,
+    /// What differs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changed: Vec<Aspect>,
+    /// As the baseline had it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<ObjectFacts>,
+    /// As it is now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<ObjectFacts>,
+    /// Where it was before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moved_from: Option<Text>,
+    /// Where it went.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moved_to: Option<Text>,
+    /// What made the sensor look.
+    pub seen_by: SeenBy,
+    /// Between these times it happened, unless the kernel told at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window: Option<Window>,
+    /// Of a directory: how many objects went with it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub beneath_count: u64,
+    /// The first of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub beneath: Vec<BeneathFacts>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
+impl FileEvidence {
+    pub(super) fn new(change: &FileChange, changed: Vec<Aspect>, class: Class) -> Self {
+        let mut bytes = 0;
+        let beneath = change
+            .beneath
+            .iter()
+            .take(BENEATH_NAMED_MAX)
+            .take_while(|object| {
+                bytes += object.path.as_os_str().len();
+                bytes <= BENEATH_BYTES_MAX
+            })
+            .map(|object| BeneathFacts {
+                path: text(&object.path),
+                kind: object.state.meta.kind,
+                sha256: match &object.state.content {
+                    Content::Digest(digest) => Some(hex(digest)),
+                    _ => None,
+                },
+            })
+            .collect();
+        Self {
+            class,
+            changed,
+            before: change.before.as_ref().map(ObjectFacts::new),
+            after: change.after.as_ref().map(ObjectFacts::new),
+            moved_from: change.moved_from.as_deref().map(text),
+            moved_to: change.moved_to.as_deref().map(text),
+            seen_by: change.seen_by,
+            window: change.window,
+            beneath_count: change.beneath_count,
+            beneath,
+        }
+    }
+}
+
+/// A path with all its bytes.
+pub(super) fn text(path: &Path) -> Text {
+    Text::from_bytes(path.as_os_str().as_bytes())
+}
