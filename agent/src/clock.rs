@@ -9,6 +9,13 @@ pub fn now() -> Timestamp {
     SystemTime::now().into()
 }
 
+/// The wall clock at the kernel's last tick: what most file systems stamp files with. A file whose stamp is not older
+/// than this may be changed again without getting another one.
+pub fn coarse() -> Timestamp {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
+    Timestamp::from_nanos(time.tv_sec.saturating_mul(1_000_000_000).saturating_add(time.tv_nsec))
+}
+
 /// Time since boot including suspend (`CLOCK_BOOTTIME`): never jumps; leases run on it.
 pub fn since_boot() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);

@@ -3,6 +3,7 @@
 mod attempt;
 mod child;
 mod fanotify;
+mod priority;
 mod spawn;
 mod stop;
 mod user;
@@ -12,6 +13,7 @@ pub use child::die_with_parent;
 pub use fanotify::{
     Group as FanotifyGroup, HANDLE_BYTES_MAX, Reports as FanotifyReports, filesystem_id, open_by_handle,
 };
+pub use priority::{DiskPriority, set_disk_priority};
 pub use spawn::{ConfinedChild, spawn_confined};
 pub use stop::Stop;
 pub use user::{Account, AccountError};
