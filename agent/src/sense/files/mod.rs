@@ -15,16 +15,46 @@
 //! ([`mounts`]). Paths longer than [`watched::PATH_BYTES_MAX`] are counted and not watched. A file that changes all
 //! the time is looked at ever more seldom, down to once in 30 s.
 
+mod baseline;
 pub mod change;
 pub mod dirty;
+mod examine;
+mod examiner;
+mod fanotify;
+mod inotify;
+mod large;
 pub mod mounts;
 pub mod object;
+mod pace;
+mod pass;
+mod place;
 mod probe;
+pub mod records;
+mod resolve;
+mod rung;
 mod scanner;
+mod shared;
+mod tuning;
+mod walk;
 pub mod watched;
+mod worker;
+
+use std::sync::Arc;
+use std::time::Instant;
 
 pub use probe::{FANOTIFY, INOTIFY, SCAN, probe};
 pub use scanner::{SCAN_PATHS_MAX, ScanError, ScanProgress, ScanSummary, Scanner};
+pub use tuning::Tuning;
+
+use baseline::Baseline;
+use dirty::{Dirty, DirtySet, Wake};
+use examiner::Examiner;
+use large::Large;
+use mounts::MountTable;
+use rung::Rung;
+use shared::{Shared, View};
+use watched::Watched;
+use worker::Worker;
 
 use crate::config::FilesConfig;
 use crate::sense::{SensorContext, SensorError, SensorHandle};
@@ -52,8 +82,59 @@ CREATE TABLE IF NOT EXISTS file_meta (key TEXT PRIMARY KEY, value INTEGER NOT NU
 /// # Errors
 /// When the baseline cannot be read, no thread can be started, or no rung that is allowed works here.
 pub fn start(config: FilesConfig, context: SensorContext) -> Result<(SensorHandle, Scanner), SensorError> {
+    start_tuned(config, context, Tuning::default())
+}
+
+/// The same with other times and bounds: for tests and measurements.
+///
+/// # Errors
+/// As [`start`].
+pub fn start_tuned(
+    config: FilesConfig,
+    context: SensorContext,
+    tuning: Tuning,
+) -> Result<(SensorHandle, Scanner), SensorError> {
     let ladder = probe(&config);
-    let chosen = probe::choose(&ladder, config.rung.as_deref()).ok_or(SensorError::NoRung)?;
-    context.status.update(|report| report.rung.clone_from(&chosen.rung));
-    Err(SensorError::NoRung)
+    let chosen = probe::choose(&ladder, config.rung.as_deref());
+    context.status.update(|report| {
+        report.ladder.clone_from(&ladder.rungs);
+        report.rung = chosen.map_or_else(String::new, |rung| rung.rung.clone());
+    });
+    let chosen = chosen.ok_or(SensorError::NoRung)?.clone();
+    let refused = ladder.rungs.iter().take_while(|rung| **rung != chosen).filter(|rung| !rung.usable);
+    let lacks = match config.rung {
+        // What the customer chose lacks nothing.
+        Some(_) => Vec::new(),
+        None => refused.map(|rung| format!("{} is refused: {}", rung.rung, rung.reason)).collect(),
+    };
+    let watched = Watched::new(Vec::new(), &config.exclude).map_err(|error| SensorError::System {
+        doing: "read the globs of files.exclude",
+        source: std::io::Error::other(error),
+    })?;
+    let system = |doing| move |source| SensorError::System { doing, source };
+    let wake = Arc::new(Wake::new().map_err(system("create an eventfd"))?);
+    let set = DirtySet::new(Arc::from([]), tuning.dirty_paths_max);
+    let dirty = Dirty::new(set, Arc::clone(&wake));
+    let shared = Arc::new(Shared::new(View { watched, mounts: Vec::new() }, dirty));
+    let baseline = Baseline::open(&context.database)?;
+    let mut handle = SensorHandle::default();
+    let large = Large::start(&wake, &context.stop, &mut handle)?;
+    let rung = Rung::start(&chosen.rung, &shared, &context.stop, &tuning, &mut handle)?;
+    let (scanner, requests) = Scanner::channel(Arc::clone(&wake));
+    let hash_bytes_max = config.hash_bytes_max;
+    let worker = Worker {
+        examiner: Examiner::new(baseline, shared, rung, large, tuning, hash_bytes_max, &context),
+        config,
+        requests,
+        wake,
+        mounts: MountTable::open().ok(),
+        lacks,
+        blind_mounts: None,
+        complete: None,
+        next_scan: Instant::now(),
+        next_stamp: Instant::now(),
+        overflows_told: (0, None),
+    };
+    handle.spawn("files", move || worker.run())?;
+    Ok((handle, scanner))
 }

@@ -141,7 +141,8 @@ impl Metadata {
         if self.birth != 0 && other.birth != 0 {
             return self.birth == other.birth;
         }
-        (self.size, self.mtime) == (other.size, other.mtime)
+        // Of a directory without a birth time nothing else stays when its entries change.
+        self.kind == Kind::Directory || (self.size, self.mtime) == (other.size, other.mtime)
     }
 }
 

@@ -1,0 +1,250 @@
+//! The worker's tools: baseline, rung, hasher, and the way to the ledger.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use picket_protocol::finding::Finding;
+use picket_protocol::record::{Draft, Kind as RecordKind};
+use picket_protocol::time::Timestamp;
+use uuid::Uuid;
+
+use super::baseline::{Baseline, Write};
+use super::change::{FileChange, SeenBy};
+use super::dirty::{Mark, Scope};
+use super::large::Large;
+use super::pace::Pace;
+use super::pass::Pass;
+use super::rung::Rung;
+use super::scanner::ScanNews;
+use super::shared::{Shared, View};
+use super::tuning::Tuning;
+use crate::detect::files as detect;
+use crate::ledger::{Sealer, StateWrite};
+use crate::sense::{SensorContext, SensorState, SensorStatus};
+use crate::sys::Stop;
+
+/// Findings in one entry.
+const ENTRY_FINDINGS_MAX: usize = 64;
+/// Rows on their way to the database; beyond, the worker waits for the ledger. About 1.5 MiB.
+const ROWS_IN_FLIGHT_MAX: usize = 4_096;
+/// Between two looks at whether rows have arrived, while there is nothing else to do.
+const ARRIVAL: Duration = Duration::from_millis(4);
+
+/// What the worker counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Objects in the baseline as of the last full examination.
+    pub objects: u64,
+    /// Objects looked at.
+    pub examined: u64,
+    /// Findings handed on.
+    pub findings: u64,
+    /// Changes that said nothing, taken into the baseline.
+    pub refreshed: u64,
+    /// Looks put off because the path changes all the time.
+    pub paced: u64,
+    /// Trees examined again.
+    pub rescans: u64,
+    /// Objects or directories that could not be looked at.
+    pub errors: u64,
+    /// Objects that came and went between two looks.
+    pub transient: u64,
+}
+
+/// Why a pass ends early.
+#[derive(Debug, thiserror::Error)]
+pub enum PassError {
+    /// The agent stops, or the ledger has.
+    #[error("the sensor stops")]
+    Stopped,
+    /// The time given to a command's scan is over.
+    #[error("the time is over")]
+    Deadline,
+    /// The baseline cannot be read.
+    #[error("the baseline cannot be read: {0}")]
+    Baseline(#[from] rusqlite::Error),
+}
+
+/// See the module.
+pub struct Examiner {
+    /// What every object was.
+    pub baseline: Baseline,
+    /// What is watched, and what is to be looked at.
+    pub shared: Arc<Shared>,
+    /// The rung in use.
+    pub rung: Rung,
+    /// Hashes large files.
+    pub large: Large,
+    /// Spaces out looks at what changes all the time.
+    pub pace: Pace,
+    /// What was counted.
+    pub tally: Tally,
+    /// Times and bounds.
+    pub tuning: Tuning,
+    /// `hash_bytes_max` of the configuration.
+    pub hash_bytes_max: u64,
+    /// Read buffer; empty while nothing is read.
+    pub buffer: Vec<u8>,
+    /// Set when the agent stops.
+    pub stop: Stop,
+    /// The ledger.
+    pub sealer: Sealer,
+    /// What `agent status` shows.
+    pub status: SensorStatus,
+    /// When the last finding was handed on.
+    pub last_finding: Option<Timestamp>,
+    /// Trees are not examined again before, so that a storm of lost events is not answered by a storm of rescans.
+    pub rescan_rest: Option<Instant>,
+    drafts: Vec<Draft>,
+    writes: Vec<StateWrite>,
+}
+
+impl Examiner {
+    /// Tools for a worker.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each is another part, made by the caller in its own order"
+    )]
+    pub fn new(
+        baseline: Baseline,
+        shared: Arc<Shared>,
+        rung: Rung,
+        large: Large,
+        tuning: Tuning,
+        hash_bytes_max: u64,
+        context: &SensorContext,
+    ) -> Self {
+        Self {
+            baseline,
+            shared,
+            rung,
+            large,
+            pace: Pace::default(),
+            tally: Tally::default(),
+            tuning,
+            hash_bytes_max,
+            buffer: Vec::new(),
+            stop: context.stop.clone(),
+            sealer: context.sealer.clone(),
+            status: context.status.clone(),
+            last_finding: None,
+            rescan_rest: None,
+            drafts: Vec::new(),
+            writes: Vec::new(),
+        }
+    }
+
+    /// What is watched.
+    pub fn view(&self) -> Arc<View> {
+        self.shared.view()
+    }
+
+    /// Takes marks that are due, but for those that are put off: paths that change all the time, and rescans too
+    /// soon after the last.
+    pub fn take_marks(&mut self, now: Instant, max: usize) -> Vec<(PathBuf, Mark)> {
+        let marks = self.shared.dirty.with(|set| set.take_due(now, max));
+        let mut ready = Vec::with_capacity(marks.len());
+        for (path, mark) in marks {
+            let due = match (mark.scope, mark.seen_by) {
+                (Scope::Tree, SeenBy::Rescan) => self.rescan_rest,
+                (Scope::Object, SeenBy::Event) => self.pace.due(&path),
+                _ => None,
+            };
+            match due.filter(|due| *due > now) {
+                Some(due) => {
+                    self.tally.paced += 1;
+                    self.shared.dirty.with(|set| set.put_back(path, mark, due));
+                }
+                None => ready.push((path, mark)),
+            }
+        }
+        ready
+    }
+
+    /// Tells who waits how far a long pass is.
+    pub fn show_progress(&self, pass: &Pass) {
+        let examined = pass.progress.examined;
+        self.status.update(|report| {
+            if report.state == SensorState::Starting {
+                report.reason = format!("{examined} objects compared with the baseline so far");
+            }
+            report.counters.insert("examined".to_owned(), self.tally.examined);
+        });
+        if let Some(news) = &pass.news {
+            // Whoever asked may read slowly: the next news will be newer.
+            let _told = news.try_send(ScanNews::Progress(pass.progress)).is_ok();
+        }
+    }
+
+    /// Takes a change into the baseline, and hands its finding on with it; without one when `silent`, or when the
+    /// change says nothing. Tells whether there was one.
+    pub fn emit(&mut self, change: &FileChange, writes: Vec<Write>, silent: bool) -> Result<bool, PassError> {
+        let finding = if silent { None } else { detect::finding(change, Uuid::now_v7()) };
+        let told = finding.is_some();
+        match finding {
+            Some(finding) => {
+                self.tally.findings += 1;
+                self.last_finding = Some(change.observed.last);
+                self.drafts.extend(draft(finding, &change.path));
+            }
+            None if !silent => self.tally.refreshed += 1,
+            None => {}
+        }
+        self.writes.push(self.baseline.write(writes, None));
+        if self.drafts.len() >= ENTRY_FINDINGS_MAX || self.writes.len() >= ENTRY_FINDINGS_MAX * 4 {
+            self.flush()?;
+        }
+        Ok(told)
+    }
+
+    /// Takes rows into the baseline without a word.
+    pub fn put(&mut self, writes: Vec<Write>) -> Result<(), PassError> {
+        if writes.is_empty() {
+            return Ok(());
+        }
+        self.writes.push(self.baseline.write(writes, None));
+        self.flush()
+    }
+
+    /// Writes down that the sensor has watched without a gap until `time`.
+    pub fn stamp(&mut self, time: Timestamp) -> Result<(), PassError> {
+        self.writes.push(self.baseline.write(Vec::new(), Some(time)));
+        self.flush()
+    }
+
+    /// Hands on a finding about the sensor itself.
+    pub fn tell(&mut self, finding: Finding) -> Result<(), PassError> {
+        self.drafts.extend(draft(finding, Path::new("")));
+        self.flush()
+    }
+
+    /// Hands what has gathered to the ledger; waits when too much is on its way.
+    pub fn flush(&mut self) -> Result<(), PassError> {
+        if !self.drafts.is_empty() || !self.writes.is_empty() {
+            let (drafts, writes) = (std::mem::take(&mut self.drafts), std::mem::take(&mut self.writes));
+            self.sealer.seal(drafts, writes).map_err(|_| PassError::Stopped)?;
+        }
+        self.baseline.refresh()?;
+        while self.baseline.rows_in_flight() > ROWS_IN_FLIGHT_MAX {
+            if self.stop.wait(ARRIVAL) {
+                return Err(PassError::Stopped);
+            }
+            self.baseline.refresh()?;
+        }
+        Ok(())
+    }
+}
+
+/// The finding as a draft; without its evidence if that would be too long for a record.
+fn draft(mut finding: Finding, path: &Path) -> Option<Draft> {
+    let severity = finding.severity;
+    if let Ok(draft) = Draft::new(RecordKind::Finding, severity, &finding) {
+        return Some(draft);
+    }
+    tracing::error!(path = %path.display(), "a file finding was too long; its evidence is left out");
+    finding.evidence = serde_json::json!({ "left_out": "longer than a record may be" });
+    finding.entities.clear();
+    finding.title.truncate(finding.title.floor_char_boundary(1_000));
+    Draft::new(RecordKind::Finding, severity, &finding).ok()
+}

@@ -1,0 +1,38 @@
+//! The sensor's times and bounds. A customer does not set them; tests do, to reach each bound quickly.
+
+use std::time::Duration;
+
+use super::dirty::DIRTY_PATHS_MAX;
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub struct Tuning {
+    /// How long events may gather before they are looked at: an ordinary save is over by then.
+    pub debounce: Duration,
+    /// How long a file that was written to and not closed is given to be closed.
+    pub settle: Duration,
+    /// How long after an overflow the rescan waits at least, for the storm to pass.
+    pub overflow_rest: Duration,
+    /// How often the scan rung looks, and every rung looks at what it cannot watch, unless configured otherwise.
+    pub scan_rest: Duration,
+    /// How often it is written down that the sensor has been watching.
+    pub stamp: Duration,
+    /// Marks in the dirty set.
+    pub dirty_paths_max: usize,
+    /// Events that this process caused are not looked at.
+    pub own_pid: Option<i32>,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self {
+            debounce: Duration::from_millis(8),
+            settle: Duration::from_millis(250),
+            overflow_rest: Duration::from_millis(500),
+            scan_rest: Duration::from_secs(60),
+            stamp: Duration::from_secs(300),
+            dirty_paths_max: DIRTY_PATHS_MAX,
+            own_pid: i32::try_from(std::process::id()).ok(),
+        }
+    }
+}

@@ -1,0 +1,402 @@
+//! The worker: waits until something is marked, asked for or due, and looks.
+
+use std::collections::BTreeMap;
+use std::os::unix::ffi::OsStringExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+use std::time::{Duration, Instant};
+
+use picket_protocol::finding::{Observed, Severity};
+use picket_protocol::time::Timestamp;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use uuid::Uuid;
+
+use super::baseline::{Key, NO_PARENT};
+use super::change::SeenBy;
+use super::dirty::{Mark, Scope, Wake};
+use super::examiner::{Examiner, PassError};
+use super::mounts::{self, MountTable};
+use super::pass::{Candidate, Pass, command_mark};
+use super::scanner::{ScanError, ScanNews, ScanRequest, ScanSummary};
+use super::shared::{Counters, View};
+use super::walk::{directory, forget};
+use super::watched::Watched;
+use crate::clock;
+use crate::config::FilesConfig;
+use crate::detect::files::sensor_finding;
+use crate::sense::SensorState;
+
+/// `scan_interval` unless configured: the scan rung then looks more often.
+const SCAN_INTERVAL_DEFAULT: Duration = Duration::from_secs(6 * 3_600);
+/// Marks taken at once.
+const MARKS_MAX: usize = 512;
+/// After the baseline could not be read.
+const RETRY: Duration = Duration::from_secs(5);
+/// Findings about lost events are no closer together than this; those between are counted.
+const OVERFLOW_TOLD: Duration = Duration::from_secs(60);
+/// The sensor rests so many times as long as its last rescan took.
+const RESCAN_REST: u32 = 4;
+
+/// See the module.
+pub struct Worker {
+    pub(super) examiner: Examiner,
+    pub(super) config: FilesConfig,
+    pub(super) requests: Receiver<ScanRequest>,
+    pub(super) wake: Arc<Wake>,
+    pub(super) mounts: Option<MountTable>,
+    /// Why the sensor sees less than it should, apart from what the rung says.
+    pub(super) lacks: Vec<String>,
+    /// Mounts that cannot be watched.
+    pub(super) blind_mounts: Option<String>,
+    /// Everything was compared with the baseline as of then.
+    pub(super) complete: Option<Timestamp>,
+    pub(super) next_scan: Instant,
+    pub(super) next_stamp: Instant,
+    pub(super) overflows_told: (u64, Option<Instant>),
+}
+
+impl Worker {
+    /// Works until the agent stops.
+    pub fn run(mut self) {
+        self.complete = self.examiner.baseline.seen_until().ok().flatten();
+        let mut result = self.examine_everything();
+        loop {
+            match result {
+                Ok(()) => {}
+                Err(PassError::Stopped) => break,
+                Err(error) => self.recover(&error),
+            }
+            self.report();
+            self.wait();
+            if self.examiner.stop.is_set() {
+                break;
+            }
+            result = self.turn();
+        }
+        // What was marked and not looked at is found at the next start; the time until which all was seen is older.
+        if self.examiner.rung.is_real_time() && self.complete.is_some() && self.nothing_pending() {
+            let _stopped = self.examiner.stamp(clock::now()).is_err();
+        }
+    }
+
+    /// One round: everything that is due.
+    fn turn(&mut self) -> Result<(), PassError> {
+        self.follow_mounts()?;
+        self.take_hashed()?;
+        while let Ok(request) = self.requests.try_recv() {
+            self.serve_scan(request)?;
+        }
+        self.tell_overflows()?;
+        let now = Instant::now();
+        let marks = self.examiner.take_marks(now, MARKS_MAX);
+        if !marks.is_empty() {
+            self.look_at(marks)?;
+        }
+        if now >= self.next_scan {
+            self.examine_everything()?;
+        }
+        if now >= self.next_stamp {
+            self.stamp()?;
+        }
+        Ok(())
+    }
+
+    fn look_at(&mut self, marks: Vec<(PathBuf, Mark)>) -> Result<(), PassError> {
+        let rescans = marks.iter().filter(|(_, mark)| mark.seen_by == SeenBy::Rescan).count();
+        let long = marks.iter().any(|(_, mark)| mark.scope == Scope::Tree);
+        let started = Instant::now();
+        Pass { long, ..Pass::default() }.run(&mut self.examiner, marks)?;
+        if rescans > 0 {
+            self.examiner.tally.rescans += u64::try_from(rescans).unwrap_or(u64::MAX);
+            self.examiner.rescan_rest = Some(Instant::now() + started.elapsed() * RESCAN_REST);
+        }
+        Ok(())
+    }
+
+    /// Compares all trees with the baseline; takes those that are new into it.
+    fn examine_everything(&mut self) -> Result<(), PassError> {
+        let (started, now) = (clock::now(), Instant::now());
+        self.refresh_view()?;
+        self.forget_other_trees()?;
+        self.examiner.rung.begin_round();
+        let mark = Mark::rescan(started, now, self.complete);
+        let trees = self.examiner.view().watched.trees().to_vec();
+        let mut pass = Pass { long: true, ..Pass::default() };
+        let mut known = Vec::new();
+        for tree in &trees {
+            self.watch_above(tree);
+            // A tree that is new is walked when it is concluded.
+            if directory(&mut self.examiner, tree)?.is_some() {
+                known.push(tree);
+            }
+            pass.look(&mut self.examiner, Candidate::new(tree.clone(), mark.clone()))?;
+        }
+        pass.finish(&mut self.examiner)?;
+        for tree in known {
+            pass.walk(&mut self.examiner, tree, &mark)?;
+        }
+        pass.finish(&mut self.examiner)?;
+        self.examiner.buffer = Vec::new();
+        self.examiner.tally.objects = pass.progress.examined;
+        self.examiner.tally.rescans += u64::from(self.complete.is_some());
+        self.complete = Some(started);
+        self.examiner.stamp(started)?;
+        self.next_scan = Instant::now() + self.scan_interval();
+        self.next_stamp = Instant::now() + self.examiner.tuning.stamp;
+        Ok(())
+    }
+
+    /// The directory above a tree tells when the tree itself comes or goes.
+    fn watch_above(&mut self, tree: &Path) {
+        let above = tree.parent().unwrap_or(tree);
+        let above = above.ancestors().find(|above| above.is_dir()).unwrap_or(Path::new("/")).to_path_buf();
+        self.examiner.rung.watch_directory(&above);
+    }
+
+    fn scan_interval(&self) -> Duration {
+        let configured = self.config.scan_interval;
+        let often = self.examiner.tuning.scan_rest;
+        let blind = self.blind_mounts.is_some() || self.examiner.rung.blind().is_some();
+        if (!self.examiner.rung.is_real_time() || blind) && configured == SCAN_INTERVAL_DEFAULT {
+            often
+        } else {
+            configured
+        }
+    }
+
+    /// Finds out anew where the trees are and what is mounted in them.
+    fn refresh_view(&mut self) -> Result<(), PassError> {
+        let trees = self.config.trees.iter().flat_map(|tree| real_trees(tree)).collect();
+        // The globs were read once at start.
+        let Ok(mut watched) = Watched::new(trees, &self.config.exclude) else { return Ok(()) };
+        let table = self.mounts.as_mut().and_then(|table| table.read().ok()).unwrap_or_default();
+        let relevant = mounts::relevant(&table, &watched);
+        watched.set_barred(relevant.barred);
+        self.examiner.shared.set_view(View { watched, mounts: relevant.entered });
+        let view = self.examiner.view();
+        self.blind_mounts = self.examiner.rung.watch_mounts(&view.mounts);
+        Ok(())
+    }
+
+    /// Something was mounted or unmounted: what lies at and beneath is another now.
+    fn follow_mounts(&mut self) -> Result<(), PassError> {
+        let changed = self.mounts.as_ref().is_some_and(|table| {
+            let mut fds = [PollFd::new(table, PollFlags::PRI)];
+            poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
+        });
+        if !changed {
+            return Ok(());
+        }
+        let before = self.examiner.view();
+        self.refresh_view()?;
+        let after = self.examiner.view();
+        let points = |view: &View| view.mounts.iter().map(|mount| mount.point.clone()).collect::<Vec<_>>();
+        let (old, new) = (points(&before), points(&after));
+        let differing =
+            old.iter().filter(|at| !new.contains(at)).chain(new.iter().filter(|at| !old.contains(at)));
+        let mark = Mark::rescan(clock::now(), Instant::now(), self.complete);
+        let marks: Vec<(PathBuf, Mark)> = differing
+            .filter(|point| after.watched.tree_of(point).is_some())
+            .map(|point| (point.clone(), mark.clone()))
+            .collect();
+        self.examiner.shared.dirty.mark_all(marks);
+        Ok(())
+    }
+
+    /// Trees that are in the baseline and no longer configured are dropped from it without a word.
+    fn forget_other_trees(&mut self) -> Result<(), PassError> {
+        let view = self.examiner.view();
+        let mut after = Vec::new();
+        loop {
+            let page = self.examiner.baseline.entries(NO_PARENT, &after, 64, false)?;
+            let Some((last, _)) = page.last() else { return Ok(()) };
+            after.clone_from(last);
+            for (name, row) in page {
+                let tree = PathBuf::from(std::ffi::OsString::from_vec(name.clone()));
+                if !view.watched.trees().contains(&tree) {
+                    self.examiner.put(forget(Key { parent: NO_PARENT, name }, &row))?;
+                }
+            }
+        }
+    }
+
+    /// Large files whose hash is known now.
+    fn take_hashed(&mut self) -> Result<(), PassError> {
+        let mut pass = Pass::default();
+        while let Some(((path, mark), state)) = self.examiner.large.next_done() {
+            // Changed while it was read, or gone: whatever changed it has marked it, or the next scan finds it.
+            let Some(state) = state else { continue };
+            let candidate = Candidate { known: Some(state), ..Candidate::new(path, mark) };
+            pass.look(&mut self.examiner, candidate)?;
+        }
+        pass.finish(&mut self.examiner)?;
+        self.examiner.flush()
+    }
+
+    fn serve_scan(&mut self, request: ScanRequest) -> Result<(), PassError> {
+        let ScanRequest { paths, deadline, news } = request;
+        let started = Instant::now();
+        let view = self.examiner.view();
+        let real: Vec<PathBuf> = paths.iter().map(|path| real_path(path)).collect();
+        let unwatched = paths.iter().zip(&real).find(|(_, real)| !view.watched.covers(real));
+        let result = match unwatched {
+            Some((path, _)) => Err(ScanError::NotWatched(path.clone())),
+            None => {
+                let mark = command_mark(clock::now(), self.complete);
+                let marks = real.into_iter().map(|path| (path, mark.clone())).collect();
+                let mut pass = Pass {
+                    long: true,
+                    deadline: Some(deadline),
+                    news: Some(news.clone()),
+                    ..Pass::default()
+                };
+                match pass.run(&mut self.examiner, marks) {
+                    Ok(()) => Ok(ScanSummary {
+                        examined: pass.progress.examined,
+                        changed: pass.progress.changed,
+                        errors: pass.errors,
+                        duration: started.elapsed(),
+                    }),
+                    Err(PassError::Deadline) => {
+                        self.examiner.flush()?;
+                        Err(ScanError::Deadline(pass.progress))
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+        };
+        // Whoever asked may have given up.
+        let _told = news.send(ScanNews::Done(result)).is_ok();
+        Ok(())
+    }
+
+    fn stamp(&mut self) -> Result<(), PassError> {
+        self.next_stamp = Instant::now() + self.examiner.tuning.stamp;
+        if self.examiner.rung.is_real_time() && self.nothing_pending() {
+            return self.examiner.stamp(clock::now());
+        }
+        Ok(())
+    }
+
+    fn nothing_pending(&self) -> bool {
+        self.examiner.shared.dirty.with(|set| set.is_empty())
+    }
+
+    /// Events were lost: that itself is told.
+    fn tell_overflows(&mut self) -> Result<(), PassError> {
+        let lost = Counters::read(&self.examiner.shared.counters.overflows);
+        let (told, when) = self.overflows_told;
+        let now = Instant::now();
+        if lost == told || when.is_some_and(|when| now.saturating_duration_since(when) < OVERFLOW_TOLD) {
+            return Ok(());
+        }
+        self.overflows_told = (lost, Some(now));
+        let time = clock::now();
+        let observed = Observed { count: lost - told, ..Observed::once(time) };
+        let title = "File events came faster than they could be taken; the watched trees are examined again"
+            .to_owned();
+        let evidence = serde_json::json!({ "sensor": "files", "overflows": lost });
+        self.examiner.tell(sensor_finding(
+            Uuid::now_v7(),
+            "sensor.overflow",
+            Severity::Low,
+            title,
+            observed,
+            evidence,
+        ))
+    }
+
+    /// The baseline could not be read: nothing is known of what was taken from the set.
+    fn recover(&mut self, error: &PassError) {
+        tracing::error!(%error, "file changes cannot be compared");
+        self.examiner.status.update(|report| {
+            report.state = SensorState::Failed;
+            report.reason = error.to_string();
+        });
+        let due = Instant::now() + RETRY;
+        let mark = Mark::rescan(clock::now(), due, self.complete);
+        let trees = self.examiner.view().watched.trees().to_vec();
+        self.examiner.shared.dirty.mark_all(trees.into_iter().map(|tree| (tree, mark.clone())));
+        self.next_scan = due.max(self.next_scan.min(due + RETRY));
+        self.examiner.stop.wait(RETRY);
+    }
+
+    /// Sleeps until something is marked, asked for, due, mounted, or over.
+    fn wait(&mut self) {
+        let now = Instant::now();
+        let due = self.examiner.shared.dirty.with(|set| set.next_due());
+        let until = due.into_iter().chain([self.next_scan, self.next_stamp]).min().unwrap_or(now);
+        let timeout = until.saturating_duration_since(now);
+        let timeout = Timespec {
+            tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: i64::from(timeout.subsec_nanos()),
+        };
+        let mut fds =
+            vec![PollFd::new(&self.examiner.stop, PollFlags::IN), PollFd::new(&self.wake, PollFlags::IN)];
+        if let Some(mounts) = &self.mounts {
+            fds.push(PollFd::new(mounts, PollFlags::PRI));
+        }
+        // An interruption is a wake-up like any other.
+        let _ready = poll(&mut fds, Some(&timeout)).is_ok();
+        self.wake.clear();
+    }
+
+    fn report(&self) {
+        let examiner = &self.examiner;
+        let (events, collapsed, pending) =
+            examiner.shared.dirty.with(|set| (set.events(), set.collapsed(), set.len()));
+        let rung = &examiner.shared.counters;
+        let tally = &examiner.tally;
+        let counters = [
+            ("objects", tally.objects),
+            ("examined", tally.examined),
+            ("findings", tally.findings),
+            ("refreshed", tally.refreshed),
+            ("paced", tally.paced),
+            ("rescans", tally.rescans),
+            ("errors", tally.errors),
+            ("transient", tally.transient),
+            ("events", events),
+            ("collapsed", collapsed),
+            ("pending", u64::try_from(pending).unwrap_or(u64::MAX)),
+            ("overflows", Counters::read(&rung.overflows)),
+            ("own", Counters::read(&rung.own)),
+            ("unresolved", Counters::read(&rung.unresolved)),
+            ("large_waiting", u64::try_from(examiner.large.waiting()).unwrap_or(u64::MAX)),
+        ];
+        let counters: BTreeMap<String, u64> =
+            counters.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        let lacks: Vec<String> = self
+            .lacks
+            .iter()
+            .cloned()
+            .chain(self.blind_mounts.clone())
+            .chain(examiner.rung.blind())
+            .collect();
+        examiner.status.update(|report| {
+            report.counters = counters;
+            report.last_event = examiner.last_finding;
+            report.state = if lacks.is_empty() { SensorState::Running } else { SensorState::Degraded };
+            report.reason = lacks.join("; ");
+        });
+    }
+}
+
+/// `path` without symbolic links in the directories above; its last component stays as it is.
+pub fn real_path(path: &Path) -> PathBuf {
+    let (Some(above), Some(name)) = (path.parent(), path.file_name()) else { return path.to_path_buf() };
+    match above.canonicalize() {
+        Ok(above) => above.join(name),
+        Err(_) => real_path(above).join(name),
+    }
+}
+
+/// A configured tree as it is on disk; of a link both the link and what it points to.
+pub fn real_trees(tree: &Path) -> Vec<PathBuf> {
+    let link = real_path(tree);
+    match tree.canonicalize() {
+        Ok(real) if real != link => vec![link, real],
+        _ => vec![link],
+    }
+}

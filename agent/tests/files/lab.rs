@@ -1,0 +1,245 @@
+//! A file sensor on a tree of its own, with a stand-in for the ledger's writer that applies entries late, as a group
+//! commit does.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::RecvTimeoutError;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use picket_agent::config::FilesConfig;
+use picket_agent::ledger::Sealer;
+use picket_agent::sense::files::{self, ScanSummary, Scanner, Tuning};
+use picket_agent::sense::{SensorContext, SensorHandle, SensorState, SensorStatus};
+use picket_agent::sys::Stop;
+use picket_protocol::time::Timestamp;
+use serde_json::Value;
+
+/// However slow the machine is, by then it must have happened.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Findings in the order in which they became durable.
+pub type Findings = Arc<Mutex<Vec<Value>>>;
+
+/// See the module.
+pub struct Lab {
+    pub directory: Arc<tempfile::TempDir>,
+    pub config: FilesConfig,
+    pub tuning: Tuning,
+    pub findings: Findings,
+    running: Option<Running>,
+}
+
+struct Running {
+    stop: Stop,
+    status: SensorStatus,
+    scanner: Scanner,
+    handle: SensorHandle,
+    writer: JoinHandle<()>,
+}
+
+impl Lab {
+    /// A lab on a disk file system; `tree/` in it is to be watched by `rung`.
+    pub fn new(rung: &str) -> Self {
+        Self::on(rung, Path::new("/tmp"))
+    }
+
+    /// The same below `base`.
+    pub fn on(rung: &str, base: &Path) -> Self {
+        let directory = tempfile::TempDir::with_prefix_in("files.", base.canonicalize().unwrap()).unwrap();
+        let tree = directory.path().join("tree");
+        std::fs::create_dir(&tree).unwrap();
+        std::fs::create_dir(directory.path().join("outside")).unwrap();
+        let config = FilesConfig {
+            enabled: true,
+            trees: vec![tree],
+            exclude: Vec::new(),
+            rung: Some(rung.to_owned()),
+            scan_interval: Duration::from_secs(if rung == "scan" { 0 } else { 3_600 })
+                + Duration::from_millis(150),
+            hash_bytes_max: 64 * 1024 * 1024,
+        };
+        // The tests change files from the sensor's own process.
+        let tuning = Tuning { own_pid: None, overflow_rest: Duration::from_millis(50), ..Tuning::default() };
+        let findings = Findings::default();
+        Self { directory: Arc::new(directory), config, tuning, findings, running: None }
+    }
+
+    pub fn tree(&self) -> PathBuf {
+        self.directory.path().join("tree")
+    }
+
+    pub fn outside(&self) -> PathBuf {
+        self.directory.path().join("outside")
+    }
+
+    pub fn database(&self) -> PathBuf {
+        self.directory.path().join("agent.db")
+    }
+
+    /// Starts the sensor and waits until the first comparison is complete.
+    pub fn start(&mut self) {
+        self.start_before_ready();
+        self.wait("the first comparison", |lab| {
+            matches!(lab.status().report().state, SensorState::Running | SensorState::Degraded)
+        });
+    }
+
+    pub fn start_before_ready(&mut self) {
+        let (sealer, inbox) = Sealer::queue();
+        let connection = rusqlite::Connection::open(self.database()).unwrap();
+        connection.pragma_update(None, "journal_mode", "WAL").unwrap();
+        connection.execute_batch(files::SCHEMA).unwrap();
+        let stop = Stop::new().unwrap();
+        let findings = Arc::clone(&self.findings);
+        let writer = std::thread::spawn(move || write_all(connection, &inbox, &findings));
+        let status = SensorStatus::default();
+        let context =
+            SensorContext { sealer, database: self.database(), stop: stop.clone(), status: status.clone() };
+        let (handle, scanner) =
+            files::start_tuned(self.config.clone(), context, self.tuning.clone()).unwrap();
+        self.running = Some(Running { stop, status, scanner, handle, writer });
+    }
+
+    pub fn stop(&mut self) {
+        if let Some(running) = self.running.take() {
+            running.stop.set();
+            running.handle.join();
+            drop(running.scanner);
+            running.writer.join().unwrap();
+        }
+    }
+
+    pub fn status(&self) -> &SensorStatus {
+        &self.running.as_ref().unwrap().status
+    }
+
+    pub fn scanner(&self) -> &Scanner {
+        &self.running.as_ref().unwrap().scanner
+    }
+
+    pub fn counter(&self, name: &str) -> u64 {
+        self.status().report().counters.get(name).copied().unwrap_or(0)
+    }
+
+    pub fn scan(&self) -> ScanSummary {
+        self.scanner().scan(&self.config.trees, PATIENCE, |_| {}).unwrap()
+    }
+
+    pub fn wait(&self, what: &str, mut condition: impl FnMut(&Self) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !condition(self) {
+            if Instant::now() > deadline {
+                let report = self.running.as_ref().map(|running| running.status.report());
+                panic!("{what} did not happen; findings {:#?}, status {report:#?}", self.seen());
+            }
+            std::thread::sleep(Duration::from_millis(3));
+        }
+    }
+
+    /// Rule and path (relative to the lab) of all findings about files.
+    pub fn seen(&self) -> Vec<(String, String)> {
+        let root = format!("{}/", self.directory.path().display());
+        let findings = self.findings.lock().unwrap();
+        let files = findings.iter().filter(|finding| rule(finding).starts_with("file."));
+        files.map(|finding| (rule(finding).to_owned(), path(finding).replacen(&root, "", 1))).collect()
+    }
+
+    /// Waits until exactly the expected findings are there, in any order, and nothing more comes when all is
+    /// compared once more.
+    pub fn expect(&self, case: &str, expected: &[(&str, &str)]) {
+        let mut expected: Vec<(String, String)> =
+            expected.iter().map(|(rule, path)| ((*rule).to_owned(), (*path).to_owned())).collect();
+        expected.sort();
+        self.wait(&format!("{case}: {expected:?}"), |lab| lab.seen().len() >= expected.len());
+        let summary = self.scan();
+        self.wait(&format!("{case}: arrival"), |lab| lab.counter("findings") <= lab.told());
+        let mut seen = self.seen();
+        seen.sort();
+        assert_eq!(seen, expected, "{case}; the scan that followed: {summary:?}");
+    }
+
+    /// How many findings this run of the sensor has handed on and the writer has taken.
+    fn told(&self) -> u64 {
+        u64::try_from(self.findings.lock().unwrap().len()).unwrap()
+    }
+
+    pub fn forget(&self) {
+        self.findings.lock().unwrap().clear();
+    }
+
+    /// The finding of that rule about that path (relative to the lab).
+    pub fn finding(&self, rule_wanted: &str, path_wanted: &str) -> Value {
+        let whole = self.directory.path().join(path_wanted);
+        let findings = self.findings.lock().unwrap();
+        let found = findings
+            .iter()
+            .find(|finding| rule(finding) == rule_wanted && path(finding) == whole.to_str().unwrap());
+        found.cloned().unwrap_or_else(|| panic!("no {rule_wanted} about {path_wanted} in {findings:#?}"))
+    }
+
+    /// The rows of the baseline by relative path, as far as a test compares them: type, size, mode, content.
+    pub fn rows(&self) -> BTreeMap<String, (i64, i64, i64, Option<Vec<u8>>)> {
+        let connection = rusqlite::Connection::open(self.database()).unwrap();
+        let mut statement = connection
+            .prepare(
+                "WITH RECURSIVE object (path, id, kind, size, mode, content) AS (
+                   SELECT '', id, kind, 0, mode, NULL FROM file_object WHERE parent = 0
+                   UNION ALL
+                   SELECT object.path || '/' || CAST(row.name AS TEXT), row.id, row.kind,
+                          iif(row.kind = 1, 0, row.size), row.mode, CAST(row.content AS BLOB)
+                   FROM file_object AS row JOIN object ON row.parent = object.id)
+                 SELECT path, kind, size, mode, content FROM object",
+            )
+            .unwrap();
+        let rows = statement
+            .query_map([], |row| Ok((row.get(0)?, (row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?))))
+            .unwrap();
+        rows.map(Result::unwrap).collect()
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if let Some(running) = self.running.take() {
+            running.stop.set();
+            running.handle.join();
+        }
+    }
+}
+
+pub fn rule(finding: &Value) -> &str {
+    finding["rule"].as_str().unwrap()
+}
+
+pub fn path(finding: &Value) -> &str {
+    finding["entities"][0]["path"]["text"].as_str().unwrap_or_default()
+}
+
+fn write_all(
+    mut connection: rusqlite::Connection,
+    inbox: &std::sync::mpsc::Receiver<picket_agent::ledger::Entry>,
+    findings: &Findings,
+) {
+    loop {
+        let mut entries = match inbox.recv_timeout(Duration::from_secs(3_600)) {
+            Ok(entry) => vec![entry],
+            Err(RecvTimeoutError::Timeout) => continue,
+            Err(RecvTimeoutError::Disconnected) => return,
+        };
+        // What a group commit takes.
+        std::thread::sleep(Duration::from_millis(20));
+        entries.extend(inbox.try_iter());
+        let transaction = connection.transaction().unwrap();
+        for write in entries.iter_mut().flat_map(|entry| &mut entry.writes) {
+            write(&transaction).unwrap();
+        }
+        transaction.commit().unwrap();
+        for draft in entries.iter().flat_map(|entry| &entry.drafts) {
+            let bytes = draft.render(0, Timestamp::default());
+            let record: Value = serde_json::from_slice(&bytes).unwrap();
+            findings.lock().unwrap().push(record["body"].clone());
+        }
+    }
+}
