@@ -75,7 +75,8 @@ fn note(input: &[u8]) -> bool {
         let key = SigningKey::from_seed(LOG_SEED).public();
         for kind in [KeyKind::Ed25519, KeyKind::Cosignature] {
             if let Ok(key) = VerifierKey::new(&signature.name, kind, key) {
-                let _ = note.verify(&key).is_ok();
+                // Whatever the answer, there is one.
+                drop(note.verify(&key));
             }
         }
     }
@@ -116,10 +117,10 @@ fn record(input: &[u8]) -> bool {
     assert!(Record::parse_at(input, record.seq).is_ok());
     assert!(Record::parse_at(input, record.seq.wrapping_add(1)).is_err());
     assert!(!input.contains(&b'\n'));
-    let _ = record.body::<Finding>().map(|finding| comes_back(&finding));
-    let _ = record.body::<Lifecycle>().map(|lifecycle| comes_back(&lifecycle));
-    let _ = record.body::<Receipt>().map(|receipt| comes_back(&receipt));
-    let _ = record.body::<Gap>().map(|gap| comes_back(&gap));
+    record.body::<Finding>().iter().for_each(comes_back);
+    record.body::<Lifecycle>().iter().for_each(comes_back);
+    record.body::<Receipt>().iter().for_each(comes_back);
+    record.body::<Gap>().iter().for_each(comes_back);
     if let Ok(rotation) = record.body::<KeyRotation>() {
         comes_back(&rotation);
         let _ = rotation.verifies("picket/x", record.seq, &SigningKey::from_seed(LOG_SEED).public());

@@ -87,13 +87,16 @@ impl Draft {
         self.body.len()
     }
 
-    /// The record's exact bytes at place `seq`, sealed at `time`.
+    /// The record's exact bytes at place `seq`, sealed at `time`. Allocates once.
+    ///
+    /// # Panics
+    /// Never: writing to memory does not fail.
     pub fn render(&self, seq: u64, time: Timestamp) -> Vec<u8> {
         use std::io::Write as _;
         let kind = self.kind.as_str();
         let mut out = Vec::with_capacity(self.body.len() + ENVELOPE_BYTES_MAX);
-        // Writing to a Vec cannot fail.
-        let _ = write!(out, r#"{{"v":{VERSION},"seq":{seq},"time":"{time}","kind":"{kind}","body":"#).is_ok();
+        write!(out, r#"{{"v":{VERSION},"seq":{seq},"time":"{time}","kind":"{kind}","body":"#)
+            .expect("a Vec takes whatever is written");
         out.extend_from_slice(self.body.as_bytes());
         out.push(b'}');
         out

@@ -8,6 +8,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
+#[expect(dead_code, reason = "what the golden bytes are made of is not used here")]
 #[path = "corpus/seeds.rs"]
 mod seeds;
 #[path = "../../fuzz/src/targets.rs"]

@@ -64,7 +64,7 @@ proptest! {
         let mut changed = bytes.clone();
         changed[at.index(bytes.len())] ^= xor;
         prop_assert_ne!(Leaf::Record(changed.clone()).hash(), Leaf::Record(bytes).hash());
-        let _ = Record::parse(&changed).is_ok();
+        drop(Record::parse(&changed));
     }
 
     #[test]

@@ -49,7 +49,8 @@ fn plain() -> Command {
 fn bounds() {
     assert_eq!(plain().check(), Ok(()));
     let long = || "x".repeat(4_097);
-    let cases: Vec<(&str, fn(&mut Command))> = vec![
+    type Change = fn(&mut Command);
+    let cases: Vec<(&str, Change)> = vec![
         ("id", |c| c.id = uuid::Uuid::nil()),
         ("hosts", |c| c.hosts.clear()),
         ("hosts", |c| c.hosts.push(c.hosts[0])),

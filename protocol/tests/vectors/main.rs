@@ -1,5 +1,6 @@
 //! The protocol against what others published: every vector here was made by somebody else, and each test
 //! names the document or test suite that it was taken from.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 mod ed25519;
 mod envelope;

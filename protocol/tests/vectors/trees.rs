@@ -257,7 +257,8 @@ fn edges() {
         assert!(!tree::verify_inclusion(&some, index, size, &[], &empty));
     }
     assert!(tree::verify_inclusion(&some, 0, 1, &[], &some));
-    let cases: [(u64, u64, Hash, Hash, &[Hash], bool); 13] = [
+    type Case<'a> = (u64, u64, Hash, Hash, &'a [Hash], bool);
+    let cases: [Case<'_>; 13] = [
         (0, 0, some, empty, &[], false),
         (1, 1, some, empty, &[], false),
         (0, 0, empty, empty, &[], true),
