@@ -302,6 +302,8 @@ fn the_collector_is_known_by_its_ca_and_the_operator_by_the_token() {
     let lab = Lab::start();
     let config = lab.soc_config(VIEWER);
     soc_code(Some(&config), &["hosts"], 0);
+    let me = out(&soc_code(Some(&config), &["whoami"], 0));
+    assert!(me.contains("viewer") && me.contains(&lab.shared.info.witness), "{me}");
     let wrong = lab.write_config("wrong", "ca.crt", &token("nobody"));
     let refused = soc_code(Some(&wrong), &["hosts"], 1);
     assert!(err(&refused).contains("not known"), "{}", err(&refused));

@@ -42,6 +42,9 @@ pub enum Action {
         after_help = "Example:\n  soc hosts --tenant acme\n  soc hosts web-1        one host, with all that is known of it"
     )]
     Hosts(HostsArguments),
+    /// Show whose token the configuration holds, and the collector's witness key
+    #[command(after_help = "Example:\n  soc whoami")]
+    Whoami,
     /// List findings, newest last, or follow them live
     #[command(
         after_help = "Examples:\n  soc findings --since 1h --rule 'login.*'\n  soc findings --follow --severity medium\n  soc findings --host web-1 --json | jq .title"

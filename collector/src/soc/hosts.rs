@@ -8,7 +8,7 @@ use super::client::{Client, with_query};
 use super::error::SocError;
 use super::period::show_period;
 use super::screen::{Cell, Column, Paint, short_time};
-use crate::api::types::{Host, HostPage};
+use crate::api::types::{Host, HostPage, Whoami};
 
 /// Most hosts that are fetched for one list.
 const HOSTS_MAX: usize = 200_000;
@@ -55,6 +55,21 @@ pub(super) async fn list(session: &mut Session, arguments: HostsArguments) -> Re
     }
     let rows: Vec<_> = hosts.iter().map(|host| row(host, session.now)).collect();
     session.screen.table(&COLUMNS, &rows)?;
+    Ok(0)
+}
+
+/// `soc whoami`.
+pub(super) async fn whoami(session: &mut Session) -> Result<u8, SocError> {
+    let (_, client) = session.connect()?;
+    let whoami: Whoami = client.get("/whoami").await?;
+    if session.json {
+        session.screen.json(&whoami)?;
+        return Ok(0);
+    }
+    session.screen.field("operator", &whoami.operator)?;
+    session.screen.field("role", &whoami.role)?;
+    session.screen.field("token until", whoami.expires.map_or("no end".to_owned(), short_time))?;
+    session.screen.field("witness key", &whoami.witness)?;
     Ok(0)
 }
 

@@ -97,6 +97,7 @@ fn notice(text: &str) {
 async fn run(mut session: Session, action: Action) -> Result<u8, SocError> {
     match action {
         Action::Hosts(arguments) => hosts::list(&mut session, arguments).await,
+        Action::Whoami => hosts::whoami(&mut session).await,
         Action::Findings(arguments) => findings::list(&mut session, arguments).await,
         Action::Show { id } => show::show(&mut session, &id).await,
         Action::Export { id, output } => show::export(&mut session, &id, output.as_deref()).await,
