@@ -22,6 +22,7 @@ mod schema;
 mod sealer;
 mod session;
 mod store;
+mod verdict;
 mod verify;
 mod writer;
 
@@ -41,7 +42,7 @@ pub use reader::{BatchLimits, KeptRecord, Reader, RecordFilter};
 pub use schema::{Location, STATE_VERSION, read_connection};
 pub use sealer::{Acknowledged, Entry, QUEUE_ENTRIES_MAX, SealError, Sealed, Sealer, StateWrite};
 pub use store::{CLOCK_JUMP_MIN, Committed, Now, Outcome, Store};
-pub use verify::{Anchors, PROBLEMS_MAX, Problem, VerifyReport};
+pub use verdict::{Anchors, PROBLEMS_MAX, Problem, VerifyReport};
 
 use crate::config::LedgerConfig;
 use crate::layout::Layout;
