@@ -250,17 +250,25 @@ fn trust(row: &TrustRow) -> Value {
     })
 }
 
-/// Serves requests on `path` until the collector stops.
+/// Makes the socket at `path`, for its owner alone.
 ///
 /// # Errors
-/// When the socket cannot be made.
-pub async fn serve(state: Arc<ServerState>, path: &Path) -> io::Result<()> {
+/// When it cannot be made.
+pub fn bind(path: &Path) -> io::Result<UnixListener> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
     let listener = UnixListener::bind(path)?;
     std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Serves requests on `listener`, bound to `path`, until the collector stops.
+///
+/// # Errors
+/// When the socket's file cannot be removed at the end.
+pub async fn serve(state: Arc<ServerState>, listener: UnixListener, path: &Path) -> io::Result<()> {
     let mut stopping = state.stopping.subscribe();
     let mut requests = JoinSet::new();
     loop {

@@ -7,7 +7,7 @@ use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use picket_protocol::message::Bye;
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::net::{TcpListener, TcpSocket, UnixListener};
 use tokio::sync::broadcast;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -84,15 +84,19 @@ impl Running {
         let address = socket.local_addr().map_err(|source| RunError::Listen { address: wanted, source })?;
         state.listens_on(address.port());
         let mut running = Self { state, store, address, tasks: Vec::new(), _lock: lock };
-        running.spawn_all(socket, directory, tls);
+        // Bound before anybody is told that the collector runs: local commands find it at once.
+        let local = admin::bind(&directory.admin_socket())
+            .map_err(|source| RunError::System { what: "the admin socket", source })?;
+        running.spawn_all(socket, local, directory, tls);
         Ok(running)
     }
 
-    fn spawn_all(&mut self, socket: TcpListener, directory: DataDir, tls: SharedTls) {
+    fn spawn_all(&mut self, socket: TcpListener, local: UnixListener, directory: DataDir, tls: SharedTls) {
         let listener = Arc::new(Listener::new(self.state.clone(), tls.clone(), serve_api(&self.state)));
         self.tasks.push(("listener", tokio::spawn(listener.run(socket))));
         let (state, path) = (self.state.clone(), directory.admin_socket());
-        self.tasks.push(("admin socket", tokio::spawn(async move { admin::serve(state, &path).await })));
+        self.tasks
+            .push(("admin socket", tokio::spawn(async move { admin::serve(state, local, &path).await })));
         let state = self.state.clone();
         self.tasks.push((
             "watch",

@@ -150,7 +150,11 @@ pub async fn close<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) -> bool {
         let mut left = LINGER_BYTES_MAX;
         let mut waste = [0; 512];
         loop {
-            let read = stream.read(&mut waste).await?;
+            let read = match stream.read(&mut waste).await {
+                // It closed without a word of TLS: closed all the same.
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => 0,
+                read => read?,
+            };
             left = left.saturating_sub(read);
             if read == 0 || left == 0 {
                 return io::Result::Ok(());
