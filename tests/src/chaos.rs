@@ -187,8 +187,10 @@ impl Lab {
         let mut counts = vec![0u32; usize::try_from(findings).expect("fits")];
         let limit = (findings * 2 + 1000).to_string();
         let mut places: Vec<(u64, usize)> = Vec::new();
+        let mut newest = String::new();
         for finding in self.collector.soc_json(&["findings", "--rule", "login.failure", "--limit", &limit]) {
             let Some(user) = user_number(&finding) else { continue };
+            newest = finding.get("id").and_then(Value::as_str).expect("a finding has its id").to_owned();
             let seq = finding.get("seq").and_then(Value::as_u64).expect("a finding has its place");
             if let Some(count) = counts.get_mut(user) {
                 *count += 1;
@@ -201,23 +203,22 @@ impl Lab {
         outcome.arrived = counts.iter().filter(|count| **count > 0).count() as u64;
         outcome.lost = findings - outcome.arrived;
         outcome.repeated = counts.iter().filter(|count| **count > 1).count() as u64;
-        let (size, root) = self.settled_head();
+        let (size, root) = self.settled_head(&newest);
         outcome.ledger_size = size;
         outcome.roots_equal = root;
     }
 
-    /// The ledger's size when both sides agree on it, and whether the roots there are equal.
-    fn settled_head(&self) -> (u64, bool) {
+    /// The ledger's size when both sides agree on it, and whether the roots there are equal: the agent's own, and the
+    /// one that the collector cosigned after it had built its own tree.
+    fn settled_head(&self, finding: &str) -> (u64, bool) {
         wait_for_within("both sides to have the same size", Duration::from_secs(60), || {
             let status = self.agent.status()?;
-            let ours = (
-                status.pointer("/ledger/size")?.as_u64()?,
-                status.pointer("/ledger/root")?.as_str()?.to_owned(),
-            );
-            let hosts = self.collector.soc_json(&["hosts"]);
-            let host = hosts.first()?;
-            let theirs = (host.get("size")?.as_u64()?, host.get("root")?.as_str()?.to_owned());
-            (ours.0 == theirs.0).then_some((ours.0, ours.1 == theirs.1))
+            let size = status.pointer("/ledger/size")?.as_u64()?;
+            let root = status.pointer("/ledger/root")?.as_str()?;
+            let proof = self.collector.soc_json(&["export", finding]).into_iter().next()?;
+            let mut lines = proof.get("checkpoint")?.as_str()?.lines().skip(1);
+            let cosigned = lines.next()?.parse::<u64>().ok()?;
+            (cosigned == size).then(|| (size, lines.next() == Some(root)))
         })
     }
 }

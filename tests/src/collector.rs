@@ -104,6 +104,14 @@ impl Collector {
         word.unwrap_or_else(|| panic!("no join string in {text:?}")).to_owned()
     }
 
+    /// The key that it cosigns with, as its operators were told.
+    pub fn witness(&self) -> String {
+        let text = std::fs::read_to_string(self.soc_config()).expect("a configuration of soc");
+        let line =
+            text.lines().find_map(|line| line.strip_prefix("witness = \"")).expect("it names the witness");
+        line.trim_end_matches('"').to_owned()
+    }
+
     /// Where `soc` finds its configuration.
     pub fn soc_config(&self) -> PathBuf {
         self.dir.with_extension("soc.toml")

@@ -41,7 +41,7 @@ fn a_change_reaches_the_collector_and_its_proof_holds_offline() {
     let proof = dir.path().join("proof.json");
     collector.soc(&["export", &id_of(&created), "-o", proof.to_str().unwrap()]);
     let key = collector.soc_json(&["hosts"])[0]["enrolled_key"].as_str().unwrap().to_owned();
-    let witness = collector.run("witness", &[]).trim().to_owned();
+    let witness = collector.witness();
     let verify = |file: &std::path::Path| {
         output(Command::new("unshare").arg("--net").arg(program("soc")).arg("verify").arg(file).args([
             "--agent-key",
@@ -121,10 +121,15 @@ fn signed_commands_come_back_as_receipts() {
     let status = agent.command(&["status"]).output().unwrap();
     assert!(String::from_utf8_lossy(&status.stdout).contains("patch openssh"));
 
-    // The same envelope again is a replay.
-    collector.soc(&["send", &advice]);
+    // What nobody signed is relayed all the same, and refused by the agent.
+    let forged = dir.path().join("forged.json").to_str().unwrap().to_owned();
+    collector.soc(&[&["command", "new", "scan", "--host", &id], &why[..4], &["-o", &forged]].concat());
+    collector.soc(&["send", &forged]);
     wait_for("the refusal", || {
-        collector.soc_json(&["receipts"]).into_iter().find(|receipt| receipt.to_string().contains("replay"))
+        collector
+            .soc_json(&["receipts"])
+            .into_iter()
+            .find(|receipt| receipt.to_string().contains("\"signatures\""))
     });
 
     agent.run(&["ack"]);

@@ -48,7 +48,9 @@ pub fn server_config(
         .allow_unauthenticated()
         .build()
         .map_err(error)?;
-    let chain = vec![CertificateDer::from_pem_slice(pair.certificate.as_bytes()).map_err(error)?];
+    // The CA goes with it: a host that enrols knows nothing of it but the digest in its join string.
+    let own = CertificateDer::from_pem_slice(pair.certificate.as_bytes()).map_err(error)?;
+    let chain = vec![own, authority.der().clone()];
     let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).map_err(error)?;
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])

@@ -154,7 +154,7 @@ pub struct FindingsArguments {
     #[arg(long, value_name = "WHEN", conflicts_with = "follow")]
     pub until: Option<String>,
     /// How many at most [default: 50; with --follow 10 before the live ones]
-    #[arg(long, value_parser = clap::value_parser!(u32).range(0..=100_000))]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
     pub limit: Option<u32>,
 }
 
