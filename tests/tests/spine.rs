@@ -121,9 +121,11 @@ fn signed_commands_come_back_as_receipts() {
     let status = agent.command(&["status"]).output().unwrap();
     assert!(String::from_utf8_lossy(&status.stdout).contains("patch openssh"));
 
-    // What nobody signed is relayed all the same, and refused by the agent.
+    // What a stranger signed is relayed all the same, and refused by the agent.
     let forged = dir.path().join("forged.json").to_str().unwrap().to_owned();
     collector.soc(&[&["command", "new", "scan", "--host", &id], &why[..4], &["-o", &forged]].concat());
+    operators.command(&["keygen", "--name", "mallory", "--out", &operators.key("mallory")]);
+    operators.command(&["sign", &forged, "--key", &operators.key("mallory"), "--yes"]);
     collector.soc(&["send", &forged]);
     wait_for("the refusal", || {
         collector
