@@ -86,8 +86,11 @@ fn by_rename(log: &Path, writer: &Writer) {
 }
 
 fn by_rename_and_compression(log: &Path, writer: &Writer) {
+    let name = |n: u32| log.with_extension(format!("log.{n}.gz"));
+    for n in (1..40).rev().filter(|n| name(*n).exists()) {
+        std::fs::rename(name(n), name(n + 1)).unwrap();
+    }
     by_rename(log, writer);
-    let _older = std::fs::remove_file(log.with_extension("log.1.gz"));
     assert!(Command::new("gzip").arg(first(log)).status().unwrap().success());
 }
 
@@ -164,6 +167,11 @@ fn survives_kills(rotate: impl Fn(&Path, &Writer), kills: usize) {
 #[test]
 fn kills_between_rotations_by_rename() {
     survives_kills(by_rename, 12);
+}
+
+#[test]
+fn kills_between_rotations_with_compression() {
+    survives_kills(by_rename_and_compression, 12);
 }
 
 #[test]

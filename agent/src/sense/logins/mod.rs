@@ -111,10 +111,11 @@ pub fn start(config: &LoginsConfig, context: SensorContext) -> Result<SensorHand
     }
     output.commit(RUNG, &rung)?;
     let journal = if refusal.is_none() { Some(open_journal(&store, &mut output, changed)?) } else { None };
+    let scratch = context.database.parent().unwrap_or(Path::new("/"));
     let mut tails = Vec::new();
     for path in logs_to_read(config, journal.is_some()) {
         let stale = changed && DEFAULT_LOGS.iter().any(|log| path == Path::new(log));
-        tails.push(open_tail(&path, stale, &store, &mut output, now)?);
+        tails.push(open_tail(&path, scratch, stale, &store, &mut output, now)?);
     }
     if tails.is_empty() && journal.is_none() {
         return Err(SensorError::NoRung);
@@ -152,6 +153,7 @@ fn open_journal(store: &Store, output: &mut Output, changed: bool) -> Result<Jou
 
 fn open_tail(
     path: &Path,
+    scratch: &Path,
     stale: bool,
     store: &Store,
     output: &mut Output,
@@ -161,8 +163,8 @@ fn open_tail(
     let source = path.as_os_str().as_bytes();
     let known: Option<LogPosition> = store.position(source)?;
     let known = known.filter(|_| !stale);
-    let tail = Tail::open(path, known.as_ref(), now);
+    let tail = Tail::open(path, scratch, known.as_ref(), now);
     let tail = tail.map_err(|source| SensorError::System { doing: "open a log", source })?;
-    output.commit(source, &tail.position(now))?;
+    output.commit(source, &tail.position())?;
     Ok(tail)
 }

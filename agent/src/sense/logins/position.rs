@@ -15,7 +15,7 @@ pub const JOURNAL: &[u8] = b"journal";
 /// Where the sensor stands in one text log: every file of it that is not finished, oldest first.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct LogPosition {
-    /// When it was written: rotated files that are older were dealt with.
+    /// When the log's directory was looked at last: rotated files that are older were dealt with.
     pub seen: Timestamp,
     /// The files; none when the log did not exist.
     pub files: Vec<FilePosition>,
@@ -37,12 +37,12 @@ pub struct FilePosition {
     pub head: Head,
 }
 
-/// The digest of a file's first bytes, as many of them as were read and at most [`Head::BYTES_MAX`].
+/// The digest of a file's first bytes, as many of them as were seen and at most [`Head::BYTES_MAX`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Head {
     /// How many bytes.
     pub length: u16,
-    /// SHA-256 in hexadecimal; empty when no byte was read.
+    /// SHA-256 in hexadecimal; empty when the file was.
     pub digest: String,
 }
 

@@ -52,9 +52,8 @@ impl Worker {
         if let Err(error) = self.serve() {
             tracing::debug!(%error, "the login sensor ends");
         }
-        let now = clock::now();
         // What was read is committed; what cannot be any more is read again by the next run.
-        let _stopped = self.write_positions(now).and_then(|()| self.output.settle(0));
+        let _stopped = self.write_positions().and_then(|()| self.output.settle(0));
     }
 
     fn serve(&mut self) -> Result<(), SealError> {
@@ -65,7 +64,7 @@ impl Worker {
             self.read_logs(now)?;
             self.output.tick(now)?;
             if self.output.idle_positions_due(now) {
-                self.write_positions(now)?;
+                self.write_positions()?;
             }
             self.output.settle(usize::MAX)?;
             self.report();
@@ -138,15 +137,15 @@ impl Worker {
                 output.line(&path, found, now);
             });
             if retired || output.has_news() {
-                output.commit(path.as_os_str().as_bytes(), &tail.position(now))?;
+                output.commit(path.as_os_str().as_bytes(), &tail.position())?;
             }
         }
         Ok(())
     }
 
-    fn write_positions(&mut self, now: Timestamp) -> Result<(), SealError> {
+    fn write_positions(&mut self) -> Result<(), SealError> {
         for tail in &self.tails {
-            self.output.commit(tail.path().as_os_str().as_bytes(), &tail.position(now))?;
+            self.output.commit(tail.path().as_os_str().as_bytes(), &tail.position())?;
         }
         if let Some(journal) = &self.journal {
             self.output.commit(JOURNAL, &JournalPosition { cursor: journal.cursor().to_owned() })?;
@@ -214,7 +213,7 @@ fn read_log(
             Err(error) => return Ok(Err(error)),
         };
         if output.has_news() {
-            output.commit(path.as_os_str().as_bytes(), &tail.position(now))?;
+            output.commit(path.as_os_str().as_bytes(), &tail.position())?;
         }
         if stop.is_set() {
             break;

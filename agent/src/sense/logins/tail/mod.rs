@@ -10,7 +10,7 @@
 //! - *Copied and emptied* (copytruncate): the first bytes are no longer those. What we had not read is in the copy,
 //!   which begins with the old first bytes; the log itself is read from its new beginning.
 //! - *Gone while the agent was off*: the positions name inodes and first bytes, so the files are found again
-//!   under their new names. What was compressed or deleted meanwhile is counted as lost, and said.
+//!   under their new names, compressed (by gzip) or not. What was deleted meanwhile is counted as lost, and said.
 //!
 //! Every chunk is read first and the first bytes checked after it, so that a chunk never mixes two
 //! generations. The position moves line by line; what is in memory is one chunk.
@@ -26,6 +26,7 @@ use picket_protocol::time::Timestamp;
 use super::position::{FilePosition, Head, LogPosition};
 use super::watch::{FileWatch, Watch};
 
+mod compressed;
 mod siblings;
 
 use siblings::Siblings;
@@ -73,7 +74,7 @@ struct Followed {
     file: File,
     /// With an empty head; [`Followed::position`] fills it in.
     position: FilePosition,
-    /// The first bytes, as many as were read and at most [`Head::BYTES_MAX`].
+    /// The first bytes, as many as were seen and at most [`Head::BYTES_MAX`].
     head: Vec<u8>,
     watch: Option<FileWatch>,
     /// When it last gave something, or lost the log's name.
@@ -93,13 +94,18 @@ pub struct Found<'a> {
 
 impl Tail {
     /// Takes the log at `path` up where `known` left it; without that at its end, or at the beginning when it
-    /// does not exist yet.
-    pub fn open(path: &Path, known: Option<&LogPosition>, now: Timestamp) -> io::Result<Self> {
+    /// does not exist yet. Rotated files that were compressed before they were read are unpacked in `scratch`.
+    pub fn open(
+        path: &Path,
+        scratch: &Path,
+        known: Option<&LogPosition>,
+        now: Timestamp,
+    ) -> io::Result<Self> {
         let target = follow_links(path);
         let mut tail = Self {
             path: path.to_owned(),
             files: Vec::new(),
-            siblings: Siblings::of(&target, known.map(|known| known.seen)),
+            siblings: Siblings::of(&target, scratch, known.map(|known| known.seen), now),
             target,
             tally: Tally::default(),
         };
@@ -148,8 +154,8 @@ impl Tail {
     }
 
     /// Where it stands.
-    pub fn position(&self, now: Timestamp) -> LogPosition {
-        LogPosition { seen: now, files: self.files.iter().map(Followed::position).collect() }
+    pub fn position(&self) -> LogPosition {
+        LogPosition { seen: self.siblings.seen(), files: self.files.iter().map(Followed::position).collect() }
     }
 
     /// Sees whether the log's name belongs to another file now, and whether files rotated away unseen.
@@ -165,6 +171,7 @@ impl Tail {
         if self.siblings.must_be_listed(now) {
             self.take_missed(now);
         }
+        self.siblings.looked_at(now);
     }
 
     fn rotated(&mut self, current: Followed, now: Timestamp) {
@@ -257,7 +264,8 @@ impl Tail {
         let Some(followed) = self.files.get_mut(index) else { return };
         let old = followed.position();
         followed.position = FilePosition { device: old.device, inode: old.inode, ..Default::default() };
-        let head = std::mem::take(&mut followed.head);
+        let first = followed.first_bytes().unwrap_or_default();
+        let head = std::mem::replace(&mut followed.head, first);
         followed.active = now;
         if old.head.length == 0 {
             return;
@@ -275,7 +283,8 @@ impl Followed {
         let metadata = file.metadata().ok()?;
         let position =
             FilePosition { device: metadata.dev(), inode: metadata.ino(), ..FilePosition::default() };
-        metadata.is_file().then_some(Self { file, position, head: Vec::new(), watch: None, active: now })
+        let head = first_bytes(&file).ok()?;
+        metadata.is_file().then_some(Self { file, position, head, watch: None, active: now })
     }
 
     /// Opens the file at `path` from its beginning.
@@ -301,9 +310,6 @@ impl Followed {
             Some(index) => start + u64::try_from(index).unwrap_or(0) + 1,
             None => start,
         };
-        let first = followed.first_bytes()?;
-        let known = first.len().min(usize::try_from(followed.position.offset).unwrap_or(usize::MAX));
-        followed.head = first.get(..known).unwrap_or_default().to_vec();
         Ok(Some(followed))
     }
 
@@ -314,9 +320,8 @@ impl Followed {
         if !holds || !position.head.matches(&first) {
             return None;
         }
-        let head = first.get(..usize::from(position.head.length))?.to_vec();
         let FilePosition { offset, skipping, .. } = *position;
-        Some(Self { position: FilePosition { offset, skipping, ..self.position }, head, ..self })
+        Some(Self { position: FilePosition { offset, skipping, ..self.position }, head: first, ..self })
     }
 
     fn position(&self) -> FilePosition {
@@ -333,10 +338,7 @@ impl Followed {
     }
 
     fn first_bytes(&self) -> io::Result<Vec<u8>> {
-        let mut bytes = vec![0; Head::BYTES_MAX];
-        let count = read_at_most(&self.file, &mut bytes, 0)?;
-        bytes.truncate(count);
-        Ok(bytes)
+        first_bytes(&self.file)
     }
 
     /// Whether the file still begins as it did and holds what was read.
@@ -345,15 +347,13 @@ impl Followed {
         Ok(long_enough && self.first_bytes()?.starts_with(&self.head))
     }
 
-    /// Takes more of the file's beginning into the head, once more of it was read. `chunk` was read at `start`.
+    /// Takes more of the file's beginning into the head, once there is more. `chunk` was read at `start`.
     fn grow_head(&mut self, start: u64, chunk: &[u8]) -> io::Result<()> {
-        let wanted = Head::BYTES_MAX.min(usize::try_from(self.position.offset).unwrap_or(usize::MAX));
-        if self.head.len() >= wanted {
-            return Ok(());
-        }
-        let first = if start == 0 { chunk.to_vec() } else { self.first_bytes()? };
-        if first.starts_with(&self.head) {
-            self.head = first.get(..wanted).unwrap_or_default().to_vec();
+        if self.head.len() < Head::BYTES_MAX {
+            let first = if start == 0 { chunk.to_vec() } else { self.first_bytes()? };
+            if first.starts_with(&self.head) {
+                self.head = first.get(..first.len().min(Head::BYTES_MAX)).unwrap_or_default().to_vec();
+            }
         }
         Ok(())
     }
@@ -412,6 +412,13 @@ fn follow_links(path: &Path) -> PathBuf {
         }
     }
     path
+}
+
+fn first_bytes(file: &File) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; Head::BYTES_MAX];
+    let count = read_at_most(file, &mut bytes, 0)?;
+    bytes.truncate(count);
+    Ok(bytes)
 }
 
 /// Fills as much of `buffer` as the file has from `offset` on.
