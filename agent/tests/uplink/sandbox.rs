@@ -216,6 +216,26 @@ fn the_process_has_no_capability_no_group_and_no_way_back() {
 }
 
 #[test]
+fn it_stays_small_after_large_frames() {
+    let collector = Collector::start();
+    let host = Host::of(&collector);
+    let key = host.key;
+    collector.on_connection(move |connection, shared| shared.honest(connection, key));
+    let running = host.start(&collector);
+    running.seal_large(40);
+    running.wait_acknowledged();
+    let pid = running.report().pid.unwrap();
+    let sizes = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+    let kib = |name: &str| -> u64 {
+        let line = sizes.lines().find(|line| line.starts_with(name)).expect("a kernel from 5.4 on");
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    };
+    println!("uplink: PSS {} KiB, of it its own memory {} KiB", kib("Pss:"), kib("Pss_Anon:"));
+    // Its code's pages depend on how it was built; its own memory does not.
+    assert!(kib("Pss_Anon:") <= 3 * 1024, "{sizes}");
+}
+
+#[test]
 fn it_refuses_to_run_as_root_or_by_hand() {
     use std::io::{Read as _, Write as _};
     let ConfinedChild { mut child, mut socket } =

@@ -37,7 +37,7 @@ pub fn calls_in_sandbox(trace: &str) -> Vec<(String, String)> {
     let lines: Vec<&str> = trace.lines().collect();
     let installs =
         |line: &&str| line.contains("seccomp(SECCOMP_SET_MODE_FILTER") || line.contains("PR_SET_SECCOMP");
-    let closed = lines.iter().rposition(|line| installs(line)).expect("the filter is installed");
+    let closed = lines.iter().rposition(installs).expect("the filter is installed");
     let call = |line: &&str| {
         let (_pid, call) = line.split_once(' ')?;
         let (name, _) = call.trim_start().split_once('(')?;
