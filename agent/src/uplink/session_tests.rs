@@ -254,9 +254,7 @@ impl World {
             Lie::AckOtherLedger => {
                 let mut other = checkpoint(size + 1, [3; 32]);
                 other.origin = "picket/0199c0de-0000-7000-8000-0000000000ff".to_owned();
-                let mut note = Note::new(other.to_text()).expect("plain");
-                note.sign("x", &key(1)).expect("signs");
-                ack(note.to_string())
+                ack(cosigned(&other, &key(2)))
             }
         };
         self.deliver(frame);
@@ -497,6 +495,24 @@ fn an_ack_over_other_words_with_the_same_root_is_refused() {
     other.extensions = vec!["time 2000-01-01T00:00:00.000000000Z".to_owned()];
     closes(&world.deliver(ack(cosigned(&other, &key(2)))), "another checkpoint than ours");
     assert_eq!(world.ledger.acknowledged, 0);
+}
+
+#[test]
+fn an_ack_with_another_root_is_a_fork() {
+    let mut world = busy(3);
+    let steps = world.deliver(ack(cosigned(&checkpoint(3, [3; 32]), &key(2))));
+    closes(&steps, "another history");
+    assert!(matches!(world.reports.as_slice(), [Report::Fork { size: 3, ours: Some(_), .. }]));
+    assert_eq!(world.ledger.acknowledged, 0);
+}
+
+#[test]
+fn the_witness_s_word_about_another_ledger_says_nothing_about_ours() {
+    let mut world = busy(3);
+    let mut other = checkpoint(3, world.ledger.root(3).expect("sealed"));
+    other.origin = "picket/0199c0de-0000-7000-8000-0000000000ff".to_owned();
+    closes(&world.deliver(ack(cosigned(&other, &key(2)))), "of another ledger");
+    assert!(world.reports.is_empty());
 }
 
 #[test]

@@ -5,7 +5,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use picket_agent::sys::{Account, ConfinedChild, spawn_confined};
-use picket_agent::uplink::ipc::{Decoder, Message, Notice, Settings, Task};
+use picket_agent::uplink::ipc::{Begin, Decoder, Message, Notice, Settings, Task};
+use picket_protocol::frame::{Frame, FrameType};
 
 use super::collector::Collector;
 use super::host::{Host, UPLINK_UID, directory, wait_for};
@@ -268,6 +269,46 @@ fn it_ends_when_the_core_does() {
     drop(socket);
     let status = wait_for("the process to end", || child.try_wait().unwrap());
     assert!(status.success() || status.code() == Some(1), "{status}");
+}
+
+#[test]
+fn frames_for_a_connection_that_is_gone_are_dropped() {
+    use std::io::{Read as _, Write as _};
+    let collector = Collector::start();
+    let host = Host::of(&collector);
+    let (sender, frames) = std::sync::mpsc::sync_channel(10);
+    collector.on_connection(move |connection, _| {
+        sender.send(connection.frame().map(|frame| frame.body)).unwrap();
+    });
+    let ConfinedChild { mut child, mut socket } = spawn(UPLINK_UID);
+    let task = Task::Connect {
+        key: host.layout.tls_key(),
+        certificate: host.layout.tls_certificate(),
+        ca: host.layout.ca_certificate(),
+    };
+    let mut send = |message: Message| socket.write_all(&message.to_bytes().unwrap()).unwrap();
+    send(Message::Settings(settings(&collector.address.to_string(), task)));
+    let (mut decoder, mut buffer) = (Decoder::default(), [0; 1024]);
+    let epoch = loop {
+        match decoder.next_message().unwrap() {
+            Some(Message::Notice(Notice::Connected { epoch, .. })) => break epoch,
+            Some(_) => {}
+            None => {
+                let length = (&socket).read(&mut buffer).unwrap();
+                decoder.push(&buffer[..length]);
+            }
+        }
+    };
+    let mut send = |message: Message| socket.write_all(&message.to_bytes().unwrap()).unwrap();
+    let hello = |text: &str| Message::Frame(Frame::new(FrameType::Hello, text.as_bytes().to_vec()).unwrap());
+    send(hello("before any beginning"));
+    send(Message::Begin(Begin { epoch: epoch - 1 }));
+    send(hello("for the last connection"));
+    send(Message::Begin(Begin { epoch }));
+    send(hello("for this one"));
+    assert_eq!(frames.recv_timeout(Duration::from_secs(20)).unwrap().unwrap(), b"for this one");
+    drop(socket);
+    child.wait().unwrap();
 }
 
 #[test]
