@@ -648,6 +648,45 @@ fn an_enrolment_is_picked_up_while_the_agent_runs() {
     assert_eq!(running.stop(), Some(0));
 }
 
+#[test]
+fn findings_are_shown_and_followed_and_scans_answer() {
+    use std::io::BufRead as _;
+    let host = Host::new();
+    std::fs::write(host.path("auth.log"), "").expect("log");
+    let running = host.start();
+    wait_for("the baseline", || (host.status()["sensors"]["files"]["state"] == "running").then_some(()));
+    let change = |name: &str| std::fs::write(host.path("watched").join(name), name).expect("written");
+    change("first\x1b[2J");
+    let shown = wait_for("the first finding", || {
+        let shown = text(&host.agent(&["findings", "--rule", "file."]).stdout);
+        shown.contains("file.created").then_some(shown)
+    });
+    assert!(shown.contains("first\\u{1b}[2J") && !shown.contains('\x1b'), "{shown}");
+    assert_eq!(text(&host.agent(&["findings", "--rule", "login."]).stdout), "");
+    assert_eq!(text(&host.agent(&["findings", "--severity", "critical"]).stdout), "");
+
+    let mut follower =
+        host.command(&["findings", "--follow", "--json"]).stdout(Stdio::piped()).spawn().expect("agent");
+    let mut lines = std::io::BufReader::new(follower.stdout.take().expect("stdout")).lines();
+    let mut next = || lines.next().expect("a line").expect("text");
+    assert!(next().contains("first"));
+    change("second");
+    let second: Value = serde_json::from_str(&next()).expect("a sealed record");
+    assert_eq!((&second["kind"], &second["body"]["rule"]), (&json!("finding"), &json!("file.created")));
+    assert!(second.to_string().contains("second"), "{second}");
+    follower.kill().expect("killed");
+    follower.wait().expect("ended");
+
+    let watched = host.path("watched");
+    let out = host.agent(&["scan", watched.to_str().expect("a path"), "--json"]);
+    let answer: Value = serde_json::from_slice(&out.stdout).expect("JSON");
+    assert!(answer["summary"]["examined"].as_u64().is_some_and(|examined| examined >= 3), "{answer}");
+    let out = host.agent(&["scan", "/nowhere"]);
+    assert_eq!(out.status.code(), Some(2));
+    assert!(text(&out.stderr).contains("/nowhere is not watched"), "{}", text(&out.stderr));
+    assert_eq!(running.stop(), Some(0));
+}
+
 fn assert_absent(path: &Path) {
     assert!(!path.exists(), "{} is left behind", path.display());
 }

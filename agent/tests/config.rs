@@ -141,7 +141,7 @@ fn a_named_file_must_exist() {
 proptest::proptest! {
     #[test]
     fn no_text_makes_it_panic(text in "[ -~\n]{0,200}") {
-        let _ = Config::parse(&text).is_ok();
+        let _checked = Config::parse(&text).is_ok();
     }
 
     #[test]
@@ -151,6 +151,6 @@ proptest::proptest! {
     ) {
         let at = PACKAGED.floor_char_boundary(at.min(PACKAGED.len()));
         let (before, after) = PACKAGED.split_at(at);
-        let _ = Config::parse(&format!("{before}{with}{after}")).is_ok();
+        let _checked = Config::parse(&format!("{before}{with}{after}")).is_ok();
     }
 }

@@ -278,7 +278,7 @@ impl Engine {
         let title = "Advice is shown to the customer".to_owned();
         let draft = subject.receipt(Outcome::Applied, None, &title, Value::Null)?;
         let row = NewCommand { state: store::outcome_word(Outcome::Applied), title, ..row };
-        tracing::warn!(id = %advice.id, message = safe(&advice.message), "advice from the vendor");
+        tracing::warn!(id = %advice.id, advice = safe(&advice.message), "advice from the vendor");
         self.seal(vec![draft], vec![store::insert_command(row), store::insert_advice(advice.clone())])?;
         self.advice.push(advice);
         self.show_motd();
