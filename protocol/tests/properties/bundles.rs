@@ -171,6 +171,24 @@ fn hand_overs_out_of_line() {
     assert!(matches!(broken(|b| b.agent = AgentId(uuid::Uuid::from_u128(8))), BundleError::HandOver(_)));
 }
 
+/// Each signed by the key before it, and yet backwards.
+#[test]
+fn hand_overs_never_go_back() {
+    let origin = agent().origin();
+    let hand_over = |n: u64, seq| HandOver {
+        seq,
+        rotation: KeyRotation::new(&origin, seq, &ledger_key(n), ledger_key(n + 1).public()),
+    };
+    let in_force = |second| {
+        let hand_overs = [hand_over(0, 9), hand_over(1, second)];
+        key_in_force(&origin, ledger_key(0).public(), &hand_overs, 20)
+    };
+    assert_eq!(in_force(10), Ok(ledger_key(2).public()));
+    for seq in [4, 9] {
+        assert_eq!(in_force(seq), Err(BundleError::HandOver(seq)));
+    }
+}
+
 #[test]
 fn other_keys_than_those_given() {
     let ledger = ledger(3, 9);

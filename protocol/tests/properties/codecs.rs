@@ -204,6 +204,9 @@ fn bombs_and_hiding_places_in_a_batch() {
     let bomb = pack(&vec![b'\n'; 64 * 1024 * 1024]);
     assert!(bomb.len() < 16 * 1024);
     assert_eq!(Batch::from_body(&body_of(header, &bomb)), Err(MessageError::BatchTooLarge));
+    // Refused by what it announces, before a byte of it is unpacked: unpacked, it would be a line too long.
+    let one_line = pack(&vec![b'{'; BATCH_BYTES_MAX + 1]);
+    assert_eq!(Batch::from_body(&body_of(header, &one_line)), Err(MessageError::BatchTooLarge));
     let streamed = zstd::stream::encode_all(&vec![b'\n'; 8 * 1024 * 1024][..], 1).unwrap();
     let two = [pack(b"{}\n"), pack(b"{}\n")].concat();
     let skippable = [&0x184D_2A50_u32.to_le_bytes()[..], &4_u32.to_le_bytes(), b"hide"].concat();

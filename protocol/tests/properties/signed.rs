@@ -198,6 +198,7 @@ fn each_kind_of_key_signs_its_own_kind() {
     swapped.add_signature(&log, cosignature);
     swapped.add_signature(&witness, signature);
     assert!(swapped.verify(&log).is_err() && verify_cosignature(&swapped, &witness).is_err());
+    assert!(swapped.verify(&witness).is_err() && verify_cosignature(&swapped, &log).is_err());
 }
 
 #[test]
