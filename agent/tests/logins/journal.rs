@@ -1,1 +1,138 @@
+//! A real journald, alone in a mount namespace of its own: `/run` and `/dev/log` are its, the machine's stay untouched.
 
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use picket_agent::config::LoginsConfig;
+use picket_agent::sense::{SensorState, logins};
+
+use crate::ledger::{Bench, wait_for};
+
+const JOURNALD: &str = "/lib/systemd/systemd-journald";
+/// Set in the process that runs inside the namespace.
+const INSIDE: &str = "PICKET_TEST_INSIDE";
+
+/// Runs `test` of this binary again, inside a mount and PID namespace with a journald of its own.
+fn inside(test: &str) -> bool {
+    if std::env::var_os(INSIDE).is_some() {
+        return true;
+    }
+    assert!(Path::new(JOURNALD).exists(), "systemd is not installed: {JOURNALD}");
+    let script = format!(
+        "set -e
+        mount -t tmpfs none /run; mount -t tmpfs none /var/log
+        mkdir -p /run/systemd/journal /run/log/journal
+        [ -s /etc/machine-id ] || {{ mount -t tmpfs none /tmp; systemd-id128 new > /tmp/id; mount --bind /tmp/id /etc/machine-id; }}
+        mount -t tmpfs -o mode=755 none /mnt; cp -a /dev/null /dev/zero /dev/urandom /dev/random /dev/full /dev/tty /mnt/ 2>/dev/null || true
+        ln -s /proc/self/fd /mnt/fd; touch /mnt/kmsg; mkdir /mnt/shm; mount --move /mnt /dev
+        ln -s /run/systemd/journal/dev-log /dev/log
+        {JOURNALD} >/dev/null 2>&1 &
+        for i in $(seq 500); do [ -n \"$(journalctl --quiet --lines=1 2>/dev/null)\" ] && break; sleep 0.01; done
+        exec \"$0\" --exact \"$1\" --nocapture"
+    );
+    let me = std::env::current_exe().unwrap();
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", &script]);
+    let output = command.arg(me).arg(test).env(INSIDE, "1").stdin(Stdio::null()).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && text.contains("1 passed"), "inside the namespace: {text}\n{errors}");
+    false
+}
+
+fn config() -> LoginsConfig {
+    LoginsConfig { enabled: true, logs: vec!["/var/log/auth.log".into()], journal: true }
+}
+
+/// A line as sshd writes it, by root from a process with sshd's name.
+fn sshd_says(dir: &Path, message: &str) {
+    let sshd = dir.join("sshd");
+    if !sshd.exists() {
+        std::fs::copy("/usr/bin/logger", &sshd).unwrap();
+    }
+    assert!(Command::new(sshd).args(["-t", "sshd", "-p", "auth.info", message]).status().unwrap().success());
+}
+
+fn logger_says(user: &str, message: &str) {
+    let logger = ["-u", user, "--", "logger", "-t", "sshd", "-p", "auth.info", message];
+    assert!(Command::new("runuser").args(logger).status().unwrap().success());
+}
+
+fn failed(user: &str) -> String {
+    format!("Failed password for {user} from 192.0.2.7 port 22 ssh2")
+}
+
+#[test]
+fn the_journal_is_the_source_and_only_sshd_speaks_as_sshd() {
+    if !inside("journal::the_journal_is_the_source_and_only_sshd_speaks_as_sshd") {
+        return;
+    }
+    let dir = tempfile::tempdir_in("/run").unwrap();
+    sshd_says(dir.path(), &failed("before-the-agent"));
+    std::fs::write("/var/log/auth.log", "").unwrap();
+    let probe = logins::probe(&config());
+    assert!(probe.rungs.iter().any(|rung| rung.rung == "journal" && rung.usable), "{probe:?}");
+
+    let bench = Bench::new(dir.path());
+    let run = bench.start(&config());
+    assert_eq!(run.report().rung, "journal");
+    logger_says("nobody", &failed("forged-by-nobody"));
+    logger_says("root", &failed("forged-by-root"));
+    let begin = Instant::now();
+    sshd_says(dir.path(), &failed("genuine"));
+    wait_for("the genuine line", || (!bench.sealed().is_empty()).then_some(()));
+    println!("logger started to sealed entry: {:?}", begin.elapsed());
+    // rsyslog would write the same line here.
+    std::fs::write("/var/log/auth.log", format!("Nov 21 12:00:00 h sshd[1]: {}\n", failed("genuine")))
+        .unwrap();
+    wait_for("the forgeries to be counted", || {
+        (run.report().counters.get("untrusted") == Some(&2)).then_some(())
+    });
+    assert_eq!(run.report().state, SensorState::Running);
+    run.stop();
+
+    sshd_says(dir.path(), &failed("while-the-agent-was-off"));
+    let run = bench.start(&config());
+    wait_for("the line of meanwhile", || (bench.sealed().len() >= 2).then_some(()));
+    sshd_says(dir.path(), &failed("last"));
+    wait_for("the last line", || (bench.sealed().len() >= 3).then_some(()));
+    run.stop();
+    let titles: Vec<String> = bench.sealed().into_iter().map(|finding| finding.title).collect();
+    let named = |user: &str| format!("Failed login of {user} from 192.0.2.7 by password");
+    assert_eq!(titles, [named("genuine"), named("while-the-agent-was-off"), named("last")]);
+    let evidence = bench.sealed()[0].evidence.to_string();
+    assert!(evidence.contains(r#""source":"journal""#) && evidence.contains(r#""uid":0"#), "{evidence}");
+}
+
+#[test]
+fn a_journalctl_that_dies_is_started_again_and_nothing_is_lost() {
+    if !inside("journal::a_journalctl_that_dies_is_started_again_and_nothing_is_lost") {
+        return;
+    }
+    let dir = tempfile::tempdir_in("/run").unwrap();
+    let bench = Bench::new(dir.path());
+    let run = bench.start(&config());
+    sshd_says(dir.path(), &failed("one"));
+    wait_for("the first", || (bench.sealed().len() == 1).then_some(()));
+    // Alone in a PID namespace: there is no other journalctl.
+    assert!(Command::new("pkill").args(["-9", "journalctl"]).status().unwrap().success());
+    sshd_says(dir.path(), &failed("two"));
+    wait_for("the second", || (bench.sealed().len() == 2).then_some(()));
+    assert_eq!(run.report().counters.get("journal-restarts"), Some(&1));
+    run.stop();
+    let children = Command::new("pgrep").arg("journalctl").output().unwrap();
+    assert!(children.stdout.is_empty(), "no child is left behind");
+}
+
+#[test]
+fn without_journald_the_rung_is_refused_with_its_reason() {
+    let probe = logins::probe(&config());
+    let rung = probe.rungs.iter().find(|rung| rung.rung == "journal").unwrap();
+    let bypassed = std::fs::canonicalize("/dev/log").is_err();
+    assert!(rung.usable || !rung.reason.is_empty());
+    assert!(!(rung.usable && bypassed), "{probe:?}");
+    let off = LoginsConfig { journal: false, ..config() };
+    let probe = logins::probe(&off);
+    assert_eq!(probe.rungs[0].reason, "switched off by logins.journal");
+}

@@ -581,3 +581,6 @@ fn fold_row(key: &FoldKey) -> String {
 fn source_row(address: IpAddr) -> String {
     format!("source {address}")
 }
+
+#[cfg(test)]
+mod tests;

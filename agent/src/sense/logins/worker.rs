@@ -80,6 +80,7 @@ impl Worker {
             self.output.detector().due_in(now),
             self.output.idle_positions_in(now),
             self.journal.as_ref().and_then(|journal| journal.restart_in(now)),
+            self.journal.as_ref().and_then(|journal| journal.replace_in(now)),
         ];
         let wait = due.into_iter().flatten().fold(LOOK_INTERVAL, Duration::min);
         let timeout = Timespec {

@@ -27,6 +27,9 @@ const CHUNK_BYTES: usize = 64 * 1024;
 /// Wait before the first restart; doubled up to the maximum while the child keeps ending at once.
 const RESTART_MIN: Duration = Duration::from_secs(1);
 const RESTART_MAX: Duration = Duration::from_secs(60);
+/// A child that found no journal file at its start does not notice the first one: until there was an entry
+/// it is replaced this often.
+const EMPTY_RETRY: Duration = Duration::from_secs(2);
 /// journald's own socket: somebody listens on it exactly while journald runs.
 const NATIVE_SOCKET: &str = "/run/systemd/journal/socket";
 /// Where journald takes what programs send to `/dev/log`.
@@ -139,8 +142,18 @@ impl Journal {
         Some(wait.saturating_sub(now.since(self.started)).min(RESTART_MAX))
     }
 
+    /// How long until a child that has not seen an entry is replaced; none when it has.
+    pub fn replace_in(&self, now: Timestamp) -> Option<Duration> {
+        let waiting = self.child.is_some() && self.cursor.is_empty();
+        waiting.then(|| EMPTY_RETRY.saturating_sub(now.since(self.started)))
+    }
+
     /// Starts the child if it is due.
     pub fn start_if_due(&mut self, now: Timestamp) -> io::Result<()> {
+        if self.replace_in(now) == Some(Duration::ZERO) {
+            self.reap();
+            self.failures = 0;
+        }
         if self.restart_in(now) != Some(Duration::ZERO) {
             return Ok(());
         }
@@ -152,7 +165,9 @@ impl Journal {
         let mut command = journalctl();
         command.args(["--follow", "--no-tail"]).arg(format!("--output-fields={}", entry::FIELDS));
         if !self.cursor.is_empty() {
-            command.arg(format!("--after-cursor={}", self.cursor));
+            // Not --after-cursor: with matches it skips one entry too many when the one at the cursor does not match
+            // or was vacuumed. The entry at the cursor comes first and is dropped below.
+            command.arg(format!("--cursor={}", self.cursor));
         }
         command.args(PROGRAMS.map(|program| format!("SYSLOG_IDENTIFIER={program}")));
         crate::sys::die_with_parent(&mut command);
@@ -199,7 +214,7 @@ impl Journal {
             if std::mem::take(&mut self.skipping) {
                 continue;
             }
-            if let Some(entry) = Entry::parse(line) {
+            if let Some(entry) = Entry::parse(line).filter(|entry| entry.cursor != self.cursor) {
                 self.cursor.clone_from(&entry.cursor);
                 each(entry);
             }
