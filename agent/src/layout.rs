@@ -7,6 +7,8 @@
 //!   uplink/           0750 root:<uplink group>
 //!     tls.key         0400 <uplink user>
 //!     tls.crt, ca.crt 0644 root
+//!   enrolling/        a new identity while `agent enroll --force` makes it
+//!   replaced-<time>/  0700 root     what it took the place of
 //! <run>/              0755 root     default /run/picket
 //!   agent.sock        0660 root:picket
 //! <motd>/picket       0644 root     /run/motd.d, or <run>/motd.d when <run> is not the default

@@ -188,7 +188,9 @@ fn resolver_paths() -> Vec<PathBuf> {
         paths.push(file.to_owned());
         let target = std::fs::canonicalize(file).ok();
         let directory = target.as_deref().and_then(Path::parent);
-        paths.extend(directory.filter(|directory| directory.starts_with("/run")).map(Path::to_owned));
+        // Never /run as a whole.
+        let own = |directory: &&Path| directory.starts_with("/run") && *directory != Path::new("/run");
+        paths.extend(directory.filter(own).map(Path::to_owned));
     }
     paths
 }
