@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -22,12 +23,19 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 /// Findings in the order in which they became durable.
 pub type Findings = Arc<Mutex<Vec<Value>>>;
 
+/// Type, size, mode and content of a row.
+pub type Facts = (i64, i64, i64, Option<Vec<u8>>);
+
 /// See the module.
 pub struct Lab {
     pub directory: Arc<tempfile::TempDir>,
     pub config: FilesConfig,
     pub tuning: Tuning,
     pub findings: Findings,
+    /// While set, entries are taken and lost, as when the agent is killed before the commit.
+    pub lose: Arc<AtomicBool>,
+    /// Findings that the writer took since the sensor was started.
+    taken: Arc<AtomicU64>,
     running: Option<Running>,
 }
 
@@ -63,7 +71,15 @@ impl Lab {
         // The tests change files from the sensor's own process.
         let tuning = Tuning { own_pid: None, overflow_rest: Duration::from_millis(50), ..Tuning::default() };
         let findings = Findings::default();
-        Self { directory: Arc::new(directory), config, tuning, findings, running: None }
+        Self {
+            directory: Arc::new(directory),
+            config,
+            tuning,
+            findings,
+            lose: Arc::default(),
+            taken: Arc::default(),
+            running: None,
+        }
     }
 
     pub fn tree(&self) -> PathBuf {
@@ -84,6 +100,7 @@ impl Lab {
         self.wait("the first comparison", |lab| {
             matches!(lab.status().report().state, SensorState::Running | SensorState::Degraded)
         });
+        self.wait("the first commit", |lab| lab.watched_until().is_some());
     }
 
     pub fn start_before_ready(&mut self) {
@@ -93,7 +110,10 @@ impl Lab {
         connection.execute_batch(files::SCHEMA).unwrap();
         let stop = Stop::new().unwrap();
         let findings = Arc::clone(&self.findings);
-        let writer = std::thread::spawn(move || write_all(connection, &inbox, &findings));
+        let lose = Arc::clone(&self.lose);
+        let taken = Arc::clone(&self.taken);
+        taken.store(0, Ordering::Relaxed);
+        let writer = std::thread::spawn(move || write_all(connection, &inbox, &findings, &lose, &taken));
         let status = SensorStatus::default();
         let context =
             SensorContext { sealer, database: self.database(), stop: stop.clone(), status: status.clone() };
@@ -154,15 +174,28 @@ impl Lab {
         expected.sort();
         self.wait(&format!("{case}: {expected:?}"), |lab| lab.seen().len() >= expected.len());
         let summary = self.scan();
-        self.wait(&format!("{case}: arrival"), |lab| lab.counter("findings") <= lab.told());
+        self.wait(&format!("{case}: arrival"), |lab| {
+            lab.counter("findings") <= lab.taken.load(Ordering::Relaxed)
+        });
         let mut seen = self.seen();
         seen.sort();
         assert_eq!(seen, expected, "{case}; the scan that followed: {summary:?}");
     }
 
-    /// How many findings this run of the sensor has handed on and the writer has taken.
-    fn told(&self) -> u64 {
-        u64::try_from(self.findings.lock().unwrap().len()).unwrap()
+    /// Paths (relative to the lab) of all findings of that rule, sorted.
+    pub fn paths(&self, rule: &str) -> Vec<String> {
+        let mut paths: Vec<String> =
+            self.seen().into_iter().filter(|(seen, _)| seen == rule).map(|(_, path)| path).collect();
+        paths.sort();
+        paths
+    }
+
+    /// The time until which the sensor has watched without a gap, as it is in the database.
+    fn watched_until(&self) -> Option<i64> {
+        let connection = rusqlite::Connection::open(self.database()).unwrap();
+        connection
+            .query_row("SELECT value FROM file_meta WHERE key = 'seen_until'", [], |row| row.get(0))
+            .ok()
     }
 
     pub fn forget(&self) {
@@ -180,7 +213,7 @@ impl Lab {
     }
 
     /// The rows of the baseline by relative path, as far as a test compares them: type, size, mode, content.
-    pub fn rows(&self) -> BTreeMap<String, (i64, i64, i64, Option<Vec<u8>>)> {
+    pub fn rows(&self) -> BTreeMap<String, Facts> {
         let connection = rusqlite::Connection::open(self.database()).unwrap();
         let mut statement = connection
             .prepare(
@@ -221,6 +254,8 @@ fn write_all(
     mut connection: rusqlite::Connection,
     inbox: &std::sync::mpsc::Receiver<picket_agent::ledger::Entry>,
     findings: &Findings,
+    lose: &AtomicBool,
+    taken: &AtomicU64,
 ) {
     loop {
         let mut entries = match inbox.recv_timeout(Duration::from_secs(3_600)) {
@@ -231,6 +266,9 @@ fn write_all(
         // What a group commit takes.
         std::thread::sleep(Duration::from_millis(20));
         entries.extend(inbox.try_iter());
+        if lose.load(Ordering::Relaxed) {
+            continue;
+        }
         let transaction = connection.transaction().unwrap();
         for write in entries.iter_mut().flat_map(|entry| &mut entry.writes) {
             write(&transaction).unwrap();
@@ -240,6 +278,7 @@ fn write_all(
             let bytes = draft.render(0, Timestamp::default());
             let record: Value = serde_json::from_slice(&bytes).unwrap();
             findings.lock().unwrap().push(record["body"].clone());
+            taken.fetch_add(1, Ordering::Relaxed);
         }
     }
 }

@@ -1,5 +1,11 @@
 //! The file sensor on real files. Needs root: fanotify, device nodes and mounts.
-#![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test that cannot be set up, or lacks what it looks for, has failed"
+)]
 
 mod cases;
+mod faults;
 mod lab;
+mod model;

@@ -13,7 +13,7 @@ use crate::sense::files::object::{Content, Kind, ObjectState};
 
 /// Objects of a vanished directory that are named, and bytes of their names in all.
 const BENEATH_NAMED_MAX: usize = 200;
-const BENEATH_BYTES_MAX: usize = 24 * 1024;
+const BENEATH_BYTES_MAX: usize = 8 * 1024;
 
 /// What may differ between two states of an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]

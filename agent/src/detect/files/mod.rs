@@ -311,3 +311,6 @@ pub fn sensor_finding(
         drill: false,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -387,3 +387,6 @@ fn read_row(row: &SqlRow<'_>, first: usize) -> rusqlite::Result<Row> {
     let state = ObjectState { meta, content, racy: flags & RACY != 0 };
     Ok(Row { id: row.get(column(0))?, state, listed: flags & LISTED != 0, absent: flags & ABSENT != 0 })
 }
+
+#[cfg(test)]
+mod tests;

@@ -102,10 +102,6 @@ pub struct Examiner {
 
 impl Examiner {
     /// Tools for a worker.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "each is another part, made by the caller in its own order"
-    )]
     pub fn new(
         baseline: Baseline,
         shared: Arc<Shared>,
@@ -160,6 +156,13 @@ impl Examiner {
             }
         }
         ready
+    }
+
+    /// The directory above a tree, the nearest that exists, tells when the tree itself comes or goes.
+    pub fn watch_above(&mut self, tree: &Path) {
+        let is_directory = |above: &&Path| above.is_dir();
+        let above = tree.ancestors().skip(1).find(is_directory).unwrap_or(Path::new("/"));
+        self.rung.watch_directory(above);
     }
 
     /// Tells who waits how far a long pass is.

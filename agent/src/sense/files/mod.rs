@@ -128,6 +128,7 @@ pub fn start_tuned(
         requests,
         wake,
         mounts: MountTable::open().ok(),
+        mounts_changed: false,
         lacks,
         blind_mounts: None,
         complete: None,

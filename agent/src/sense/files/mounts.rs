@@ -1,4 +1,4 @@
-//! What is mounted where: read from `/proc/self/mountinfo`, whose descriptor also tells of changes.
+//! What is mounted where: read from `/proc/thread-self/mountinfo`, whose descriptor also tells of changes.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -141,7 +141,7 @@ pub struct MountTable(File);
 impl MountTable {
     /// Fails where `/proc` is not mounted.
     pub fn open() -> io::Result<Self> {
-        File::open("/proc/self/mountinfo").map(Self)
+        File::open("/proc/thread-self/mountinfo").map(Self)
     }
 
     /// The mounts as they are now; reading also answers the poll.

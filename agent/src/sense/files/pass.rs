@@ -124,9 +124,15 @@ impl Pass {
             (candidate.path, candidate.known) = (located.path.clone(), None);
             (candidate.mark.moved_from, candidate.mark.moved_to) = (None, None);
         }
+        if located.key.parent == NO_PARENT {
+            examiner.watch_above(&candidate.path);
+        }
         let meta = match place::metadata_of(&candidate.path) {
             Ok(meta) => meta,
-            Err(_) => return Ok(self.fail(examiner)),
+            Err(_) => {
+                self.fail(examiner);
+                return Ok(());
+            }
         };
         self.compare(examiner, candidate, located, meta)
     }
@@ -201,6 +207,7 @@ impl Pass {
         if self.fresh.len() + self.gone.len() >= HELD_MAX { self.settle(examiner) } else { Ok(()) }
     }
 
+    /// Counts what could not be looked at; the round goes on.
     pub(super) fn fail(&mut self, examiner: &mut Examiner) {
         self.errors += 1;
         examiner.tally.errors += 1;
@@ -276,7 +283,8 @@ impl Pass {
                 // It changes faster than it can be looked at.
                 let due = Instant::now() + CREATION * 5;
                 examiner.shared.dirty.with(|set| set.put_back(candidate.path, candidate.mark, due));
-                return Ok(self.fail(examiner));
+                self.fail(examiner);
+                return Ok(());
             }
         };
         if self.defers(examiner, &candidate, &located, &state, pair.is_some()) {

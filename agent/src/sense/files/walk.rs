@@ -109,7 +109,10 @@ impl Pass {
             Ok(fd) => fd,
             // Its own entry tells that it is gone.
             Err(error) if place::is_absent(&error) => return Ok(()),
-            Err(_) => return Ok(self.fail(examiner)),
+            Err(_) => {
+                self.fail(examiner);
+                return Ok(());
+            }
         };
         // It may have been moved since the walk saw its row.
         let Some((_, listed)) = directory(examiner, path)?.filter(|(found, _)| *found == id) else {
@@ -181,7 +184,8 @@ impl Pass {
             Err(_) => {
                 // It is there; nothing more is known of it.
                 listing.complete = false;
-                return Ok(self.fail(examiner));
+                self.fail(examiner);
+                return Ok(());
             }
         };
         self.progress.examined += 1;

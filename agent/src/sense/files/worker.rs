@@ -45,6 +45,8 @@ pub struct Worker {
     pub(super) requests: Receiver<ScanRequest>,
     pub(super) wake: Arc<Wake>,
     pub(super) mounts: Option<MountTable>,
+    /// The mount table has changed since it was read.
+    pub(super) mounts_changed: bool,
     /// Why the sensor sees less than it should, apart from what the rung says.
     pub(super) lacks: Vec<String>,
     /// Mounts that cannot be watched.
@@ -125,7 +127,6 @@ impl Worker {
         let mut pass = Pass { long: true, ..Pass::default() };
         let mut known = Vec::new();
         for tree in &trees {
-            self.watch_above(tree);
             // A tree that is new is walked when it is concluded.
             if directory(&mut self.examiner, tree)?.is_some() {
                 known.push(tree);
@@ -145,13 +146,6 @@ impl Worker {
         self.next_scan = Instant::now() + self.scan_interval();
         self.next_stamp = Instant::now() + self.examiner.tuning.stamp;
         Ok(())
-    }
-
-    /// The directory above a tree tells when the tree itself comes or goes.
-    fn watch_above(&mut self, tree: &Path) {
-        let above = tree.parent().unwrap_or(tree);
-        let above = above.ancestors().find(|above| above.is_dir()).unwrap_or(Path::new("/")).to_path_buf();
-        self.examiner.rung.watch_directory(&above);
     }
 
     fn scan_interval(&self) -> Duration {
@@ -181,11 +175,7 @@ impl Worker {
 
     /// Something was mounted or unmounted: what lies at and beneath is another now.
     fn follow_mounts(&mut self) -> Result<(), PassError> {
-        let changed = self.mounts.as_ref().is_some_and(|table| {
-            let mut fds = [PollFd::new(table, PollFlags::PRI)];
-            poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
-        });
-        if !changed {
+        if !std::mem::take(&mut self.mounts_changed) {
             return Ok(());
         }
         let before = self.examiner.view();
@@ -339,6 +329,10 @@ impl Worker {
         }
         // An interruption is a wake-up like any other.
         let _ready = poll(&mut fds, Some(&timeout)).is_ok();
+        // Asking is answering: the kernel says once that the table changed.
+        let changed =
+            fds.get(2).is_some_and(|mounts| mounts.revents().intersects(PollFlags::PRI | PollFlags::ERR));
+        self.mounts_changed |= changed;
         self.wake.clear();
     }
 
