@@ -405,3 +405,6 @@ fn cosigned(hello: &Hello, agent: AgentId, witness: &Witness) -> Option<Result<C
         Err(error) => Err(protocol(&error)),
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -20,8 +20,8 @@ use crate::store::StoreError;
 const BODIES_KIB_MAX: usize = 256 * 1024;
 /// A burst of new connections from one address, in seconds of its rate: a site that comes back after a cut.
 const ADDRESS_BURST_SECONDS: u32 = 30;
-/// Enrolments from one address.
-const ENROLMENTS: Rate = Rate { per_second: 5.0, burst: 200.0 };
+/// Enrolments from one address: a fleet is rolled out from behind one.
+const ENROLMENTS: Rate = Rate { per_second: 20.0, burst: 2_000.0 };
 /// A burst of an agent's records, in seconds of its rate.
 const RECORDS_BURST_SECONDS: f64 = 10.0;
 /// Living connections that were replaced, within [`CLONE_WINDOW`], that make a clone.
