@@ -31,6 +31,8 @@ const REPLACE_TIME_MAX: Duration = Duration::from_secs(15);
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(30);
 /// Verifying a body from this length on is worth a thread of its own.
 const HEAVY_BYTES: usize = 32 * 1024;
+/// What a batch costs beside its records (two signatures, a row, an answer), counted in records.
+const BATCH_COST: f64 = 50.0;
 /// A renewal costs a signature and a commit.
 const RENEWAL_INTERVAL: Duration = Duration::from_secs(30);
 const ACCEPTED: &[FrameType] = &[FrameType::Hello, FrameType::Batch, FrameType::Renew];
@@ -347,7 +349,7 @@ impl Connection {
                 }
                 Step::Store(batch) => {
                     let wait = self.records.charge(
-                        f64::from(batch.count),
+                        BATCH_COST + f64::from(batch.count),
                         self.state.records,
                         std::time::Instant::now(),
                     );

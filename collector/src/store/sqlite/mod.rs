@@ -208,7 +208,7 @@ impl Store for SqliteStore {
     }
 
     fn operators(&self) -> Result<Vec<Operator>, StoreError> {
-        self.readers.read(|tx| people::operators(tx))
+        self.readers.read(people::operators)
     }
 
     fn remove_operator(&self, name: &str) -> Result<bool, StoreError> {
@@ -242,7 +242,7 @@ impl Store for SqliteStore {
     }
 
     fn trusts(&self) -> Result<Vec<TrustRow>, StoreError> {
-        self.readers.read(|tx| people::trusts(tx))
+        self.readers.read(people::trusts)
     }
 }
 
