@@ -19,7 +19,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::limits::address_key;
 use super::state::{ServerState, stopped};
-use super::{connection, enrol};
+use super::{door, enrol};
 
 /// A TLS handshake takes two round trips.
 const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
@@ -169,7 +169,7 @@ impl Listener {
             Some(name) if name == ALPN_AGENT => {
                 let certificate =
                     tls.peer_certificates().and_then(|chain| chain.first()).map(|der| der.to_vec());
-                connection::serve(&self.state, &mut stream, certificate.as_deref(), peer).await;
+                door::serve(&self.state, &mut stream, certificate.as_deref(), peer).await;
             }
             Some(name) if name == ALPN_ENROLL => Box::pin(enrol::serve(&self.state, &mut stream, peer)).await,
             _ => {

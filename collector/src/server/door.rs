@@ -1,0 +1,126 @@
+//! The door for agents: who may come in, which connection of an agent counts, and who is turned away with
+//! what word.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use picket_protocol::identity::AgentId;
+use picket_protocol::message::Bye;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::timeout;
+
+use super::authority::Identity;
+use super::connection::Connection;
+use super::session::RETRY_SOON;
+use super::state::{ServerState, jittered};
+use super::wire::say_bye;
+use crate::store::{Admission, HostState, LedgerHead, OwnFinding};
+
+/// Longest wait for the end of the connection that this one replaces.
+const REPLACE_TIME_MAX: Duration = Duration::from_secs(15);
+
+/// Serves an agent whose certificate the TLS layer checked, until either side ends it.
+pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
+    state: &Arc<ServerState>,
+    stream: &mut S,
+    certificate: Option<&[u8]>,
+    peer: SocketAddr,
+) {
+    let identity = certificate.map(Identity::read);
+    let identity = match identity {
+        Some(Ok(identity)) => identity,
+        Some(Err(error)) => return turn_away(state, stream, peer, "refused", &error.to_string()).await,
+        None => return turn_away(state, stream, peer, "refused", "no client certificate").await,
+    };
+    if identity.expires <= state.now() {
+        let detail = format!("the certificate ended at {}: enrol the host anew", identity.expires);
+        return turn_away(state, stream, peer, "refused", &detail).await;
+    }
+    if !state.agents.take(identity.agent, std::time::Instant::now()) {
+        return turn_away(state, stream, peer, "too-fast", "too many connections of this agent").await;
+    }
+    let (seat, before) = state.shared.seat(identity.agent, identity.tenant.clone());
+    if let Some(before) = before {
+        let bye = farewell("replaced", "another connection of this agent came", jittered(RETRY_SOON));
+        before.mailbox.put(|mail| mail.bye = Some(bye));
+        let mut ended = before.ended;
+        // Its batches must be committed before this one asks where the ledger stands.
+        if timeout(REPLACE_TIME_MAX, ended.changed()).await.is_err() {
+            return turn_away(state, stream, peer, "refused", "the last connection has not ended yet").await;
+        }
+    }
+    // Whoever is seated from now on is not told any more.
+    if *state.stopping.borrow() {
+        return turn_away(state, stream, peer, "shutting-down", "the collector stops").await;
+    }
+    match admit(state, &identity).await {
+        Ok(head) => {
+            let connection = Connection::new(state, identity.agent, seat, head, peer);
+            Box::pin(connection.run(stream)).await;
+        }
+        Err((reason, detail)) => turn_away(state, stream, peer, reason, &detail).await,
+    }
+}
+
+async fn turn_away<S: AsyncRead + AsyncWrite + Unpin>(
+    state: &ServerState,
+    stream: &mut S,
+    peer: SocketAddr,
+    reason: &'static str,
+    detail: &str,
+) {
+    if let Some(suppressed) = state.noise.refused.pass(std::time::Instant::now()) {
+        tracing::warn!(%peer, reason, detail, suppressed, "an agent was turned away");
+    }
+    let wait = if reason == "revoked" || reason == "fork" { 3_600 } else { jittered(RETRY_SOON) };
+    say_bye(stream, &farewell(reason, detail, wait)).await;
+}
+
+pub(super) fn farewell(reason: &str, detail: &str, retry_after: u64) -> Bye {
+    Bye { reason: reason.to_owned(), detail: detail.to_owned(), retry_after }
+}
+
+/// What the TLS layer cannot know, also of a resumed session: is this still the host's certificate?
+async fn admit(state: &Arc<ServerState>, identity: &Identity) -> Result<LedgerHead, (&'static str, String)> {
+    let agent = identity.agent;
+    let found = state
+        .blocking(move |state| Ok((state.shared.store.admission(agent)?, state.shared.store.ledger(agent)?)))
+        .await;
+    let (admission, head) = found.map_err(|error| {
+        tracing::error!(%agent, %error, "the store does not answer");
+        ("refused", "the store does not answer; try again later".to_owned())
+    })?;
+    let unknown = || ("refused", "this agent is not known here: enrol the host anew".to_owned());
+    let (admission, head) = admission.zip(head).ok_or_else(unknown)?;
+    check(identity, &admission)?;
+    Ok(head)
+}
+
+fn check(identity: &Identity, admission: &Admission) -> Result<(), (&'static str, String)> {
+    match admission.state {
+        HostState::Revoked => return Err(("revoked", "the vendor revoked this host".to_owned())),
+        HostState::Forked => {
+            return Err(("fork", format!("{}; the host has to be enrolled anew", admission.state_reason)));
+        }
+        HostState::Active => {}
+    }
+    let serials = [Some(&admission.serial), admission.previous_serial.as_ref()];
+    let current = serials.into_iter().flatten().any(|serial| *serial == identity.serial);
+    if admission.tenant == identity.tenant && current {
+        Ok(())
+    } else {
+        Err(("refused", "this certificate was replaced".to_owned()))
+    }
+}
+
+/// A living connection was replaced: when that goes on, two hold one identity.
+pub(super) async fn report_clone(state: &Arc<ServerState>, agent: AgentId, peer: SocketAddr) {
+    let now = std::time::Instant::now();
+    let Some(sign) = state.replaced_alive(agent, peer.ip().to_string(), now) else { return };
+    tracing::error!(%agent, times = sign.times, "two holders of one identity push each other out");
+    let finding = OwnFinding::cloned(agent, sign.times, 600, &sign.peers, state.now());
+    if let Err(error) = state.blocking(move |state| state.shared.store.raise(finding)).await {
+        tracing::error!(%agent, %error, "the finding of a clone was not kept");
+    }
+}
