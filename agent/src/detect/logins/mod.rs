@@ -13,20 +13,24 @@
 //! first when it had grown, and counted. What had grown but was not raised yet is state that must survive the
 //! process ([`Detector::take_changes`], [`Detector::restore`]): nothing else is lost or told twice by a crash.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use picket_protocol::finding::{Finding, Observed, Text};
+use picket_protocol::finding::Finding;
 use picket_protocol::time::Timestamp;
 use uuid::Uuid;
 
 use crate::sense::logins::{LoginEvent, LoginKind, Reporter};
 
 mod finding;
+mod fold;
+mod source;
 mod table;
 
 pub use finding::Reports;
+use fold::{Fold, FoldKey, fold_row, is_step};
+use source::{Alarm, Source, source_row};
 use table::Table;
 
 /// When is enough. Each with the reason for its default.
@@ -60,95 +64,6 @@ impl Default for Thresholds {
     }
 }
 
-/// Names kept with a brute-force finding.
-const USERS_MAX: usize = 8;
-/// Attempt times kept for one address, whatever the threshold says.
-const ATTEMPTS_MAX: usize = 100;
-
-/// What events are like one another.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
-struct FoldKey {
-    kind: LoginKind,
-    service: String,
-    user: Option<Text>,
-    address: Option<IpAddr>,
-    detail: Vec<Option<Text>>,
-}
-
-impl FoldKey {
-    fn of(event: &LoginEvent) -> Self {
-        let detail = match event.event {
-            LoginKind::Success => vec![event.method.clone(), event.key.clone()],
-            LoginKind::PrivilegeSuccess => vec![event.target.clone(), event.command.clone()],
-            _ => Vec::new(),
-        };
-        Self {
-            kind: event.event,
-            service: event.service.clone().into_owned(),
-            user: event.user.clone(),
-            address: event.address,
-            detail,
-        }
-    }
-}
-
-/// Like events so far.
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
-struct Fold {
-    id: Uuid,
-    first: Timestamp,
-    last: Timestamp,
-    reports: Reports,
-    raised: u64,
-    raised_at: Timestamp,
-    touched: Timestamp,
-    newest: LoginEvent,
-    /// Whether the database has a row for it.
-    #[serde(skip)]
-    stored: bool,
-}
-
-impl Fold {
-    fn grew(&self) -> bool {
-        self.reports.count() > self.raised
-    }
-
-    fn raise(&mut self, now: Timestamp) -> Finding {
-        self.raised = self.reports.count();
-        self.raised_at = now;
-        let observed = Observed { first: self.first, last: self.last, count: self.raised.max(1) };
-        finding::of_event(self.id, &self.newest, observed, self.reports)
-    }
-}
-
-/// What one address tried.
-#[derive(Clone, Debug, Default)]
-struct Source {
-    recent: VecDeque<Timestamp>,
-    last_port: Option<u16>,
-    touched: Timestamp,
-    users: Vec<Text>,
-    users_left_out: u64,
-    alarm: Option<Alarm>,
-    /// Whether the database has a row for its alarm.
-    stored: bool,
-}
-
-/// A brute-force finding that is open.
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
-struct Alarm {
-    id: Uuid,
-    first: Timestamp,
-    last: Timestamp,
-    count: u64,
-    raised: u64,
-    raised_at: Timestamp,
-    touched: Timestamp,
-    users: Vec<Text>,
-    users_left_out: u64,
-    newest: LoginEvent,
-}
-
 /// What became of events, counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
@@ -175,21 +90,6 @@ pub struct Detector {
     newest: Timestamp,
     /// Counts.
     pub tally: Tally,
-}
-
-/// The steps at which a growing count is told.
-fn is_step(before: u64, after: u64) -> bool {
-    if after <= 5 {
-        return after > before;
-    }
-    let mut step = 10u64;
-    while step <= after {
-        if [1, 2, 5].iter().any(|times| (before + 1..=after).contains(&step.saturating_mul(*times))) {
-            return true;
-        }
-        step = step.saturating_mul(10);
-    }
-    false
 }
 
 impl Detector {
@@ -254,17 +154,7 @@ impl Detector {
     ) -> u64 {
         let key = FoldKey::of(event);
         if self.folds.touch(&key).is_none() {
-            let fold = Fold {
-                id: new_id(),
-                first: event.time,
-                last: event.time,
-                reports: Reports::default(),
-                raised: 0,
-                raised_at: now,
-                touched: now,
-                newest: event.clone(),
-                stored: false,
-            };
+            let fold = Fold::new(new_id(), event, now);
             if let Some((old_key, mut old)) = self.folds.insert(key.clone(), fold) {
                 self.tally.evicted += 1;
                 if old.grew() {
@@ -276,18 +166,7 @@ impl Detector {
         let interval = self.thresholds.raise_interval;
         let Some(fold) = self.folds.get_mut(&key) else { return 0 };
         let before = fold.reports.count();
-        let repeats = u64::from(event.repeats.max(1));
-        match event.reporter {
-            Reporter::Service => fold.reports.service += repeats,
-            Reporter::Notice => fold.reports.notice += repeats,
-            Reporter::Pam => fold.reports.pam += repeats,
-        }
-        fold.first = fold.first.min(event.time);
-        fold.last = fold.last.max(event.time);
-        fold.touched = now;
-        if event.reporter == Reporter::Service || fold.newest.reporter != Reporter::Service {
-            fold.newest = event.clone();
-        }
+        fold.add(event, now);
         let after = fold.reports.count();
         if is_step(fold.raised, after) || (fold.grew() && now.since(fold.raised_at) >= interval) {
             findings.push(fold.raise(now));
@@ -307,12 +186,12 @@ impl Detector {
         findings: &mut Vec<Finding>,
     ) {
         let Some(address) = event.address else { return };
-        if self.sources.touch(&address).is_none() {
-            if let Some((old_address, mut old)) = self.sources.insert(address, Source::default()) {
-                self.tally.evicted += 1;
-                findings.extend(old.raise_if_grown(*old_address, &self.thresholds, now));
-                self.forget(old.stored, || source_row(*old_address));
-            }
+        let known = self.sources.touch(&address).is_some();
+        let evicted = if known { None } else { self.sources.insert(address, Source::default()) };
+        if let Some((old_address, mut old)) = evicted {
+            self.tally.evicted += 1;
+            findings.extend(old.raise_if_grown(*old_address, &self.thresholds, now));
+            self.forget(old.stored, || source_row(*old_address));
         }
         let thresholds = self.thresholds;
         let Some(source) = self.sources.get_mut(&address) else { return };
@@ -496,90 +375,6 @@ impl Detector {
         self.folds.insert(key, Fold { stored: true, ..fold });
         Some(())
     }
-}
-
-impl Source {
-    fn add(&mut self, event: &LoginEvent, attempts: u64, now: Timestamp, thresholds: &Thresholds) {
-        let room = usize::try_from(thresholds.attempts).unwrap_or(ATTEMPTS_MAX).clamp(1, ATTEMPTS_MAX);
-        for _ in 0..attempts.min(u64::try_from(room).unwrap_or(0)) {
-            self.recent.push_back(event.time);
-        }
-        while self.recent.len() > room {
-            self.recent.pop_front();
-        }
-        if event.port.is_some() {
-            self.last_port = event.port;
-        }
-        self.touched = now;
-        if let Some(user) = event.user.as_ref().filter(|user| !self.users.contains(user)) {
-            if self.users.len() < USERS_MAX {
-                self.users.push(user.clone());
-            } else {
-                self.users_left_out += 1;
-            }
-        }
-        if let Some(alarm) = &mut self.alarm {
-            alarm.count += attempts;
-            alarm.last = alarm.last.max(event.time);
-            alarm.touched = now;
-            alarm.users.clone_from(&self.users);
-            alarm.users_left_out = self.users_left_out;
-            alarm.newest = event.clone();
-        }
-    }
-
-    fn is_over(&self, time: Timestamp, thresholds: &Thresholds) -> bool {
-        let needed = usize::try_from(thresholds.attempts).unwrap_or(ATTEMPTS_MAX).clamp(1, ATTEMPTS_MAX);
-        let within = |first: &Timestamp| time.since(*first) <= thresholds.window;
-        self.recent.len() >= needed && self.recent.front().is_some_and(within)
-    }
-
-    fn new_alarm(&self, event: &LoginEvent, attempts: u64, id: Uuid, now: Timestamp) -> Alarm {
-        Alarm {
-            id,
-            first: self.recent.front().copied().unwrap_or(event.time),
-            last: event.time,
-            count: u64::try_from(self.recent.len()).unwrap_or(0).max(attempts),
-            raised: 0,
-            raised_at: now,
-            touched: now,
-            users: self.users.clone(),
-            users_left_out: self.users_left_out,
-            newest: event.clone(),
-        }
-    }
-
-    fn raise_at_step(&mut self, address: IpAddr, thresholds: &Thresholds, now: Timestamp) -> Option<Finding> {
-        let alarm = self.alarm.as_ref()?;
-        let late = alarm.count > alarm.raised && now.since(alarm.raised_at) >= thresholds.raise_interval;
-        if !late && !is_step(alarm.raised, alarm.count) {
-            return None;
-        }
-        self.raise_if_grown(address, thresholds, now)
-    }
-
-    fn raise_if_grown(
-        &mut self,
-        address: IpAddr,
-        thresholds: &Thresholds,
-        now: Timestamp,
-    ) -> Option<Finding> {
-        let alarm = self.alarm.as_mut().filter(|alarm| alarm.count > alarm.raised)?;
-        alarm.raised = alarm.count;
-        alarm.raised_at = now;
-        let observed = Observed { first: alarm.first, last: alarm.last, count: alarm.count };
-        let window = thresholds.window.as_secs();
-        let (users, left_out) = (&alarm.users, alarm.users_left_out);
-        Some(finding::brute_force(alarm.id, address, observed, window, users, left_out, &alarm.newest))
-    }
-}
-
-fn fold_row(key: &FoldKey) -> String {
-    format!("fold {}", serde_json::to_string(key).unwrap_or_default())
-}
-
-fn source_row(address: IpAddr) -> String {
-    format!("source {address}")
 }
 
 #[cfg(test)]

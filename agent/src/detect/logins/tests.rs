@@ -1,6 +1,6 @@
 use std::borrow::Cow;
 
-use picket_protocol::finding::{Entity, Severity};
+use picket_protocol::finding::{Entity, Severity, Text};
 
 use super::*;
 use crate::sense::logins::{Place, Source as LogSource};

@@ -4,19 +4,24 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// A message, what it is, user, address, port, how often.
-type Case = (&'static str, LoginKind, Option<&'static str>, Option<&'static str>, Option<u16>, u32);
+use LoginKind::{Failure, InvalidUser, PrivilegeFailure, PrivilegeSuccess, Probe};
 
-use LoginKind::{Failure, InvalidUser, PrivilegeFailure, PrivilegeSuccess, Probe, Success};
-
-fn check(program: &str, cases: &[Case]) {
-    for (message, kind, user, address, port, repeats) in cases {
+/// Checks a table: what it is, user, address, port, how often, message. `-` for none, `""` for an empty name.
+fn check(program: &str, table: &str) {
+    for row in table.lines().filter(|row| !row.is_empty()) {
+        let mut columns = row.splitn(6, " | ");
+        let mut column = || columns.next().expect("six columns");
+        let (kind, user, address, port, repeats, message) =
+            (column(), column(), column(), column(), column(), column());
         let parsed =
             parse(program.as_bytes(), message.as_bytes()).unwrap_or_else(|| panic!("nothing: {message}"));
-        assert_eq!(parsed.kind, *kind, "{message}");
-        assert_eq!(parsed.user, user.map(str::as_bytes), "{message}");
-        assert_eq!(parsed.address, address.map(|address| address.parse::<IpAddr>().unwrap()), "{message}");
-        assert_eq!((parsed.port, parsed.repeats), (*port, *repeats), "{message}");
+        assert_eq!(parsed.kind.as_str(), kind, "{message}");
+        let known = |text: &str| (text != "-").then(|| text.trim_matches('"').to_owned());
+        let name = parsed.user.map(|user| String::from_utf8(user.to_vec()).unwrap());
+        assert_eq!(name, known(user), "{message}");
+        assert_eq!(parsed.address.map(|address| address.to_string()), known(address), "{message}");
+        assert_eq!(parsed.port.map(|port| port.to_string()), known(port), "{message}");
+        assert_eq!(parsed.repeats.to_string(), repeats, "{message}");
         assert!(!parsed.ambiguous, "{message}");
     }
 }
@@ -25,113 +30,22 @@ fn check(program: &str, cases: &[Case]) {
 fn attempts_of_every_method() {
     check(
         "sshd",
-        &[
-            (
-                "Accepted password for root from 192.0.2.7 port 4711 ssh2",
-                Success,
-                Some("root"),
-                Some("192.0.2.7"),
-                Some(4711),
-                1,
-            ),
-            (
-                "Accepted publickey for al from 192.0.2.7 port 1 ssh2: ED25519 SHA256:abc",
-                Success,
-                Some("al"),
-                Some("192.0.2.7"),
-                Some(1),
-                1,
-            ),
-            (
-                "Accepted publickey for al from 192.0.2.7 port 1 ssh2: RSA MD5:00:11",
-                Success,
-                Some("al"),
-                Some("192.0.2.7"),
-                Some(1),
-                1,
-            ),
-            (
-                "Accepted publickey for al from 2001:db8::7 port 1 ssh2: RSA-CERT SHA256:abc ID al laptop (serial 7) CA RSA SHA256:def",
-                Success,
-                Some("al"),
-                Some("2001:db8::7"),
-                Some(1),
-                1,
-            ),
-            (
-                "Accepted keyboard-interactive/pam for al from fe80::1%eth0 port 1 ssh2",
-                Success,
-                Some("al"),
-                Some("fe80::1"),
-                Some(1),
-                1,
-            ),
-            (
-                "Accepted gssapi-with-mic for al from 192.0.2.7 port 1 ssh2: al@EXAMPLE.ORG",
-                Success,
-                Some("al"),
-                Some("192.0.2.7"),
-                Some(1),
-                1,
-            ),
-            (
-                "Accepted hostbased for al from 192.0.2.7 port 1 ssh2: RSA SHA256:abc, client user \"al\", client host \"h\"",
-                Success,
-                Some("al"),
-                Some("192.0.2.7"),
-                Some(1),
-                1,
-            ),
-            ("Accepted none for al from UNKNOWN port 65535 ssh2", Success, Some("al"), None, Some(65535), 1),
-            (
-                "Failed password for root from ::ffff:192.0.2.7 port 4711 ssh2",
-                Failure,
-                Some("root"),
-                Some("192.0.2.7"),
-                Some(4711),
-                1,
-            ),
-            (
-                "Failed password for invalid user bob from 192.0.2.7 port 4711 ssh2",
-                InvalidUser,
-                Some("bob"),
-                Some("192.0.2.7"),
-                Some(4711),
-                1,
-            ),
-            (
-                "Failed password for invalid user  from 192.0.2.7 port 4711 ssh2",
-                InvalidUser,
-                Some(""),
-                Some("192.0.2.7"),
-                Some(4711),
-                1,
-            ),
-            (
-                "Failed none for invalid user a b from 192.0.2.7 port 4711 ssh2",
-                InvalidUser,
-                Some("a b"),
-                Some("192.0.2.7"),
-                Some(4711),
-                1,
-            ),
-            (
-                "Failed publickey for al from 192.0.2.7 port 1 ssh2: RSA SHA256:abc",
-                Failure,
-                Some("al"),
-                Some("192.0.2.7"),
-                Some(1),
-                1,
-            ),
-            (
-                "message repeated 5 times: [ Failed password for root from 192.0.2.7 port 22 ssh2]",
-                Failure,
-                Some("root"),
-                Some("192.0.2.7"),
-                Some(22),
-                5,
-            ),
-        ],
+        r#"
+login.success | root | 192.0.2.7 | 4711 | 1 | Accepted password for root from 192.0.2.7 port 4711 ssh2
+login.success | al | 192.0.2.7 | 1 | 1 | Accepted publickey for al from 192.0.2.7 port 1 ssh2: ED25519 SHA256:abc
+login.success | al | 192.0.2.7 | 1 | 1 | Accepted publickey for al from 192.0.2.7 port 1 ssh2: RSA MD5:00:11
+login.success | al | 2001:db8::7 | 1 | 1 | Accepted publickey for al from 2001:db8::7 port 1 ssh2: RSA-CERT SHA256:abc ID al laptop (serial 7) CA RSA SHA256:def
+login.success | al | fe80::1 | 1 | 1 | Accepted keyboard-interactive/pam for al from fe80::1%eth0 port 1 ssh2
+login.success | al | 192.0.2.7 | 1 | 1 | Accepted gssapi-with-mic for al from 192.0.2.7 port 1 ssh2: al@EXAMPLE.ORG
+login.success | al | 192.0.2.7 | 1 | 1 | Accepted hostbased for al from 192.0.2.7 port 1 ssh2: RSA SHA256:abc, client user "al", client host "h"
+login.success | al | - | 65535 | 1 | Accepted none for al from UNKNOWN port 65535 ssh2
+login.failure | root | 192.0.2.7 | 4711 | 1 | Failed password for root from ::ffff:192.0.2.7 port 4711 ssh2
+login.invalid-user | bob | 192.0.2.7 | 4711 | 1 | Failed password for invalid user bob from 192.0.2.7 port 4711 ssh2
+login.invalid-user | "" | 192.0.2.7 | 4711 | 1 | Failed password for invalid user  from 192.0.2.7 port 4711 ssh2
+login.invalid-user | a b | 192.0.2.7 | 4711 | 1 | Failed none for invalid user a b from 192.0.2.7 port 4711 ssh2
+login.failure | al | 192.0.2.7 | 1 | 1 | Failed publickey for al from 192.0.2.7 port 1 ssh2: RSA SHA256:abc
+login.failure | root | 192.0.2.7 | 22 | 5 | message repeated 5 times: [ Failed password for root from 192.0.2.7 port 22 ssh2]
+"#,
     );
 }
 
@@ -139,203 +53,48 @@ fn attempts_of_every_method() {
 fn other_messages_of_sshd() {
     check(
         "sshd-session",
-        &[
-            (
-                "Invalid user bob from 192.0.2.7 port 4711",
-                InvalidUser,
-                Some("bob"),
-                Some("192.0.2.7"),
-                Some(4711),
-                1,
-            ),
-            ("Invalid user bob from 192.0.2.7", InvalidUser, Some("bob"), Some("192.0.2.7"), None, 1),
-            ("Invalid user  from 192.0.2.7 port 1", InvalidUser, Some(""), Some("192.0.2.7"), Some(1), 1),
-            (
-                "User root from 192.0.2.7 not allowed because not listed in AllowUsers",
-                InvalidUser,
-                Some("root"),
-                Some("192.0.2.7"),
-                None,
-                1,
-            ),
-            ("User al not allowed because account is locked", InvalidUser, Some("al"), None, None, 1),
-            (
-                "ROOT LOGIN REFUSED FROM 192.0.2.7 port 9",
-                Failure,
-                Some("root"),
-                Some("192.0.2.7"),
-                Some(9),
-                1,
-            ),
-            (
-                "error: maximum authentication attempts exceeded for root from 192.0.2.7 port 5 ssh2 [preauth]",
-                Failure,
-                Some("root"),
-                Some("192.0.2.7"),
-                Some(5),
-                1,
-            ),
-            (
-                "error: maximum authentication attempts exceeded for invalid user b from 192.0.2.7 port 5 ssh2 [preauth]",
-                InvalidUser,
-                Some("b"),
-                Some("192.0.2.7"),
-                Some(5),
-                1,
-            ),
-            (
-                "error: PAM: Authentication failure for root from 192.0.2.7",
-                Failure,
-                Some("root"),
-                Some("192.0.2.7"),
-                None,
-                1,
-            ),
-            (
-                "error: PAM: User not known to the underlying authentication module for illegal user bob from host.example",
-                InvalidUser,
-                Some("bob"),
-                None,
-                None,
-                1,
-            ),
-            (
-                "fatal: Access denied for user al by PAM account configuration [preauth]",
-                Failure,
-                Some("al"),
-                None,
-                None,
-                1,
-            ),
-            (
-                "pam_unix(sshd:auth): authentication failure; logname= uid=0 euid=0 tty=ssh ruser= rhost=192.0.2.7  user=root",
-                Failure,
-                Some("root"),
-                Some("192.0.2.7"),
-                None,
-                1,
-            ),
-            (
-                "pam_unix(sshd:auth): authentication failure; logname= uid=0 euid=0 tty=ssh ruser= rhost=192.0.2.7 ",
-                InvalidUser,
-                None,
-                Some("192.0.2.7"),
-                None,
-                1,
-            ),
-            (
-                "PAM 2 more authentication failures; logname= uid=0 euid=0 tty=ssh ruser= rhost=192.0.2.7  user=root",
-                Failure,
-                Some("root"),
-                Some("192.0.2.7"),
-                None,
-                2,
-            ),
-            (
-                "PAM 1 more authentication failure; logname= uid=0 euid=0 tty=ssh ruser= rhost=192.0.2.7  user=root",
-                Failure,
-                Some("root"),
-                Some("192.0.2.7"),
-                None,
-                1,
-            ),
-        ],
+        r#"
+login.invalid-user | bob | 192.0.2.7 | 4711 | 1 | Invalid user bob from 192.0.2.7 port 4711
+login.invalid-user | bob | 192.0.2.7 | - | 1 | Invalid user bob from 192.0.2.7
+login.invalid-user | "" | 192.0.2.7 | 1 | 1 | Invalid user  from 192.0.2.7 port 1
+login.invalid-user | root | 192.0.2.7 | - | 1 | User root from 192.0.2.7 not allowed because not listed in AllowUsers
+login.invalid-user | al | - | - | 1 | User al not allowed because account is locked
+login.failure | root | 192.0.2.7 | 9 | 1 | ROOT LOGIN REFUSED FROM 192.0.2.7 port 9
+login.failure | root | 192.0.2.7 | 5 | 1 | error: maximum authentication attempts exceeded for root from 192.0.2.7 port 5 ssh2 [preauth]
+login.invalid-user | b | 192.0.2.7 | 5 | 1 | error: maximum authentication attempts exceeded for invalid user b from 192.0.2.7 port 5 ssh2 [preauth]
+login.failure | root | 192.0.2.7 | - | 1 | error: PAM: Authentication failure for root from 192.0.2.7
+login.invalid-user | bob | - | - | 1 | error: PAM: User not known to the underlying authentication module for illegal user bob from host.example
+login.failure | al | - | - | 1 | fatal: Access denied for user al by PAM account configuration [preauth]
+login.failure | root | 192.0.2.7 | - | 1 | pam_unix(sshd:auth): authentication failure; logname= uid=0 euid=0 tty=ssh ruser= rhost=192.0.2.7  user=root
+login.invalid-user | - | 192.0.2.7 | - | 1 | pam_unix(sshd:auth): authentication failure; logname= uid=0 euid=0 tty=ssh ruser= rhost=192.0.2.7 
+login.failure | root | 192.0.2.7 | - | 2 | PAM 2 more authentication failures; logname= uid=0 euid=0 tty=ssh ruser= rhost=192.0.2.7  user=root
+login.failure | root | 192.0.2.7 | - | 1 | PAM 1 more authentication failure; logname= uid=0 euid=0 tty=ssh ruser= rhost=192.0.2.7  user=root
+"#,
     );
 }
 
 #[test]
 fn connections_that_never_authenticate() {
-    let address = Some("192.0.2.7");
     check(
         "sshd",
-        &[
-            ("Connection closed by 192.0.2.7 port 5 [preauth]", Probe, None, address, Some(5), 1),
-            ("Connection closed by 192.0.2.7 port 5", Probe, None, address, Some(5), 1),
-            ("Connection reset by 192.0.2.7 port 5 [preauth]", Probe, None, address, Some(5), 1),
-            (
-                "Connection closed by authenticating user root 192.0.2.7 port 5 [preauth]",
-                Probe,
-                Some("root"),
-                address,
-                Some(5),
-                1,
-            ),
-            (
-                "Connection closed by invalid user a b 192.0.2.7 port 5 [preauth]",
-                Probe,
-                Some("a b"),
-                address,
-                Some(5),
-                1,
-            ),
-            (
-                "Connection closed by invalid user  192.0.2.7 port 5 [preauth]",
-                Probe,
-                Some(""),
-                address,
-                Some(5),
-                1,
-            ),
-            (
-                "Disconnected from authenticating user root 192.0.2.7 port 5 [preauth]",
-                Probe,
-                Some("root"),
-                address,
-                Some(5),
-                1,
-            ),
-            ("Disconnected from 192.0.2.7 port 5 [preauth]", Probe, None, address, Some(5), 1),
-            ("Did not receive identification string from 192.0.2.7 port 5", Probe, None, address, Some(5), 1),
-            (
-                "Bad protocol version identification 'GET / HTTP/1.1' from 192.0.2.7 port 5",
-                Probe,
-                None,
-                address,
-                Some(5),
-                1,
-            ),
-            (
-                "banner exchange: Connection from 192.0.2.7 port 5: invalid format",
-                Probe,
-                None,
-                address,
-                Some(5),
-                1,
-            ),
-            (
-                "Unable to negotiate with 192.0.2.7 port 5: no matching host key type found. Their offer: ssh-dss [preauth]",
-                Probe,
-                None,
-                address,
-                Some(5),
-                1,
-            ),
-            ("fatal: Timeout before authentication for 192.0.2.7 port 5", Probe, None, address, Some(5), 1),
-            (
-                "Timeout before authentication for connection from 192.0.2.7 to 198.51.100.1, pid = 77",
-                Probe,
-                None,
-                address,
-                None,
-                1,
-            ),
-            (
-                "drop connection #10 from [192.0.2.7]:5 on [198.51.100.1]:22 past MaxStartups",
-                Probe,
-                None,
-                address,
-                Some(5),
-                1,
-            ),
-            (
-                "ssh_dispatch_run_fatal: Connection from 192.0.2.7 port 5: message authentication code incorrect [preauth]",
-                Probe,
-                None,
-                address,
-                Some(5),
-                1,
-            ),
-        ],
+        r#"
+login.probe | - | 192.0.2.7 | 5 | 1 | Connection closed by 192.0.2.7 port 5 [preauth]
+login.probe | - | 192.0.2.7 | 5 | 1 | Connection closed by 192.0.2.7 port 5
+login.probe | - | 192.0.2.7 | 5 | 1 | Connection reset by 192.0.2.7 port 5 [preauth]
+login.probe | root | 192.0.2.7 | 5 | 1 | Connection closed by authenticating user root 192.0.2.7 port 5 [preauth]
+login.probe | a b | 192.0.2.7 | 5 | 1 | Connection closed by invalid user a b 192.0.2.7 port 5 [preauth]
+login.probe | "" | 192.0.2.7 | 5 | 1 | Connection closed by invalid user  192.0.2.7 port 5 [preauth]
+login.probe | root | 192.0.2.7 | 5 | 1 | Disconnected from authenticating user root 192.0.2.7 port 5 [preauth]
+login.probe | - | 192.0.2.7 | 5 | 1 | Disconnected from 192.0.2.7 port 5 [preauth]
+login.probe | - | 192.0.2.7 | 5 | 1 | Did not receive identification string from 192.0.2.7 port 5
+login.probe | - | 192.0.2.7 | 5 | 1 | Bad protocol version identification 'GET / HTTP/1.1' from 192.0.2.7 port 5
+login.probe | - | 192.0.2.7 | 5 | 1 | banner exchange: Connection from 192.0.2.7 port 5: invalid format
+login.probe | - | 192.0.2.7 | 5 | 1 | Unable to negotiate with 192.0.2.7 port 5: no matching host key type found. Their offer: ssh-dss [preauth]
+login.probe | - | 192.0.2.7 | 5 | 1 | fatal: Timeout before authentication for 192.0.2.7 port 5
+login.probe | - | 192.0.2.7 | - | 1 | Timeout before authentication for connection from 192.0.2.7 to 198.51.100.1, pid = 77
+login.probe | - | 192.0.2.7 | 5 | 1 | drop connection #10 from [192.0.2.7]:5 on [198.51.100.1]:22 past MaxStartups
+login.probe | - | 192.0.2.7 | 5 | 1 | ssh_dispatch_run_fatal: Connection from 192.0.2.7 port 5: message authentication code incorrect [preauth]
+"#,
     );
 }
 
@@ -343,90 +102,27 @@ fn connections_that_never_authenticate() {
 fn privilege() {
     check(
         "sudo",
-        &[
-            (
-                "   alice : TTY=pts/0 ; PWD=/home/alice ; USER=root ; COMMAND=/usr/bin/id -u",
-                PrivilegeSuccess,
-                Some("alice"),
-                None,
-                None,
-                1,
-            ),
-            (
-                "alice : HOST=h ; TTY=unknown ; PWD=/ ; USER=root ; GROUP=adm ; ENV=A=b ; COMMAND=/usr/bin/id",
-                PrivilegeSuccess,
-                Some("alice"),
-                None,
-                None,
-                1,
-            ),
-            (
-                "alice : 3 incorrect password attempts ; TTY=pts/0 ; PWD=/ ; USER=root ; COMMAND=/bin/ls",
-                PrivilegeFailure,
-                Some("alice"),
-                None,
-                None,
-                3,
-            ),
-            (
-                "alice : 1 incorrect password attempt ; TTY=pts/0 ; PWD=/ ; USER=root ; COMMAND=/bin/ls",
-                PrivilegeFailure,
-                Some("alice"),
-                None,
-                None,
-                1,
-            ),
-            (
-                "alice : user NOT in sudoers ; TTY=pts/0 ; PWD=/ ; USER=root ; COMMAND=/bin/ls",
-                PrivilegeFailure,
-                Some("alice"),
-                None,
-                None,
-                1,
-            ),
-            (
-                "alice : a password is required ; TTY=unknown ; PWD=/ ; USER=root ; COMMAND=/bin/ls",
-                PrivilegeFailure,
-                Some("alice"),
-                None,
-                None,
-                1,
-            ),
-            (
-                "pam_unix(sudo:auth): authentication failure; logname=alice uid=1000 euid=0 tty=/dev/pts/0 ruser=alice rhost=  user=alice",
-                PrivilegeFailure,
-                Some("alice"),
-                None,
-                None,
-                1,
-            ),
-            (
-                "pam_unix(sudo:auth): 2 more authentication failures; logname=alice uid=1000 euid=0 tty=/dev/pts/0 ruser=alice rhost=  user=alice",
-                PrivilegeFailure,
-                Some("alice"),
-                None,
-                None,
-                2,
-            ),
-        ],
+        r#"
+privilege.success | alice | - | - | 1 |    alice : TTY=pts/0 ; PWD=/home/alice ; USER=root ; COMMAND=/usr/bin/id -u
+privilege.success | alice | - | - | 1 | alice : HOST=h ; TTY=unknown ; PWD=/ ; USER=root ; GROUP=adm ; ENV=A=b ; COMMAND=/usr/bin/id
+privilege.failure | alice | - | - | 3 | alice : 3 incorrect password attempts ; TTY=pts/0 ; PWD=/ ; USER=root ; COMMAND=/bin/ls
+privilege.failure | alice | - | - | 1 | alice : 1 incorrect password attempt ; TTY=pts/0 ; PWD=/ ; USER=root ; COMMAND=/bin/ls
+privilege.failure | alice | - | - | 1 | alice : user NOT in sudoers ; TTY=pts/0 ; PWD=/ ; USER=root ; COMMAND=/bin/ls
+privilege.failure | alice | - | - | 1 | alice : a password is required ; TTY=unknown ; PWD=/ ; USER=root ; COMMAND=/bin/ls
+privilege.failure | alice | - | - | 1 | pam_unix(sudo:auth): authentication failure; logname=alice uid=1000 euid=0 tty=/dev/pts/0 ruser=alice rhost=  user=alice
+privilege.failure | alice | - | - | 2 | pam_unix(sudo:auth): 2 more authentication failures; logname=alice uid=1000 euid=0 tty=/dev/pts/0 ruser=alice rhost=  user=alice
+"#,
     );
     check(
         "su",
-        &[
-            ("(to root) alice on pts/0", PrivilegeSuccess, Some("alice"), None, None, 1),
-            ("(to root) alice on none", PrivilegeSuccess, Some("alice"), None, None, 1),
-            ("FAILED SU (to root) alice on pts/0", PrivilegeFailure, Some("alice"), None, None, 1),
-            ("Successful su for root by alice", PrivilegeSuccess, Some("alice"), None, None, 1),
-            ("FAILED su for root by alice", PrivilegeFailure, Some("alice"), None, None, 1),
-            (
-                "pam_unix(su-l:auth): authentication failure; logname=alice uid=1000 euid=0 tty=/dev/pts/0 ruser=alice rhost=  user=root",
-                PrivilegeFailure,
-                Some("alice"),
-                None,
-                None,
-                1,
-            ),
-        ],
+        r#"
+privilege.success | alice | - | - | 1 | (to root) alice on pts/0
+privilege.success | alice | - | - | 1 | (to root) alice on none
+privilege.failure | alice | - | - | 1 | FAILED SU (to root) alice on pts/0
+privilege.success | alice | - | - | 1 | Successful su for root by alice
+privilege.failure | alice | - | - | 1 | FAILED su for root by alice
+privilege.failure | alice | - | - | 1 | pam_unix(su-l:auth): authentication failure; logname=alice uid=1000 euid=0 tty=/dev/pts/0 ruser=alice rhost=  user=root
+"#,
     );
     let line = b"   alice : TTY=pts/0 ; PWD=/ ; USER=root ; GROUP=adm ; COMMAND=/bin/sh -c 'a : b ; c'";
     let parsed = parse(b"sudo", line).unwrap();
