@@ -12,7 +12,7 @@ use crate::agent::Agent;
 use crate::collector::Collector;
 use crate::process::stdout_of;
 use crate::proxy::Proxy;
-use crate::wait_for_within;
+use crate::{wait_for, wait_for_within};
 
 /// What is done to the system.
 #[derive(Clone, Debug)]
@@ -152,10 +152,10 @@ impl Lab {
                 outcome.kills[0] += 1;
             }
             Blow::Kill(1) => {
-                if let Some(pid) = self.agent.uplink_pid() {
-                    stdout_of(Command::new("kill").args(["-9", &pid.to_string()]));
-                    outcome.kills[1] += 1;
-                }
+                // It may just be starting again after the blow before.
+                let pid = wait_for("an uplink to kill", || self.agent.uplink_pid());
+                stdout_of(Command::new("kill").args(["-9", &pid.to_string()]));
+                outcome.kills[1] += 1;
             }
             Blow::Kill(_) => {
                 self.collector.kill();

@@ -3,7 +3,6 @@
 #![forbid(unsafe_code)]
 #![expect(
     clippy::expect_used,
-    clippy::unwrap_used,
     clippy::missing_panics_doc,
     reason = "a laboratory fails loudly"
 )]

@@ -1,5 +1,5 @@
 //! The main job: a real change on a real host reaches the vendor, sealed; a signed command comes back.
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests fail loudly")]
+#![expect(clippy::unwrap_used, reason = "tests fail loudly")]
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
