@@ -1,11 +1,7 @@
 //! The laboratory of the end-to-end tests and benchmarks: starts the real programs in directories of their
 //! own and reads what a user reads. Nothing here looks inside a program.
 #![forbid(unsafe_code)]
-#![expect(
-    clippy::expect_used,
-    clippy::missing_panics_doc,
-    reason = "a laboratory fails loudly"
-)]
+#![expect(clippy::expect_used, clippy::missing_panics_doc, reason = "a laboratory fails loudly")]
 
 pub mod agent;
 pub mod chaos;
