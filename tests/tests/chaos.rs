@@ -1,5 +1,4 @@
 //! A short run of the chaos that `tests/bench/run chaos` does at full length.
-#![expect(clippy::unwrap_used, reason = "tests fail loudly")]
 
 use std::process::Command;
 

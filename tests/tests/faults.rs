@@ -1,5 +1,4 @@
 //! What goes wrong on real hosts: clocks that jump, disks that fill, names and lines that attack their reader.
-#![expect(clippy::unwrap_used, reason = "tests fail loudly")]
 
 use std::ffi::OsStr;
 use std::io::Write as _;
