@@ -11,6 +11,15 @@ use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
 
 use crate::lab::{Lab, PATIENCE, rule};
 
+/// A file that was found before it was written is told again when it is; nothing else may come.
+fn each_created_once(lab: &Lab, count: usize) {
+    let created = lab.paths("file.created");
+    let mut distinct = created.clone();
+    distinct.dedup();
+    assert_eq!((created.len(), distinct.len()), (count, count));
+    assert_eq!(lab.seen().len(), count + lab.paths("file.modified").len());
+}
+
 fn new_directories_race(rung: &str) {
     let mut lab = Lab::new(rung);
     lab.start();
@@ -21,11 +30,7 @@ fn new_directories_race(rung: &str) {
     }
     lab.wait("300 files in new directories", |lab| lab.paths("file.created").len() >= 1_200);
     assert_eq!(lab.scan().changed, 0);
-    let mut created = lab.paths("file.created");
-    created.dedup();
-    assert_eq!(created.len(), 1_200);
-    // A file that was found before it was written is told again when it is; nothing else may come.
-    assert_eq!(lab.seen().len(), 1_200 + lab.paths("file.modified").len());
+    each_created_once(&lab, 1_200);
 }
 
 #[test]
@@ -48,11 +53,10 @@ fn full_set(rung: &str) {
     for number in 0..600 {
         fs::write(lab.tree().join(format!("d{}/{number}", number % 20)), "x").unwrap();
     }
-    lab.wait("600 files through a set of 16", |lab| lab.seen().len() >= 600);
-    lab.scan();
-    lab.wait("arrival", |lab| lab.seen().len() >= 600);
-    assert_eq!(lab.seen().len(), 600);
-    assert!(lab.counter("collapsed") > 0);
+    lab.wait("600 files through a set of 16", |lab| lab.paths("file.created").len() >= 600);
+    assert_eq!(lab.scan().changed, 0);
+    each_created_once(&lab, 600);
+    lab.wait("the count of folded marks", |lab| lab.counter("collapsed") > 0);
 }
 
 #[test]
@@ -80,7 +84,7 @@ fn what_the_kernel_lost_is_found_by_a_rescan_and_told() {
     });
     assert_eq!(lab.scan().changed, 0);
     assert_eq!(lab.paths("file.created").len(), 20_000);
-    assert!(lab.counter("overflows") > 0 && lab.counter("rescans") > 0);
+    lab.wait("the counts", |lab| lab.counter("overflows") > 0 && lab.counter("rescans") > 0);
 }
 
 fn restart(rung: &str) {
@@ -188,7 +192,7 @@ fn a_growing_log_is_not_hashed_all_the_time() {
     }
     let told = lab.seen().len();
     assert!((4..=20).contains(&told), "{told}");
-    assert!(lab.counter("paced") > 0);
+    lab.wait("the count of looks put off", |lab| lab.counter("paced") > 0);
     // A scan that is asked for does not wait.
     lab.scan();
     lab.wait("the last state", |lab| {
@@ -331,6 +335,32 @@ fn in_namespace(test: &str) -> bool {
         .unwrap();
     assert!(status.success());
     false
+}
+
+#[test]
+fn a_rung_that_is_refused_is_told_with_its_reason() {
+    if !in_namespace("faults::a_rung_that_is_refused_is_told_with_its_reason") {
+        return;
+    }
+    // On overlayfs without file handles fanotify cannot watch the file system.
+    let mut lab = Lab::on("scan", Path::new("/dev/shm"));
+    let base = lab.directory.path().to_path_buf();
+    for name in ["upper", "work", "merged"] {
+        fs::create_dir(base.join(name)).unwrap();
+    }
+    let options = format!("lowerdir={0}/tree,upperdir={0}/upper,workdir={0}/work,index=off", base.display());
+    mount(&["-t", "overlay", "overlay", "-o", &options], &base.join("merged"));
+    lab.config.rung = None;
+    lab.config.trees = vec![base.join("merged")];
+    lab.start();
+    let report = lab.status().report();
+    assert_eq!(report.rung, "inotify");
+    assert!(report.reason.contains("fanotify is refused: fanotify_mark"), "{}", report.reason);
+    lab.wait("the finding", |lab| {
+        lab.findings.lock().unwrap().iter().any(|finding| rule(finding) == "sensor.degraded")
+    });
+    fs::write(base.join("merged/f"), "x").unwrap();
+    lab.expect("overlay", &[("file.created", "merged/f")]);
 }
 
 fn mount(arguments: &[&str], point: &Path) {

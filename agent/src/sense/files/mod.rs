@@ -17,6 +17,7 @@
 
 mod baseline;
 pub mod change;
+mod conclude;
 pub mod dirty;
 mod examine;
 mod examiner;
@@ -30,6 +31,7 @@ mod pass;
 mod place;
 mod probe;
 pub mod records;
+mod report;
 mod resolve;
 mod rung;
 mod scanner;
@@ -135,6 +137,7 @@ pub fn start_tuned(
         next_scan: Instant::now(),
         next_stamp: Instant::now(),
         overflows_told: (0, None),
+        lacks_told: Vec::new(),
     };
     handle.spawn("files", move || worker.run())?;
     Ok((handle, scanner))

@@ -2,18 +2,16 @@
 //! vanished here and appeared there is seen as moved, and then concluded one by one against the baseline as it is
 //! at that moment.
 
-use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
-use picket_protocol::finding::Observed;
 use picket_protocol::time::Timestamp;
 
 use super::baseline::{Key, Located, NO_PARENT, Row, Write};
-use super::change::{Beneath, FileChange, SeenBy, Window};
+use super::change::SeenBy;
+use super::conclude::absent_row;
 use super::dirty::{Mark, Scope};
-use super::examine::examine;
 use super::examiner::{Examiner, PassError};
 use super::object::{Content, Kind, Metadata, ObjectState};
 use super::place;
@@ -22,12 +20,8 @@ use crate::clock;
 
 /// Objects that are held back until both ends of a move can be known. Beyond, those held are concluded as they are.
 pub const HELD_MAX: usize = 1_024;
-/// New directories that wait to be listed; beyond, they are marked in the dirty set instead.
-const NEW_DIRECTORIES_MAX: usize = 4_096;
-/// Objects of a vanished directory that are handed to the detector by name.
-const BENEATH_MAX: usize = 200;
 /// A file that was created and not closed gets so long to be written.
-const CREATION: Duration = Duration::from_millis(100);
+pub(super) const CREATION: Duration = Duration::from_millis(100);
 
 /// An object that may have changed, and why it is looked at.
 #[derive(Clone, Debug)]
@@ -47,9 +41,9 @@ impl Candidate {
 
 /// An object of the baseline that is not there.
 pub struct Gone {
-    candidate: Candidate,
-    key: Key,
-    row: Row,
+    pub(super) candidate: Candidate,
+    pub(super) key: Key,
+    pub(super) row: Row,
 }
 
 /// See the module.
@@ -191,14 +185,29 @@ impl Pass {
 
     /// A new file whose writer has not closed it is given a moment, so that it is not told of empty and then again.
     fn wait_for_close(&self, examiner: &Examiner, candidate: &Candidate, meta: &Metadata) -> bool {
-        let mark = &candidate.mark;
-        let age = clock::now().since(mark.first);
-        let wait = mark.open && mark.seen_by == SeenBy::Event && meta.kind == Kind::File && meta.links == 1;
-        if !wait || age >= CREATION {
+        let waits = candidate.mark.open && meta.kind == Kind::File && meta.links == 1;
+        waits && self.wait_until(examiner, candidate, candidate.mark.first)
+    }
+
+    /// The same for a file that a walk came upon right after the kernel told of its directory: nothing says whether
+    /// its writer is done. An event that tells so is not waited for any longer.
+    pub(super) fn wait_for_writer(
+        &self,
+        examiner: &Examiner,
+        candidate: &Candidate,
+        meta: &Metadata,
+    ) -> bool {
+        let changed = Timestamp::from_nanos(meta.ctime);
+        meta.kind == Kind::File && changed <= clock::now() && self.wait_until(examiner, candidate, changed)
+    }
+
+    fn wait_until(&self, examiner: &Examiner, candidate: &Candidate, since: Timestamp) -> bool {
+        let age = clock::now().since(since);
+        if candidate.mark.seen_by != SeenBy::Event || age >= CREATION {
             return false;
         }
         let due = Instant::now() + (CREATION - age);
-        examiner.shared.dirty.with(|set| set.put_back(candidate.path.clone(), mark.clone(), due));
+        examiner.shared.dirty.with(|set| set.put_back(candidate.path.clone(), candidate.mark.clone(), due));
         true
     }
 
@@ -223,250 +232,6 @@ impl Pass {
     ) -> Result<(), PassError> {
         self.gone.push(Gone { candidate, key, row });
         self.relieve(examiner)
-    }
-
-    /// Pairs what vanished with what appeared, and concludes both.
-    fn settle(&mut self, examiner: &mut Examiner) -> Result<(), PassError> {
-        let fresh = std::mem::take(&mut self.fresh);
-        let mut gone: Vec<Option<Gone>> = Vec::new();
-        for item in std::mem::take(&mut self.gone) {
-            if still_gone(examiner, &item)? {
-                gone.push(Some(item));
-            }
-        }
-        let mut by_inode: HashMap<u64, Vec<usize>> = HashMap::new();
-        for (at, item) in gone.iter().enumerate() {
-            let inode = item.as_ref().map_or(0, |item| item.row.state.meta.inode);
-            by_inode.entry(inode).or_default().push(at);
-        }
-        for candidate in fresh {
-            let Ok(meta) = place::metadata_of(&candidate.path) else {
-                self.fail(examiner);
-                continue;
-            };
-            let Some(meta) = meta else {
-                self.look(examiner, candidate)?;
-                continue;
-            };
-            let is_it = |item: &Option<Gone>| {
-                item.as_ref().is_some_and(|item| item.row.state.meta.same_object(&meta))
-            };
-            let ends = by_inode.get(&meta.inode).map(Vec::as_slice).unwrap_or_default();
-            let pair = ends.iter().copied().find(|&at| gone.get(at).is_some_and(is_it));
-            let pair = pair.and_then(|at| gone.get_mut(at)?.take());
-            self.conclude(examiner, candidate, pair)?;
-        }
-        self.conclude_gone(examiner, gone.into_iter().flatten().collect())
-    }
-
-    /// Takes one difference into the baseline, and tells of it.
-    fn conclude(
-        &mut self,
-        examiner: &mut Examiner,
-        candidate: Candidate,
-        pair: Option<Gone>,
-    ) -> Result<(), PassError> {
-        let view = examiner.view();
-        let Some(tree) = view.watched.tree_of(&candidate.path) else { return Ok(()) };
-        let located = examiner.baseline.locate(tree, &candidate.path)?;
-        if located.path != candidate.path {
-            return self.look(examiner, candidate);
-        }
-        let state = match candidate.known.clone() {
-            Some(state) => Ok(Some(state)),
-            None => examine(&candidate.path, examiner.hash_bytes_max, &mut examiner.buffer),
-        };
-        let state = match state {
-            Ok(Some(state)) => state,
-            Ok(None) => return Ok(()),
-            Err(_) => {
-                // It changes faster than it can be looked at.
-                let due = Instant::now() + CREATION * 5;
-                examiner.shared.dirty.with(|set| set.put_back(candidate.path, candidate.mark, due));
-                self.fail(examiner);
-                return Ok(());
-            }
-        };
-        if self.defers(examiner, &candidate, &located, &state, pair.is_some()) {
-            return Ok(());
-        }
-        let silent = !located.parent_listed && pair.is_none();
-        let conclusion = Conclusion { candidate, located, state, pair };
-        self.record(examiner, conclusion, silent)
-    }
-
-    /// A large file of the same size cannot be judged before it is hashed: its row stays as it is until then.
-    fn defers(
-        &self,
-        examiner: &mut Examiner,
-        candidate: &Candidate,
-        located: &Located,
-        state: &ObjectState,
-        paired: bool,
-    ) -> bool {
-        if state.content != Content::Pending {
-            return false;
-        }
-        let queued = examiner.large.queue(candidate.path.clone(), candidate.mark.clone());
-        let unchanged = located.row.as_ref().is_some_and(|row| {
-            let (old, new) = (&row.state.meta, &state.meta);
-            (old.kind, old.size, old.mode, old.uid, old.gid)
-                == (new.kind, new.size, new.mode, new.uid, new.gid)
-        });
-        queued && unchanged && !paired
-    }
-
-    fn record(&mut self, examiner: &mut Examiner, done: Conclusion, silent: bool) -> Result<(), PassError> {
-        let Conclusion { candidate, located, state, pair } = done;
-        let view = examiner.view();
-        let (old, key) = (located.row, located.key);
-        let moved_here = pair.is_some() && old.is_none();
-        let is_directory = state.meta.kind == Kind::Directory;
-        let kept_id = pair.as_ref().and_then(|gone| gone.row.id).or(old.as_ref().and_then(|row| row.id));
-        let id =
-            if is_directory { Some(kept_id.unwrap_or_else(|| examiner.baseline.new_id())) } else { None };
-        let mut writes = Vec::new();
-        if let Some(held) = old.as_ref().and_then(|row| row.id).filter(|&held| id != Some(held)) {
-            writes.push(Write::RemoveBeneath(held));
-        }
-        writes.extend(pair.as_ref().map(|gone| removal(&gone.key)));
-        let same_object = old.as_ref().is_some_and(|row| row.state.meta.same_object(&state.meta));
-        if is_directory && !same_object {
-            self.visit_later(examiner, candidate.path.clone(), &candidate.mark);
-        }
-        let hint = candidate.mark.moved_from.clone();
-        let moved_from = match &pair {
-            Some(gone) => Some(gone.candidate.path.clone()),
-            // From a place that is watched as well, without having been seen there: a file that was written under
-            // another name. It tells something only where it took the place of another.
-            None => hint.filter(|from| !same_object && (old.is_some() || !view.watched.covers(from))),
-        };
-        let replaced = old.map(|row| row.state);
-        let before = if moved_here { pair.map(|gone| gone.row.state) } else { replaced };
-        writes.push(Write::Put(
-            key,
-            Row { id, state: state.clone(), listed: !silent && is_directory, absent: false },
-        ));
-        let mut change = change(&candidate, before, Some(state));
-        change.moved_from = moved_from;
-        if moved_here && let Some(id) = id {
-            (change.beneath_count, _) = beneath(examiner, id, 0)?;
-        }
-        if examiner.emit(&change, writes, silent)? {
-            self.progress.changed += 1;
-            examiner.pace.note(&candidate.path, Instant::now());
-        }
-        Ok(())
-    }
-
-    fn visit_later(&mut self, examiner: &Examiner, path: PathBuf, mark: &Mark) {
-        let mark = Mark { moved_from: None, moved_to: None, ..mark.clone() };
-        if self.new_directories.len() < NEW_DIRECTORIES_MAX {
-            self.new_directories.push((path, mark));
-        } else {
-            examiner.shared.dirty.mark_all([(path, mark.whole_tree())]);
-        }
-    }
-
-    /// Tells of what vanished: what went with its directory is told with the directory.
-    fn conclude_gone(&mut self, examiner: &mut Examiner, gone: Vec<Gone>) -> Result<(), PassError> {
-        let directories: HashMap<i64, Observed> =
-            gone.iter().filter_map(|item| Some((item.row.id?, observed(&item.candidate.mark)))).collect();
-        for item in gone {
-            if directories.contains_key(&item.key.parent) {
-                continue;
-            }
-            let view = examiner.view();
-            // A directory above may have been found to have moved, and the object with it.
-            let Some(tree) = view.watched.tree_of(&item.candidate.path) else { continue };
-            if examiner.baseline.locate(tree, &item.candidate.path)?.key != item.key {
-                continue;
-            }
-            let mut change = change(&item.candidate, Some(item.row.state), None);
-            change.moved_to = item.candidate.mark.moved_to.filter(|to| !view.watched.covers(to));
-            let mut writes = vec![removal(&item.key)];
-            if let Some(id) = item.row.id {
-                (change.beneath_count, change.beneath) = beneath(examiner, id, BENEATH_MAX)?;
-                writes.push(Write::RemoveBeneath(id));
-            }
-            if examiner.emit(&change, writes, false)? {
-                self.progress.changed += 1;
-            }
-        }
-        Ok(())
-    }
-}
-
-struct Conclusion {
-    candidate: Candidate,
-    located: Located,
-    state: ObjectState,
-    pair: Option<Gone>,
-}
-
-/// A tree that is gone leaves a row that says so, that its coming back is news.
-fn removal(key: &Key) -> Write {
-    if key.parent == NO_PARENT { Write::Put(key.clone(), absent_row()) } else { Write::Remove(key.clone()) }
-}
-
-fn absent_row() -> Row {
-    let meta = Metadata {
-        kind: Kind::Other,
-        mode: 0,
-        uid: 0,
-        gid: 0,
-        size: 0,
-        mtime: 0,
-        ctime: 0,
-        birth: 0,
-        inode: 0,
-        links: 0,
-    };
-    let state = ObjectState { meta, content: Content::None, racy: false };
-    Row { id: None, state, listed: false, absent: true }
-}
-
-/// Whether the baseline still has the row, and the disk still has not the object.
-fn still_gone(examiner: &Examiner, item: &Gone) -> Result<bool, PassError> {
-    let row = examiner.baseline.get(&item.key)?;
-    let same =
-        row.is_some_and(|row| row.id == item.row.id && row.state.meta.inode == item.row.state.meta.inode);
-    Ok(same && matches!(place::metadata_of(&item.candidate.path), Ok(None)))
-}
-
-/// How many objects a directory of the baseline holds, to any depth, and the first `named` of them.
-fn beneath(examiner: &Examiner, id: i64, named: usize) -> Result<(u64, Vec<Beneath>), PassError> {
-    let (mut count, mut first) = (0, Vec::new());
-    examiner.baseline.visit_beneath(id, |path, row| {
-        count += 1;
-        if first.len() < named {
-            first.push(Beneath { path: path.to_path_buf(), state: row.state.clone() });
-        }
-    })?;
-    Ok((count, first))
-}
-
-fn observed(mark: &Mark) -> Observed {
-    Observed { first: mark.first, last: mark.last, count: mark.count.max(1) }
-}
-
-fn change(candidate: &Candidate, before: Option<ObjectState>, after: Option<ObjectState>) -> FileChange {
-    let mark = &candidate.mark;
-    let told = mark.seen_by == SeenBy::Event;
-    let now = clock::now();
-    // A clock that was set back since leaves no window that means anything.
-    let window = mark.known_until.filter(|from| !told && *from <= now).map(|from| Window { from, to: now });
-    FileChange {
-        path: candidate.path.clone(),
-        before,
-        after,
-        moved_from: None,
-        moved_to: None,
-        seen_by: mark.seen_by,
-        window,
-        observed: if told { observed(mark) } else { Observed::once(now) },
-        beneath_count: 0,
-        beneath: Vec::new(),
     }
 }
 

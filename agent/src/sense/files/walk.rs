@@ -197,6 +197,7 @@ impl Pass {
             let candidate = Candidate::new(path.to_path_buf(), listing.mark.clone());
             return match &row {
                 Some(row) => self.compare_present(examiner, candidate, row, &meta),
+                None if self.wait_for_writer(examiner, &candidate, &meta) => Ok(()),
                 None => {
                     self.fresh.push(candidate);
                     self.relieve(examiner)

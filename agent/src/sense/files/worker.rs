@@ -1,16 +1,13 @@
 //! The worker: waits until something is marked, asked for or due, and looks.
 
-use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
-use picket_protocol::finding::{Observed, Severity};
 use picket_protocol::time::Timestamp;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use uuid::Uuid;
 
 use super::baseline::{Key, NO_PARENT};
 use super::change::SeenBy;
@@ -19,12 +16,11 @@ use super::examiner::{Examiner, PassError};
 use super::mounts::{self, MountTable};
 use super::pass::{Candidate, Pass, command_mark};
 use super::scanner::{ScanError, ScanNews, ScanRequest, ScanSummary};
-use super::shared::{Counters, View};
+use super::shared::View;
 use super::walk::{directory, forget};
 use super::watched::Watched;
 use crate::clock;
 use crate::config::FilesConfig;
-use crate::detect::files::sensor_finding;
 use crate::sense::SensorState;
 
 /// `scan_interval` unless configured: the scan rung then looks more often.
@@ -33,8 +29,6 @@ const SCAN_INTERVAL_DEFAULT: Duration = Duration::from_secs(6 * 3_600);
 const MARKS_MAX: usize = 512;
 /// After the baseline could not be read.
 const RETRY: Duration = Duration::from_secs(5);
-/// Findings about lost events are no closer together than this; those between are counted.
-const OVERFLOW_TOLD: Duration = Duration::from_secs(60);
 /// The sensor rests so many times as long as its last rescan took.
 const RESCAN_REST: u32 = 4;
 
@@ -56,6 +50,7 @@ pub struct Worker {
     pub(super) next_scan: Instant,
     pub(super) next_stamp: Instant,
     pub(super) overflows_told: (u64, Option<Instant>),
+    pub(super) lacks_told: Vec<String>,
 }
 
 impl Worker {
@@ -90,6 +85,7 @@ impl Worker {
             self.serve_scan(request)?;
         }
         self.tell_overflows()?;
+        self.tell_lacks()?;
         let now = Instant::now();
         let marks = self.examiner.take_marks(now, MARKS_MAX);
         if !marks.is_empty() {
@@ -145,7 +141,7 @@ impl Worker {
         self.examiner.stamp(started)?;
         self.next_scan = Instant::now() + self.scan_interval();
         self.next_stamp = Instant::now() + self.examiner.tuning.stamp;
-        Ok(())
+        self.tell_lacks()
     }
 
     fn scan_interval(&self) -> Duration {
@@ -273,30 +269,6 @@ impl Worker {
         self.examiner.shared.dirty.with(|set| set.is_empty())
     }
 
-    /// Events were lost: that itself is told.
-    fn tell_overflows(&mut self) -> Result<(), PassError> {
-        let lost = Counters::read(&self.examiner.shared.counters.overflows);
-        let (told, when) = self.overflows_told;
-        let now = Instant::now();
-        if lost == told || when.is_some_and(|when| now.saturating_duration_since(when) < OVERFLOW_TOLD) {
-            return Ok(());
-        }
-        self.overflows_told = (lost, Some(now));
-        let time = clock::now();
-        let observed = Observed { count: lost - told, ..Observed::once(time) };
-        let title = "File events came faster than they could be taken; the watched trees are examined again"
-            .to_owned();
-        let evidence = serde_json::json!({ "sensor": "files", "overflows": lost });
-        self.examiner.tell(sensor_finding(
-            Uuid::now_v7(),
-            "sensor.overflow",
-            Severity::Low,
-            title,
-            observed,
-            evidence,
-        ))
-    }
-
     /// The baseline could not be read: nothing is known of what was taken from the set.
     fn recover(&mut self, error: &PassError) {
         tracing::error!(%error, "file changes cannot be compared");
@@ -334,46 +306,6 @@ impl Worker {
             fds.get(2).is_some_and(|mounts| mounts.revents().intersects(PollFlags::PRI | PollFlags::ERR));
         self.mounts_changed |= changed;
         self.wake.clear();
-    }
-
-    fn report(&self) {
-        let examiner = &self.examiner;
-        let (events, collapsed, pending) =
-            examiner.shared.dirty.with(|set| (set.events(), set.collapsed(), set.len()));
-        let rung = &examiner.shared.counters;
-        let tally = &examiner.tally;
-        let counters = [
-            ("objects", tally.objects),
-            ("examined", tally.examined),
-            ("findings", tally.findings),
-            ("refreshed", tally.refreshed),
-            ("paced", tally.paced),
-            ("rescans", tally.rescans),
-            ("errors", tally.errors),
-            ("transient", tally.transient),
-            ("events", events),
-            ("collapsed", collapsed),
-            ("pending", u64::try_from(pending).unwrap_or(u64::MAX)),
-            ("overflows", Counters::read(&rung.overflows)),
-            ("own", Counters::read(&rung.own)),
-            ("unresolved", Counters::read(&rung.unresolved)),
-            ("large_waiting", u64::try_from(examiner.large.waiting()).unwrap_or(u64::MAX)),
-        ];
-        let counters: BTreeMap<String, u64> =
-            counters.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-        let lacks: Vec<String> = self
-            .lacks
-            .iter()
-            .cloned()
-            .chain(self.blind_mounts.clone())
-            .chain(examiner.rung.blind())
-            .collect();
-        examiner.status.update(|report| {
-            report.counters = counters;
-            report.last_event = examiner.last_finding;
-            report.state = if lacks.is_empty() { SensorState::Running } else { SensorState::Degraded };
-            report.reason = lacks.join("; ");
-        });
     }
 }
 
