@@ -87,16 +87,26 @@ as_user() {
   fi
 }
 
-# choose_target: sets TARGET_DIR to a build directory that BUILDER can write.
+# choose_target: sets TARGET_DIR to a build directory that BUILDER can write. Not below a path with a space or the
+# like: build scripts of C libraries do not bear it.
 choose_target() {
   local home
   TARGET_DIR=${CARGO_TARGET_DIR:-$CHECKOUT/target}
-  if as_user "$BUILDER" sh -c 'mkdir -p "$1" && [ -w "$1" ] && { [ ! -e "$1/release" ] || [ -w "$1/release" ]; } && { [ ! -e "$1/debug" ] || [ -w "$1/debug" ]; }' sh "$TARGET_DIR" 2>/dev/null; then
+  if [[ $TARGET_DIR =~ ^[A-Za-z0-9_./+-]+$ ]] && can_build_in "$TARGET_DIR"; then
     return 0
   fi
   home=$(getent passwd "$BUILDER" | cut -d : -f 6)
   TARGET_DIR=$home/.cache/picket/target-$(printf '%s' "$CHECKOUT" | sha256sum | cut -c 1-12)
-  as_user "$BUILDER" mkdir -p "$TARGET_DIR" || die "neither $CHECKOUT/target nor $TARGET_DIR can be written by $BUILDER"
+  can_build_in "$TARGET_DIR" || die "neither $CHECKOUT/target nor $TARGET_DIR can be written by $BUILDER"
+}
+
+# can_build_in DIR: BUILDER can write it, and what earlier builds left in it.
+can_build_in() {
+  # shellcheck disable=SC2016 # for the inner shell
+  as_user "$BUILDER" sh -c '
+    mkdir -p "$1" && [ -w "$1" ] || exit 1
+    for left in "$1/release" "$1/debug" "$1/fuzz"; do [ ! -e "$left" ] || [ -w "$left" ] || exit 1; done
+  ' sh "$1" 2>/dev/null
 }
 
 # cargo_as_builder ARGUMENT…: cargo in the checkout, as BUILDER, into TARGET_DIR.

@@ -108,12 +108,7 @@ fn show(record: &str, json: bool, style: Style) -> bool {
     };
     let severity = style.paint(tone, &format!("{:<8}", finding.severity.as_str()));
     let rule = printable(&finding.rule).into_owned();
-    let times = if finding.observed.count > 1 {
-        format!(" ({} times)", finding.observed.count)
-    } else {
-        String::new()
-    };
     let drill = if finding.drill { "[drill] " } else { "" };
     let title = printable(&finding.title).into_owned();
-    output::line(&format!("{}  {severity} {rule:<22} {drill}{title}{times}", second(finding.observed.last)))
+    output::line(&format!("{}  {severity} {rule:<22} {drill}{title}", second(finding.observed.last)))
 }

@@ -1,6 +1,7 @@
 //! `soc show` and `soc export`: one finding, its proof fetched and checked here. What is shown of a finding
 //! that its agent sealed is read from the proven record, not from what the collector says beside it.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use picket_protocol::bundle::Bundle;
@@ -74,7 +75,10 @@ async fn whole_id(client: &Client, id: &str) -> Result<Uuid, SocError> {
         )));
     }
     let (rows, _) = super::findings::newest(client, &super::findings::unfiltered(), ID_END_ROWS).await?;
-    let mut found = rows.iter().map(|row| row.id).filter(|id| id.to_string().ends_with(&end));
+    // One that grew stands there once for each time that it was sealed.
+    let found: BTreeSet<Uuid> =
+        rows.iter().map(|row| row.id).filter(|id| id.to_string().ends_with(&end)).collect();
+    let mut found = found.into_iter();
     match (found.next(), found.next()) {
         (Some(id), None) => Ok(id),
         (Some(_), Some(_)) => {

@@ -6,8 +6,7 @@ use tokio::task::JoinSet;
 
 use super::clients::{Lab, TestAgent};
 
-/// A debug build shakes hands slowly; the shape is that of a thousand.
-const AGENTS: usize = 200;
+const AGENTS: usize = 1_000;
 
 async fn fleet(lab: &Lab) -> Vec<TestAgent> {
     let join = Arc::new(lab.token("acme", 600, u32::try_from(AGENTS).unwrap()).await);
@@ -25,7 +24,8 @@ async fn fleet(lab: &Lab) -> Vec<TestAgent> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fleet_comes_back_at_once_after_a_restart() {
-    let mut lab = Lab::start().await;
+    // All of them come from one address here.
+    let mut lab = Lab::start_with("handshakes_per_address_max = 2000").await;
     let mut agents = fleet(&lab).await;
     for round in 0..2 {
         let mut tasks = JoinSet::new();
