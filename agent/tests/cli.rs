@@ -105,7 +105,7 @@ impl Host {
         wait_for("the agent to answer", || {
             let exited = running.child.try_wait().expect("a child");
             assert!(exited.is_none(), "{exited:?}: {}", self.log());
-            (self.status().get("pid").is_some_and(serde_json::Value::is_u64)).then_some(())
+            (self.status().get("pid").is_some_and(Value::is_u64)).then_some(())
         });
         running
     }
