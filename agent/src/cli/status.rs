@@ -133,6 +133,9 @@ impl Screen {
         };
         let up = length(Duration::from_secs(report.uptime_seconds));
         self.line("agent", &format!("{host}; version {}, up {up}", printable(&report.version)));
+        if let Some(key) = &report.enrolled_key {
+            self.line("", &format!("ledger key at enrolment {key}"));
+        }
     }
 
     fn sensor(&mut self, name: &str, sensor: &SensorReport) {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use picket_protocol::crypto::to_base64;
+use picket_protocol::crypto::{PublicKey, to_base64};
 use picket_protocol::identity::{AgentId, Tenant};
 use picket_protocol::time::Timestamp;
 
@@ -67,6 +67,8 @@ pub struct StatusReport {
     pub agent: Option<AgentId>,
     /// The customer, when enrolled.
     pub tenant: Option<Tenant>,
+    /// The ledger key that the host was enrolled with: what `soc` and `soc verify` must be given.
+    pub enrolled_key: Option<PublicKey>,
     /// Whether `agent enroll` has been done.
     pub enrolled: bool,
     /// Whether the collector is reached.
@@ -131,6 +133,7 @@ impl Sources {
             reasons: reasons.texts,
             agent: enrolment.as_ref().map(|enrolment| enrolment.agent),
             tenant: enrolment.as_ref().map(|enrolment| enrolment.tenant.clone()),
+            enrolled_key: enrolment.as_ref().map(|enrolment| enrolment.enrolled_key),
             enrolled: enrolment.is_some(),
             connected: link.as_ref().is_some_and(|link| link.state == LinkState::Connected),
             sensors,
