@@ -39,7 +39,7 @@ pub struct ServerState {
     pub authority: Authority,
     /// The configuration.
     pub config: Config,
-    /// See [`BODIES_KIB_MAX`].
+    /// At most `BODIES_KIB_MAX` in all.
     pub bodies: Arc<Semaphore>,
     /// How many batches are verified at once.
     pub verifying: Semaphore,
