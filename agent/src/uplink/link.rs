@@ -1,5 +1,5 @@
 //! The core's end of the link, as the rest of the core sees it: what it is given, and how it is started. The work
-//! is in [`super::driver`], the decisions are in [`super::session`].
+//! is in `uplink::driver`, the decisions are in [`super::session`].
 
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;

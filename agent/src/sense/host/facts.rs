@@ -37,7 +37,7 @@ pub struct Facts {
     pub processors: usize,
     /// Bytes of memory.
     pub memory_bytes: u64,
-    /// Network interfaces by name; at most [`INTERFACES_MAX`].
+    /// Network interfaces by name; at most `INTERFACES_MAX`.
     pub interfaces: BTreeMap<String, Interface>,
     /// Interfaces beyond that bound.
     #[serde(default, skip_serializing_if = "is_zero")]
@@ -50,7 +50,7 @@ pub struct Interface {
     /// Its hardware address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac: Option<String>,
-    /// Its addresses with prefix lengths, sorted; at most [`ADDRESSES_MAX`].
+    /// Its addresses with prefix lengths, sorted; at most `ADDRESSES_MAX`.
     pub addresses: Vec<String>,
     /// Whether it is up.
     pub up: bool,
@@ -67,7 +67,7 @@ pub struct Condition {
     pub memory_available_bytes: u64,
     /// Bytes of swap in use.
     pub swap_used_bytes: u64,
-    /// Local file systems by mount point; at most [`DISKS_MAX`]. Missing when they did not answer in time.
+    /// Local file systems by mount point; at most `DISKS_MAX`. Missing when they did not answer in time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disks: Option<BTreeMap<String, Disk>>,
 }
