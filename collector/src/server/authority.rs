@@ -200,14 +200,16 @@ impl Identity {
     }
 }
 
-/// When a certificate (PEM) ends.
+/// From when to when a certificate (PEM) is valid.
 ///
 /// # Errors
 /// When it is not one.
-pub fn end_of(pem: &str) -> Result<Timestamp, AuthorityError> {
+pub fn validity_of(pem: &str) -> Result<(Timestamp, Timestamp), AuthorityError> {
     let der = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(ca_error)?;
     let (_, certificate) = X509Certificate::from_der(&der).map_err(ca_error)?;
-    Ok(Timestamp::from_seconds(certificate.validity().not_after.timestamp()))
+    let validity = certificate.validity();
+    let time = |time: ASN1Time| Timestamp::from_seconds(time.timestamp());
+    Ok((time(validity.not_before), time(validity.not_after)))
 }
 
 /// The names (subject alternative names) of a certificate (PEM), sorted.

@@ -25,7 +25,7 @@ use ring::rand::SecureRandom as _;
 use tokio::sync::broadcast;
 use zeroize::Zeroizing;
 
-use super::authority::{Authority, AuthorityError, Pair, SERVER_RENEWAL, end_of, names_of};
+use super::authority::{Authority, AuthorityError, Pair, SERVER_RENEWAL, names_of, validity_of};
 use super::config::{Config, ConfigError};
 use super::witness::Witness;
 use crate::store::{FindingRow, SqliteStore, StoreError};
@@ -172,7 +172,7 @@ impl DataDir {
         Ok(Authority::open(&self.pair("ca")?)?)
     }
 
-    /// The server's certificate, made anew when it ends soon or the configured names have changed.
+    /// The server's certificate, made anew when it ends soon, is not valid yet, or the configured names have changed.
     ///
     /// # Errors
     /// When the files cannot be read or written.
@@ -186,7 +186,9 @@ impl DataDir {
             let pair = self.pair("server")?;
             let mut names = config.certificate_names();
             names.sort();
-            let fresh = end_of(&pair.certificate)?.since(now) > SERVER_RENEWAL;
+            let (begin, end) = validity_of(&pair.certificate)?;
+            // One that was made by a clock that was ahead would keep every agent out until its time has come.
+            let fresh = begin <= now && end.since(now) > SERVER_RENEWAL;
             if fresh && names_of(&pair.certificate)? == names {
                 return Ok(pair);
             }
@@ -320,4 +322,29 @@ pub fn random<const N: usize>() -> io::Result<[u8; N]> {
         .fill(&mut bytes)
         .map_err(|_| io::Error::other("the system gives no random numbers"))?;
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_server_certificate_from_the_future_is_replaced_once_the_clock_is_right() {
+        let directory = tempfile::tempdir().unwrap();
+        let data = DataDir::new(&directory.path().join("collector"));
+        let now = Timestamp::from_seconds(1_800_000_000);
+        let config = data.init("address = \"127.0.0.1:4403\"\n", now).unwrap();
+        let authority = data.authority().unwrap();
+        let begin = |now| {
+            let pair = data.server_pair(&authority, &config, now).unwrap();
+            validity_of(&pair.certificate).unwrap().0
+        };
+        let first = begin(now);
+        assert_eq!(begin(now.plus(Duration::from_secs(3_600))), first, "kept while it is good");
+        let ahead = now.plus(Duration::from_secs(350 * 86_400));
+        assert!(begin(ahead) > now, "the clock is ahead: replaced because it seems to end soon");
+        assert_eq!(begin(now), first, "the clock is right again");
+    }
 }

@@ -309,6 +309,9 @@ pub(super) fn mark_silent(
     last_seen: Timestamp,
     now: Timestamp,
 ) -> Result<u64, StoreError> {
+    // Heard of in the future: by a clock that was ahead and was set back since. The host counts as heard of now,
+    // or it could be dead until that time comes without anybody noticing.
+    write.tx.execute("UPDATE ledger SET last_seen = ?1 WHERE last_seen > ?1", [now.nanos()])?;
     let due =
         due(write.tx, "h.state = 0 AND h.silent = 0 AND l.last_seen < ?", vec![last_seen.nanos().into()])?;
     for (owner, seen) in &due {

@@ -205,6 +205,19 @@ fn hosts_fall_silent_once_and_certificates_end_in_stages() {
 }
 
 #[test]
+fn a_host_that_was_heard_of_in_the_future_falls_silent_in_due_time() {
+    let world = Fixture::new();
+    let agent = world.host("acme", 1);
+    let enrolled = world.store.host(agent).unwrap().unwrap().last_seen;
+    // The clock is an hour back.
+    let before = |seconds| Timestamp::from_seconds(enrolled.seconds() - 3_600 + seconds);
+    assert_eq!(world.store.mark_silent(before(-180), before(0)), Ok(0));
+    assert_eq!(world.store.host(agent).unwrap().unwrap().last_seen, before(0));
+    assert_eq!(world.store.mark_silent(before(0), before(180)), Ok(0));
+    assert_eq!(world.store.mark_silent(before(1), before(181)), Ok(1));
+}
+
+#[test]
 fn a_database_keeps_what_it_confirmed_and_a_closed_store_says_so() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("db");
