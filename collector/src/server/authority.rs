@@ -24,7 +24,8 @@ const CA_LIFE: Duration = Duration::from_secs(20 * 365 * 86_400);
 const SERVER_LIFE: Duration = Duration::from_secs(365 * 86_400);
 /// The server's certificate is replaced when it has less than this left.
 pub const SERVER_RENEWAL: Duration = Duration::from_secs(60 * 86_400);
-/// Certificates begin this long before now, for hosts whose clock is a little behind.
+/// Certificates begin this long before now, for hosts whose clock is a little behind; short-lived ones a quarter of
+/// their life, so that two thirds of it are not over when they are made.
 const BACKDATE: Duration = Duration::from_secs(3_600);
 /// Longest request that is parsed.
 pub const CSR_BYTES_MAX: usize = 16 * 1024;
@@ -247,7 +248,7 @@ fn params(
     if let Some(organization) = organization {
         params.distinguished_name.push(DnType::OrganizationName, organization);
     }
-    let backdate = i64::try_from(BACKDATE.as_secs()).unwrap_or(0);
+    let backdate = i64::try_from(BACKDATE.min(life / 4).as_secs()).unwrap_or(0);
     params.not_before = date(Timestamp::from_seconds(now.seconds().saturating_sub(backdate)))?.to_datetime();
     params.not_after = date(now.plus(life))?.to_datetime();
     params.serial_number = Some(SerialNumber::from_slice(&serial()?));

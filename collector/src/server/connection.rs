@@ -32,7 +32,7 @@ const DRAIN_TIME_MAX: Duration = Duration::from_secs(30);
 const HEAVY_BYTES: usize = 32 * 1024;
 /// What a batch costs beside its records (two signatures, a row, an answer), counted in records.
 const BATCH_COST: f64 = 50.0;
-/// A renewal costs a signature and a commit.
+/// A renewal costs a signature and a commit. Where certificates live for less than minutes: a quarter of their life.
 const RENEWAL_INTERVAL: Duration = Duration::from_secs(30);
 const ACCEPTED: &[FrameType] = &[FrameType::Hello, FrameType::Batch, FrameType::Renew];
 
@@ -342,7 +342,8 @@ impl Connection {
         stream: &mut S,
     ) -> std::io::Result<Option<End>> {
         let now = Instant::now();
-        if self.renewed.is_some_and(|last| now.duration_since(last) < RENEWAL_INTERVAL) {
+        let interval = RENEWAL_INTERVAL.min(self.state.config.certificate_life / 4);
+        if self.renewed.is_some_and(|last| now.duration_since(last) < interval) {
             return Ok(Some(End::Bye(farewell("too-fast", "too many renewals", RETRY_SOON))));
         }
         self.renewed = Some(now);
