@@ -182,13 +182,14 @@ impl Reasons {
         match link {
             None => reasons
                 .add(Protection::Degraded, "not enrolled: findings stay on this host (agent enroll)".into()),
-            Some(link) if link.state == LinkState::Forked => reasons.add(
-                Protection::Degraded,
-                "the collector knows another history than this ledger; nothing is sent".into(),
-            ),
             Some(link) if link.state != LinkState::Connected => {
+                let what = if link.state == LinkState::Forked {
+                    "the collector knows another history than this ledger; nothing is sent"
+                } else {
+                    "the collector is not reached"
+                };
                 let why = link.last_error.clone().map_or(String::new(), |error| format!(": {error}"));
-                reasons.add(Protection::Degraded, format!("the collector is not reached{why}"));
+                reasons.add(Protection::Degraded, format!("{what}{why}"));
             }
             Some(_) => reasons.judge_trust(commands, now),
         }

@@ -46,6 +46,8 @@ pub struct Driver {
     pub session: Session,
     /// Attempts that failed since the collector last welcomed us.
     pub failures: u32,
+    /// The collector said that it knows another history than this ledger, and has not welcomed us since.
+    pub told_forked: bool,
 }
 
 /// What the thread knows of one process.
@@ -286,6 +288,7 @@ impl Driver {
 
     fn welcomed(&mut self, run: &mut Run) {
         self.failures = 0;
+        self.told_forked = false;
         run.more = true;
         self.status.update(|report| {
             report.state = LinkState::Connected;
@@ -308,6 +311,14 @@ impl Driver {
     }
 
     fn report(&mut self, report: &Report) {
+        match report {
+            Report::CollectorRestored { had, has } => {
+                tracing::warn!(had, has, "the collector came back from a backup: it is sent the rest again");
+            }
+            Report::Fork { size, .. } => {
+                tracing::error!(size, "the collector holds another history of this ledger");
+            }
+        }
         let sealed = draft(report, clock::now(), uuid::Uuid::now_v7());
         let sealed = sealed.map_err(|error| error.to_string()).and_then(|draft: Draft| {
             self.sealer.seal(vec![draft], Vec::new()).map_err(|error| error.to_string())
@@ -321,6 +332,7 @@ impl Driver {
         let text = format!("{}: {}", bye.reason, bye.detail);
         tracing::warn!(reason = %printable(&text), "the collector said goodbye");
         self.status.count("goodbyes");
+        self.told_forked |= bye.reason == "fork";
     }
 
     /// Gives the connection up for a reason on our side.
@@ -369,7 +381,7 @@ impl Driver {
         let reason = printable(&reason).into_owned();
         tracing::warn!(reason, ?retry, "link");
         let now = clock::now();
-        let forked = self.session.is_forked();
+        let forked = self.session.is_forked() || self.told_forked;
         self.status.update(|report| {
             if let Some(retry) = retry {
                 report.state = if forked { LinkState::Forked } else { LinkState::Connecting };

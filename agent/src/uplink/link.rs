@@ -111,7 +111,18 @@ pub fn start(
     let witness = config.enrolment.witness_key()?;
     status.update(|report| report.address = config.enrolment.address.clone());
     let session = Session::new(config.enrolment.agent.origin(), witness);
-    let driver = Driver { config, account, ledger, sealer, sink, stop, status, session, failures: 0 };
+    let driver = Driver {
+        config,
+        account,
+        ledger,
+        sealer,
+        sink,
+        stop,
+        status,
+        session,
+        failures: 0,
+        told_forked: false,
+    };
     let thread = std::thread::Builder::new().name("link".to_owned()).spawn(move || driver.run())?;
     Ok(LinkHandle { thread })
 }
