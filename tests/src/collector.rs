@@ -27,19 +27,37 @@ impl Collector {
     /// Initialises a collector below `dir` and starts it on loopback.
     pub fn start(dir: &Path) -> Self {
         let address = format!("127.0.0.1:{}", free_port());
-        Self::start_advertised(dir, &address, &address)
+        Self::start_advertised(dir, &address, &address, "")
+    }
+
+    /// As [`Collector::start`], with `more` appended to its configuration.
+    pub fn start_with(dir: &Path, more: &str) -> Self {
+        let address = format!("127.0.0.1:{}", free_port());
+        Self::start_advertised(dir, &address, &address, more)
+    }
+
+    /// As [`Collector::start`], but everybody is told to dial `advertised`, an address of this machine.
+    pub fn start_as(dir: &Path, advertised: &str) -> Self {
+        let address = format!("127.0.0.1:{}", free_port());
+        let collector = Self::start_advertised(dir, &address, advertised, "");
+        let text = std::fs::read_to_string(collector.soc_config()).expect("a configuration of soc");
+        std::fs::write(collector.soc_config(), text.replace(advertised, &address)).expect("written again");
+        collector
     }
 
     /// As [`Collector::start`], with a proxy between it and everybody who dials it.
     pub fn start_behind_proxy(dir: &Path) -> (Self, Proxy) {
         let address = format!("127.0.0.1:{}", free_port());
         let proxy = Proxy::start(&address);
-        (Self::start_advertised(dir, &address, proxy.address()), proxy)
+        (Self::start_advertised(dir, &address, proxy.address(), ""), proxy)
     }
 
-    fn start_advertised(dir: &Path, address: &str, advertised: &str) -> Self {
+    fn start_advertised(dir: &Path, address: &str, advertised: &str, more: &str) -> Self {
         let mut collector = Self { dir: dir.join("collector"), address: address.to_owned(), running: None };
         stdout_of(collector.command("init").args(["--address", advertised]));
+        let config = collector.dir.join("collector.toml");
+        let text = std::fs::read_to_string(&config).expect("the configuration that init wrote");
+        std::fs::write(&config, text + more).expect("written again");
         collector.resume();
         let operator = ["add", "lab", "--role", "admin", "--soc-config"];
         stdout_of(collector.command("operator").args(operator).arg(collector.soc_config()));
@@ -134,6 +152,22 @@ impl Collector {
         let out = output(self.soc_command(args).arg("--json"));
         let text = String::from_utf8_lossy(&out.stdout).into_owned();
         json_values(&text)
+    }
+
+    /// The newest finding of `rule` whose JSON mentions `needle`.
+    pub fn finding(&self, rule: &str, needle: &str) -> Option<Value> {
+        let found = self.soc_json(&["findings", "--rule", rule, "--limit", "200"]);
+        found.into_iter().find(|finding| finding.to_string().contains(needle))
+    }
+
+    /// Waits for a finding of `rule` whose JSON mentions `needle`.
+    pub fn wait_finding(&self, rule: &str, needle: &str) -> Value {
+        wait_for(&format!("{rule} about {needle:?}"), || self.finding(rule, needle))
+    }
+
+    /// Its only host, as `soc hosts` shows it.
+    pub fn only_host(&self) -> Value {
+        self.soc_json(&["hosts"]).into_iter().next().expect("one host")
     }
 }
 

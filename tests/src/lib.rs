@@ -6,6 +6,7 @@
 pub mod agent;
 pub mod chaos;
 pub mod collector;
+pub mod operators;
 pub mod process;
 pub mod proxy;
 pub mod ssh;

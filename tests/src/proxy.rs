@@ -4,7 +4,11 @@ use std::collections::HashMap;
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex};
+
+/// Requests to [`connect_proxy`] that are kept for the test.
+const REQUESTS_MAX: usize = 100;
 
 /// The relay. Ends with the test's process.
 pub struct Proxy {
@@ -69,6 +73,29 @@ fn relay(state: &Arc<State>, near: TcpStream, target: &str) {
             state.connections.lock().expect("not poisoned").remove(&id);
         });
     }
+}
+
+/// An HTTP proxy on loopback that leads every CONNECT, whatever it names, to `target`; gives its address and
+/// the heads of the requests that came.
+pub fn connect_proxy(target: &str) -> (String, Receiver<String>) {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a loopback port");
+    let address = listener.local_addr().expect("its address").to_string();
+    let (heads, received) = std::sync::mpsc::sync_channel(REQUESTS_MAX);
+    let target = target.to_owned();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let (mut head, mut byte) = (Vec::new(), [0]);
+            while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).unwrap_or(0) == 1 {
+                head.extend(byte);
+            }
+            // A test that no longer looks at the requests still wants its connections.
+            let _unread = heads.try_send(String::from_utf8_lossy(&head).into_owned());
+            if stream.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").is_ok() {
+                relay(&Arc::default(), stream, &target);
+            }
+        }
+    });
+    (address, received)
 }
 
 fn pump(mut reader: TcpStream, mut writer: TcpStream) {
