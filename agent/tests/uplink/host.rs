@@ -1,7 +1,7 @@
 //! A host with an enrolled agent: real files with their real owners, a real ledger, a real link.
 
 use std::os::unix::fs::{PermissionsExt, chown};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -24,6 +24,16 @@ use super::collector::{Ca, Collector};
 pub const UPLINK_UID: u32 = 64_123;
 /// Longest wait for anything.
 pub const PATIENCE: Duration = Duration::from_secs(40);
+
+/// The agent's program, put where the uplink's user can reach it: a checkout may lie in a home that is closed to others.
+pub fn program_in(directory: &Path) -> PathBuf {
+    let (built, reachable) = (env!("CARGO_BIN_EXE_agent"), directory.join("agent"));
+    if !reachable.exists() && std::fs::hard_link(built, &reachable).is_err() {
+        // Another file system.
+        std::fs::copy(built, &reachable).unwrap();
+    }
+    reachable
+}
 
 /// Waits until `condition` gives something.
 pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
@@ -113,7 +123,7 @@ impl Host {
     }
 
     pub fn start_with(&self, collector: &Collector, address: &str, proxy: Option<String>) -> Running {
-        self.start_program(collector, address, proxy, Path::new(env!("CARGO_BIN_EXE_agent")))
+        self.start_program(collector, address, proxy, &program_in(self.directory.path()))
     }
 
     /// As [`Host::start_with`], with another program to start as `<program> uplink`.

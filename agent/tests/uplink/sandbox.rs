@@ -9,7 +9,7 @@ use picket_agent::uplink::ipc::{Begin, Decoder, Message, Notice, Settings, Task}
 use picket_protocol::frame::{Frame, FrameType};
 
 use super::collector::Collector;
-use super::host::{Host, UPLINK_UID, directory, wait_for};
+use super::host::{Host, UPLINK_UID, directory, program_in, wait_for};
 
 /// What came of an act.
 #[derive(Debug, PartialEq)]
@@ -25,7 +25,9 @@ fn settings(address: &str, task: Task) -> Settings {
 
 fn spawn(uid: u32) -> ConfinedChild {
     let account = Some(Account { uid, gid: uid });
-    spawn_confined(Path::new(env!("CARGO_BIN_EXE_agent")), &["uplink".as_ref()], account).unwrap()
+    // Needed until it has started.
+    let directory = directory();
+    spawn_confined(&program_in(directory.path()), &["uplink".as_ref()], account).unwrap()
 }
 
 /// Starts an uplink for the collector at `address` that tries `act` once its sandbox is closed.

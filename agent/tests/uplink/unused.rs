@@ -9,7 +9,7 @@ use std::time::Duration;
 use picket_agent::uplink::syscalls::{ALLOWED, DEADLY};
 
 use super::collector::Collector;
-use super::host::{Host, UPLINK_UID, wait_for};
+use super::host::{Host, UPLINK_UID, program_in, wait_for};
 
 /// Calls that are tried on the way and refused; that is part of the design.
 const TRIED_IN_VAIN: &[(&str, &str)] = &[
@@ -25,7 +25,8 @@ pub fn traced(host: &Host) -> (PathBuf, PathBuf) {
     let (script, output) = (host.directory.path().join("traced"), directory.join("calls"));
     let strace = ["/usr/bin/strace", "/bin/strace"].into_iter().find(|path| Path::new(path).exists());
     let strace = strace.expect("strace is installed (apt-get install strace)");
-    let agent = env!("CARGO_BIN_EXE_agent");
+    let agent = program_in(host.directory.path());
+    let agent = agent.display();
     let text = format!("#!/bin/sh\nexec {strace} -f -qq -o {} {agent} \"$@\"\n", output.display());
     std::fs::write(&script, text).unwrap();
     std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
