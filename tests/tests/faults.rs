@@ -76,6 +76,25 @@ fn a_full_state_disk_loses_nothing() {
 }
 
 #[test]
+fn a_fifo_in_place_of_a_log_is_told_and_holds_nothing_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let collector = Collector::start(dir.path());
+    let mut agent = Agent::start(&dir.path().join("host"), &collector, "acme");
+    std::fs::write(agent.auth_log(), "").unwrap();
+    wait_for("the log to be read", || {
+        let logins = agent.status()?.pointer("/sensors/logins")?.clone();
+        (logins.get("state")? == "running").then_some(())
+    });
+    std::fs::remove_file(agent.auth_log()).unwrap();
+    stdout_of(Command::new("mkfifo").arg(agent.auth_log()));
+    wait_for("the login sensor to say that its log is none", || {
+        let logins = agent.status()?.pointer("/sensors/logins")?.clone();
+        (logins.get("state")? == "degraded").then_some(())
+    });
+    assert_eq!(agent.stop(), Some(0));
+}
+
+#[test]
 fn names_and_lines_that_attack_their_reader_arrive_harmless() {
     let dir = tempfile::tempdir().unwrap();
     let collector = Collector::start(dir.path());

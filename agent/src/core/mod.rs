@@ -101,6 +101,7 @@ fn system(doing: &'static str) -> impl Fn(std::io::Error) -> CoreError {
 /// When it cannot start, or parts of it do not stop in time.
 pub fn run(loaded: &Loaded) -> Result<(), CoreError> {
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    keep_memory_private().map_err(system("forbid core dumps"))?;
     let layout = Layout::new(&loaded.config.state_dir, &loaded.config.run_dir);
     let group = Account::find(&loaded.config.uplink.user).ok().map(|account| account.gid);
     directories::prepare(&layout, group)?;
@@ -128,6 +129,13 @@ pub fn run(loaded: &Loaded) -> Result<(), CoreError> {
         notify(&[sd_notify::NotifyState::Stopping]);
         core.stop(reason)
     })
+}
+
+/// The ledger's key is in memory: no core dump is written, and other processes may not look into this one.
+fn keep_memory_private() -> std::io::Result<()> {
+    use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
+    Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
 }
 
 /// Tells the service manager, when there is one.

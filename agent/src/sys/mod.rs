@@ -9,7 +9,7 @@ mod stop;
 mod user;
 
 pub use attempt::{ACTS, attempt};
-pub use child::die_with_parent;
+pub use child::{die_with_parent, read_only_child};
 pub use fanotify::{
     Group as FanotifyGroup, HANDLE_BYTES_MAX, Reports as FanotifyReports, filesystem_id, open_by_handle,
 };

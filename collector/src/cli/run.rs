@@ -3,7 +3,7 @@
 use std::io::IsTerminal as _;
 use std::path::Path;
 
-use rustix::process::{Resource, getrlimit, setrlimit};
+use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::level_filters::LevelFilter;
@@ -15,6 +15,7 @@ use crate::server::run::Running;
 
 pub fn run(directory: &Path, arguments: &Run, output: &Output) -> Result<(), CliError> {
     log(arguments);
+    keep_memory_private();
     raise_descriptors();
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(CliError::failed)?;
@@ -56,6 +57,15 @@ fn log(arguments: &Run) {
     let set = if arguments.log_json { builder.json().try_init() } else { builder.try_init() };
     if let Err(error) = set {
         eprintln!("collector: no log: {error}");
+    }
+}
+
+/// The CA's and the witness's keys are in memory: no core dump is written, and other processes of this user may
+/// not look into this one.
+fn keep_memory_private() {
+    let no_file = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
+    if let Err(error) = no_file.and_then(|()| set_dumpable_behavior(DumpableBehavior::NotDumpable)) {
+        tracing::warn!(%error, "core dumps are not forbidden: they would hold the collector's keys");
     }
 }
 

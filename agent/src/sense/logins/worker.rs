@@ -124,6 +124,9 @@ impl Worker {
         let Self { tails, watch, output, buffer, trouble, context, .. } = self;
         for tail in tails {
             tail.look(now);
+            if let Some(why) = &tail.trouble {
+                *trouble = format!("{}: {why}", tail.path().display());
+            }
             let watched = watch.directory_of(tail.path());
             let watched = watched.and_then(|()| watch.directory_of(tail.target()));
             let watched = watched.and_then(|()| tail.watch(watch));

@@ -80,6 +80,7 @@ pub fn last_cursor() -> Result<String, JournalRefusal> {
 
 fn journalctl() -> Command {
     let mut command = Command::new("journalctl");
+    crate::sys::read_only_child(&mut command);
     command.args(["--output=json", "--quiet", "--no-pager"]);
     command.env("LC_ALL", "C").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     command

@@ -57,6 +57,9 @@ pub struct Tally {
     pub lost: u64,
 }
 
+/// A log whose name is free for longer is reported.
+const GONE: Duration = Duration::from_secs(60);
+
 /// One log.
 #[derive(Debug)]
 pub struct Tail {
@@ -65,6 +68,10 @@ pub struct Tail {
     target: PathBuf,
     files: Vec<Followed>,
     siblings: Siblings,
+    /// Since when nothing has the log's name, though it was followed.
+    gone: Option<Timestamp>,
+    /// Why what has the log's name cannot be followed; None when it is, or was never there.
+    pub trouble: Option<String>,
     /// Counts.
     pub tally: Tally,
 }
@@ -95,6 +102,8 @@ impl Tail {
             files: Vec::new(),
             siblings: Siblings::of(&target, scratch, known.map(|known| known.seen), now),
             target,
+            gone: None,
+            trouble: None,
             tally: Tally::default(),
         };
         match known {
@@ -148,17 +157,40 @@ impl Tail {
 
     /// Sees whether the log's name belongs to another file now, and whether files rotated away unseen.
     pub fn look(&mut self, now: Timestamp) {
-        if let Ok(metadata) = std::fs::metadata(&self.path) {
-            let newest = self.files.last().map(Followed::identity);
-            let renamed = newest != Some((metadata.dev(), metadata.ino()));
-            if let Some(current) = renamed.then(|| Followed::open(&self.path, now).ok()).flatten() {
-                self.rotated(current, now);
+        self.trouble = match self.look_at_name(now) {
+            Ok(()) => {
+                self.gone = None;
+                None
             }
-        }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.missing(now),
+            Err(error) => Some(error.to_string()),
+        };
         if self.siblings.must_be_listed(now) {
             self.take_missed(now);
         }
         self.siblings.looked_at(now);
+    }
+
+    fn look_at_name(&mut self, now: Timestamp) -> io::Result<()> {
+        let metadata = std::fs::metadata(&self.path)?;
+        if !metadata.is_file() {
+            // Never opened: some devices act on that.
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
+        }
+        if self.files.last().map(Followed::identity) != Some((metadata.dev(), metadata.ino())) {
+            let current = Followed::open(&self.path, now)?;
+            self.rotated(current, now);
+        }
+        Ok(())
+    }
+
+    /// A rotation leaves the name free for a moment, somebody who hides his tracks for longer.
+    fn missing(&mut self, now: Timestamp) -> Option<String> {
+        if self.files.is_empty() {
+            return None;
+        }
+        let since = *self.gone.get_or_insert(now);
+        (now.since(since) >= GONE).then(|| format!("it is gone since {since}"))
     }
 
     fn rotated(&mut self, current: Followed, now: Timestamp) {
