@@ -9,7 +9,7 @@
 
 use std::fmt;
 use std::io::{self, Read as _};
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -306,7 +306,11 @@ impl Config {
 fn read_file(path: &Path) -> Result<Vec<u8>, ConfigError> {
     let failed = |source| ConfigError::Read { path: path.to_owned(), source };
     let insecure = |why: &str| ConfigError::Insecure { path: path.to_owned(), why: why.to_owned() };
-    let file = std::fs::File::open(path).map_err(failed)?;
+    let file = std::fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(path)
+        .map_err(failed)?;
     let metadata = file.metadata().map_err(failed)?;
     let own = rustix::process::geteuid().as_raw();
     if !metadata.is_file() {

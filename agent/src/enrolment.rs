@@ -8,9 +8,6 @@ use picket_protocol::identity::{AgentId, Tenant};
 use picket_protocol::note::{KeyKind, VerifierKey};
 use picket_protocol::time::Timestamp;
 
-/// Longest file that is read, in bytes. A real one has some 500.
-const FILE_BYTES_MAX: u64 = 64 * 1024;
-
 /// The file's content.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Enrolment {
@@ -60,7 +57,7 @@ pub enum EnrolmentError {
 impl Enrolment {
     /// Reads and checks the file.
     pub fn load(path: &Path) -> Result<Self, EnrolmentError> {
-        let bytes = match read_bounded(path) {
+        let bytes = match crate::layout::read_file(path, crate::layout::SMALL_FILE_BYTES_MAX) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 return Err(EnrolmentError::Missing { path: path.to_owned() });
@@ -84,17 +81,4 @@ impl Enrolment {
         }
         Ok(key)
     }
-}
-
-fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
-    use std::io::Read as _;
-    use std::os::unix::fs::OpenOptionsExt as _;
-    // A FIFO in its place must not hold the agent up.
-    let file = std::fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, "it is not a regular file"));
-    }
-    let mut bytes = Vec::new();
-    file.take(FILE_BYTES_MAX).read_to_end(&mut bytes)?;
-    Ok(bytes)
 }

@@ -17,7 +17,7 @@
 //! `agent-id` holds the id under which the ledger is kept. Whoever comes first makes it: `agent enroll`, or a
 //! core that starts without being enrolled; the other one uses what it finds (see [`Layout::agent`]).
 
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -27,6 +27,9 @@ use picket_protocol::identity::AgentId;
 pub const RUN_DEFAULT: &str = "/run/picket";
 /// Where the system looks for messages of the day.
 pub const MOTD_DIRECTORY: &str = "/run/motd.d";
+
+/// Longest file that holds an identifier or an enrolment, in bytes. A real one has some 500.
+pub const SMALL_FILE_BYTES_MAX: u64 = 64 * 1024;
 
 /// The paths below one state and one run directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,7 +108,8 @@ impl Layout {
     /// version 7. The core's directory must exist.
     pub fn agent(&self, fresh: uuid::Uuid) -> io::Result<AgentId> {
         let path = self.core().join("agent-id");
-        match std::fs::read_to_string(&path) {
+        match read_file(&path, SMALL_FILE_BYTES_MAX).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+        {
             Ok(text) => AgentId::parse(text.trim_end()).ok_or_else(|| {
                 io::Error::new(io::ErrorKind::InvalidData, format!("{} is damaged", path.display()))
             }),
@@ -128,6 +132,25 @@ impl Layout {
     pub fn socket(&self) -> PathBuf {
         self.run.join("agent.sock")
     }
+}
+
+/// Opens a file of the agent's own for reading. A FIFO or a device that somebody put in its place is refused and
+/// holds nothing up.
+pub fn open_file(path: &Path) -> io::Result<std::fs::File> {
+    let file =
+        std::fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"))
+    }
+}
+
+/// Reads the first `limit` bytes of a file of the agent's own, as [`open_file`] opens it.
+pub fn read_file(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    open_file(path)?.take(limit).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// Replaces `path` as a whole: temporary file beside it, fsync, rename, fsync of the directory. After a crash
@@ -163,6 +186,15 @@ mod tests {
         assert_eq!(layout.agent(second).expect("kept"), AgentId(first));
         std::fs::write(layout.core().join("agent-id"), "nonsense").expect("damage");
         assert_eq!(layout.agent(second).expect_err("damaged").kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[test]
+    fn a_fifo_in_place_of_a_file_is_refused_at_once() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let fifo = directory.path().join("file");
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, mode, 0).expect("mkfifo");
+        assert_eq!(read_file(&fifo, 10).expect_err("refused").to_string(), "it is not a regular file");
     }
 
     #[test]

@@ -126,3 +126,34 @@ fn names_and_lines_that_attack_their_reader_arrive_harmless() {
     let local = agent.run(&["findings"]);
     assert!(!local.contains(control), "{local:?}");
 }
+
+#[test]
+fn a_fifo_in_place_of_a_file_of_its_own_is_told_and_holds_nothing_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let collector = Collector::start(dir.path());
+    let mut agent = Agent::start(&dir.path().join("host"), &collector, "acme");
+    let _code = agent.stop();
+    let state = agent.dir().join("state");
+    for name in ["core/enrolment.json", "core/agent-id", "core/trust-root.json", "uplink/tls.crt"] {
+        let (path, aside) = (state.join(name), dir.path().join("aside"));
+        let there = path.exists();
+        if there {
+            std::fs::rename(&path, &aside).unwrap();
+        }
+        stdout_of(Command::new("mkfifo").arg(&path));
+        std::fs::write(agent.dir().join("agent.log"), "").unwrap();
+        agent.resume();
+        wait_for(&format!("the agent to say what {name} is"), || {
+            let told = agent.status().map(|status| status.to_string()).unwrap_or_default() + &agent.log();
+            told.contains("not a regular file").then_some(())
+        });
+        agent.kill();
+        std::fs::remove_file(&path).unwrap();
+        if there {
+            std::fs::rename(&aside, &path).unwrap();
+        }
+    }
+    agent.resume();
+    agent.wait_until_ready();
+    assert_eq!(agent.stop(), Some(0));
+}

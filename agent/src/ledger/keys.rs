@@ -16,6 +16,9 @@ use zeroize::Zeroizing;
 use super::error::LedgerError;
 use crate::layout::Layout;
 
+/// No link and no FIFO may stand in for a key.
+const FLAGS: i32 = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+
 /// A seed, wiped when dropped.
 pub type Seed = Zeroizing<[u8; KEY_BYTES]>;
 
@@ -59,7 +62,7 @@ impl KeyFiles for KeyDirectory {
     }
 
     fn read(&self, n: u64) -> io::Result<Option<Seed>> {
-        let mut file = match OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(self.path(n)) {
+        let mut file = match OpenOptions::new().read(true).custom_flags(FLAGS).open(self.path(n)) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
@@ -74,7 +77,7 @@ impl KeyFiles for KeyDirectory {
 
     fn write(&self, n: u64, seed: &Seed) -> io::Result<()> {
         let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
+        options.write(true).create(true).truncate(true).mode(0o600).custom_flags(FLAGS);
         let mut file = options.open(self.path(n))?;
         file.write_all(&**seed)?;
         file.sync_all()?;
@@ -83,7 +86,7 @@ impl KeyFiles for KeyDirectory {
 
     fn erase(&self, n: u64) -> io::Result<()> {
         let path = self.path(n);
-        match OpenOptions::new().write(true).custom_flags(libc::O_NOFOLLOW).open(&path) {
+        match OpenOptions::new().write(true).custom_flags(FLAGS).open(&path) {
             Ok(mut file) => {
                 // Overwriting in place is the most that a file system lets us do; what a flash disk keeps of
                 // the old block is beyond reach.

@@ -77,7 +77,7 @@ impl Pinned {
 }
 
 fn read(path: &Path) -> Result<Option<TrustRoot>, String> {
-    let file = match std::fs::File::open(path) {
+    let file = match crate::layout::open_file(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         opened => opened.map_err(|error| format!("cannot read {}: {error}", path.display()))?,
     };

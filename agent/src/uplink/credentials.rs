@@ -167,7 +167,7 @@ fn read_bounded(path: &Path) -> Result<Vec<u8>, CredentialError> {
     let failed = |source| CredentialError::Read { path: path.to_owned(), source };
     // Large enough from the start: a buffer that grows leaves copies of the key behind.
     let mut bytes = Vec::with_capacity(PEM_BYTES_MAX + 1);
-    let file = std::fs::File::open(path).map_err(failed)?;
+    let file = crate::layout::open_file(path).map_err(failed)?;
     let limit = u64::try_from(PEM_BYTES_MAX).unwrap_or(u64::MAX);
     file.take(limit).read_to_end(&mut bytes).map_err(failed)?;
     Ok(bytes)

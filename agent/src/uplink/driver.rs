@@ -10,7 +10,7 @@ use picket_protocol::time::Timestamp;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::clock;
-use crate::layout::write_durably;
+use crate::layout::{SMALL_FILE_BYTES_MAX, read_file, write_durably};
 use crate::ledger::Sealer;
 use crate::sys::{Account, Stop};
 
@@ -359,12 +359,13 @@ impl Driver {
             let der = from_pem(pem).map_err(|error| error.to_string())?;
             Facts::read(&der).map_err(|error| error.to_string())
         };
-        let kept = std::fs::read(&path).map_err(|error| error.to_string()).and_then(|old| {
-            if !is_renewal(&facts(&old)?, &facts(pem.as_bytes())?) {
-                return Err("it is not for this agent's key and name".to_owned());
-            }
-            write_durably(&path, pem.as_bytes(), 0o644).map_err(|error| error.to_string())
-        });
+        let kept =
+            read_file(&path, SMALL_FILE_BYTES_MAX).map_err(|error| error.to_string()).and_then(|old| {
+                if !is_renewal(&facts(&old)?, &facts(pem.as_bytes())?) {
+                    return Err("it is not for this agent's key and name".to_owned());
+                }
+                write_durably(&path, pem.as_bytes(), 0o644).map_err(|error| error.to_string())
+            });
         match kept {
             Ok(()) => {
                 self.status.count("renewals");

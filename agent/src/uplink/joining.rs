@@ -33,7 +33,7 @@ use zeroize::Zeroizing;
 use crate::clock;
 use crate::config::UplinkConfig;
 use crate::enrolment::{Enrolment, EnrolmentError};
-use crate::layout::{Layout, write_durably};
+use crate::layout::{Layout, SMALL_FILE_BYTES_MAX, read_file, write_durably};
 use crate::ledger::{LedgerError, Reader, create_first_key};
 use crate::sys::{Account, AccountError};
 
@@ -239,8 +239,8 @@ fn ledger_key(layout: &Layout) -> Result<PublicKey, JoiningError> {
 fn tls_key(layout: &Layout, account: Option<Account>) -> Result<KeyPair, JoiningError> {
     let path = layout.tls_key();
     let failed = |error: rcgen::Error| JoiningError::Key(error.to_string());
-    let pair = match std::fs::read_to_string(&path).map(Zeroizing::new) {
-        Ok(text) => KeyPair::from_pem(&text).map_err(failed)?,
+    let pair = match read_file(&path, SMALL_FILE_BYTES_MAX).map(Zeroizing::new) {
+        Ok(text) => KeyPair::from_pem(&String::from_utf8_lossy(&text)).map_err(failed)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let pair = KeyPair::generate_for(&PKCS_ED25519).map_err(failed)?;
             let text = Zeroizing::new(pair.serialize_pem());

@@ -28,6 +28,8 @@ use super::watch::Watch;
 mod compressed;
 mod followed;
 mod siblings;
+#[cfg(test)]
+mod tests;
 
 use followed::{Followed, read_at_most};
 use siblings::Siblings;
@@ -208,7 +210,9 @@ impl Tail {
     /// Puts files that rotated away and were never read before the one that has the log's name.
     fn take_missed(&mut self, now: Timestamp) {
         let heads: Vec<Vec<u8>> = self.files.iter().map(|file| file.head.clone()).collect();
-        let unread = self.files.last().and_then(|file| file.first_bytes().ok()).unwrap_or_default();
+        // Not only the newest: one that was empty when it was opened may have been filled, rotated and compressed
+        // since, and is read from its descriptor.
+        let unread: Vec<Vec<u8>> = self.files.iter().filter_map(|file| file.first_bytes().ok()).collect();
         let missed = self.siblings.missed(&heads, &unread, self.is_followed(), now);
         let before_last = self.files.len().saturating_sub(1);
         let missed: Vec<Followed> = missed.into_iter().filter_map(|file| Followed::new(file, now)).collect();

@@ -175,12 +175,12 @@ impl Siblings {
 
     /// Files that rotated away between two looks and were never read, oldest first. Not those that are `taken`,
     /// were there before, or begin as one of `heads` does: that is a copy which is being made of a file that we
-    /// read, and its rest is found when that file is emptied. One that begins as `unread`, the log itself, may
-    /// become a missed file as soon as the log is emptied: it is looked at again.
+    /// read, and its rest is found when that file is emptied. One that begins as one of `unread`, the files that are
+    /// held open, may become a missed file as soon as that one is emptied: it is looked at again.
     pub fn missed(
         &mut self,
         heads: &[Vec<u8>],
-        unread: &[u8],
+        unread: &[Vec<u8>],
         taken: impl Fn(u64, u64) -> bool,
         now: Timestamp,
     ) -> Vec<File> {
@@ -212,7 +212,7 @@ impl Siblings {
             }
             // A copy that was just begun is shorter than what it will begin with.
             let begun = heads.iter().any(|head| head.starts_with(&bytes));
-            if begun || (!unread.is_empty() && unread.starts_with(&bytes)) {
+            if begun || unread.iter().any(|first| !first.is_empty() && first.starts_with(&bytes)) {
                 self.undecided |= now.since(written) < COPYING;
                 continue;
             }
