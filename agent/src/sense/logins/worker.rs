@@ -123,12 +123,13 @@ impl Worker {
     fn read_logs(&mut self, now: Timestamp) -> Result<(), SealError> {
         let Self { tails, watch, output, buffer, trouble, context, .. } = self;
         for tail in tails {
+            // Each is watched first and looked at then, so that nothing comes unseen in between.
+            let watched = watch.directory_of(tail.path());
+            let watched = watched.and_then(|()| watch.directory_of(tail.target()));
             tail.look(now);
             if let Some(why) = &tail.trouble {
                 *trouble = format!("{}: {why}", tail.path().display());
             }
-            let watched = watch.directory_of(tail.path());
-            let watched = watched.and_then(|()| watch.directory_of(tail.target()));
             let watched = watched.and_then(|()| tail.watch(watch));
             if let Err(error) = watched {
                 *trouble = format!("{}: inotify: {error}; looked at every 30 s", tail.path().display());

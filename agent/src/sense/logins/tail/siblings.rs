@@ -189,6 +189,8 @@ impl Siblings {
         self.undecided = false;
         let limit = before_clock_grain(self.seen);
         let mut missed = Vec::new();
+        // While gzip works there are both: what it reads, and what it makes.
+        let mut heads = heads.to_vec();
         for sibling in self.list() {
             let identity = sibling.identity();
             if self.known.contains(&identity) {
@@ -220,6 +222,7 @@ impl Siblings {
                 Ok(file) => {
                     self.known.insert(identity);
                     missed.push(file);
+                    heads.push(bytes);
                 }
                 // gzip is still writing it.
                 Err(_) if now.since(written) < COPYING => self.undecided = true,

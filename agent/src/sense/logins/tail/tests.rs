@@ -48,3 +48,23 @@ fn a_log_that_was_opened_empty_is_read_once_though_it_was_filled_rotated_and_com
     lines.extend(read_all(&mut tail, now));
     assert_eq!(lines, ["two", "three", "four"]);
 }
+
+#[test]
+fn a_log_that_rotated_away_unseen_is_read_once_while_it_is_being_compressed() {
+    let dir = tempfile::tempdir().expect("directory");
+    let (log, old) = (dir.path().join("auth.log"), dir.path().join("auth.log.1"));
+    append(&log, "before the agent\n");
+    let now = Timestamp::from(std::time::SystemTime::now());
+    let mut tail = Tail::open(&log, dir.path(), None, now).expect("open");
+    std::fs::rename(&log, dir.path().join("auth.log.2")).expect("rename");
+    append(&log, "one\ntwo\n");
+    std::fs::rename(&log, &old).expect("rename");
+    assert!(Command::new("gzip").arg("--keep").arg(&old).status().expect("gzip").success());
+    append(&log, "three\n");
+    tail.look(now);
+    let mut lines = read_all(&mut tail, now);
+    std::fs::remove_file(&old).expect("gzip removes what it read");
+    tail.look(now);
+    lines.extend(read_all(&mut tail, now));
+    assert_eq!(lines, ["one", "two", "three"]);
+}
