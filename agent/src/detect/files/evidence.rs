@@ -10,6 +10,7 @@ use picket_protocol::time::Timestamp;
 use super::Class;
 use crate::sense::files::change::{FileChange, SeenBy, Window};
 use crate::sense::files::object::{Content, Kind, ObjectState};
+use crate::sense::processes::Actor;
 
 /// Objects of a vanished directory that are named, and bytes of their names in all.
 const BENEATH_NAMED_MAX: usize = 200;
@@ -147,6 +148,9 @@ pub struct FileEvidence {
     /// The first of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub beneath: Vec<BeneathFacts>,
+    /// Who did it; absent when that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub actor: Option<Actor>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
@@ -185,6 +189,7 @@ impl FileEvidence {
             window: change.window,
             beneath_count: change.beneath_count,
             beneath,
+            actor: change.actor.as_deref().cloned(),
         }
     }
 }

@@ -6,6 +6,7 @@
 //! another inode with the same content and permissions) give none; the sensor still takes them into the baseline.
 
 mod class;
+mod detector;
 mod evidence;
 
 use std::path::Path;
@@ -14,6 +15,7 @@ use picket_protocol::finding::{Entity, Finding, Severity, printable};
 use uuid::Uuid;
 
 pub use class::Class;
+pub use detector::{Detector, Outcome};
 pub use evidence::{Aspect, BeneathFacts, FileEvidence, ObjectFacts};
 
 use crate::sense::files::change::FileChange;

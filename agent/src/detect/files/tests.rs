@@ -46,6 +46,8 @@ fn change(path: &str, before: Option<ObjectState>, after: Option<ObjectState>) -
         observed: Observed::once(Timestamp::from_seconds(1)),
         beneath_count: 0,
         beneath: Vec::new(),
+        actor: None,
+        text: None,
     }
 }
 

@@ -1,11 +1,13 @@
 //! The observation that the file sensor hands to its detector: one difference between baseline and disk.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use picket_protocol::finding::Observed;
 use picket_protocol::time::Timestamp;
 
 use super::object::ObjectState;
+use crate::sense::processes::Actor;
 
 /// What made the sensor look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -37,6 +39,15 @@ pub struct Beneath {
     pub state: ObjectState,
 }
 
+/// The content of a small text file that matters, before and after.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TextChange {
+    /// As it was, if it is known.
+    pub before: Option<Vec<u8>>,
+    /// As it is.
+    pub after: Option<Vec<u8>>,
+}
+
 /// One difference between the baseline and the disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileChange {
@@ -61,4 +72,8 @@ pub struct FileChange {
     pub beneath_count: u64,
     /// The first of them, for a directory that vanished; bounded.
     pub beneath: Vec<Beneath>,
+    /// Who did it; none when that is not known.
+    pub actor: Option<Arc<Actor>>,
+    /// What the text was and is, of a file whose text is kept.
+    pub text: Option<TextChange>,
 }

@@ -266,5 +266,7 @@ fn change(candidate: &Candidate, before: Option<ObjectState>, after: Option<Obje
         observed: if told { observed(mark) } else { Observed::once(now) },
         beneath_count: 0,
         beneath: Vec::new(),
+        actor: None,
+        text: None,
     }
 }

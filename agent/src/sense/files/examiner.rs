@@ -19,7 +19,8 @@ use super::rung::Rung;
 use super::scanner::ScanNews;
 use super::shared::{Shared, View};
 use super::tuning::Tuning;
-use crate::detect::files as detect;
+use crate::clock;
+use crate::detect::files::{Detector, Outcome};
 use crate::ledger::{Sealer, StateWrite};
 use crate::sense::{SensorContext, SensorState, SensorStatus};
 use crate::sys::Stop;
@@ -96,6 +97,8 @@ pub struct Examiner {
     pub last_finding: Option<Timestamp>,
     /// Trees are not examined again before, so that a storm of lost events is not answered by a storm of rescans.
     pub rescan_rest: Option<Instant>,
+    /// What changes mean.
+    pub detector: Detector,
     drafts: Vec<Draft>,
     writes: Vec<StateWrite>,
 }
@@ -126,6 +129,7 @@ impl Examiner {
             status: context.status.clone(),
             last_finding: None,
             rescan_rest: None,
+            detector: Detector::default(),
             drafts: Vec::new(),
             writes: Vec::new(),
         }
@@ -183,22 +187,38 @@ impl Examiner {
     /// Takes a change into the baseline, and hands its finding on with it; without one when `silent`, or when the
     /// change says nothing. Tells whether there was one.
     pub fn emit(&mut self, change: &FileChange, writes: Vec<Write>, silent: bool) -> Result<bool, PassError> {
-        let finding = if silent { None } else { detect::finding(change, Uuid::now_v7()) };
-        let told = finding.is_some();
-        match finding {
-            Some(finding) => {
-                self.tally.findings += 1;
-                self.last_finding = Some(change.observed.last);
-                self.drafts.extend(draft(finding, &change.path));
-            }
-            None if !silent => self.tally.refreshed += 1,
-            None => {}
-        }
         self.writes.push(self.baseline.write(writes, None));
+        let told = !silent && {
+            let outcome = self.detector.observe(change, clock::now(), &mut Uuid::now_v7);
+            let told = !outcome.findings.is_empty() || !outcome.writes.is_empty();
+            self.tally.refreshed += u64::from(!told);
+            self.take(outcome, change.observed.last, &change.path);
+            told
+        };
         if self.drafts.len() >= ENTRY_FINDINGS_MAX || self.writes.len() >= ENTRY_FINDINGS_MAX * 4 {
             self.flush()?;
         }
         Ok(told)
+    }
+
+    fn take(&mut self, outcome: Outcome, observed: Timestamp, path: &Path) {
+        for finding in outcome.findings {
+            self.tally.findings += 1;
+            self.last_finding = Some(observed);
+            self.drafts.extend(draft(finding, path));
+        }
+        self.writes.extend(outcome.writes);
+    }
+
+    /// Hands on what the detector held back until now.
+    pub fn tick(&mut self) -> Result<(), PassError> {
+        let now = clock::now();
+        if self.detector.due_in(now).is_none_or(|wait| !wait.is_zero()) {
+            return Ok(());
+        }
+        let outcome = self.detector.tick(now, &mut Uuid::now_v7);
+        self.take(outcome, now, Path::new(""));
+        self.flush()
     }
 
     /// Takes rows into the baseline without a word.

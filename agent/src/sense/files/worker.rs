@@ -86,6 +86,7 @@ impl Worker {
         }
         self.tell_overflows()?;
         self.tell_lacks()?;
+        self.examiner.tick()?;
         let now = Instant::now();
         let marks = self.examiner.take_marks(now, MARKS_MAX);
         if !marks.is_empty() {
@@ -288,7 +289,8 @@ impl Worker {
     fn wait(&mut self) {
         let now = Instant::now();
         let due = self.examiner.shared.dirty.with(|set| set.next_due());
-        let until = due.into_iter().chain([self.next_scan, self.next_stamp]).min().unwrap_or(now);
+        let held = self.examiner.detector.due_in(clock::now()).map(|wait| now + wait);
+        let until = due.into_iter().chain(held).chain([self.next_scan, self.next_stamp]).min().unwrap_or(now);
         let timeout = until.saturating_duration_since(now);
         let timeout = Timespec {
             tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),

@@ -1,0 +1,47 @@
+//! The process behind an observation, as it was when it acted. What is not known of it is absent, never guessed.
+
+use picket_protocol::finding::Text;
+use picket_protocol::time::Timestamp;
+
+/// A process above another.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Ancestor {
+    /// Its number.
+    pub pid: u32,
+    /// The program that it ran.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub executable: Option<Text>,
+}
+
+/// Who did it.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Actor {
+    /// Process number, in the host's own namespace.
+    pub pid: u32,
+    /// When the process began: with the number it is unique.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started: Option<Timestamp>,
+    /// The program that it ran.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub executable: Option<Text>,
+    /// Its arguments, joined by spaces; bounded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub command_line: Option<Text>,
+    /// Its user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<u32>,
+    /// The user who logged in, whoever he became since (audit's `auid`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub login_uid: Option<u32>,
+    /// The login session (audit's `ses`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audit_session: Option<u32>,
+    /// The container that it runs in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
+    /// The processes above it, nearest first; bounded.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parents: Vec<Ancestor>,
+    /// The rung that knew it: `bpf`, `connector`, `proc`.
+    pub known_by: String,
+}

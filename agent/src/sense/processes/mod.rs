@@ -1,0 +1,5 @@
+//! Processes: who did what a sensor saw.
+
+mod actor;
+
+pub use actor::{Actor, Ancestor};
