@@ -490,6 +490,30 @@ fn rude_clients_disturb_nobody() {
 }
 
 #[test]
+fn root_finds_a_place_when_others_hold_all_that_they_may() {
+    let host = Host::new();
+    let running = host.start();
+    let socket = host.layout().socket();
+    // As if everybody were in the group.
+    std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0o666)).expect("mode");
+    let crowd = std::thread::spawn(move || {
+        // Of this thread alone.
+        rustix::thread::set_thread_uid(rustix::process::Uid::from_raw(NOBODY.parse().expect("a number")))
+            .expect("uid");
+        (0..40).map(|_| UnixStream::connect(&socket).expect("connected")).collect::<Vec<_>>()
+    });
+    let crowd = crowd.join().expect("a crowd");
+    let refused = |mut stream: &UnixStream| {
+        let mut reply = [0; 256];
+        stream.set_read_timeout(Some(Duration::from_millis(200))).expect("timeout");
+        stream.read(&mut reply).is_ok_and(|count| text(&reply[..count]).contains("connected already"))
+    };
+    wait_for("the last to be refused", || crowd.last().filter(|stream| refused(stream)).map(|_| ()));
+    assert!(host.status()["pid"].is_u64());
+    assert_eq!(running.stop(), Some(0));
+}
+
+#[test]
 fn watching_draws_over_itself() {
     let host = Host::new();
     let running = host.start();

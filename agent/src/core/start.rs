@@ -87,7 +87,7 @@ pub(super) fn figures(ledger: &Arc<Ledger>, link: &LinkStatus, statuses: &Status
             ledger_size: ledger.size,
             acknowledged: ledger.acknowledged,
             ledger_bytes: ledger.acknowledged_bytes.saturating_add(ledger.waiting_bytes),
-            queue: 0,
+            queue: ledger.queue,
             link: link.last_error.map_or(state.clone(), |error| format!("{state}: {error}")),
             sensors: statuses.reports(),
             processes: link.pid.map(|pid| ("uplink".to_owned(), pid)).into_iter().collect(),

@@ -1,5 +1,6 @@
 //! How the ledger fares, for `agent status` and heartbeats.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use picket_protocol::time::Timestamp;
@@ -11,6 +12,9 @@ pub struct LedgerReport {
     pub error: Option<String>,
     /// Since when they cannot.
     pub failing_since: Option<Timestamp>,
+    /// Entries that wait for the writer.
+    #[serde(default)]
+    pub queue: u64,
     /// Durable records.
     pub size: u64,
     /// How many of them the collector has cosigned.
@@ -37,15 +41,29 @@ pub struct LedgerReport {
 
 /// Shared hold on a [`LedgerReport`]; cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct LedgerHealth(Arc<Mutex<LedgerReport>>);
+pub struct LedgerHealth {
+    report: Arc<Mutex<LedgerReport>>,
+    queued: Arc<AtomicU64>,
+}
 
 impl LedgerHealth {
     /// The report as it stands.
     pub fn report(&self) -> LedgerReport {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let report = self.report.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        LedgerReport { queue: self.queued.load(Ordering::Relaxed), ..report }
+    }
+
+    /// An entry goes into the queue, or waits for a place in it.
+    pub(super) fn queued(&self) {
+        self.queued.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// An entry has left the queue.
+    pub(super) fn taken(&self) {
+        self.queued.fetch_sub(1, Ordering::Relaxed);
     }
 
     pub(super) fn update(&self, change: impl FnOnce(&mut LedgerReport)) {
-        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        change(&mut self.report.lock().unwrap_or_else(PoisonError::into_inner));
     }
 }

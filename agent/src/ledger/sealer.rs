@@ -79,6 +79,9 @@ pub enum SealError {
     Timeout,
 }
 
+/// The writer has ended.
+struct Stopped;
+
 /// Hands entries to the ledger's writer; cheap to clone.
 #[derive(Clone)]
 pub struct Sealer {
@@ -100,7 +103,7 @@ impl Sealer {
     /// Queues records and state; waits while the queue is full. They are lost only if the agent dies before
     /// the commit, and then all of them, so that what led to them is looked at again.
     pub fn seal(&self, drafts: Vec<Draft>, writes: Vec<StateWrite>) -> Result<(), SealError> {
-        self.queue.send(Entry::new(drafts, writes)).map_err(|_| SealError::Stopped)
+        self.send(Entry::new(drafts, writes)).map_err(|Stopped| SealError::Stopped)
     }
 
     /// As [`Sealer::seal`], and gives where the answer will come, once they are durable or refused. A sender
@@ -112,7 +115,7 @@ impl Sealer {
     ) -> Result<Receiver<Result<Sealed, SealError>>, SealError> {
         let (done, answer) = sync_channel(1);
         let entry = Entry { drafts, writes, done: Some(done), ..Entry::default() };
-        self.queue.send(entry).map_err(|_| SealError::Stopped)?;
+        self.send(entry).map_err(|Stopped| SealError::Stopped)?;
         Ok(answer)
     }
 
@@ -126,7 +129,7 @@ impl Sealer {
     ) -> Result<Sealed, SealError> {
         let (done, answer) = sync_channel(1);
         let entry = Entry { done: Some(done), ..Entry::new(drafts, writes) };
-        self.queue.send(entry).map_err(|_| SealError::Stopped)?;
+        self.send(entry).map_err(|Stopped| SealError::Stopped)?;
         answer.recv_timeout(timeout).map_err(|error| match error {
             RecvTimeoutError::Timeout => {
                 self.health.report().error.map_or(SealError::Timeout, SealError::Storage)
@@ -144,7 +147,7 @@ impl Sealer {
         let (done, answer) = sync_channel(1);
         let acknowledgement = Acknowledgement { note: note.to_owned(), witness: witness.clone(), done };
         let entry = Entry { acknowledgement: Some(acknowledgement), ..Entry::default() };
-        self.queue.send(entry).map_err(|_| AcknowledgeError::Stopped)?;
+        self.send(entry).map_err(|Stopped| AcknowledgeError::Stopped)?;
         answer.recv_timeout(timeout).map_err(|error| match error {
             RecvTimeoutError::Timeout => {
                 self.health.report().error.map_or(AcknowledgeError::Timeout, AcknowledgeError::Storage)
@@ -155,9 +158,19 @@ impl Sealer {
 
     /// Wakes a writer that sleeps on an empty queue.
     pub(super) fn wake(&self) {
+        self.health.queued();
         match self.queue.try_send(Entry::default()) {
+            Ok(()) => {}
             // A full queue keeps it awake, and one that has ended needs no waking.
-            Ok(()) | Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {}
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => self.health.taken(),
         }
+    }
+
+    fn send(&self, entry: Entry) -> Result<(), Stopped> {
+        self.health.queued();
+        self.queue.send(entry).map_err(|_entry| {
+            self.health.taken();
+            Stopped
+        })
     }
 }

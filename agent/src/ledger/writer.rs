@@ -41,7 +41,10 @@ impl Writer {
         self.report();
         loop {
             let first = match self.queue.recv_timeout(IDLE) {
-                Ok(first) => first,
+                Ok(first) => {
+                    self.health.taken();
+                    first
+                }
                 Err(RecvTimeoutError::Timeout) => Entry::default(),
                 Err(RecvTimeoutError::Disconnected) => return,
             };
@@ -60,6 +63,7 @@ impl Writer {
     /// Seals what was queued before the stop. What senders add later is refused when the queue is dropped.
     fn drain(&mut self) {
         while let Ok(first) = self.queue.try_recv() {
+            self.health.taken();
             let mut group = self.gather(first);
             if !self.write(&mut group) {
                 return;
@@ -73,6 +77,7 @@ impl Writer {
         let mut group = vec![first];
         while records < BATCH_RECORDS_MAX && bytes < BATCH_BYTES_MAX && group.len() < BATCH_RECORDS_MAX {
             let Ok(next) = self.queue.try_recv() else { break };
+            self.health.taken();
             records += next.drafts.len();
             bytes += entry_bytes(&next);
             group.push(next);

@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::net::sockopt::socket_peercred;
 use serde_json::json;
 use serde_json::value::RawValue;
 
@@ -24,6 +25,8 @@ use crate::sys::Stop;
 
 /// Connections at once; one more is told so and closed.
 pub const CLIENTS_MAX: usize = 32;
+/// How many of them others than root may hold: root always finds a place.
+const OTHERS_MAX: usize = 24;
 /// How long a client may take to send its request or to take a line of the answer.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often a connection that follows findings looks whether it is to end.
@@ -45,7 +48,12 @@ pub struct Server {
     thread: JoinHandle<()>,
 }
 
-type Clients = Arc<Mutex<BTreeMap<u64, UnixStream>>>;
+type Clients = Arc<Mutex<BTreeMap<u64, Connection>>>;
+
+struct Connection {
+    socket: UnixStream,
+    of_root: bool,
+}
 
 impl Server {
     /// Opens the socket and serves it.
@@ -71,7 +79,7 @@ impl Server {
         self.stop.set();
         for client in self.clients.lock().unwrap_or_else(PoisonError::into_inner).values() {
             // Fails when the client has gone already.
-            let _gone = client.shutdown(std::net::Shutdown::Both).is_err();
+            let _gone = client.socket.shutdown(std::net::Shutdown::Both).is_err();
         }
         if self.thread.join().is_err() {
             tracing::error!("the local socket's thread panicked");
@@ -153,13 +161,15 @@ impl Accepting {
             }
         };
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
-        if clients.len() >= CLIENTS_MAX {
-            let reply = Reply::Error { message: format!("{CLIENTS_MAX} others are connected already") };
+        let of_root = socket_peercred(&socket).is_ok_and(|peer| peer.uid.is_root());
+        let others = clients.values().filter(|client| !client.of_root).count();
+        if clients.len() >= CLIENTS_MAX || (!of_root && others >= OTHERS_MAX) {
+            let reply = Reply::Error { message: format!("{} others are connected already", clients.len()) };
             // Whether the client hears it is its own affair.
             let _told = Client { socket }.send(&reply).is_ok();
             return None;
         }
-        clients.insert(number, own);
+        clients.insert(number, Connection { socket: own, of_root });
         drop(clients);
         let (sources, stop, clients) =
             (Arc::clone(&self.sources), self.stop.clone(), Arc::clone(&self.clients));
