@@ -63,7 +63,13 @@ fn main() -> Result<(), Failure> {
         hash_bytes_max: 64 * 1024 * 1024,
     };
     let (stop, status) = (Stop::new()?, SensorStatus::default());
-    let context = SensorContext { sealer, database, stop: stop.clone(), status: status.clone() };
+    let context = SensorContext {
+        sealer,
+        database,
+        stop: stop.clone(),
+        status: status.clone(),
+        processes: Default::default(),
+    };
     let (cpu, started) = (cpu_seconds(), Instant::now());
     let (handle, scanner) = files::start(config, context)?;
     while status.report().state == SensorState::Starting {

@@ -68,6 +68,7 @@ impl Sensors {
             database: database.clone(),
             stop: stop.clone(),
             status: statuses.get(name),
+            processes: Default::default(),
         };
         let trees = trees::resolve(&config.files.trees);
         let mut sensors = Self {

@@ -29,6 +29,8 @@ pub struct SensorContext {
     pub stop: Stop,
     /// What `agent status` shows.
     pub status: SensorStatus,
+    /// Who the processes are that observations name by number.
+    pub processes: processes::Processes,
 }
 
 /// One mechanism of a ladder, tried.

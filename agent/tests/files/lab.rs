@@ -115,8 +115,13 @@ impl Lab {
         taken.store(0, Ordering::Relaxed);
         let writer = std::thread::spawn(move || write_all(connection, &inbox, &findings, &lose, &taken));
         let status = SensorStatus::default();
-        let context =
-            SensorContext { sealer, database: self.database(), stop: stop.clone(), status: status.clone() };
+        let context = SensorContext {
+            sealer,
+            database: self.database(),
+            stop: stop.clone(),
+            status: status.clone(),
+            processes: Default::default(),
+        };
         let (handle, scanner) =
             files::start_tuned(self.config.clone(), context, self.tuning.clone()).unwrap();
         self.running = Some(Running { stop, status, scanner, handle, writer });

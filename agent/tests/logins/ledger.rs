@@ -56,6 +56,7 @@ impl Bench {
             database: self.database.clone(),
             stop: stop.clone(),
             status: status.clone(),
+            processes: Default::default(),
         };
         let sensor = logins::start(config, context).unwrap();
         Run { stop, sensor, writer, status }

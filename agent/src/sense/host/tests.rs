@@ -11,8 +11,13 @@ fn the_first_heartbeat_is_sealed_at_once_and_the_sensor_stops_when_told() {
     let (sealer, receiver) = Sealer::queue();
     let stop = Stop::new().unwrap();
     let status = super::super::SensorStatus::default();
-    let context =
-        SensorContext { sealer, database: "/nonexistent".into(), stop: stop.clone(), status: status.clone() };
+    let context = SensorContext {
+        sealer,
+        database: "/nonexistent".into(),
+        stop: stop.clone(),
+        status: status.clone(),
+        processes: Default::default(),
+    };
     let asked = Arc::new(AtomicU64::new(0));
     let counted = Arc::clone(&asked);
     let figures: FigureSource = Arc::new(move || {

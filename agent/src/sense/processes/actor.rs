@@ -8,7 +8,10 @@ use picket_protocol::time::Timestamp;
 pub struct Ancestor {
     /// Its number.
     pub pid: u32,
-    /// The program that it ran.
+    /// When it began: with the number it is unique.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started: Option<Timestamp>,
+    /// The program that it ran when it started the process beneath.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub executable: Option<Text>,
 }
@@ -24,12 +27,21 @@ pub struct Actor {
     /// The program that it ran.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub executable: Option<Text>,
+    /// The program's file had no name any more when the program began.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub executable_deleted: bool,
     /// Its arguments, joined by spaces; bounded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub command_line: Option<Text>,
-    /// Its user.
+    /// There were more arguments than are given.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub command_line_cut: bool,
+    /// Its user: who ran it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uid: Option<u32>,
+    /// The user as whom it acted, where that is another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub effective_uid: Option<u32>,
     /// The user who logged in, whoever he became since (audit's `auid`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub login_uid: Option<u32>,
