@@ -5,6 +5,7 @@
     reason = "a test that cannot be set up, or lacks what it looks for, has failed"
 )]
 
+mod attributes;
 mod cases;
 mod faults;
 mod lab;

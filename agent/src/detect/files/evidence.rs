@@ -9,7 +9,7 @@ use picket_protocol::time::Timestamp;
 
 use super::Class;
 use crate::sense::files::change::{FileChange, SeenBy, Window};
-use crate::sense::files::object::{Content, Kind, ObjectState};
+use crate::sense::files::object::{Content, Guards, Kind, ObjectState};
 use crate::sense::processes::Actor;
 
 /// Objects of a vanished directory that are named, and bytes of their names in all.
@@ -34,6 +34,27 @@ pub enum Aspect {
     Links,
     /// Modification time.
     Time,
+    /// File capabilities.
+    Capabilities,
+    /// Access lists.
+    AccessList,
+    /// The label of a mandatory access control.
+    Label,
+    /// Other extended attributes.
+    Extended,
+    /// What guards it against changes: immutable, append-only, sealed.
+    Guards,
+}
+
+impl Aspect {
+    /// Whether it says who may do what with the object: a change of it alone is worth a word.
+    pub fn is_permission(&self) -> bool {
+        match self {
+            Self::Mode | Self::Owner | Self::Group => true,
+            Self::Capabilities | Self::AccessList | Self::Label | Self::Extended | Self::Guards => true,
+            Self::Type | Self::Content | Self::Links | Self::Time => false,
+        }
+    }
 }
 
 /// One state of an object.
@@ -68,6 +89,18 @@ pub struct ObjectFacts {
     ///
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content_note: Option<String>,
+    /// What guards it against changes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub guards: Vec<String>,
+    /// File capabilities as the kernel keeps them (`struct vfs_cap_data`), hexadecimal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capability: Option<String>,
+    /// Access list as the kernel keeps it, or its digest when it is long; hexadecimal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access_list: Option<String>,
+    /// The label of a mandatory access control; of an ordinary one of SELinux the type.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<Text>,
 }
 
 impl ObjectFacts {
@@ -86,6 +119,10 @@ impl ObjectFacts {
             sha256: None,
             target: None,
             content_note: None,
+            guards: guard_names(meta.guards),
+            capability: state.extended.capability().map(hex),
+            access_list: state.extended.access_list().map(hex),
+            label: state.extended.label().map(Text::from_bytes),
         };
         match &state.content {
             Content::None => {}
@@ -102,6 +139,12 @@ impl ObjectFacts {
         }
         facts
     }
+}
+
+fn guard_names(guards: Guards) -> Vec<String> {
+    let names =
+        [(Guards::IMMUTABLE, "immutable"), (Guards::APPEND_ONLY, "append-only"), (Guards::VERITY, "verity")];
+    names.into_iter().filter(|(guard, _)| guards.contains(*guard)).map(|(_, name)| name.to_owned()).collect()
 }
 
 /// One object that vanished with its directory.

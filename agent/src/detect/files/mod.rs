@@ -19,7 +19,7 @@ pub use detector::{Detector, Outcome};
 pub use evidence::{Aspect, BeneathFacts, FileEvidence, ObjectFacts};
 
 use crate::sense::files::change::FileChange;
-use crate::sense::files::object::{Content, Kind, ObjectState};
+use crate::sense::files::object::{Content, Guards, Kind, ObjectState};
 
 /// Characters of a path in a title; the whole path is in the entities.
 const TITLE_PATH_CHARS_MAX: usize = 200;
@@ -58,6 +58,10 @@ impl Fact {
 pub fn aspects(before: &ObjectState, after: &ObjectState) -> Vec<Aspect> {
     let (old, new) = (&before.meta, &after.meta);
     let regular = new.kind == Kind::File;
+    let (was, is) = (&before.extended, &after.extended);
+    // What could not be read then or now is not known to differ.
+    let read = !was.is_unreadable() && !is.is_unreadable() && old.kind == new.kind;
+    let lists = (was.access_list(), was.default_list()) != (is.access_list(), is.default_list());
     let checks = [
         (old.kind != new.kind, Aspect::Type),
         (old.kind == new.kind && content_differs(before, after), Aspect::Content),
@@ -66,6 +70,11 @@ pub fn aspects(before: &ObjectState, after: &ObjectState) -> Vec<Aspect> {
         (old.gid != new.gid, Aspect::Group),
         (regular && old.links != new.links, Aspect::Links),
         (regular && old.mtime != new.mtime, Aspect::Time),
+        (old.guards != new.guards, Aspect::Guards),
+        (read && was.capability() != is.capability(), Aspect::Capabilities),
+        (read && lists, Aspect::AccessList),
+        (read && was.label() != is.label(), Aspect::Label),
+        (read && was.others() != is.others(), Aspect::Extended),
     ];
     checks.into_iter().filter(|(differs, _)| *differs).map(|(_, aspect)| aspect).collect()
 }
@@ -121,7 +130,7 @@ fn fact(change: &FileChange, changed: &[Aspect]) -> Option<Fact> {
         Some(Fact::TypeChanged)
     } else if has(Aspect::Content) {
         Some(Fact::Modified)
-    } else if has(Aspect::Mode) || has(Aspect::Owner) || has(Aspect::Group) || time_was_set(before, after) {
+    } else if changed.iter().any(Aspect::is_permission) || time_was_set(before, after) {
         Some(Fact::Attributes)
     } else {
         // Another name for a file that matters is a way to reach it when the first is gone or guarded.
@@ -238,11 +247,25 @@ fn title_of_attributes(change: &FileChange, changed: &[Aspect]) -> String {
             Aspect::Owner => Some(format!("owner from {} to {}", old.uid, new.uid)),
             Aspect::Group => Some(format!("group from {} to {}", old.gid, new.gid)),
             Aspect::Links => Some(format!("links from {} to {}", old.links, new.links)),
+            Aspect::Guards => Some(guards_changed(old.guards, new.guards)),
+            Aspect::Capabilities => Some("file capabilities".to_owned()),
+            Aspect::AccessList => Some("access list".to_owned()),
+            Aspect::Label => Some("label".to_owned()),
+            Aspect::Extended => Some("extended attributes".to_owned()),
             Aspect::Time if changed.len() == 1 => Some("modification time by hand".to_owned()),
             _ => None,
         })
         .collect();
     format!("Attributes of {path} changed: {}", parts.join(", "))
+}
+
+fn guards_changed(old: Guards, new: Guards) -> String {
+    let words =
+        [(Guards::IMMUTABLE, "immutable"), (Guards::APPEND_ONLY, "append-only"), (Guards::VERITY, "sealed")];
+    let gone = words.iter().filter(|(guard, _)| old.contains(*guard) && !new.contains(*guard));
+    let come = words.iter().filter(|(guard, _)| new.contains(*guard) && !old.contains(*guard));
+    let gone = gone.map(|(_, word)| format!("no longer {word}"));
+    gone.chain(come.map(|(_, word)| format!("now {word}"))).collect::<Vec<_>>().join(", ")
 }
 
 fn entities(change: &FileChange) -> Vec<Entity> {

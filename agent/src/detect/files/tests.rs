@@ -21,13 +21,14 @@ fn state(kind: Kind, mode: u32, digest: u8) -> ObjectState {
         birth: 500,
         inode: 42,
         links: 1,
+        ..Metadata::default()
     };
     let content = match kind {
         Kind::File => Content::Digest([digest; 32]),
         Kind::Symlink => Content::Target(vec![digest]),
         _ => Content::None,
     };
-    ObjectState { meta, content, racy: false }
+    ObjectState { meta, content, ..ObjectState::default() }
 }
 
 fn file(mode: u32, digest: u8) -> ObjectState {
@@ -157,6 +158,7 @@ fn any_state() -> impl Strategy<Value = ObjectState> {
                 birth: 0,
                 inode,
                 links,
+                ..Metadata::default()
             };
             let content = match (kind, content) {
                 (Kind::Symlink, _) => Content::Target(bytes),
@@ -165,7 +167,7 @@ fn any_state() -> impl Strategy<Value = ObjectState> {
                 (Kind::File, _) => Content::Digest([bytes.first().copied().unwrap_or(0); 32]),
                 _ => Content::None,
             };
-            ObjectState { meta, content, racy: false }
+            ObjectState { meta, content, ..ObjectState::default() }
         },
     )
 }

@@ -14,7 +14,8 @@ use picket_protocol::time::Timestamp;
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Row as SqlRow, Transaction, params};
 
-use super::object::{Content, Kind, Metadata, ObjectState};
+use super::extended::Extended;
+use super::object::{Content, Guards, Kind, Metadata, ObjectState};
 use super::watched::components_below;
 use crate::ledger::StateWrite;
 
@@ -27,8 +28,13 @@ const RACY: i64 = 1;
 const PENDING: i64 = 2;
 const LISTED: i64 = 4;
 const ABSENT: i64 = 8;
+/// `flags` from here on, 3 bits: [`Guards`].
+const GUARDS_SHIFT: u32 = 4;
+/// `flags` from here on, 8 bits: entropy, plus one; 0 when it is not known.
+const ENTROPY_SHIFT: u32 = 8;
 
-const COLUMNS: &str = "id, kind, mode, uid, gid, size, mtime, ctime, birth, inode, links, flags, content";
+const COLUMNS: &str =
+    "id, kind, mode, uid, gid, size, mtime, ctime, birth, inode, links, flags, content, extended";
 
 /// The `parent` of a tree's own row.
 pub const NO_PARENT: i64 = 0;
@@ -337,9 +343,12 @@ fn put(transaction: &Transaction<'_>, key: &Key, row: &Row) -> rusqlite::Result<
     flags |= if row.state.racy { RACY } else { 0 };
     flags |= if row.listed { LISTED } else { 0 };
     flags |= if row.absent { ABSENT } else { 0 };
+    flags |= i64::from(meta.guards.bits()) << GUARDS_SHIFT;
+    flags |= row.state.entropy.map_or(0, |entropy| i64::from(entropy).min(254) + 1) << ENTROPY_SHIFT;
     let mut statement = transaction.prepare_cached(
         "INSERT OR REPLACE INTO file_object (parent, name, id, kind, mode, uid, gid, size, mtime, ctime, birth, inode,
-         links, flags, content) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
+         links, flags, content, extended)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)",
     )?;
     let values = params![
         key.parent,
@@ -357,6 +366,7 @@ fn put(transaction: &Transaction<'_>, key: &Key, row: &Row) -> rusqlite::Result<
         meta.links,
         flags,
         ToSqlOutput::Borrowed(content),
+        (!row.state.extended.is_empty()).then(|| row.state.extended.as_bytes()),
     ];
     statement.execute(values).map(|_| ())
 }
@@ -376,6 +386,7 @@ fn read_row(row: &SqlRow<'_>, first: usize) -> rusqlite::Result<Row> {
         birth: row.get(column(8))?,
         inode: row.get::<_, i64>(column(9))?.cast_unsigned(),
         links: row.get(column(10))?,
+        guards: Guards::from_bits(low_byte(flags >> GUARDS_SHIFT) & 0xf),
     };
     let content = match row.get_ref(column(12))? {
         ValueRef::Blob(target) if kind == Kind::Symlink => Content::Target(target.to_vec()),
@@ -384,8 +395,17 @@ fn read_row(row: &SqlRow<'_>, first: usize) -> rusqlite::Result<Row> {
         _ if flags & PENDING != 0 => Content::Pending,
         _ => Content::None,
     };
-    let state = ObjectState { meta, content, racy: flags & RACY != 0 };
+    let extended = match row.get_ref(column(13))? {
+        ValueRef::Blob(bytes) => Extended::from_bytes(bytes),
+        _ => Extended::default(),
+    };
+    let entropy = low_byte(flags >> ENTROPY_SHIFT).checked_sub(1);
+    let state = ObjectState { meta, content, racy: flags & RACY != 0, extended, entropy };
     Ok(Row { id: row.get(column(0))?, state, listed: flags & LISTED != 0, absent: flags & ABSENT != 0 })
+}
+
+fn low_byte(value: i64) -> u8 {
+    value.to_le_bytes()[0]
 }
 
 #[cfg(test)]

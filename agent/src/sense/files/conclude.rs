@@ -12,7 +12,7 @@ use super::change::{Beneath, FileChange, SeenBy, Window};
 use super::dirty::Mark;
 use super::examine::examine;
 use super::examiner::{Examiner, PassError};
-use super::object::{Content, Kind, Metadata, ObjectState};
+use super::object::{Content, Kind, ObjectState};
 use super::pass::{CREATION, Candidate, Gone, Pass};
 use super::place;
 use crate::clock;
@@ -209,20 +209,7 @@ fn removal(key: &Key) -> Write {
 
 /// Stands for a tree that is not there.
 pub(super) fn absent_row() -> Row {
-    let meta = Metadata {
-        kind: Kind::Other,
-        mode: 0,
-        uid: 0,
-        gid: 0,
-        size: 0,
-        mtime: 0,
-        ctime: 0,
-        birth: 0,
-        inode: 0,
-        links: 0,
-    };
-    let state = ObjectState { meta, content: Content::None, racy: false };
-    Row { id: None, state, listed: false, absent: true }
+    Row { id: None, state: ObjectState::default(), listed: false, absent: true }
 }
 
 /// Whether the baseline still has the row, and the disk still has not the object.

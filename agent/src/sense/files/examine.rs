@@ -7,6 +7,7 @@ use ring::digest;
 use rustix::fs::{OFlags, readlinkat};
 use rustix::io::Errno;
 
+use super::extended::Extended;
 use super::object::{Content, Kind, Metadata, ObjectState};
 use super::place;
 use crate::clock;
@@ -53,7 +54,10 @@ fn attempt(path: &Path, hash_bytes_max: u64, buffer: &mut Vec<u8>) -> io::Result
         Err(error) => return Err(error),
     };
     let meta = place::metadata(&fd)?;
-    let stable = |content| Ok(Attempt::Stable(ObjectState { meta, content, racy: false }));
+    let stable = |content| {
+        let extended = Extended::read(&fd, true);
+        Ok(Attempt::Stable(ObjectState { meta, content, extended, ..ObjectState::default() }))
+    };
     match meta.kind {
         Kind::Symlink => match readlinkat(&fd, "", Vec::new()) {
             Ok(target) => stable(Content::Target(target.into_bytes())),
@@ -72,7 +76,7 @@ fn read_file(path: &Path, seen: &Metadata, hash_bytes_max: u64, buffer: &mut Vec
         Err(error) if place::is_absent(&error) => return Ok(Attempt::Unstable(None)),
         Err(error) => {
             let content = Content::Unreadable(error.raw_os_error().unwrap_or(libc::EIO));
-            return Ok(Attempt::Stable(ObjectState { meta: *seen, content, racy: false }));
+            return Ok(Attempt::Stable(ObjectState { meta: *seen, content, ..ObjectState::default() }));
         }
     };
     let started = clock::coarse();
@@ -85,8 +89,9 @@ fn read_file(path: &Path, seen: &Metadata, hash_bytes_max: u64, buffer: &mut Vec
         Ok(content) => content,
         Err(error) => Content::Unreadable(error.raw_os_error().unwrap_or(libc::EIO)),
     };
+    let extended = Extended::read(&file, false);
     let after = place::metadata(&file)?;
-    let state = ObjectState { meta: after, content, racy };
+    let state = ObjectState { meta: after, content, racy, extended, entropy: None };
     Ok(if after.same_as(&meta) { Attempt::Stable(state) } else { Attempt::Unstable(Some(state)) })
 }
 

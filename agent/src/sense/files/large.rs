@@ -10,6 +10,7 @@ use ring::digest;
 
 use super::dirty::{Mark, Wake};
 use super::examine::{BUFFER_BYTES, open_file};
+use super::extended::Extended;
 use super::object::{Content, ObjectState};
 use super::place;
 use crate::sense::{SensorError, SensorHandle};
@@ -110,6 +111,7 @@ fn hash(path: &std::path::Path, stop: &Stop) -> Option<ObjectState> {
             since = (total, Instant::now());
         }
     }
+    let extended = Extended::read(&file, false);
     let after = place::metadata(&file).ok()?;
     if !after.same_as(&before) {
         return None;
@@ -117,7 +119,7 @@ fn hash(path: &std::path::Path, stop: &Stop) -> Option<ObjectState> {
     let mut digest = [0; 32];
     digest.copy_from_slice(context.finish().as_ref());
     let racy = after.ctime >= started.nanos();
-    Some(ObjectState { meta: after, content: Content::Digest(digest), racy })
+    Some(ObjectState { meta: after, content: Content::Digest(digest), racy, extended, entropy: None })
 }
 
 /// Waits until `bytes` since `from` are no more than the rate permits; tells whether to stop.

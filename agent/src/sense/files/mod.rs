@@ -21,6 +21,7 @@ mod conclude;
 pub mod dirty;
 mod examine;
 mod examiner;
+pub mod extended;
 mod fanotify;
 mod inotify;
 mod large;
@@ -66,14 +67,15 @@ use crate::sense::{SensorContext, SensorError, SensorHandle};
 /// `file_object`: one row an object, clustered by directory, so that a directory's move is one row and a listing is
 /// one range. `parent` is the `id` of the directory's row, 0 for a tree, whose `name` is its whole path. `flags`: 1
 /// = racy (see `object::ObjectState`), 2 = hash pending, 4 = listed: a directory whose entries are all known, so
-/// that another one is news. `content`: 32 bytes of SHA-256, a link's target, or an errno.
+/// that another one is news, 8 = a tree that is not there; 3 bits from 16 on: `object::Guards`; 8 bits from 256 on:
+/// entropy plus one, 0 when it is not known. `extended`: see [`extended`]. `content`: 32 bytes of SHA-256, a link's target, or an errno.
 /// `file_meta`: `generation` (the last entry applied), `seen_until` (nanoseconds: the sensor watched until then).
 pub const SCHEMA: &str = "
 CREATE TABLE IF NOT EXISTS file_object (
   parent INTEGER NOT NULL, name BLOB NOT NULL, id INTEGER,
   kind INTEGER NOT NULL, mode INTEGER NOT NULL, uid INTEGER NOT NULL, gid INTEGER NOT NULL,
   size INTEGER NOT NULL, mtime INTEGER NOT NULL, ctime INTEGER NOT NULL, birth INTEGER NOT NULL,
-  inode INTEGER NOT NULL, links INTEGER NOT NULL, flags INTEGER NOT NULL, content,
+  inode INTEGER NOT NULL, links INTEGER NOT NULL, flags INTEGER NOT NULL, content, extended BLOB,
   PRIMARY KEY (parent, name)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS file_meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;

@@ -1,10 +1,12 @@
 //! What is known of one object of a watched tree: its metadata and its content.
 
 use picket_protocol::crypto::Hash;
-use rustix::fs::{FileType, Statx, StatxFlags, StatxTimestamp};
+use rustix::fs::{FileType, Statx, StatxAttributes, StatxFlags, StatxTimestamp};
+
+use super::extended::Extended;
 
 /// The type of an object.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
     /// A regular file.
@@ -22,6 +24,7 @@ pub enum Kind {
     /// A block device; it is never opened.
     BlockDevice,
     /// A type that the kernel reports and this program does not know.
+    #[default]
     Other,
 }
 
@@ -77,8 +80,51 @@ impl From<FileType> for Kind {
     }
 }
 
+/// Attributes that guard an object against changes, even by root; where the file system has such.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Guards(u8);
+
+impl Guards {
+    /// Nothing may be changed (`chattr +i`).
+    pub const IMMUTABLE: Self = Self(1);
+    /// Data may only be added (`chattr +a`).
+    pub const APPEND_ONLY: Self = Self(2);
+    /// The content is sealed by the file system (fs-verity).
+    pub const VERITY: Self = Self(4);
+    const ALL: u8 = 7;
+
+    /// Whether all of `other` are set.
+    pub fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// The bits in the baseline.
+    pub fn bits(self) -> u8 {
+        self.0
+    }
+
+    /// From the baseline; bits that this version does not know are dropped.
+    pub fn from_bits(bits: u8) -> Self {
+        Self(bits & Self::ALL)
+    }
+
+    fn from_statx(set: StatxAttributes) -> Self {
+        let pairs = [
+            (StatxAttributes::IMMUTABLE, Self::IMMUTABLE),
+            (StatxAttributes::APPEND, Self::APPEND_ONLY),
+            (StatxAttributes::VERITY, Self::VERITY),
+        ];
+        Self(
+            pairs
+                .into_iter()
+                .filter(|(flag, _)| set.contains(*flag))
+                .fold(0, |bits, (_, guard)| bits | guard.0),
+        )
+    }
+}
+
 /// What `statx` says of an object, as far as it is kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Metadata {
     /// Its type.
     pub kind: Kind,
@@ -100,6 +146,8 @@ pub struct Metadata {
     pub inode: u64,
     /// Hard links.
     pub links: u32,
+    /// What guards it against changes.
+    pub guards: Guards,
 }
 
 impl Metadata {
@@ -120,13 +168,14 @@ impl Metadata {
             birth: if has_birth { nanos(&stat.stx_btime) } else { 0 },
             inode: stat.stx_ino,
             links: stat.stx_nlink,
+            guards: Guards::from_statx(stat.stx_attributes),
         }
     }
 
     /// Whether nothing says that the content changed between the two looks. For directories, whose size and times
-    /// follow their entries, only identity and permissions count.
+    /// follow their entries, only identity, permissions and guards count.
     pub fn same_as(&self, other: &Self) -> bool {
-        let permissions = |m: &Self| (m.kind, m.mode, m.uid, m.gid, m.inode);
+        let permissions = |m: &Self| (m.kind, m.mode, m.uid, m.gid, m.inode, m.guards);
         let times = |m: &Self| (m.size, m.mtime, m.ctime, m.links);
         permissions(self) == permissions(other)
             && (self.kind == Kind::Directory || times(self) == times(other))
@@ -151,9 +200,10 @@ fn nanos(time: &StatxTimestamp) -> i64 {
 }
 
 /// What an object holds.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Content {
     /// Nothing that is looked at: directories, pipes, sockets, devices.
+    #[default]
     None,
     /// SHA-256 of a regular file.
     Digest(Hash),
@@ -166,7 +216,7 @@ pub enum Content {
 }
 
 /// All that is known of one object at one moment.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ObjectState {
     /// Metadata.
     pub meta: Metadata,
@@ -175,4 +225,8 @@ pub struct ObjectState {
     /// The last change was so short before the look that another one could carry the same times: times alone
     /// cannot tell whether it changed again.
     pub racy: bool,
+    /// Extended attributes: capabilities, access lists, labels.
+    pub extended: Extended,
+    /// Entropy of a regular file's content in 1/31 bits a byte, as far as it is known.
+    pub entropy: Option<u8>,
 }

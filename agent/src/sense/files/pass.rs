@@ -170,7 +170,9 @@ impl Pass {
     ) -> Result<(), PassError> {
         let before = &row.state.meta;
         candidate.known = candidate.known.filter(|known| known.meta.same_as(meta));
-        if before.same_as(meta) && !row.state.racy && candidate.known.is_none() {
+        let same =
+            before.same_as(meta) && !row.state.racy && !directory_attributes_changed(&candidate, row, meta);
+        if same && candidate.known.is_none() {
             if row.state.content == Content::Pending {
                 examiner.large.queue(candidate.path, candidate.mark);
             }
@@ -233,6 +235,13 @@ impl Pass {
         self.gone.push(Gone { candidate, key, row });
         self.relieve(examiner)
     }
+}
+
+/// The status of a directory changes with its entries too: only a look at its extended attributes tells.
+fn directory_attributes_changed(candidate: &Candidate, row: &Row, meta: &Metadata) -> bool {
+    meta.kind == Kind::Directory
+        && meta.ctime != row.state.meta.ctime
+        && place::extended_of(&candidate.path).is_ok_and(|extended| extended != row.state.extended)
 }
 
 /// A mark for what a walk finds in a tree that is visited for the reason that `mark` gives.

@@ -9,6 +9,7 @@ use std::path::{Component, Path};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, StatxFlags, openat, openat2, statx};
 use rustix::io::Errno;
 
+use super::extended::Extended;
 use super::object::Metadata;
 
 /// Longest path given to one system call; `PATH_MAX` is 4,096 with the final NUL.
@@ -71,6 +72,11 @@ pub fn metadata_of(path: &Path) -> io::Result<Option<Metadata>> {
         Err(error) if is_absent(&error) => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// Extended attributes of what is at `path`.
+pub fn extended_of(path: &Path) -> io::Result<Extended> {
+    Ok(Extended::read(open(path, OFlags::PATH)?, true))
 }
 
 /// Whether the error says that there is nothing at the path.

@@ -1,5 +1,7 @@
 use proptest::prelude::*;
 
+use super::super::extended::Extended;
+use super::super::object::Guards;
 use super::*;
 
 fn database() -> (tempfile::TempDir, Connection) {
@@ -25,8 +27,11 @@ fn row(id: Option<i64>, size: u64) -> Row {
         birth: 5,
         inode: u64::MAX,
         links: 1,
+        guards: Guards::from_bits(5),
     };
-    Row { id, state: ObjectState { meta, content, racy: true }, listed: id.is_some(), absent: false }
+    let extended = Extended::from_bytes(&[1, 2, 3, 4]);
+    let state = ObjectState { meta, content, racy: true, extended, entropy: Some(200) };
+    Row { id, state, listed: id.is_some(), absent: false }
 }
 
 fn commit(connection: &mut Connection, mut write: StateWrite) {
