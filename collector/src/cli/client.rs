@@ -4,7 +4,7 @@ use std::io::{self, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tokio::sync::broadcast;
@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 use super::CliError;
 use crate::server::Shared;
 use crate::server::admin::{Admin, Answer, Request};
-use crate::server::data_dir::DataDir;
+use crate::server::data_dir::{DataDir, DataDirError, LOCK_LOOK, LOCK_WAIT, RunLock};
 use crate::server::shared::wall_clock;
 
 /// Longest answer that is read.
@@ -25,13 +25,11 @@ const TIME_MAX: Duration = Duration::from_secs(30);
 pub fn ask(directory: &Path, request: Request) -> Result<Value, CliError> {
     let directory = DataDir::new(directory);
     let config = directory.config()?;
-    let answer = match UnixStream::connect(directory.admin_socket()) {
-        Ok(stream) => exchange(stream, &request).map_err(|error| {
+    let answer = match reach(&directory)? {
+        Reached::Running(stream) => exchange(stream, &request).map_err(|error| {
             CliError::Failed(format!("the running collector does not answer on its admin socket: {error}"))
         })?,
-        Err(error) if [io::ErrorKind::NotFound, io::ErrorKind::ConnectionRefused].contains(&error.kind()) => {
-            // The lock: a collector that starts meanwhile must not miss what is done here.
-            let _lock = directory.lock()?;
+        Reached::Stopped(_lock) => {
             let (findings, _) = broadcast::channel(1);
             let store = Arc::new(directory.store(findings.clone())?);
             let authority = directory.authority()?;
@@ -41,12 +39,37 @@ pub fn ask(directory: &Path, request: Request) -> Result<Value, CliError> {
             let address = config.advertised(config.port);
             Admin { shared, address, ca: authority.digest() }.execute(request)
         }
-        Err(error) => return Err(CliError::Failed(format!("admin.sock: {error}"))),
     };
     match answer {
         Answer::Done(value) => Ok(value),
         Answer::Refused(why) => Err(CliError::Refused(why)),
         Answer::Failed(why) => Err(CliError::Failed(why)),
+    }
+}
+
+/// Who is to carry out the request.
+enum Reached {
+    /// The collector that runs.
+    Running(UnixStream),
+    /// We: a collector that starts meanwhile waits, so that it does not miss what is done here.
+    Stopped(RunLock),
+}
+
+/// Finds the running collector, or makes sure that there is none. One that just starts or stops has the lock and no
+/// socket: it is waited for.
+fn reach(directory: &DataDir) -> Result<Reached, CliError> {
+    let begin = Instant::now();
+    loop {
+        match UnixStream::connect(directory.admin_socket()) {
+            Ok(stream) => return Ok(Reached::Running(stream)),
+            Err(error)
+                if [io::ErrorKind::NotFound, io::ErrorKind::ConnectionRefused].contains(&error.kind()) => {}
+            Err(error) => return Err(CliError::Failed(format!("admin.sock: {error}"))),
+        }
+        match directory.lock() {
+            Err(DataDirError::Locked(_)) if begin.elapsed() < LOCK_WAIT => std::thread::sleep(LOCK_LOOK),
+            locked => return Ok(Reached::Stopped(locked?)),
+        }
     }
 }
 

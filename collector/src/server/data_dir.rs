@@ -18,6 +18,7 @@ use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use picket_protocol::crypto::{SigningKey, hex, sha256};
 use picket_protocol::time::Timestamp;
@@ -84,6 +85,12 @@ pub enum DataDirError {
     #[error(transparent)]
     Store(#[from] StoreError),
 }
+
+/// Whoever finds the lock taken waits so long: a local command holds it for a moment only, and so does a collector
+/// that has no admin socket yet.
+pub const LOCK_WAIT: Duration = Duration::from_secs(5);
+/// How often it is tried meanwhile.
+pub const LOCK_LOOK: Duration = Duration::from_millis(20);
 
 /// A collector's directory.
 #[derive(Clone, Debug)]
@@ -247,6 +254,20 @@ impl DataDir {
         rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)
             .map_err(|_| DataDirError::Locked(self.path.clone()))?;
         Ok(RunLock { _file: file })
+    }
+
+    /// As [`DataDir::lock`], and waits [`LOCK_WAIT`] for it.
+    ///
+    /// # Errors
+    /// When another process has it still.
+    pub fn lock_patiently(&self) -> Result<RunLock, DataDirError> {
+        let begin = Instant::now();
+        loop {
+            match self.lock() {
+                Err(DataDirError::Locked(_)) if begin.elapsed() < LOCK_WAIT => std::thread::sleep(LOCK_LOOK),
+                locked => return locked,
+            }
+        }
     }
 
     fn pair(&self, name: &str) -> Result<Pair, DataDirError> {

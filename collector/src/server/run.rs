@@ -69,7 +69,7 @@ impl Running {
     pub async fn start(directory: &Path, listen: Option<SocketAddr>) -> Result<Self, RunError> {
         let directory = DataDir::new(directory);
         let config = directory.config()?;
-        let lock = directory.lock()?;
+        let lock = directory.lock_patiently()?;
         let (findings, _) = broadcast::channel(LIVE_FINDINGS_MAX);
         let store = Arc::new(directory.store(findings.clone())?);
         let authority = directory.authority()?;

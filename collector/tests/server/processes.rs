@@ -263,3 +263,20 @@ async fn two_collectors_do_not_share_a_directory() {
     assert!(code == 0, "{err}");
     assert_eq!(Join::parse(&out).unwrap().address, lab.address().to_string());
 }
+
+#[test]
+fn local_commands_and_a_collector_that_starts_or_stops_wait_for_each_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    init(&data, "");
+    for _ in 0..5 {
+        let beside = data.clone();
+        let asking =
+            std::thread::spawn(move || (0..10).map(|_| run(&beside, &["host", "list"])).collect::<Vec<_>>());
+        Process::start(&data, "127.0.0.1:0").kill();
+        for (code, _, err) in asking.join().unwrap() {
+            // Killed while it answered: told, and not for the lock.
+            assert!(code == 0 || err.contains("does not answer"), "{err}");
+        }
+    }
+}
