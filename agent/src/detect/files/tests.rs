@@ -49,6 +49,7 @@ fn change(path: &str, before: Option<ObjectState>, after: Option<ObjectState>) -
         beneath: Vec::new(),
         actor: None,
         text: None,
+        note: None,
     }
 }
 

@@ -16,6 +16,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Row as SqlRow, Tra
 
 use super::extended::Extended;
 use super::object::{Content, Guards, Kind, Metadata, ObjectState};
+use super::traits::Traits;
 use super::watched::components_below;
 use crate::ledger::StateWrite;
 
@@ -30,8 +31,8 @@ const LISTED: i64 = 4;
 const ABSENT: i64 = 8;
 /// `flags` from here on, 3 bits: [`Guards`].
 const GUARDS_SHIFT: u32 = 4;
-/// `flags` from here on, 8 bits: entropy, plus one; 0 when it is not known.
-const ENTROPY_SHIFT: u32 = 8;
+/// `flags` from here on, 12 bits: [`Traits::code`].
+const TRAITS_SHIFT: u32 = 8;
 
 const COLUMNS: &str =
     "id, kind, mode, uid, gid, size, mtime, ctime, birth, inode, links, flags, content, extended";
@@ -344,7 +345,7 @@ fn put(transaction: &Transaction<'_>, key: &Key, row: &Row) -> rusqlite::Result<
     flags |= if row.listed { LISTED } else { 0 };
     flags |= if row.absent { ABSENT } else { 0 };
     flags |= i64::from(meta.guards.bits()) << GUARDS_SHIFT;
-    flags |= row.state.entropy.map_or(0, |entropy| i64::from(entropy).min(254) + 1) << ENTROPY_SHIFT;
+    flags |= i64::from(row.state.traits.code()) << TRAITS_SHIFT;
     let mut statement = transaction.prepare_cached(
         "INSERT OR REPLACE INTO file_object (parent, name, id, kind, mode, uid, gid, size, mtime, ctime, birth, inode,
          links, flags, content, extended)
@@ -399,8 +400,8 @@ fn read_row(row: &SqlRow<'_>, first: usize) -> rusqlite::Result<Row> {
         ValueRef::Blob(bytes) => Extended::from_bytes(bytes),
         _ => Extended::default(),
     };
-    let entropy = low_byte(flags >> ENTROPY_SHIFT).checked_sub(1);
-    let state = ObjectState { meta, content, racy: flags & RACY != 0, extended, entropy };
+    let traits = Traits::from_code(u16::try_from((flags >> TRAITS_SHIFT) & 0xfff).unwrap_or(0));
+    let state = ObjectState { meta, content, racy: flags & RACY != 0, extended, traits };
     Ok(Row { id: row.get(column(0))?, state, listed: flags & LISTED != 0, absent: flags & ABSENT != 0 })
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use picket_protocol::finding::Observed;
 use picket_protocol::time::Timestamp;
 
+use super::note::Note;
 use super::object::ObjectState;
 use crate::sense::processes::Actor;
 
@@ -76,4 +77,6 @@ pub struct FileChange {
     pub actor: Option<Arc<Actor>>,
     /// What the text was and is, of a file whose text is kept.
     pub text: Option<TextChange>,
+    /// What it says, of a short text that is new or another than it was.
+    pub note: Option<Note>,
 }

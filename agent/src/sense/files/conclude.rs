@@ -12,9 +12,11 @@ use super::change::{Beneath, FileChange, SeenBy, Window};
 use super::dirty::Mark;
 use super::examine::examine;
 use super::examiner::{Examiner, PassError};
+use super::note::{NOTE_BYTES_MAX, Note};
 use super::object::{Content, Kind, ObjectState};
 use super::pass::{CREATION, Candidate, Gone, Pass};
 use super::place;
+use super::traits::Format;
 use crate::clock;
 
 /// New directories that wait to be listed; beyond, they are marked in the dirty set instead.
@@ -89,7 +91,8 @@ impl Pass {
             return Ok(());
         }
         let silent = !located.parent_listed && pair.is_none();
-        let conclusion = Conclusion { candidate, located, state, pair };
+        let note = if candidate.known.is_none() { short_text(&state, &examiner.buffer) } else { None };
+        let conclusion = Conclusion { candidate, located, state, pair, note };
         self.record(examiner, conclusion, silent)
     }
 
@@ -115,7 +118,7 @@ impl Pass {
     }
 
     fn record(&mut self, examiner: &mut Examiner, done: Conclusion, silent: bool) -> Result<(), PassError> {
-        let Conclusion { candidate, located, state, pair } = done;
+        let Conclusion { candidate, located, state, pair, note } = done;
         let view = examiner.view();
         let (old, key) = (located.row, located.key);
         let moved_here = pair.is_some() && old.is_none();
@@ -147,6 +150,7 @@ impl Pass {
         ));
         let mut change = change(&candidate, before, Some(state));
         change.moved_from = moved_from;
+        change.note = note.filter(|_| !silent);
         if moved_here && let Some(id) = id {
             (change.beneath_count, _) = beneath(examiner, id, 0)?;
         }
@@ -200,6 +204,14 @@ struct Conclusion {
     located: Located,
     state: ObjectState,
     pair: Option<Gone>,
+    note: Option<Note>,
+}
+
+/// What a short text says that was just read into `buffer`, as one block.
+fn short_text(state: &ObjectState, buffer: &[u8]) -> Option<Note> {
+    let short = matches!(state.content, Content::Digest(_)) && matches!(state.traits.format, Format::Text);
+    let length = usize::try_from(state.meta.size).ok().filter(|length| short && *length <= NOTE_BYTES_MAX)?;
+    Note::of(buffer.get(..length)?)
 }
 
 /// A tree that is gone leaves a row that says so, that its coming back is news.
@@ -255,5 +267,6 @@ fn change(candidate: &Candidate, before: Option<ObjectState>, after: Option<Obje
         beneath: Vec::new(),
         actor: None,
         text: None,
+        note: None,
     }
 }

@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use super::extended::Extended;
 use super::object::{Content, Kind, Metadata, ObjectState};
 use super::place;
+use super::traits::Traits;
 use crate::clock;
 
 /// Bytes read at once.
@@ -85,13 +86,14 @@ fn read_file(path: &Path, seen: &Metadata, hash_bytes_max: u64, buffer: &mut Vec
         return Ok(Attempt::Unstable(None));
     }
     let racy = meta.ctime >= started.nanos();
-    let content = match hash(&file, hash_bytes_max, buffer) {
+    let mut traits = Traits::default();
+    let content = match hash(&file, hash_bytes_max, buffer, &mut traits) {
         Ok(content) => content,
         Err(error) => Content::Unreadable(error.raw_os_error().unwrap_or(libc::EIO)),
     };
     let extended = Extended::read(&file, false);
     let after = place::metadata(&file)?;
-    let state = ObjectState { meta: after, content, racy, extended, entropy: None };
+    let state = ObjectState { meta: after, content, racy, extended, traits };
     Ok(if after.same_as(&meta) { Attempt::Stable(state) } else { Attempt::Unstable(Some(state)) })
 }
 
@@ -105,13 +107,28 @@ pub fn open_file(path: &Path) -> io::Result<std::os::fd::OwnedFd> {
     }
 }
 
-/// SHA-256 of all of the file; [`Content::Pending`] when it has grown beyond the bound while it was read.
-fn hash(file: &std::os::fd::OwnedFd, hash_bytes_max: u64, buffer: &mut Vec<u8>) -> io::Result<Content> {
+/// SHA-256 of all of the file, and what its first block looks like; [`Content::Pending`] when it has grown beyond the
+/// bound while it was read.
+fn hash(
+    file: &std::os::fd::OwnedFd,
+    hash_bytes_max: u64,
+    buffer: &mut Vec<u8>,
+    traits: &mut Traits,
+) -> io::Result<Content> {
     buffer.resize(BUFFER_BYTES, 0);
     let mut context = digest::Context::new(&digest::SHA256);
     let mut total: u64 = 0;
     loop {
         match rustix::io::read(file, &mut buffer[..]) {
+            Ok(count) if total == 0 => {
+                let block = buffer.get(..count).unwrap_or_default();
+                *traits = Traits::of(block);
+                context.update(block);
+                total = u64::try_from(count).unwrap_or(u64::MAX);
+                if count == 0 {
+                    break;
+                }
+            }
             Ok(0) => break,
             Ok(count) => {
                 total += u64::try_from(count).unwrap_or(u64::MAX);

@@ -13,6 +13,7 @@ use super::examine::{BUFFER_BYTES, open_file};
 use super::extended::Extended;
 use super::object::{Content, ObjectState};
 use super::place;
+use super::traits::Traits;
 use crate::sense::{SensorError, SensorHandle};
 use crate::sys::{self, DiskPriority, Stop};
 
@@ -93,6 +94,7 @@ fn hash(path: &std::path::Path, stop: &Stop) -> Option<ObjectState> {
     let started = crate::clock::coarse();
     let mut buffer = vec![0; BUFFER_BYTES];
     let mut context = digest::Context::new(&digest::SHA256);
+    let mut traits = Traits::default();
     let (mut total, mut since) = (0u64, (0u64, Instant::now()));
     loop {
         let count = match rustix::io::read(&file, &mut buffer[..]) {
@@ -101,7 +103,11 @@ fn hash(path: &std::path::Path, stop: &Stop) -> Option<ObjectState> {
             Err(rustix::io::Errno::INTR) => continue,
             Err(_) => return None,
         };
-        context.update(buffer.get(..count)?);
+        let block = buffer.get(..count)?;
+        if total == 0 {
+            traits = Traits::of(block);
+        }
+        context.update(block);
         total += u64::try_from(count).ok()?;
         if total - since.0 >= STRETCH {
             // Whoever grows it faster than it is read is not waited for.
@@ -119,7 +125,7 @@ fn hash(path: &std::path::Path, stop: &Stop) -> Option<ObjectState> {
     let mut digest = [0; 32];
     digest.copy_from_slice(context.finish().as_ref());
     let racy = after.ctime >= started.nanos();
-    Some(ObjectState { meta: after, content: Content::Digest(digest), racy, extended, entropy: None })
+    Some(ObjectState { meta: after, content: Content::Digest(digest), racy, extended, traits })
 }
 
 /// Waits until `bytes` since `from` are no more than the rate permits; tells whether to stop.

@@ -26,6 +26,7 @@ mod fanotify;
 mod inotify;
 mod large;
 pub mod mounts;
+pub mod note;
 pub mod object;
 mod pace;
 mod pass;
@@ -37,6 +38,7 @@ mod resolve;
 mod rung;
 mod scanner;
 mod shared;
+pub mod traits;
 mod tuning;
 mod walk;
 pub mod watched;
@@ -67,8 +69,9 @@ use crate::sense::{SensorContext, SensorError, SensorHandle};
 /// `file_object`: one row an object, clustered by directory, so that a directory's move is one row and a listing is
 /// one range. `parent` is the `id` of the directory's row, 0 for a tree, whose `name` is its whole path. `flags`: 1
 /// = racy (see `object::ObjectState`), 2 = hash pending, 4 = listed: a directory whose entries are all known, so
-/// that another one is news, 8 = a tree that is not there; 3 bits from 16 on: `object::Guards`; 8 bits from 256 on:
-/// entropy plus one, 0 when it is not known. `extended`: see [`extended`]. `content`: 32 bytes of SHA-256, a link's target, or an errno.
+/// that another one is news, 8 = a tree that is not there; 3 bits from 16 on: `object::Guards`; 12 bits from
+/// 256 on: what the content looks like ([`traits::Traits::code`]). `extended`: see [`extended`]. `content`: 32 bytes of
+/// SHA-256, a link's target, or an errno.
 /// `file_meta`: `generation` (the last entry applied), `seen_until` (nanoseconds: the sensor watched until then).
 pub const SCHEMA: &str = "
 CREATE TABLE IF NOT EXISTS file_object (

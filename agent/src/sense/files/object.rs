@@ -5,6 +5,8 @@ use rustix::fs::{FileType, Statx, StatxAttributes, StatxFlags, StatxTimestamp};
 
 use super::extended::Extended;
 
+use super::traits::Traits;
+
 /// The type of an object.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -227,6 +229,6 @@ pub struct ObjectState {
     pub racy: bool,
     /// Extended attributes: capabilities, access lists, labels.
     pub extended: Extended,
-    /// Entropy of a regular file's content in 1/31 bits a byte, as far as it is known.
-    pub entropy: Option<u8>,
+    /// What a regular file's content looks like, its entropy with it.
+    pub traits: Traits,
 }

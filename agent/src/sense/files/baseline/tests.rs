@@ -30,7 +30,7 @@ fn row(id: Option<i64>, size: u64) -> Row {
         guards: Guards::from_bits(5),
     };
     let extended = Extended::from_bytes(&[1, 2, 3, 4]);
-    let state = ObjectState { meta, content, racy: true, extended, entropy: Some(200) };
+    let state = ObjectState { meta, content, racy: true, extended, traits: Traits::from_code(0x7a3) };
     Row { id, state, listed: id.is_some(), absent: false }
 }
 
