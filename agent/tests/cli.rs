@@ -490,6 +490,21 @@ fn rude_clients_disturb_nobody() {
 }
 
 #[test]
+fn all_that_is_sealed_can_be_read() {
+    let host = Host::new();
+    let running = host.start();
+    let shown = wait_for("a heartbeat", || {
+        let shown = text(&host.agent(&["findings", "--all"]).stdout);
+        shown.contains(" heartbeat ").then_some(shown)
+    });
+    assert!(shown.contains(" lifecycle "), "{shown}");
+    assert!(!text(&host.agent(&["findings"]).stdout).contains("heartbeat"));
+    let json = text(&host.agent(&["findings", "--all", "--json"]).stdout);
+    assert!(json.lines().any(|line| line.contains("\"kind\":\"heartbeat\"")), "{json}");
+    assert_eq!(running.stop(), Some(0));
+}
+
+#[test]
 fn root_finds_a_place_when_others_hold_all_that_they_may() {
     let host = Host::new();
     let running = host.start();

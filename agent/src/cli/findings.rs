@@ -1,7 +1,7 @@
 //! `agent findings`: what the agent found on this host.
 
 use picket_protocol::finding::{Finding, Severity, printable};
-use picket_protocol::record::Record;
+use picket_protocol::record::{Gap, Kind, Lifecycle, Record};
 use picket_protocol::time::Timestamp;
 
 use super::client::{ClientError, ask};
@@ -13,10 +13,13 @@ use crate::ledger::Reader;
 use crate::status::message::FINDINGS_MAX;
 use crate::status::{FindingQuery, Request};
 
+/// Characters of a record that is no finding; `--json` gives all.
+const OTHER_CHARS_MAX: usize = 160;
+
 /// Show what the agent found on this host
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  agent findings --severity medium --since 2h\n  agent findings --rule login. --follow\n  agent findings --json --limit 1000   (one sealed record a line)"
+    after_help = "Examples:\n  agent findings --severity medium --since 2h\n  agent findings --rule login. --follow\n  agent findings --all   (also heartbeats, receipts, changes of keys and of the agent itself)\n  agent findings --json --limit 1000   (one sealed record a line)"
 )]
 pub(super) struct Arguments {
     /// Only of this rule, or of a family when it ends in a dot (`login.`)
@@ -34,6 +37,9 @@ pub(super) struct Arguments {
     /// Go on with each new one until interrupted
     #[arg(long)]
     follow: bool,
+    /// Show every sealed record: all that is sent to the collector
+    #[arg(long)]
+    all: bool,
 }
 
 fn severity(text: &str) -> Result<Severity, String> {
@@ -61,6 +67,7 @@ pub(super) fn run(global: &Global, arguments: Arguments) -> Exit {
         since: arguments.since,
         limit: usize::try_from(arguments.limit).unwrap_or(FINDINGS_MAX),
         follow: arguments.follow,
+        all: arguments.all,
     };
     let style = Style::of_stdout();
     let show = |record: &str| show(record, global.json, style);
@@ -96,10 +103,14 @@ fn show(record: &str, json: bool, style: Style) -> bool {
     if json {
         return output::line(record);
     }
-    let parsed = Record::parse(record.as_bytes());
-    let Some(finding) = parsed.ok().and_then(|record| record.body::<Finding>().ok()) else {
-        return output::line(&printable(record));
-    };
+    let Ok(parsed) = Record::parse(record.as_bytes()) else { return output::line(&printable(record)) };
+    match parsed.body::<Finding>() {
+        Ok(finding) if parsed.kind == Kind::Finding => show_finding(&finding, style),
+        _ => output::line(&other(&parsed, style)),
+    }
+}
+
+fn show_finding(finding: &Finding, style: Style) -> bool {
     let tone = match finding.severity {
         Severity::Info => Tone::Faint,
         Severity::Low => Tone::Plain,
@@ -111,4 +122,26 @@ fn show(record: &str, json: bool, style: Style) -> bool {
     let drill = if finding.drill { "[drill] " } else { "" };
     let title = printable(&finding.title).into_owned();
     output::line(&format!("{}  {severity} {rule:<22} {drill}{title}", second(finding.observed.last)))
+}
+
+/// A record that is no finding, on one line: its kind in the place of the rule.
+fn other(record: &Record<'_>, style: Style) -> String {
+    let text = match record.kind {
+        Kind::Lifecycle => record.body().map(|lifecycle: Lifecycle| lifecycle.title),
+        Kind::Gap => record.body().map(|gap: Gap| {
+            format!(
+                "The bytes of {} records were given up ({} to {}): {}",
+                gap.count, gap.first, gap.last, gap.reason
+            )
+        }),
+        _ => Ok(record.body.get().to_owned()),
+    };
+    let text = text.unwrap_or_else(|_| record.body.get().to_owned());
+    let short: String = printable(&text).chars().take(OTHER_CHARS_MAX).collect();
+    format!(
+        "{}  {} {:<22} {short}",
+        second(record.time),
+        style.paint(Tone::Faint, "-       "),
+        record.kind.as_str()
+    )
 }

@@ -64,13 +64,16 @@ pub struct FindingQuery {
     pub limit: usize,
     /// Go on with each new one.
     pub follow: bool,
+    /// All records, not only findings.
+    #[serde(default)]
+    pub all: bool,
 }
 
 impl FindingQuery {
     /// The filter for the ledger.
     pub fn filter(&self) -> RecordFilter {
         RecordFilter {
-            kind: Some(Kind::Finding),
+            kind: (!self.all).then_some(Kind::Finding),
             severity_min: self.severity,
             rule: self.rule.clone(),
             since: self.since,

@@ -57,6 +57,9 @@ pub enum RenewalError {
     /// It is for another key or names somebody else.
     #[error("the renewed certificate is not for this agent's key and name")]
     Mismatch,
+    /// Its time has not come: the collector's clock is ahead of ours.
+    #[error("the renewed certificate is not valid before {0}, and this host's clock is behind that")]
+    NotYet(Timestamp),
     /// It ends no later than the one in use.
     #[error("the renewed certificate ends no later than the one in use")]
     NotNewer,
@@ -123,11 +126,15 @@ impl Credentials {
     }
 
     /// Takes a renewed certificate, PEM, into use.
-    pub fn renew(&mut self, pem: &str) -> Result<(), RenewalError> {
+    pub fn renew(&mut self, pem: &str, now: Timestamp) -> Result<(), RenewalError> {
         let certificate = from_pem(pem.as_bytes())?;
         let facts = Facts::read(&certificate)?;
         if !is_renewal(&self.facts, &facts) {
             return Err(RenewalError::Mismatch);
+        }
+        // The one in use goes on working meanwhile, and renewal is asked for again.
+        if facts.not_before > now {
+            return Err(RenewalError::NotYet(facts.not_before));
         }
         if facts.not_after <= self.facts.not_after {
             return Err(RenewalError::NotNewer);
@@ -171,4 +178,52 @@ fn read_bounded(path: &Path) -> Result<Vec<u8>, CredentialError> {
     let limit = u64::try_from(PEM_BYTES_MAX).unwrap_or(u64::MAX);
     file.take(limit).read_to_end(&mut bytes).map_err(failed)?;
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{BasicConstraints, IsCa, Issuer, PKCS_ED25519, date_time_ymd};
+
+    use super::*;
+
+    #[test]
+    fn a_renewed_certificate_whose_time_has_not_come_is_not_taken() {
+        let dir = tempfile::tempdir().expect("directory");
+        let key = KeyPair::generate_for(&PKCS_ED25519).expect("key");
+        let ca_key = KeyPair::generate_for(&PKCS_ED25519).expect("key");
+        let mut ca = CertificateParams::default();
+        ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let ca_certificate = ca.self_signed(&ca_key).expect("certificate");
+        let issuer = Issuer::new(ca, ca_key);
+        let issue = |from, to| {
+            let mut leaf = CertificateParams::default();
+            leaf.distinguished_name = DistinguishedName::new();
+            leaf.distinguished_name.push(DnType::CommonName, "agent");
+            leaf.distinguished_name.push(DnType::OrganizationName, "tenant");
+            (leaf.not_before, leaf.not_after) = (from, to);
+            leaf.signed_by(&key, &issuer).expect("certificate").pem()
+        };
+        let write = |name: &str, text: String| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, text).expect("written");
+            path
+        };
+        let old = issue(date_time_ymd(2026, 11, 1), date_time_ymd(2026, 12, 1));
+        let mut credentials = Credentials::open(
+            &write("tls.key", key.serialize_pem()),
+            &write("tls.crt", old),
+            &write("ca.crt", ca_certificate.pem()),
+        )
+        .expect("credentials");
+        let renewed = issue(date_time_ymd(2026, 11, 21), date_time_ymd(2026, 12, 21));
+        let time = |text| Timestamp::parse(text).expect("time");
+        let before = credentials.expires();
+        assert!(matches!(
+            credentials.renew(&renewed, time("2026-11-20T23:00:00Z")),
+            Err(RenewalError::NotYet(_))
+        ));
+        assert_eq!(credentials.expires(), before);
+        credentials.renew(&renewed, time("2026-11-21T01:00:00Z")).expect("taken");
+        assert!(credentials.expires() > before);
+    }
 }

@@ -308,7 +308,7 @@ async fn renewed(outbox: &mut Outbox, body: &[u8], connection: &Connection<'_>) 
     let renewed = from_body::<Renewed>("renewed", body).map_err(|error| error.to_string());
     let taken = renewed.and_then(|renewed| {
         let mut credentials = connection.credentials.borrow_mut();
-        credentials.renew(&renewed.certificate).map_err(|error| error.to_string())?;
+        credentials.renew(&renewed.certificate, clock::now()).map_err(|error| error.to_string())?;
         Ok(Notice::Certificate { certificate: renewed.certificate, expires: credentials.expires() })
     });
     let notice = match taken {
