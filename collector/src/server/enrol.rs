@@ -124,7 +124,11 @@ async fn welcome(
             return Err(refused("this token has expired: ask for a new join string"));
         }
         Ok(EnrolOutcome::UsedToken) => return Err(refused("this token was used: ask for a new join string")),
-        Ok(EnrolOutcome::AgentTaken) => return Err(refused("this agent id is taken: enrol under a new one")),
+        Ok(EnrolOutcome::AgentTaken) => {
+            return Err(refused(
+                "another host has this agent id, or had it until it was revoked: make a new identity with agent enroll --force",
+            ));
+        }
         Err(error) => {
             tracing::error!(%agent, %error, "an enrolment was not kept");
             return Err(refused("the collector cannot enrol at the moment; try again later"));

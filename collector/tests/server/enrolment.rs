@@ -22,9 +22,30 @@ async fn a_token_enrols_once_and_a_lost_answer_can_be_asked_for_again() {
     assert!(bye.reason == "refused" && bye.detail.contains("used"), "{bye:?}");
     // The same id under another key is another host.
     let mut thief = TestAgent { id: first.id, ..TestAgent::new() };
-    assert!(thief.enroll(&join).await.unwrap_err().detail.contains("taken"));
+    assert!(thief.enroll(&join).await.unwrap_err().detail.contains("another host has this agent id"));
     let (_, welcome) = first.connect().await;
     assert_eq!(welcome.size, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_lost_the_answer_and_the_join_string_enrols_by_another_with_its_keys() {
+    let lab = Lab::start().await;
+    let mut agent = TestAgent::new();
+    agent.enroll(&lab.token("acme", 600, 1).await).await.unwrap();
+    let first = agent.enrolled.as_ref().unwrap().certificate.clone();
+    let again = lab.token("acme", 600, 1).await;
+    agent.enroll(&again).await.unwrap();
+    assert_ne!(agent.enrolled.as_ref().unwrap().certificate, first);
+    agent.find_many(3);
+    let (mut client, _) = agent.connect().await;
+    agent.ship(&mut client, 0).await;
+    drop(client);
+    // The token is used, another tenant's does not do, nor any after the host was revoked.
+    assert!(TestAgent::new().enroll(&again).await.unwrap_err().detail.contains("used"));
+    let refused = |bye: picket_protocol::message::Bye| bye.detail.contains("another host has this agent id");
+    assert!(refused(agent.enroll(&lab.token("other", 600, 1).await).await.unwrap_err()));
+    lab.done(Request::Revoke { agent: agent.id, reason: "stolen".to_owned() }).await;
+    assert!(refused(agent.enroll(&lab.token("acme", 600, 1).await).await.unwrap_err()));
 }
 
 #[tokio::test(flavor = "multi_thread")]

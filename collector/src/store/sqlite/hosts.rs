@@ -123,8 +123,14 @@ pub(super) fn enroll(write: &mut Write<'_>, request: &Enrolment) -> Result<Enrol
     };
     let token = write.tx.query_row(sql, [request.token], read).optional()?;
     let Some(token) = token else { return Ok(EnrolOutcome::UnknownToken) };
-    if let Some(outcome) = enrolled_before(write, request, &token)? {
-        return Ok(outcome);
+    let known = known_before(write, request, &token)?;
+    match &known {
+        Known::No | Known::Same => {}
+        Known::Answered(certificate) => {
+            let (tenant, certificate) = (token.tenant, certificate.clone());
+            return Ok(EnrolOutcome::Enrolled { tenant, certificate });
+        }
+        Known::Other => return Ok(EnrolOutcome::AgentTaken),
     }
     if token.expires <= request.now {
         return Ok(EnrolOutcome::ExpiredToken);
@@ -133,32 +139,46 @@ pub(super) fn enroll(write: &mut Write<'_>, request: &Enrolment) -> Result<Enrol
         return Ok(EnrolOutcome::UsedToken);
     }
     let certificate = (request.issue.0)(&token.tenant).map_err(StoreError::Conflict)?;
-    insert(write, request, &token.tenant, &certificate)?;
+    if matches!(known, Known::Same) {
+        renew(write, request.agent, &certificate)?;
+        let sql = "UPDATE host SET token = ?, hostname = ?, version = ? WHERE agent = ?";
+        let agent = request.agent.0.as_bytes();
+        write.tx.execute(sql, params![request.token, request.hostname, request.version, agent])?;
+    } else {
+        insert(write, request, &token.tenant, &certificate)?;
+    }
     write.tx.execute("UPDATE token SET used = used + 1 WHERE hash = ?", [request.token])?;
     Ok(EnrolOutcome::Enrolled { tenant: token.tenant, certificate: certificate.pem })
 }
 
-/// The answer to a request whose agent is known already.
-fn enrolled_before(
-    write: &Write<'_>,
-    request: &Enrolment,
-    token: &Token,
-) -> Result<Option<EnrolOutcome>, StoreError> {
-    let sql = "SELECT token, tls_key, enrolled_key, certificate, expires, state FROM host WHERE agent = ?";
+/// What is known of the agent that asks.
+enum Known {
+    /// Nothing: it is new.
+    No,
+    /// This very request was answered before, with this certificate; the answer may have been lost.
+    Answered(String),
+    /// It is enrolled with the same keys for the same tenant: the host lost the answer, or let its certificate run out.
+    Same,
+    /// Another host has the id, or it may not connect any more.
+    Other,
+}
+
+fn known_before(write: &Write<'_>, request: &Enrolment, token: &Token) -> Result<Known, StoreError> {
+    let sql = "SELECT h.token, h.tls_key, h.enrolled_key, h.certificate, h.expires, h.state, t.name
+        FROM host h JOIN tenant t ON t.no = h.tenant_no WHERE h.agent = ?";
     let found = write.tx.query_row(sql, [request.agent.0.as_bytes()], |row| {
-        let same = row.get::<_, Hash>(0)? == request.token
-            && row.get::<_, Hash>(1)? == request.tls_key
-            && row.get::<_, Hash>(2)? == request.ledger_key.0;
-        let active = state_column(row, 5)? == HostState::Active && time_column(row, 4)? > request.now;
-        Ok((same && active, row.get::<_, String>(3)?))
+        let same = row.get::<_, Hash>(1)? == request.tls_key
+            && row.get::<_, Hash>(2)? == request.ledger_key.0
+            && tenant_column(row, 6)? == token.tenant
+            && state_column(row, 5)? == HostState::Active;
+        let again = row.get::<_, Hash>(0)? == request.token && time_column(row, 4)? > request.now;
+        Ok(match (same, again) {
+            (true, true) => Known::Answered(row.get(3)?),
+            (true, false) => Known::Same,
+            (false, _) => Known::Other,
+        })
     });
-    Ok(found.optional()?.map(|(same, certificate)| {
-        if same {
-            EnrolOutcome::Enrolled { tenant: token.tenant.clone(), certificate }
-        } else {
-            EnrolOutcome::AgentTaken
-        }
-    }))
+    Ok(found.optional()?.unwrap_or(Known::No))
 }
 
 fn insert(
