@@ -95,6 +95,28 @@ fn a_fifo_in_place_of_a_log_is_told_and_holds_nothing_up() {
 }
 
 #[test]
+fn a_damaged_certificate_is_named_for_as_long_as_it_is_damaged() {
+    let dir = tempfile::tempdir().unwrap();
+    let collector = Collector::start(dir.path());
+    let mut agent = Agent::start(&dir.path().join("host"), &collector, "acme");
+    let _code = agent.stop();
+    let path = agent.dir().join("state/uplink/tls.crt");
+    let whole = std::fs::read(&path).unwrap();
+    std::fs::write(&path, [7; 300]).unwrap();
+    agent.resume();
+    let ended = || {
+        let link = agent.status()?.get("link")?.clone();
+        let again = link.pointer("/counters/restarts")?.as_u64()? >= 1;
+        again.then(|| link["last_error"].to_string())
+    };
+    let reason = wait_for("the uplink's end", ended);
+    assert!(reason.contains("tls.crt"), "{reason}");
+    std::fs::write(&path, whole).unwrap();
+    agent.wait_until_ready();
+    assert_eq!(agent.stop(), Some(0));
+}
+
+#[test]
 fn names_and_lines_that_attack_their_reader_arrive_harmless() {
     let dir = tempfile::tempdir().unwrap();
     let collector = Collector::start(dir.path());

@@ -48,6 +48,8 @@ pub struct Driver {
     pub failures: u32,
     /// The collector said that it knows another history than this ledger, and has not welcomed us since.
     pub told_forked: bool,
+    /// What the running process last said of a failure of its own.
+    pub last_words: Option<String>,
 }
 
 /// What the thread knows of one process.
@@ -68,6 +70,7 @@ impl Driver {
         let mut restarts = Backoff::new(RESTART_MAX, 0);
         while !self.stop.is_set() {
             let started = clock::since_boot();
+            self.last_words = None;
             let ended = self.one_process();
             self.session.down();
             if self.stop.is_set() {
@@ -80,8 +83,13 @@ impl Driver {
             }
             let pause = restarts.failed(random());
             match ended {
+                // Why it ended it has said itself, if it could.
                 Ok(_) => {
-                    self.complain("the uplink process ended; it is started again".to_owned(), Some(pause))
+                    let why =
+                        self.last_words.take().map(|words| format!("{words} (the uplink process ended)"));
+                    let why =
+                        why.unwrap_or_else(|| "the uplink process ended; it is started again".to_owned());
+                    self.complain(why, Some(pause));
                 }
                 Err(error) => self.complain(format!("the uplink process: {error}"), Some(pause)),
             }
@@ -245,7 +253,10 @@ impl Driver {
             }
             Notice::Certificate { certificate, expires } => self.certificate(&certificate, expires),
             Notice::RenewalFailed { reason } => self.complain(reason, None),
-            Notice::Failed { reason } => self.complain(reason, None),
+            Notice::Failed { reason } => {
+                self.last_words = Some(reason.clone());
+                self.complain(reason, None);
+            }
             Notice::Attempted { .. } => {}
         }
         Ok(())

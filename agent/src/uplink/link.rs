@@ -122,6 +122,7 @@ pub fn start(
         session,
         failures: 0,
         told_forked: false,
+        last_words: None,
     };
     let thread = std::thread::Builder::new().name("link".to_owned()).spawn(move || driver.run())?;
     Ok(LinkHandle { thread })
