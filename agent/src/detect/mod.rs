@@ -3,3 +3,4 @@
 
 pub mod files;
 pub mod logins;
+pub mod mass_change;
