@@ -9,6 +9,7 @@ use picket_protocol::finding::Finding;
 use picket_protocol::time::Timestamp;
 use uuid::Uuid;
 
+use crate::detect::mass_change::{Habits, MassChange, Thresholds};
 use crate::ledger::StateWrite;
 use crate::sense::files::change::FileChange;
 
@@ -23,27 +24,62 @@ pub struct Outcome {
 
 /// See the module.
 #[derive(Debug, Default)]
-pub struct Detector {}
+pub struct Detector {
+    mass: MassChange,
+}
 
 impl Detector {
+    /// A detector that remembers what programs are in the habit of.
+    pub fn new(thresholds: Thresholds, habits: Habits) -> Self {
+        Self { mass: MassChange::new(thresholds, habits) }
+    }
+
     /// Observes a change.
     pub fn observe(
         &mut self,
         change: &FileChange,
-        _now: Timestamp,
+        now: Timestamp,
         new_id: &mut dyn FnMut() -> Uuid,
     ) -> Outcome {
-        let findings = super::finding(change, new_id()).into_iter().collect();
-        Outcome { findings, writes: Vec::new() }
+        let seen = self.mass.observe(change, now, new_id);
+        let mut findings: Vec<Finding> = super::finding(change, new_id()).into_iter().collect();
+        for finding in &mut findings {
+            if let (Some(id), Some(evidence)) = (seen.part_of, finding.evidence.as_object_mut()) {
+                evidence.insert("part_of".to_owned(), id.to_string().into());
+            }
+        }
+        findings.extend(seen.findings);
+        Outcome { findings, writes: self.habit_writes() }
     }
 
     /// Gives what is due by the clock.
-    pub fn tick(&mut self, _now: Timestamp, _new_id: &mut dyn FnMut() -> Uuid) -> Outcome {
-        Outcome::default()
+    pub fn tick(&mut self, now: Timestamp, new_id: &mut dyn FnMut() -> Uuid) -> Outcome {
+        let findings = self.mass.tick(now, new_id);
+        Outcome { findings, writes: self.habit_writes() }
     }
 
     /// How long until [`Detector::tick`] has something to give; none while nothing is held.
-    pub fn due_in(&self, _now: Timestamp) -> Option<Duration> {
-        None
+    pub fn due_in(&self, now: Timestamp) -> Option<Duration> {
+        self.mass.due_in(now)
     }
+
+    fn habit_writes(&mut self) -> Vec<StateWrite> {
+        self.mass.take_habits().map(write_habits).into_iter().collect()
+    }
+}
+
+/// A habit without a state is forgotten.
+fn write_habits(rows: Vec<(String, String)>) -> StateWrite {
+    Box::new(move |transaction| {
+        for (key, state) in &rows {
+            let mut statement = if state.is_empty() {
+                transaction.prepare_cached("DELETE FROM file_habit WHERE key = ?1 AND ?2 = ''")?
+            } else {
+                transaction
+                    .prepare_cached("INSERT OR REPLACE INTO file_habit (key, state) VALUES (?1, ?2)")?
+            };
+            statement.execute([key, state])?;
+        }
+        Ok(())
+    })
 }

@@ -112,6 +112,12 @@ impl Baseline {
         Ok(meta(&self.connection, "seen_until")?.map(Timestamp::from_nanos))
     }
 
+    /// What programs are in the habit of, as the detector wrote it down.
+    pub fn habits(&self) -> rusqlite::Result<Vec<(String, String)>> {
+        let mut statement = self.connection.prepare("SELECT key, state FROM file_habit")?;
+        statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+    }
+
     /// Rows that are on their way to the database.
     pub fn rows_in_flight(&self) -> usize {
         self.in_flight.len()

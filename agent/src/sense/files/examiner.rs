@@ -21,6 +21,7 @@ use super::shared::{Shared, View};
 use super::tuning::Tuning;
 use crate::clock;
 use crate::detect::files::{Detector, Outcome};
+use crate::detect::mass_change::Habits;
 use crate::ledger::{Sealer, StateWrite};
 use crate::sense::{SensorContext, SensorState, SensorStatus};
 use crate::sys::Stop;
@@ -114,6 +115,9 @@ impl Examiner {
         hash_bytes_max: u64,
         context: &SensorContext,
     ) -> Self {
+        // Without them a habit is told as an alarm once more: no reason to watch nothing.
+        let habits = Habits::restore(baseline.habits().unwrap_or_default());
+        let detector = Detector::new(tuning.mass_change, habits);
         Self {
             baseline,
             shared,
@@ -129,7 +133,7 @@ impl Examiner {
             status: context.status.clone(),
             last_finding: None,
             rescan_rest: None,
-            detector: Detector::default(),
+            detector,
             drafts: Vec::new(),
             writes: Vec::new(),
         }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::dirty::DIRTY_PATHS_MAX;
+use crate::detect::mass_change::Thresholds;
 
 /// See the module.
 #[derive(Clone, Debug)]
@@ -19,6 +20,8 @@ pub struct Tuning {
     pub stamp: Duration,
     /// Marks in the dirty set.
     pub dirty_paths_max: usize,
+    /// When many changes are one act that is told as such.
+    pub mass_change: Thresholds,
     /// Events that this process caused are not looked at.
     pub own_pid: Option<i32>,
 }
@@ -32,6 +35,7 @@ impl Default for Tuning {
             scan_rest: Duration::from_secs(60),
             stamp: Duration::from_secs(300),
             dirty_paths_max: DIRTY_PATHS_MAX,
+            mass_change: Thresholds::default(),
             own_pid: i32::try_from(std::process::id()).ok(),
         }
     }
