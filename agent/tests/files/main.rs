@@ -9,4 +9,5 @@ mod attributes;
 mod cases;
 mod faults;
 mod lab;
+mod mass;
 mod model;

@@ -132,7 +132,7 @@ impl Group {
     }
 
     fn harm(&mut self, change: &FileChange, harm: Harm, files: u64) -> bool {
-        let origin = change.moved_from.as_deref().unwrap_or(&change.path);
+        let origin = victim_of(change);
         if harm == Harm::Deleted
             && change.before.as_ref().is_some_and(|before| before.meta.kind == Kind::File)
         {
@@ -200,7 +200,7 @@ impl Group {
 
     /// Counts a victim, once.
     fn count(&mut self, change: &FileChange, harm: Harm, files: u64) -> bool {
-        let path = change.moved_from.as_deref().unwrap_or(&change.path);
+        let path = victim_of(change);
         let numbers = [path_number(path), path_number(&change.path)];
         if numbers.iter().any(|number| self.counted.contains(number)) {
             return false;
@@ -209,10 +209,10 @@ impl Group {
         *self.harms.entry(harm).or_default() += files;
         remember(&mut self.folders, path_number(path.parent().unwrap_or(path)));
         if self.victims.len() < NAMED_MAX {
-            let now = change.moved_from.is_some().then(|| change.path.clone());
+            let now = (path != change.path).then(|| change.path.clone());
             self.victims.push(Victim { path: path.to_path_buf(), now, harm });
         }
-        if harm == Harm::Renamed || (harm == Harm::Encrypted && change.moved_from.is_some()) {
+        if harm == Harm::Renamed || (harm == Harm::Encrypted && path != change.path) {
             self.note_ending(&change.path);
         }
         if harm.is_ordinary() {
@@ -309,6 +309,15 @@ impl Group {
             }
         })
     }
+}
+
+/// Where the file was that came to harm: elsewhere, if it is the file that moved, and not one that was replaced.
+fn victim_of(change: &FileChange) -> &Path {
+    let moved = match (&change.before, &change.after) {
+        (Some(before), Some(after)) => before.meta.same_object(&after.meta),
+        _ => false,
+    };
+    change.moved_from.as_deref().filter(|_| moved).unwrap_or(&change.path)
 }
 
 /// Keeps a number, as long as there is room.
