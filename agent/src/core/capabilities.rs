@@ -3,9 +3,14 @@
 use caps::{CapSet, Capability, CapsHashSet};
 
 /// What is kept, and who needs it.
-pub const KEPT: [(Capability, &str); 7] = [
+pub const KEPT: [(Capability, &str); 8] = [
     (Capability::CAP_DAC_READ_SEARCH, "files, logins: read what is watched, open by handle"),
-    (Capability::CAP_SYS_ADMIN, "files: fanotify marks on whole file systems"),
+    // With it CAP_BPF and CAP_PERFMON, which it includes, give nothing more.
+    (Capability::CAP_SYS_ADMIN, "files: fanotify marks on whole file systems; processes: load BPF programs"),
+    (
+        Capability::CAP_SYS_PTRACE,
+        "processes: see what others run (/proc/PID/exe), which the kernel shows to nobody else",
+    ),
     (Capability::CAP_CHOWN, "core: group of the socket and of the uplink's directory"),
     (Capability::CAP_SETUID, "link: start the uplink as its user"),
     (Capability::CAP_SETGID, "link: start the uplink as its group"),

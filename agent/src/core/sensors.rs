@@ -14,6 +14,7 @@ use crate::ledger::Sealer;
 use crate::respond::work::Scan;
 use crate::sense::files::Scanner;
 use crate::sense::host::FigureSource;
+use crate::sense::processes::{self, Tuning};
 use crate::sense::{
     SensorContext, SensorError, SensorHandle, SensorProbe, SensorReport, SensorState, SensorStatus,
 };
@@ -21,7 +22,7 @@ use crate::sense::{files, host, logins};
 use crate::sys::Stop;
 
 /// Names of all sensors.
-pub const NAMES: [&str; 3] = ["files", "host", "logins"];
+pub const NAMES: [&str; 4] = ["files", "host", "logins", "processes"];
 
 /// What `agent status` knows of the sensors; cheap to clone.
 #[derive(Clone, Debug)]
@@ -63,13 +64,6 @@ impl Sensors {
         statuses: &Statuses,
         figures: FigureSource,
     ) -> Self {
-        let context = |name| SensorContext {
-            sealer: sealer.clone(),
-            database: database.clone(),
-            stop: stop.clone(),
-            status: statuses.get(name),
-            processes: Default::default(),
-        };
         let trees = trees::resolve(&config.files.trees);
         let mut sensors = Self {
             handles: Vec::new(),
@@ -77,6 +71,18 @@ impl Sensors {
             sealer: sealer.clone(),
             scanner: None,
             trees: trees.clone(),
+        };
+        // The others ask it who did what they see.
+        let status = statuses.get("processes");
+        let processes =
+            sensors.keep("processes", true, || processes::start(&Tuning::default(), &status, stop));
+        let processes = processes.unwrap_or_default();
+        let context = |name| SensorContext {
+            sealer: sealer.clone(),
+            database: database.clone(),
+            stop: stop.clone(),
+            status: statuses.get(name),
+            processes: processes.clone(),
         };
         let files_config = FilesConfig { trees, ..config.files.clone() };
         sensors.scanner =
@@ -159,5 +165,10 @@ impl Sensors {
 /// Every sensor's ladder on this host.
 pub fn probe(config: &Config) -> Vec<SensorProbe> {
     let files_config = FilesConfig { trees: trees::resolve(&config.files.trees), ..config.files.clone() };
-    vec![files::probe(&files_config), logins::probe(&config.logins), host::probe(&config.host)]
+    vec![
+        files::probe(&files_config),
+        logins::probe(&config.logins),
+        host::probe(&config.host),
+        processes::probe(),
+    ]
 }

@@ -3,6 +3,7 @@
 mod attempt;
 mod child;
 mod fanotify;
+mod memory;
 mod priority;
 mod spawn;
 mod stop;
@@ -13,6 +14,7 @@ pub use child::{die_with_parent, read_only_child};
 pub use fanotify::{
     Group as FanotifyGroup, HANDLE_BYTES_MAX, Reports as FanotifyReports, filesystem_id, open_by_handle,
 };
+pub use memory::give_back_heap;
 pub use priority::{DiskPriority, set_disk_priority};
 pub use spawn::{ConfinedChild, spawn_confined};
 pub use stop::Stop;

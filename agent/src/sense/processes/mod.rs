@@ -1,24 +1,63 @@
-//! Processes: who did what a sensor saw.
+//! Processes: who did what a sensor saw, even when the process is long gone.
+//!
+//! **Promise.** A number that an observation carries is resolved to the process that had it at that time: executable,
+//! arguments, users, login, audit session, container and ancestors, as they were. What is not known is absent, and
+//! never guessed.
+//!
+//! **How.** A bounded [`table`] is fed by the best rung of a ladder: `bpf` (programs at the kernel's tracepoints tell all
+//! of it, before the process can do anything), `connector` (the kernel tells numbers, `/proc` the rest, if it is fast
+//! enough), `proc` (only what still runs when it is asked for). What the kernel tells waits in a ring until somebody
+//! asks, or until a quarter of it is full: an idle host costs nothing.
+//!
+//! **Limits.** Those of [`table`]. When records are lost the whole table is forgotten, because it could be wrong, and
+//! read anew from `/proc`; the counter `lost` tells. A process that changes its user without running another program is
+//! looked up while it runs, and told with its last user when it has ended.
 
 mod actor;
+mod bpf;
+mod connector;
+mod container;
+mod feed;
+mod keeper;
+mod proc;
 mod process;
+mod record;
+mod start;
+pub mod table;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 pub use actor::{Actor, Ancestor};
-pub use process::{KnownBy, Process, Program, Users};
+pub use process::{KnownBy, Process, Program, ProgramFacts, Users};
+pub use start::{BPF, CONNECTOR, PROC, Tuning, probe, start};
+
+use keeper::Keeper;
 
 /// Shared hold on what is known of processes; cheap to clone. The default knows nobody.
 #[derive(Clone, Debug, Default)]
-pub struct Processes {}
+pub struct Processes(Option<Arc<Mutex<Keeper>>>);
 
 impl Processes {
     /// Takes up all that the kernel has told until now. To be called once for a batch of observations, after these
     /// were read: whatever a process did, the table hears of the process before.
-    pub fn catch_up(&self) {}
+    pub fn catch_up(&self) {
+        self.with(Keeper::catch_up);
+    }
 
-    /// The process of that number, running or gone some seconds ago; none when it is not known.
-    pub fn get(&self, _pid: u32) -> Option<Arc<Process>> {
-        None
+    /// The process that had the number `pid` at `time` since boot, running or gone some seconds ago; none when it is
+    /// not known.
+    pub fn get(&self, pid: u32, time: Duration) -> Option<Arc<Process>> {
+        self.with(|keeper| keeper.get(pid, time)).flatten()
+    }
+
+    /// Whether anything is known at all.
+    pub fn is_on(&self) -> bool {
+        self.0.is_some()
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&mut Keeper) -> T) -> Option<T> {
+        let keeper = self.0.as_ref()?;
+        Some(act(&mut keeper.lock().unwrap_or_else(PoisonError::into_inner)))
     }
 }

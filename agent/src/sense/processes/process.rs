@@ -1,6 +1,10 @@
 //! One process as the table holds it: immutable, shared, and small. A new program or a new user makes a new one.
+//!
+//! Whoever needs to know later who it was keeps a share of it; what all shares hold together is counted in a
+//! [`Budget`], so that the table can take up less while others hold much.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use picket_protocol::finding::Text;
 use picket_protocol::time::Timestamp;
@@ -9,10 +13,41 @@ use super::actor::{Actor, Ancestor};
 
 /// Ancestors that are named.
 pub const ANCESTORS_MAX: usize = 16;
+/// What a process or a program costs apart from its texts, about.
+const BASE_BYTES: usize = 160;
 
-/// A program as it was started.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Program {
+/// How many bytes all processes and programs together hold.
+#[derive(Clone, Debug, Default)]
+pub struct Budget(Arc<AtomicUsize>);
+
+impl Budget {
+    /// Bytes that are held.
+    pub fn used(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn charge(&self, bytes: usize) -> Charge {
+        self.0.fetch_add(bytes, Ordering::Relaxed);
+        Charge { budget: self.clone(), bytes }
+    }
+}
+
+/// A part of the budget, given back when it is dropped.
+#[derive(Debug)]
+struct Charge {
+    budget: Budget,
+    bytes: usize,
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.budget.0.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// What is known of a program.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ProgramFacts {
     /// The executable's path; empty when not known.
     pub executable: Box<[u8]>,
     /// The executable had no name any more.
@@ -23,6 +58,27 @@ pub struct Program {
     pub cut: bool,
     /// The container, as its manager names it.
     pub container: Option<Box<str>>,
+}
+
+/// A program as it was started.
+#[derive(Debug)]
+pub struct Program {
+    facts: ProgramFacts,
+    _charge: Charge,
+}
+
+impl Program {
+    /// Holds `facts` at the cost of `budget`.
+    pub fn new(facts: ProgramFacts, budget: &Budget) -> Self {
+        let container = facts.container.as_ref().map_or(0, |name| name.len());
+        let bytes = BASE_BYTES + facts.executable.len() + facts.arguments.len() + container;
+        Self { facts, _charge: budget.charge(bytes) }
+    }
+
+    /// What is known of it.
+    pub fn facts(&self) -> &ProgramFacts {
+        &self.facts
+    }
 }
 
 /// As whom a process runs; none where it is not known.
@@ -61,7 +117,7 @@ impl KnownBy {
 }
 
 /// See the module.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Process {
     /// Its number.
     pub pid: u32,
@@ -73,16 +129,45 @@ pub struct Process {
     pub users: Users,
     /// Who started it, as it was then.
     pub parent: Option<Arc<Self>>,
-    /// How many are above it that are known here.
-    pub depth: u8,
     /// Who told.
     pub known_by: KnownBy,
+    depth: usize,
+    _charge: Charge,
 }
 
+impl PartialEq for Process {
+    /// The same process, whatever is known of it.
+    fn eq(&self, other: &Self) -> bool {
+        self.is_same(other)
+    }
+}
+
+impl Eq for Process {}
+
 impl Process {
+    /// A process beneath `parent`, at the cost of `budget`.
+    pub fn new(
+        (pid, started): (u32, Timestamp),
+        program: Arc<Program>,
+        users: Users,
+        parent: Option<Arc<Self>>,
+        known_by: KnownBy,
+        budget: &Budget,
+    ) -> Self {
+        let parent = parent.map(|parent| parent.within_depth(budget));
+        let depth = parent.as_ref().map_or(0, |parent| parent.depth + 1);
+        let charge = budget.charge(BASE_BYTES);
+        Self { pid, started, program, users, parent, known_by, depth, _charge: charge }
+    }
+
+    /// Whether both are one process, whatever it ran at the time.
+    pub fn is_same(&self, other: &Self) -> bool {
+        (self.pid, self.started) == (other.pid, other.started)
+    }
+
     /// The same in words, for evidence.
     pub fn actor(&self) -> Actor {
-        let program = &self.program;
+        let program = self.program.facts();
         let users = &self.users;
         Actor {
             pid: self.pid,
@@ -96,7 +181,7 @@ impl Process {
             login_uid: users.login,
             audit_session: users.session,
             container: program.container.as_deref().map(str::to_owned),
-            parents: self.ancestors().map(|above| above.ancestor()).collect(),
+            parents: self.ancestors().map(Self::ancestor).collect(),
             known_by: self.known_by.name().to_owned(),
         }
     }
@@ -107,14 +192,45 @@ impl Process {
     }
 
     fn ancestor(&self) -> Ancestor {
-        Ancestor { pid: self.pid, started: Some(self.started), executable: text(&self.program.executable) }
+        Ancestor {
+            pid: self.pid,
+            started: Some(self.started),
+            executable: text(&self.program.facts().executable),
+        }
+    }
+
+    /// The process itself while few are above it, else a copy that remembers only the nearest: whoever forks and
+    /// ends for ever would otherwise leave a chain without end.
+    fn within_depth(self: Arc<Self>, budget: &Budget) -> Arc<Self> {
+        if self.depth < ANCESTORS_MAX * 2 {
+            return self;
+        }
+        let nearest: Vec<&Self> = self.ancestors().take(ANCESTORS_MAX - 2).collect();
+        let above =
+            nearest.into_iter().rev().fold(None, |above, process| Some(process.beneath(above, budget)));
+        self.beneath(above, budget)
+    }
+
+    fn beneath(&self, parent: Option<Arc<Self>>, budget: &Budget) -> Arc<Self> {
+        let depth = parent.as_ref().map_or(0, |parent| parent.depth + 1);
+        Arc::new(Self {
+            pid: self.pid,
+            started: self.started,
+            program: Arc::clone(&self.program),
+            users: self.users,
+            parent,
+            known_by: self.known_by,
+            depth,
+            _charge: budget.charge(BASE_BYTES),
+        })
     }
 }
 
 /// Arguments with spaces between them.
 fn joined(arguments: &[u8]) -> Vec<u8> {
-    let whole = arguments.strip_suffix(b"\0").unwrap_or(arguments);
-    whole.iter().map(|&byte| if byte == 0 { b' ' } else { byte }).collect()
+    let end = arguments.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
+    let given = arguments.get(..end).unwrap_or_default();
+    given.iter().map(|&byte| if byte == 0 { b' ' } else { byte }).collect()
 }
 
 fn text(bytes: &[u8]) -> Option<Text> {
