@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use picket_agent::config::FilesConfig;
 use picket_agent::ledger::Sealer;
 use picket_agent::sense::files::{self, ScanSummary, Scanner, Tuning};
+use picket_agent::sense::processes::Processes;
 use picket_agent::sense::{SensorContext, SensorHandle, SensorState, SensorStatus};
 use picket_agent::sys::Stop;
 use picket_protocol::time::Timestamp;
@@ -32,6 +33,8 @@ pub struct Lab {
     pub config: FilesConfig,
     pub tuning: Tuning,
     pub findings: Findings,
+    /// Who knows who did it.
+    pub processes: Processes,
     /// While set, entries are taken and lost, as when the agent is killed before the commit.
     pub lose: Arc<AtomicBool>,
     /// Findings that the writer took since the sensor was started.
@@ -76,6 +79,7 @@ impl Lab {
             config,
             tuning,
             findings,
+            processes: Processes::default(),
             lose: Arc::default(),
             taken: Arc::default(),
             running: None,
@@ -120,7 +124,7 @@ impl Lab {
             database: self.database(),
             stop: stop.clone(),
             status: status.clone(),
-            processes: Default::default(),
+            processes: self.processes.clone(),
         };
         let (handle, scanner) =
             files::start_tuned(self.config.clone(), context, self.tuning.clone()).unwrap();

@@ -11,3 +11,4 @@ mod faults;
 mod lab;
 mod mass;
 mod model;
+mod who;

@@ -8,7 +8,7 @@ use picket_protocol::finding::Text;
 use picket_protocol::time::Timestamp;
 
 use super::Class;
-use crate::sense::files::change::{FileChange, SeenBy, Window};
+use crate::sense::files::change::{ActorUnknown, FileChange, SeenBy, Window};
 use crate::sense::files::object::{Content, Guards, Kind, ObjectState};
 use crate::sense::processes::Actor;
 
@@ -194,6 +194,12 @@ pub struct FileEvidence {
     /// Who did it; absent when that is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub actor: Option<Actor>,
+    /// Who else touched it since it was last looked at, the earliest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub other_actors: Vec<Actor>,
+    /// Why it is not known who did it, or not of all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub actor_unknown: Option<ActorUnknown>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
@@ -233,6 +239,8 @@ impl FileEvidence {
             beneath_count: change.beneath_count,
             beneath,
             actor: change.actor.as_deref().cloned(),
+            other_actors: change.other_actors.iter().map(|actor| actor.as_ref().clone()).collect(),
+            actor_unknown: change.actor_unknown,
         }
     }
 }

@@ -270,7 +270,11 @@ fn guards_changed(old: Guards, new: Guards) -> String {
 
 fn entities(change: &FileChange) -> Vec<Entity> {
     let paths = [Some(&change.path), change.moved_from.as_ref(), change.moved_to.as_ref()];
-    paths.into_iter().flatten().map(|path| Entity::File { path: evidence::text(path) }).collect()
+    let files = paths.into_iter().flatten().map(|path| Entity::File { path: evidence::text(path) });
+    let actors = change.actor.iter().chain(&change.other_actors);
+    let processes =
+        actors.map(|actor| Entity::Process { pid: actor.pid, executable: actor.executable.clone() });
+    files.chain(processes).collect()
 }
 
 fn attack(

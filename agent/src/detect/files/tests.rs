@@ -48,6 +48,8 @@ fn change(path: &str, before: Option<ObjectState>, after: Option<ObjectState>) -
         beneath_count: 0,
         beneath: Vec::new(),
         actor: None,
+        other_actors: Vec::new(),
+        actor_unknown: None,
         text: None,
         note: None,
     }

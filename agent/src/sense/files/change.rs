@@ -40,6 +40,22 @@ pub struct Beneath {
     pub state: ObjectState,
 }
 
+/// Why it is not known who did it, or not known of all who did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ActorUnknown {
+    /// It was found by looking, after the fact.
+    FoundByLooking,
+    /// The mechanism in use here tells of changes, and not who makes them.
+    RungDoesNotTell,
+    /// The kernel did not say who: it was done outside the namespace that the agent sees, or by the kernel itself.
+    KernelDoesNotTell,
+    /// The process was gone, and nothing was known of it.
+    ProcessGone,
+    /// More than are named.
+    TooMany,
+}
+
 /// The content of a small text file that matters, before and after.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TextChange {
@@ -75,6 +91,10 @@ pub struct FileChange {
     pub beneath: Vec<Beneath>,
     /// Who did it; none when that is not known.
     pub actor: Option<Arc<Actor>>,
+    /// Who else touched it since it was last looked at, the earliest first; bounded.
+    pub other_actors: Vec<Arc<Actor>>,
+    /// Why [`FileChange::actor`] is none, or why there may have been more than are named.
+    pub actor_unknown: Option<ActorUnknown>,
     /// What the text was and is, of a file whose text is kept.
     pub text: Option<TextChange>,
     /// What it says, of a short text that is new or another than it was.

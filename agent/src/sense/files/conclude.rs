@@ -8,7 +8,7 @@ use std::time::Instant;
 use picket_protocol::finding::Observed;
 
 use super::baseline::{Key, Located, NO_PARENT, Row, Write};
-use super::change::{Beneath, FileChange, SeenBy, Window};
+use super::change::{ActorUnknown, Beneath, FileChange, SeenBy, Window};
 use super::dirty::Mark;
 use super::examine::examine;
 use super::examiner::{Examiner, PassError};
@@ -149,6 +149,7 @@ impl Pass {
             Row { id, state: state.clone(), listed: !silent && is_directory, absent: false },
         ));
         let mut change = change(&candidate, before, Some(state));
+        self.name(examiner, &candidate, &mut change);
         change.moved_from = moved_from;
         change.note = note.filter(|_| !silent);
         if moved_here && let Some(id) = id {
@@ -159,6 +160,26 @@ impl Pass {
             examiner.pace.note(&candidate.path, Instant::now());
         }
         Ok(())
+    }
+
+    /// Says who did it, or why that is not known.
+    fn name(&self, examiner: &Examiner, candidate: &Candidate, change: &mut FileChange) {
+        let mut actors = candidate.mark.actors.clone();
+        if actors.is_hearsay() {
+            let told = self.told.get(&candidate.path).cloned();
+            let told = told
+                .or_else(|| examiner.shared.dirty.with(|set| set.actors(&candidate.path).cloned()))
+                .filter(|told| !told.is_hearsay());
+            actors = told.unwrap_or(actors);
+        }
+        change.actor = actors.actor();
+        change.other_actors = actors.others();
+        change.actor_unknown = actors.unknown();
+        if change.actor.is_none() && change.actor_unknown.is_none() {
+            let told = candidate.mark.seen_by == SeenBy::Event && !examiner.rung.tells_who();
+            change.actor_unknown =
+                Some(if told { ActorUnknown::RungDoesNotTell } else { ActorUnknown::FoundByLooking });
+        }
     }
 
     fn visit_later(&mut self, examiner: &Examiner, path: PathBuf, mark: &Mark) {
@@ -185,6 +206,7 @@ impl Pass {
                 continue;
             }
             let mut change = change(&item.candidate, Some(item.row.state), None);
+            self.name(examiner, &item.candidate, &mut change);
             change.moved_to = item.candidate.mark.moved_to.filter(|to| !view.watched.covers(to));
             let mut writes = vec![removal(&item.key)];
             if let Some(id) = item.row.id {
@@ -266,6 +288,8 @@ fn change(candidate: &Candidate, before: Option<ObjectState>, after: Option<Obje
         beneath_count: 0,
         beneath: Vec::new(),
         actor: None,
+        other_actors: Vec::new(),
+        actor_unknown: None,
         text: None,
         note: None,
     }

@@ -16,6 +16,7 @@ use picket_protocol::time::Timestamp;
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::change::SeenBy;
+use super::who::Actors;
 
 /// Marks in the set; about 2.5 MiB when full.
 pub const DIRTY_PATHS_MAX: usize = 8_192;
@@ -54,6 +55,8 @@ pub struct Mark {
     pub moved_to: Option<PathBuf>,
     /// What was lost, was lost after this time.
     pub known_until: Option<Timestamp>,
+    /// Who did it, as far as the kernel told.
+    pub actors: Actors,
 }
 
 impl Mark {
@@ -70,7 +73,15 @@ impl Mark {
             moved_from: None,
             moved_to: None,
             known_until: None,
+            actors: Actors::default(),
         }
+    }
+
+    /// The same, done by `actors`.
+    #[must_use]
+    pub fn by(mut self, actors: Actors) -> Self {
+        self.actors = actors;
+        self
     }
 
     /// A whole tree, because events about it were lost after `known_until`, or never came.
@@ -87,6 +98,12 @@ impl Mark {
     }
 
     fn fold(&mut self, other: &Self) {
+        if other.last >= self.last {
+            self.actors.fold(&other.actors);
+        } else {
+            let later = std::mem::replace(&mut self.actors, other.actors.clone());
+            self.actors.fold(&later);
+        }
         self.first = self.first.min(other.first);
         self.last = self.last.max(other.last);
         self.count = self.count.saturating_add(other.count);
@@ -161,6 +178,11 @@ impl DirtySet {
     /// Whether `path` will be looked at: it is marked, or a tree above it is.
     pub fn covers(&self, path: &Path) -> bool {
         self.marks.contains_key(path) || self.tree_above(path).is_some()
+    }
+
+    /// Who touched `path` since it was last looked at.
+    pub fn actors(&self, path: &Path) -> Option<&Actors> {
+        self.marks.get(path).map(|mark| &mark.actors)
     }
 
     /// Adds a mark.
@@ -315,6 +337,7 @@ impl DirtySet {
         let folded = within.count();
         tree.scope = Scope::Tree;
         (tree.moved_from, tree.moved_to, tree.count) = (None, None, 0);
+        tree.actors = Actors::default();
         self.collapsed = self.collapsed.saturating_add(u64::try_from(folded).unwrap_or(u64::MAX) + 1);
         self.insert_tree(holder, tree);
     }

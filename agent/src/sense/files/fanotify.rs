@@ -19,12 +19,16 @@ use super::records::{Entry, Event, Handle, events};
 use super::resolve::{Place, Resolver};
 use super::shared::{Counters, Shared};
 use super::tuning::Tuning;
+use super::who::Who;
 use crate::clock;
 use crate::sense::{SensorError, SensorHandle};
 use crate::sys::{FanotifyGroup, Stop};
 
 /// Bytes read at once; about a thousand events.
 const READ_BYTES: usize = 64 * 1024;
+/// What was read at once, and when, since boot and by the wall clock.
+type Batch = (Vec<u8>, Duration, Timestamp);
+
 /// Buffers that may wait to be resolved: 2 MiB.
 const BUFFERS_WAITING_MAX: usize = 32;
 /// After an error that should not be, before the next try.
@@ -62,7 +66,7 @@ impl FanotifyRung {
     }
 }
 
-fn read_all(group: &FanotifyGroup, stop: &Stop, debounce: Duration, buffers: &SyncSender<Vec<u8>>) {
+fn read_all(group: &FanotifyGroup, stop: &Stop, debounce: Duration, buffers: &SyncSender<Batch>) {
     let mut buffer = vec![0; READ_BYTES];
     loop {
         match group.wait(stop) {
@@ -81,7 +85,7 @@ fn read_all(group: &FanotifyGroup, stop: &Stop, debounce: Duration, buffers: &Sy
                 Ok(0) => break,
                 Ok(count) => {
                     let copy = buffer.get(..count).unwrap_or_default().to_vec();
-                    if buffers.send(copy).is_err() {
+                    if buffers.send((copy, clock::since_boot(), clock::now())).is_err() {
                         return;
                     }
                 }
@@ -95,9 +99,10 @@ fn read_all(group: &FanotifyGroup, stop: &Stop, debounce: Duration, buffers: &Sy
     }
 }
 
-fn resolve_all(shared: &Shared, tuning: &Tuning, inbox: &Receiver<Vec<u8>>) {
+fn resolve_all(shared: &Shared, tuning: &Tuning, inbox: &Receiver<Batch>) {
     let mut marker = Marker {
         resolver: Resolver::new(shared.view()),
+        who: Who::new(shared.processes.clone()),
         shared,
         tuning,
         marks: Vec::new(),
@@ -105,14 +110,16 @@ fn resolve_all(shared: &Shared, tuning: &Tuning, inbox: &Receiver<Vec<u8>>) {
         now: Instant::now(),
         known_until: clock::now(),
     };
-    while let Ok(buffer) = inbox.recv() {
-        marker.take(&buffer);
+    while let Ok((buffer, since_boot, time)) = inbox.recv() {
+        marker.who.begin(since_boot);
+        marker.take(&buffer, time);
     }
 }
 
 /// Turns events into marks.
 struct Marker<'a> {
     resolver: Resolver,
+    who: Who,
     shared: &'a Shared,
     tuning: &'a Tuning,
     marks: Vec<(PathBuf, Mark)>,
@@ -122,8 +129,8 @@ struct Marker<'a> {
 }
 
 impl Marker<'_> {
-    fn take(&mut self, buffer: &[u8]) {
-        self.time = clock::now();
+    fn take(&mut self, buffer: &[u8], time: Timestamp) {
+        self.time = time;
         self.now = Instant::now();
         self.resolver.begin(self.shared.view());
         let mut whole = true;
@@ -159,45 +166,51 @@ impl Marker<'_> {
             self.resolver.forget();
         }
         if let (Some(old), Some(new)) = (event.old, event.new) {
-            self.note_rename(&old, &new, directory);
+            self.note_rename(&old, &new, directory, event.pid);
         }
         if let Some(entry) = event.entry {
-            let mark = self.mark_of(event);
-            for path in self.watched_paths(&entry) {
-                self.push(path, mark.clone());
+            let paths = self.watched_paths(&entry);
+            if !paths.is_empty() {
+                let mark = self.mark_of(event).by(self.who.of(event.pid));
+                paths.into_iter().for_each(|path| self.push(path, mark.clone()));
             }
         } else if let (Some(object), None) = (event.object, event.new) {
-            self.note_object(&object);
+            self.note_object(&object, event.pid);
         }
     }
 
     /// Both ends, each with the other as a hint; a directory with all beneath, because events in it that were read
     /// before may have been resolved to where it was.
-    fn note_rename(&mut self, old: &Entry<'_>, new: &Entry<'_>, directory: bool) {
+    fn note_rename(&mut self, old: &Entry<'_>, new: &Entry<'_>, directory: bool, pid: i32) {
         let from = self.watched_paths(old);
         let to = self.watched_paths(new);
+        if from.is_empty() && to.is_empty() {
+            return;
+        }
+        let moved = Mark::event(self.time, self.now).by(self.who.of(pid));
         let elsewhere = |marker: &mut Self, entry: &Entry<'_>, known: &[PathBuf]| {
             known.first().cloned().or_else(|| marker.any_path(entry))
         };
         let came_from = if to.is_empty() { None } else { elsewhere(self, old, &from) };
         let went_to = if from.is_empty() { None } else { elsewhere(self, new, &to) };
         for path in to {
-            let mark = Mark { moved_from: came_from.clone(), ..Mark::event(self.time, self.now) };
+            let mark = Mark { moved_from: came_from.clone(), ..moved.clone() };
             self.push(path, if directory { mark.whole_tree() } else { mark });
         }
         for path in from {
-            let mark = Mark { moved_to: went_to.clone(), ..Mark::event(self.time, self.now) };
+            let mark = Mark { moved_to: went_to.clone(), ..moved.clone() };
             self.push(path, mark);
         }
     }
 
     /// An event about an object without its directory: the number of its links changed.
-    fn note_object(&mut self, object: &Handle<'_>) {
+    fn note_object(&mut self, object: &Handle<'_>, pid: i32) {
         for place in self.resolver.places(object) {
             if let Place::At(path) = place
                 && self.resolver.view().watched.covers(&path)
             {
-                self.push(path, Mark::event(self.time, self.now));
+                let mark = Mark::event(self.time, self.now).by(self.who.of(pid));
+                self.push(path, mark);
             }
         }
     }

@@ -42,6 +42,7 @@ pub mod traits;
 mod tuning;
 mod walk;
 pub mod watched;
+mod who;
 mod worker;
 
 use std::sync::Arc;
@@ -124,7 +125,8 @@ pub fn start_tuned(
     let wake = Arc::new(Wake::new().map_err(system("create an eventfd"))?);
     let set = DirtySet::new(Arc::from([]), tuning.dirty_paths_max);
     let dirty = Dirty::new(set, Arc::clone(&wake));
-    let shared = Arc::new(Shared::new(View { watched, mounts: Vec::new() }, dirty));
+    let shared =
+        Arc::new(Shared::new(View { watched, mounts: Vec::new() }, dirty, context.processes.clone()));
     let baseline = Baseline::open(&context.database)?;
     let mut handle = SensorHandle::default();
     let large = Large::start(&wake, &context.stop, &mut handle)?;

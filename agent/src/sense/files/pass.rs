@@ -2,6 +2,7 @@
 //! vanished here and appeared there is seen as moved, and then concluded one by one against the baseline as it is
 //! at that moment.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
@@ -16,6 +17,7 @@ use super::examiner::{Examiner, PassError};
 use super::object::{Content, Kind, Metadata, ObjectState};
 use super::place;
 use super::scanner::{ScanNews, ScanProgress};
+use super::who::Actors;
 use crate::clock;
 
 /// Objects that are held back until both ends of a move can be known. Beyond, those held are concluded as they are.
@@ -62,6 +64,8 @@ pub struct Pass {
     pub long: bool,
     /// Told now and then how far it is.
     pub news: Option<SyncSender<ScanNews>>,
+    /// Who touched objects that were marked, and that are come upon in their directory instead.
+    pub(super) told: HashMap<PathBuf, Actors>,
     /// Marks were served last.
     pub(super) served: Option<Instant>,
 }
@@ -115,6 +119,7 @@ impl Pass {
         examiner.tally.examined += 1;
         if located.path != candidate.path {
             // A directory above is unknown, or none any more: it is what must be looked at.
+            self.told.insert(candidate.path.clone(), candidate.mark.actors.clone());
             (candidate.path, candidate.known) = (located.path.clone(), None);
             (candidate.mark.moved_from, candidate.mark.moved_to) = (None, None);
         }
@@ -258,6 +263,7 @@ pub(super) fn found_in(mark: &Mark) -> Mark {
         count: 1,
         moved_from: None,
         moved_to: None,
+        actors: mark.actors.inherited(),
         ..mark.clone()
     }
 }

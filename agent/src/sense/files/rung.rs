@@ -43,6 +43,11 @@ impl Rung {
         !matches!(self, Self::Scan)
     }
 
+    /// Whether it is told who makes a change.
+    pub fn tells_who(&self) -> bool {
+        matches!(self, Self::Fanotify(_))
+    }
+
     /// Takes up the mounts that hold watched objects. Gives what stays unseen, and why.
     pub fn watch_mounts(&mut self, mounts: &[Mount]) -> Option<String> {
         let Self::Fanotify(rung) = self else { return None };

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::dirty::Dirty;
 use super::mounts::Mount;
 use super::watched::Watched;
+use crate::sense::processes::Processes;
 
 /// What is watched, as of now; replaced as a whole when mounts or trees change.
 #[derive(Debug)]
@@ -22,6 +23,8 @@ pub struct Shared {
     view: Mutex<Arc<View>>,
     /// What is to be looked at.
     pub dirty: Dirty,
+    /// Who the processes are that events name by number.
+    pub processes: Processes,
     /// What was counted by others than the worker.
     pub counters: Counters,
 }
@@ -51,8 +54,8 @@ impl Counters {
 
 impl Shared {
     /// Shares a first view and an empty set.
-    pub fn new(view: View, dirty: Dirty) -> Self {
-        Self { view: Mutex::new(Arc::new(view)), dirty, counters: Counters::default() }
+    pub fn new(view: View, dirty: Dirty, processes: Processes) -> Self {
+        Self { view: Mutex::new(Arc::new(view)), dirty, processes, counters: Counters::default() }
     }
 
     /// The view as of now.

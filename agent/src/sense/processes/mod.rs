@@ -29,7 +29,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 pub use actor::{Actor, Ancestor};
-pub use process::{KnownBy, Process, Program, ProgramFacts, Users};
+pub use process::{Budget, KnownBy, Process, Program, ProgramFacts, Users};
 pub use start::{BPF, CONNECTOR, PROC, Tuning, probe, start};
 
 use keeper::Keeper;
