@@ -49,9 +49,10 @@ const ENROLMENT_POLL: Duration = Duration::from_secs(2);
 const CHECK_INTERVAL: Duration = Duration::from_secs(15);
 
 /// Tables of all modules but the ledger.
-pub fn schemas() -> [&'static str; 5] {
+pub fn schemas() -> [&'static str; 6] {
+    use crate::detect::packages::tables as packages;
     use crate::sense::{files, host, logins};
-    [lifecycle::SCHEMA, respond::SCHEMA, files::SCHEMA, logins::SCHEMA, host::SCHEMA]
+    [lifecycle::SCHEMA, respond::SCHEMA, files::SCHEMA, packages::SCHEMA, logins::SCHEMA, host::SCHEMA]
 }
 
 /// Why the agent did not start, or did not stop in good order.

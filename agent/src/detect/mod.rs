@@ -4,3 +4,4 @@
 pub mod files;
 pub mod logins;
 pub mod mass_change;
+pub mod packages;

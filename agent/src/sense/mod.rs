@@ -16,6 +16,7 @@ use crate::sys::Stop;
 pub mod files;
 pub mod host;
 pub mod logins;
+pub mod packages;
 pub mod processes;
 
 /// What every sensor is given.

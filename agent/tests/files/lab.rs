@@ -112,6 +112,7 @@ impl Lab {
         let connection = rusqlite::Connection::open(self.database()).unwrap();
         connection.pragma_update(None, "journal_mode", "WAL").unwrap();
         connection.execute_batch(files::SCHEMA).unwrap();
+        connection.execute_batch(picket_agent::detect::packages::tables::SCHEMA).unwrap();
         let stop = Stop::new().unwrap();
         let findings = Arc::clone(&self.findings);
         let lose = Arc::clone(&self.lose);

@@ -11,4 +11,5 @@ mod faults;
 mod lab;
 mod mass;
 mod model;
+mod packages;
 mod who;

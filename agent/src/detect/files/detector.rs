@@ -10,6 +10,9 @@ use picket_protocol::time::Timestamp;
 use uuid::Uuid;
 
 use crate::detect::mass_change::{Habits, MassChange, Thresholds};
+use crate::detect::packages::proof::Answer;
+use crate::detect::packages::window::Window;
+use crate::detect::packages::{Stage as Packages, tools};
 use crate::ledger::StateWrite;
 use crate::sense::files::change::FileChange;
 
@@ -26,12 +29,16 @@ pub struct Outcome {
 #[derive(Debug, Default)]
 pub struct Detector {
     mass: MassChange,
+    /// Explains what package managers did.
+    pub packages: Packages,
+    /// Planned work, open or over.
+    pub window: Option<Window>,
 }
 
 impl Detector {
     /// A detector that remembers what programs are in the habit of.
     pub fn new(thresholds: Thresholds, habits: Habits) -> Self {
-        Self { mass: MassChange::new(thresholds, habits) }
+        Self { mass: MassChange::new(thresholds, habits), ..Self::default() }
     }
 
     /// Observes a change.
@@ -42,20 +49,30 @@ impl Detector {
         new_id: &mut dyn FnMut() -> Uuid,
     ) -> Outcome {
         let seen = self.mass.observe(change, now, new_id);
-        let mut findings: Vec<Finding> = super::finding(change, new_id()).into_iter().collect();
-        for finding in &mut findings {
+        let mut finding = super::finding(change, new_id());
+        if let Some(finding) = &mut finding {
             if let (Some(id), Some(evidence)) = (seen.part_of, finding.evidence.as_object_mut()) {
                 evidence.insert("part_of".to_owned(), id.to_string().into());
             }
+            tools::explain(change, finding);
         }
-        findings.extend(seen.findings);
-        Outcome { findings, writes: self.habit_writes() }
+        let (finding, mut writes) = self.packages.observe(change, finding, now);
+        writes.extend(self.habit_writes());
+        let findings = finding.into_iter().chain(seen.findings).collect();
+        self.explained(Outcome { findings, writes })
+    }
+
+    /// Takes in what the package databases say of all that waits.
+    pub fn answer(&mut self, answer: Answer, now: Timestamp, new_id: &mut dyn FnMut() -> Uuid) -> Outcome {
+        let outcome = self.packages.answer(answer, now, new_id);
+        self.explained(outcome)
     }
 
     /// Gives what is due by the clock.
     pub fn tick(&mut self, now: Timestamp, new_id: &mut dyn FnMut() -> Uuid) -> Outcome {
         let findings = self.mass.tick(now, new_id);
-        Outcome { findings, writes: self.habit_writes() }
+        let writes = self.habit_writes();
+        self.explained(Outcome { findings, writes })
     }
 
     /// How long until [`Detector::tick`] has something to give; none while nothing is held.
@@ -65,6 +82,14 @@ impl Detector {
 
     fn habit_writes(&mut self) -> Vec<StateWrite> {
         self.mass.take_habits().map(write_habits).into_iter().collect()
+    }
+
+    /// Planned work explains what happened while it went on.
+    fn explained(&self, mut outcome: Outcome) -> Outcome {
+        if let Some(window) = &self.window {
+            outcome.findings.iter_mut().for_each(|finding| window.explain(finding));
+        }
+        outcome
     }
 }
 

@@ -246,6 +246,6 @@ impl FileEvidence {
 }
 
 /// A path with all its bytes.
-pub(super) fn text(path: &Path) -> Text {
+pub fn text(path: &Path) -> Text {
     Text::from_bytes(path.as_os_str().as_bytes())
 }

@@ -18,6 +18,8 @@ pub use class::Class;
 pub use detector::{Detector, Outcome};
 pub use evidence::{Aspect, BeneathFacts, FileEvidence, ObjectFacts};
 
+pub(in crate::detect) use evidence::text as path_text;
+
 use crate::sense::files::change::FileChange;
 use crate::sense::files::object::{Content, Guards, Kind, ObjectState};
 

@@ -57,8 +57,11 @@ impl Hand {
             return Self::Other;
         }
         let above = actor.parents.iter().map(|parent| parent.executable.as_ref());
-        let executables: Vec<Vec<u8>> =
-            std::iter::once(actor.executable.as_ref()).chain(above).flatten().map(|text| text.to_bytes()).collect();
+        let executables: Vec<Vec<u8>> = std::iter::once(actor.executable.as_ref())
+            .chain(above)
+            .flatten()
+            .map(|text| text.to_bytes())
+            .collect();
         if executables.iter().any(|executable| is_manager(executable)) {
             Self::Manager
         } else if actor.executable.is_none() {
@@ -74,7 +77,9 @@ impl Hand {
 /// A manager that replaces itself goes on running what was removed.
 fn is_manager(executable: &[u8]) -> bool {
     let ends: [&[u8]; 3] = [b"", b" (deleted)", b".dpkg-tmp (deleted)"];
-    MANAGERS.iter().any(|manager| executable.strip_prefix(manager.as_bytes()).is_some_and(|end| ends.contains(&end)))
+    MANAGERS
+        .iter()
+        .any(|manager| executable.strip_prefix(manager.as_bytes()).is_some_and(|end| ends.contains(&end)))
 }
 
 fn is_interpreter(executable: &[u8]) -> bool {
@@ -133,7 +138,8 @@ pub struct Held {
 impl Held {
     /// Holds `finding` about `change` back.
     pub fn new(change: &FileChange, finding: &Finding, now: Timestamp) -> Self {
-        let beneath = change.beneath.iter().take(BENEATH_MAX).map(|object| object.path.clone()).collect::<Vec<_>>();
+        let beneath =
+            change.beneath.iter().take(BENEATH_MAX).map(|object| object.path.clone()).collect::<Vec<_>>();
         let named = u64::try_from(beneath.len()).unwrap_or(u64::MAX);
         Self {
             first: change.window.map_or(change.observed.first, |window| window.from),
@@ -173,14 +179,19 @@ impl Held {
     }
 }
 
+/// What no digest vouches for: rights of the object, and who may change it.
 fn gained(change: &FileChange) -> bool {
     const SET_ID: u32 = 0o6000;
     const BY_ALL: u32 = 0o002;
-    let bits = |state: &Option<ObjectState>| {
-        let meta = state.as_ref().map(|state| &state.meta).filter(|meta| meta.kind == Kind::File);
-        meta.map_or(0, |meta| meta.mode & (SET_ID | BY_ALL))
-    };
-    bits(&change.after) & !bits(&change.before) != 0
+    let Some(after) = &change.after else { return false };
+    let (meta, before) = (&after.meta, change.before.as_ref());
+    let watched = if meta.kind == Kind::File { SET_ID | BY_ALL } else { BY_ALL };
+    let had = before.map_or(0, |before| before.meta.mode);
+    let bits = meta.kind != Kind::Symlink && meta.mode & !had & watched != 0;
+    let owner = before.is_some_and(|before| (before.meta.uid, before.meta.gid) != (meta.uid, meta.gid));
+    let capability = after.extended.capability();
+    let able = capability.is_some() && before.and_then(|before| before.extended.capability()) != capability;
+    bits || owner || able
 }
 
 /// Endings of the names under which dpkg and rpm prepare and keep aside. Nothing loads or runs such a file by its
@@ -191,6 +202,12 @@ const STAGING: &[&[u8]] = &[b".dpkg-new", b".dpkg-tmp"];
 pub fn staged_for(path: &Path) -> Option<&Path> {
     let bytes = path.as_os_str().as_bytes();
     let stem = STAGING.iter().find_map(|end| bytes.strip_suffix(*end))?;
+    Some(Path::new(std::ffi::OsStr::from_bytes(stem)))
+}
+
+/// The administrator's file beside which dpkg leaves the package's version.
+pub fn kept_beside(path: &Path) -> Option<&Path> {
+    let stem = path.as_os_str().as_bytes().strip_suffix(b".dpkg-dist")?;
     Some(Path::new(std::ffi::OsStr::from_bytes(stem)))
 }
 
@@ -217,7 +234,10 @@ mod tests {
     fn a_name_proves_nothing_and_a_program_does() {
         assert_eq!(hand(&["/usr/bin/dpkg"], ""), Hand::Manager);
         assert_eq!(hand(&["/usr/bin/dpkg (deleted)"], ""), Hand::Manager);
-        assert_eq!(hand(&["/usr/bin/dash", "/usr/bin/dpkg", "/usr/bin/apt-get"], "/bin/sh x.postinst"), Hand::Manager);
+        assert_eq!(
+            hand(&["/usr/bin/dash", "/usr/bin/dpkg", "/usr/bin/apt-get"], "/bin/sh x.postinst"),
+            Hand::Manager
+        );
         assert_eq!(hand(&["/tmp/dpkg"], "dpkg --unpack"), Hand::Other);
         assert_eq!(hand(&["/usr/bin/dpkgx"], ""), Hand::Other);
         assert_eq!(hand(&["/home/x/usr/bin/dpkg"], ""), Hand::Other);

@@ -34,7 +34,7 @@ use picket_protocol::time::Timestamp;
 use serde_json::json;
 use uuid::Uuid;
 
-use self::held::{Hand, Held, staged_for};
+use self::held::{Hand, Held, kept_beside, staged_for};
 use self::proof::{Action, Activity, Answer, Manager, News, PackageId, Verdict};
 use self::transaction::{Account, Fold, below_root, is_generated, mismatch, note, restored};
 use super::files::Outcome;
@@ -76,6 +76,7 @@ pub struct Stage {
     stirred: Option<Timestamp>,
     settled_since: Option<Timestamp>,
     asked: Option<Timestamp>,
+    told: bool,
 }
 
 impl Default for Stage {
@@ -98,6 +99,7 @@ impl Stage {
             stirred: None,
             settled_since: None,
             asked: None,
+            told: false,
         }
     }
 
@@ -125,21 +127,29 @@ impl Stage {
     ) -> (Option<Finding>, Vec<StateWrite>) {
         let mut writes = Vec::new();
         // What was prepared stands in its place now: that is one act, and the change of its place tells it.
-        let prepared = change.moved_from.as_ref().filter(|from| staged_for(from) == Some(&change.path));
-        if let Some(from) = prepared
-            && self.take(from).is_some()
-        {
+        let prepared = change.moved_from.as_ref().filter(|from| is_prepared_for(from, &change.path));
+        let preparation = prepared.and_then(|from| {
+            let held = self.take(from)?;
             writes.push(tables::remove_held(vec![from.clone()]));
-        }
+            Some(held)
+        });
         let Some(finding) = finding else { return (None, writes) };
-        let waits = self.activity.is_some_and(|activity| activity.could_explain(change)) && self.may_wait(change);
+        let waits =
+            self.activity.is_some_and(|activity| activity.could_explain(change)) && self.may_wait(change);
         if !waits && !self.held.contains_key(&change.path) {
             return (Some(finding), writes);
         }
         let mut held = Held::new(change, &finding, now);
+        if let Some(preparation) = preparation.filter(|_| is_same_object(change)) {
+            // It came with the transaction, under another name.
+            held.before = preparation.before;
+        }
         if let Some(mut earlier) = self.take(&change.path) {
             let vanished = earlier.before.is_none() && held.now.is_none();
-            if vanished && (staged_for(&change.path).is_some() || earlier.severity.max(held.severity) < Severity::Medium) {
+            if vanished
+                && (staged_for(&change.path).is_some()
+                    || earlier.severity.max(held.severity) < Severity::Medium)
+            {
                 writes.push(tables::remove_held(vec![change.path.clone()]));
                 return (None, writes);
             }
@@ -172,11 +182,17 @@ impl Stage {
         Some(asked.map_or(Duration::ZERO, |asked| POLL.saturating_sub(now.since(asked))))
     }
 
+    /// Whether a transaction was told since this was asked last: then its news are not news any more.
+    pub fn take_told(&mut self) -> bool {
+        std::mem::take(&mut self.told)
+    }
+
     /// Takes the databases' answer in.
     pub fn answer(&mut self, answer: Answer, now: Timestamp, new_id: &mut dyn FnMut() -> Uuid) -> Outcome {
         self.asked = Some(now);
         let Answer { settled, news, verdicts, writes: known } = answer;
-        let mut round = Round { settled, news: &news, now, new_id, outcome: Outcome::default(), done: Vec::new() };
+        let mut round =
+            Round { settled, news: &news, now, new_id, outcome: Outcome::default(), done: Vec::new() };
         let mut changed = BTreeSet::new();
         let mut awaited = false;
         for (path, verdict) in verdicts {
@@ -188,7 +204,9 @@ impl Stage {
         if !done.is_empty() {
             outcome.writes.push(tables::remove_held(done));
         }
-        outcome.writes.extend(changed.iter().filter_map(|package| self.folds.get(package)).map(tables::put_fold));
+        outcome
+            .writes
+            .extend(changed.iter().filter_map(|package| self.folds.get(package)).map(tables::put_fold));
         if !settled {
             self.settled_since = None;
             return outcome;
@@ -201,7 +219,13 @@ impl Stage {
         outcome
     }
 
-    fn judge(&mut self, path: &Path, verdict: Verdict, round: &mut Round<'_>, changed: &mut BTreeSet<PackageId>) {
+    fn judge(
+        &mut self,
+        path: &Path,
+        verdict: Verdict,
+        round: &mut Round<'_>,
+        changed: &mut BTreeSet<PackageId>,
+    ) {
         let Some(held) = self.held.get(path) else { return };
         match verdict {
             Verdict::Changed => {}
@@ -213,7 +237,11 @@ impl Stage {
             }
             Verdict::AsPackaged(package) | Verdict::Derived(package) => {
                 let why = if held.gained { "it gained rights" } else { "no package manager wrote it" };
-                self.release(path, round, &json!({ "package": package.name, "as_packaged": true, "told_because": why }));
+                self.release(
+                    path,
+                    round,
+                    &json!({ "package": package.name, "as_packaged": true, "told_because": why }),
+                );
             }
             Verdict::Differs { package, expected } if round.settled => {
                 self.differ(path, package, &expected, round, changed);
@@ -247,7 +275,8 @@ impl Stage {
         changed: &mut BTreeSet<PackageId>,
     ) {
         let Some(held) = self.take(path) else { return };
-        let fold = self.folds.entry(package.clone()).or_insert_with(|| Fold::new(package.clone(), held.first));
+        let fold =
+            self.folds.entry(package.clone()).or_insert_with(|| Fold::new(package.clone(), held.first));
         fold.add(path, &held, account);
         changed.insert(package);
         round.done.push(path.to_path_buf());
@@ -271,7 +300,8 @@ impl Stage {
             .outcome
             .findings
             .extend(told.map(|finding| mismatch(finding, path, &package, version.as_ref(), expected)));
-        let fold = self.folds.entry(package.clone()).or_insert_with(|| Fold::new(package.clone(), held.first));
+        let fold =
+            self.folds.entry(package.clone()).or_insert_with(|| Fold::new(package.clone(), held.first));
         fold.differing += 1;
         changed.insert(package);
     }
@@ -296,10 +326,18 @@ impl Stage {
             };
             now.since(held.since) >= limit || held.since > now.plus(limit)
         };
-        let paths: Vec<PathBuf> =
-            self.held.iter().filter(|(path, held)| overdue(path, held)).map(|(path, _)| path.clone()).collect();
+        let paths: Vec<PathBuf> = self
+            .held
+            .iter()
+            .filter(|(path, held)| overdue(path, held))
+            .map(|(path, _)| path.clone())
+            .collect();
         for path in paths {
-            self.release(&path, round, &json!({ "waited_seconds": HOLD_MAX.as_secs(), "settled": round.settled }));
+            self.release(
+                &path,
+                round,
+                &json!({ "waited_seconds": HOLD_MAX.as_secs(), "settled": round.settled }),
+            );
         }
     }
 
@@ -313,7 +351,8 @@ impl Stage {
         outcome: &mut Outcome,
     ) {
         let mut folds = std::mem::take(&mut self.folds);
-        let untouched = |news: &&News| news.action == Action::InstalledAgain && !folds.contains_key(&news.package);
+        let untouched =
+            |news: &&News| news.action == Action::InstalledAgain && !folds.contains_key(&news.package);
         let is_restored = news.iter().filter(untouched).count() >= RESTORED_MIN;
         if is_restored {
             outcome.findings.push(restored(news, now, new_id()));
@@ -326,10 +365,13 @@ impl Stage {
             let fold = fold.unwrap_or_else(|| Fold::new(news.package.clone(), self.stirred.unwrap_or(now)));
             outcome.findings.push(fold.finding(Some(news), new_id()));
         }
-        outcome.findings.extend(folds.values().filter(|fold| fold.count() > 0).map(|fold| fold.finding(None, new_id())));
+        outcome
+            .findings
+            .extend(folds.values().filter(|fold| fold.count() > 0).map(|fold| fold.finding(None, new_id())));
         outcome.writes.push(tables::remove_folds());
         outcome.writes.extend(known);
         (self.stirred, self.settled_since, self.last_held) = (None, None, None);
+        self.told = true;
     }
 
     fn take(&mut self, path: &Path) -> Option<Held> {
@@ -342,6 +384,17 @@ impl Stage {
         self.bytes += held.bytes();
         self.held.insert(path, held);
     }
+}
+
+/// Whether dpkg moves what stands at `from` to `path` once it is complete: into its place, or beside a file that the
+/// administrator keeps.
+fn is_prepared_for(from: &Path, path: &Path) -> bool {
+    staged_for(from).is_some_and(|place| place == path || Some(place) == kept_beside(path))
+}
+
+fn is_same_object(change: &FileChange) -> bool {
+    let (before, after) = (change.before.as_ref(), change.after.as_ref());
+    before.zip(after).is_some_and(|(before, after)| before.meta.same_object(&after.meta))
 }
 
 /// One answer being worked through.

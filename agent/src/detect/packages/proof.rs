@@ -140,7 +140,8 @@ mod tests {
     #[test]
     fn a_transaction_explains_nothing_that_came_after_it() {
         let idle = Activity { busy: false, changed: at(100) };
-        let mut change = FileChange { observed: Observed::once(at(99)), ..super::super::tests::change("/usr/bin/a") };
+        let mut change =
+            FileChange { observed: Observed::once(at(99)), ..super::super::tests::change("/usr/bin/a") };
         assert!(idle.could_explain(&change));
         change.observed = Observed::once(at(102));
         assert!(idle.could_explain(&change), "the event may have been read late");

@@ -28,7 +28,11 @@ const TOOLS: &[Tool] = &[
     },
     Tool {
         name: "snapd",
-        executables: &["/usr/lib/snapd/snapd", "/usr/libexec/snapd/snapd", "/snap/snapd/current/usr/lib/snapd/snapd"],
+        executables: &[
+            "/usr/lib/snapd/snapd",
+            "/usr/libexec/snapd/snapd",
+            "/snap/snapd/current/usr/lib/snapd/snapd",
+        ],
         places: &["/var/lib/snapd", "/var/snap", "/snap"],
     },
     Tool {
@@ -54,8 +58,11 @@ fn by_tool(actor: &Actor, change: &FileChange) -> Option<String> {
         return None;
     }
     let above = actor.parents.iter().map(|parent| parent.executable.as_ref());
-    let executables: Vec<Vec<u8>> =
-        std::iter::once(actor.executable.as_ref()).chain(above).flatten().map(|text| text.to_bytes()).collect();
+    let executables: Vec<Vec<u8>> = std::iter::once(actor.executable.as_ref())
+        .chain(above)
+        .flatten()
+        .map(|text| text.to_bytes())
+        .collect();
     let ends = [Some(&change.path), change.moved_from.as_ref(), change.moved_to.as_ref()];
     let tool = TOOLS.iter().find(|tool| {
         let runs = |executable: &Vec<u8>| tool.executables.iter().any(|known| known.as_bytes() == executable);
@@ -63,7 +70,8 @@ fn by_tool(actor: &Actor, change: &FileChange) -> Option<String> {
         executables.iter().any(runs) && ends.into_iter().flatten().all(|path| inside(&path))
     })?;
     // Whoever starts logrotate with rules of his own wipes logs with it.
-    (tool.name != "logrotate" || rules_of_the_host(actor)).then(|| format!("{} (process {})", tool.name, actor.pid))
+    (tool.name != "logrotate" || rules_of_the_host(actor))
+        .then(|| format!("{} (process {})", tool.name, actor.pid))
 }
 
 /// Whether logrotate, where it is the process itself, was given only rules below `/etc`. A shell or a compressor below
@@ -122,7 +130,11 @@ mod tests {
         assert!(!explained("/etc/cron.d/x", "/usr/sbin/logrotate", rules));
         assert!(!explained("/var/log/syslog.1", "/usr/bin/bash", "logrotate /etc/logrotate.conf"));
         assert!(!explained("/var/log/syslog.1", "/usr/sbin/logrotate", "logrotate -f /tmp/mine"));
-        assert!(!explained("/var/log/syslog.1", "/usr/sbin/logrotate", "logrotate -f /etc/logrotate.conf /tmp/mine"));
+        assert!(!explained(
+            "/var/log/syslog.1",
+            "/usr/sbin/logrotate",
+            "logrotate -f /etc/logrotate.conf /tmp/mine"
+        ));
     }
 
     #[test]
@@ -135,7 +147,10 @@ mod tests {
         };
         let live = "/etc/letsencrypt/live/a.example/cert.pem";
         let archive = |n: u32| format!("../../archive/a.example/cert{n}.pem");
-        assert_eq!(swap(live, &archive(1), &archive(2)).as_deref(), Some("certificate a.example was renewed"));
+        assert_eq!(
+            swap(live, &archive(1), &archive(2)).as_deref(),
+            Some("certificate a.example was renewed")
+        );
         assert_eq!(swap(live, &archive(2), &archive(1)), None);
         assert_eq!(swap(live, &archive(1), "/tmp/cert2.pem"), None);
         assert_eq!(swap(live, &archive(1), "../../archive/b.example/cert2.pem"), None);

@@ -108,7 +108,8 @@ impl Fold {
             (_, Action::Removed) => format!("{name}{} removed", version(before)),
             (_, Action::Incomplete) => format!("{name}{} left half installed", version(after)),
         };
-        let differing = if self.differing > 0 { format!(", {} not as packaged", self.differing) } else { String::new() };
+        let differing =
+            if self.differing > 0 { format!(", {} not as packaged", self.differing) } else { String::new() };
         let files = match self.count() {
             0 if self.differing > 0 => String::new(),
             0 => ", no watched file is another than before".to_owned(),
@@ -221,8 +222,10 @@ fn short(path: &str) -> String {
 
 /// Places where the scripts of packages generate what is there, so that no package holds it.
 pub fn is_generated(path: &Path) -> bool {
-    const EXACT: &[&str] = &["/etc/ld.so.cache", "/etc/mailcap", "/usr/lib/udev/hwdb.bin", "/etc/udev/hwdb.bin"];
-    const BENEATH: &[&str] = &["/etc/alternatives", "/etc/ssl/certs", "/usr/lib/locale", "/boot/grub", "/usr/share/mime"];
+    const EXACT: &[&str] =
+        &["/etc/ld.so.cache", "/etc/mailcap", "/usr/lib/udev/hwdb.bin", "/etc/udev/hwdb.bin"];
+    const BENEATH: &[&str] =
+        &["/etc/alternatives", "/etc/ssl/certs", "/usr/lib/locale", "/boot/grub", "/usr/share/mime"];
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     EXACT.iter().any(|exact| path == Path::new(exact))
         || BENEATH.iter().any(|above| path.starts_with(above))

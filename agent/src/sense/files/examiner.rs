@@ -23,6 +23,7 @@ use crate::clock;
 use crate::detect::files::{Detector, Outcome};
 use crate::detect::mass_change::Habits;
 use crate::ledger::{Sealer, StateWrite};
+use crate::sense::packages::Packages;
 use crate::sense::{SensorContext, SensorState, SensorStatus};
 use crate::sys::Stop;
 
@@ -100,6 +101,8 @@ pub struct Examiner {
     pub rescan_rest: Option<Instant>,
     /// What changes mean.
     pub detector: Detector,
+    /// What package managers recorded.
+    pub packages: Packages,
     drafts: Vec<Draft>,
     writes: Vec<StateWrite>,
 }
@@ -114,11 +117,13 @@ impl Examiner {
         tuning: Tuning,
         hash_bytes_max: u64,
         context: &SensorContext,
-    ) -> Self {
+    ) -> rusqlite::Result<Self> {
         // Without them a habit is told as an alarm once more: no reason to watch nothing.
         let habits = Habits::restore(baseline.habits().unwrap_or_default());
-        let detector = Detector::new(tuning.mass_change, habits);
-        Self {
+        let packages = Packages::open(&tuning.packages_root, &context.database)?;
+        let mut detector = Detector::new(tuning.mass_change, habits);
+        detector.packages = packages.stage(clock::now())?;
+        Ok(Self {
             baseline,
             shared,
             rung,
@@ -134,9 +139,10 @@ impl Examiner {
             last_finding: None,
             rescan_rest: None,
             detector,
+            packages,
             drafts: Vec::new(),
             writes: Vec::new(),
-        }
+        })
     }
 
     /// What is watched.
@@ -193,6 +199,7 @@ impl Examiner {
     pub fn emit(&mut self, change: &FileChange, writes: Vec<Write>, silent: bool) -> Result<bool, PassError> {
         self.writes.push(self.baseline.write(writes, None));
         let told = !silent && {
+            self.look_around(change)?;
             let outcome = self.detector.observe(change, clock::now(), &mut Uuid::now_v7);
             let told = !outcome.findings.is_empty() || !outcome.writes.is_empty();
             self.tally.refreshed += u64::from(!told);
@@ -205,7 +212,7 @@ impl Examiner {
         Ok(told)
     }
 
-    fn take(&mut self, outcome: Outcome, observed: Timestamp, path: &Path) {
+    pub(super) fn take(&mut self, outcome: Outcome, observed: Timestamp, path: &Path) {
         for finding in outcome.findings {
             self.tally.findings += 1;
             self.last_finding = Some(observed);
@@ -216,6 +223,7 @@ impl Examiner {
 
     /// Hands on what the detector held back until now.
     pub fn tick(&mut self) -> Result<(), PassError> {
+        self.ask_packages()?;
         let now = clock::now();
         if self.detector.due_in(now).is_none_or(|wait| !wait.is_zero()) {
             return Ok(());

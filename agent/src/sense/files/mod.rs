@@ -29,6 +29,7 @@ pub mod mounts;
 pub mod note;
 pub mod object;
 mod pace;
+mod packages;
 mod pass;
 mod place;
 mod probe;
@@ -134,7 +135,7 @@ pub fn start_tuned(
     let (scanner, requests) = Scanner::channel(Arc::clone(&wake));
     let hash_bytes_max = config.hash_bytes_max;
     let worker = Worker {
-        examiner: Examiner::new(baseline, shared, rung, large, tuning, hash_bytes_max, &context),
+        examiner: Examiner::new(baseline, shared, rung, large, tuning, hash_bytes_max, &context)?,
         config,
         requests,
         wake,

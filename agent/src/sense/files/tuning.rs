@@ -1,5 +1,6 @@
 //! The sensor's times and bounds. A customer does not set them; tests do, to reach each bound quickly.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::dirty::DIRTY_PATHS_MAX;
@@ -24,6 +25,8 @@ pub struct Tuning {
     pub mass_change: Thresholds,
     /// Events that this process caused are not looked at.
     pub own_pid: Option<i32>,
+    /// The root of the host whose package databases are asked.
+    pub packages_root: PathBuf,
 }
 
 impl Default for Tuning {
@@ -37,6 +40,7 @@ impl Default for Tuning {
             dirty_paths_max: DIRTY_PATHS_MAX,
             mass_change: Thresholds::default(),
             own_pid: i32::try_from(std::process::id()).ok(),
+            packages_root: PathBuf::from("/"),
         }
     }
 }

@@ -290,7 +290,14 @@ impl Worker {
         let now = Instant::now();
         let due = self.examiner.shared.dirty.with(|set| set.next_due());
         let held = self.examiner.detector.due_in(clock::now()).map(|wait| now + wait);
-        let until = due.into_iter().chain(held).chain([self.next_scan, self.next_stamp]).min().unwrap_or(now);
+        let asked = self.examiner.packages_due_in().map(|wait| now + wait);
+        let until = due
+            .into_iter()
+            .chain(held)
+            .chain(asked)
+            .chain([self.next_scan, self.next_stamp])
+            .min()
+            .unwrap_or(now);
         let timeout = until.saturating_duration_since(now);
         let timeout = Timespec {
             tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
@@ -301,6 +308,8 @@ impl Worker {
         if let Some(mounts) = &self.mounts {
             fds.push(PollFd::new(mounts, PollFlags::PRI));
         }
+        let notices = self.examiner.packages.notices();
+        fds.extend(notices.map(|notices| PollFd::from_borrowed_fd(notices, PollFlags::IN)));
         // An interruption is a wake-up like any other.
         let _ready = poll(&mut fds, Some(&timeout)).is_ok();
         // Asking is answering: the kernel says once that the table changed.

@@ -1,0 +1,70 @@
+//! Reading the databases' files and the objects that are judged: regular files only, and never so that it blocks.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::Path;
+
+use picket_protocol::crypto::Hash;
+use picket_protocol::time::Timestamp;
+use ring::digest;
+use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, openat, stat};
+
+use super::md5::{self, Md5};
+
+/// Bytes read at once.
+const BUFFER_BYTES: usize = 64 * 1024;
+
+/// Opens a regular file.
+pub fn open(path: &Path) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let file = openat(CWD, path, flags, Mode::empty())?;
+    if FileType::from_raw_mode(fstat(&file)?.st_mode) == FileType::RegularFile {
+        Ok(file.into())
+    } else {
+        Err(io::ErrorKind::InvalidInput.into())
+    }
+}
+
+/// The file's text; nothing when it cannot be read, or is longer than `max`: what is not known explains nothing.
+pub fn read(path: &Path, max: u64) -> Vec<u8> {
+    let mut text = Vec::new();
+    let read = open(path).and_then(|file| file.take(max.saturating_add(1)).read_to_end(&mut text));
+    if read.is_ok() && u64::try_from(text.len()).is_ok_and(|length| length <= max) {
+        text
+    } else {
+        Vec::new()
+    }
+}
+
+/// When the object's status last changed, by the kernel's clock.
+pub fn changed_at(path: &Path) -> Option<Timestamp> {
+    let stat = stat(path).ok()?;
+    let nanos = i64::try_from(stat.st_ctime_nsec).ok()?;
+    Some(Timestamp::from_nanos(stat.st_ctime.checked_mul(1_000_000_000)?.checked_add(nanos)?))
+}
+
+/// Whether anything stands at `path`.
+pub fn is_there(path: &Path) -> bool {
+    path.symlink_metadata().is_ok()
+}
+
+/// SHA-256 and MD5 of one reading of the file.
+pub fn digests(path: &Path) -> io::Result<(Hash, Md5)> {
+    let mut file = open(path)?;
+    let mut buffer = vec![0; BUFFER_BYTES];
+    let (mut sha256, mut md5) = (digest::Context::new(&digest::SHA256), md5::Context::default());
+    loop {
+        let count = match file.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        let bytes = buffer.get(..count).unwrap_or_default();
+        sha256.update(bytes);
+        md5.update(bytes);
+    }
+    let mut hash = [0; 32];
+    hash.copy_from_slice(sha256.finish().as_ref());
+    Ok((hash, md5.finish()))
+}
