@@ -39,6 +39,8 @@ pub struct Config {
     pub logins: LoginsConfig,
     /// `[host]`.
     pub host: HostConfig,
+    /// `[defences]`.
+    pub defences: DefencesConfig,
     /// `[ledger]`.
     pub ledger: LedgerConfig,
     /// `[uplink]`.
@@ -80,6 +82,13 @@ pub struct LoginsConfig {
 pub struct HostConfig {
     /// `heartbeat`, default 60 s, 5 s to 60 s.
     pub heartbeat: Duration,
+}
+
+/// `[defences]`: what protects the host and no file shows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DefencesConfig {
+    /// `enabled`, default true.
+    pub enabled: bool,
 }
 
 /// `[ledger]`: how long records are kept.
@@ -157,6 +166,7 @@ impl Default for Config {
             files: FilesConfig::default(),
             logins: LoginsConfig::default(),
             host: HostConfig::default(),
+            defences: DefencesConfig::default(),
             ledger: LedgerConfig::default(),
             uplink: UplinkConfig::default(),
             commands: CommandsConfig::default(),
@@ -187,6 +197,12 @@ impl Default for LoginsConfig {
 impl Default for HostConfig {
     fn default() -> Self {
         Self { heartbeat: Duration::from_secs(MINUTE) }
+    }
+}
+
+impl Default for DefencesConfig {
+    fn default() -> Self {
+        Self { enabled: true }
     }
 }
 

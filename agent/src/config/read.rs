@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::document::{Document, Section};
 use super::{
-    CommandsConfig, Config, DAY, FilesConfig, GIB, HOUR, HostConfig, KIB, LedgerConfig, LoginsConfig, MIB,
-    MINUTE, Problem, UplinkConfig,
+    CommandsConfig, Config, DAY, DefencesConfig, FilesConfig, GIB, HOUR, HostConfig, KIB, LedgerConfig,
+    LoginsConfig, MIB, MINUTE, Problem, UplinkConfig,
 };
 
 const TREES_MAX: usize = 256;
@@ -28,6 +28,7 @@ pub(super) fn config(text: &str) -> Result<Config, Vec<Problem>> {
         files: files(top.section("files")),
         logins: logins(top.section("logins")),
         host: host(top.section("host")),
+        defences: defences(top.section("defences")),
         ledger: ledger(top.section("ledger")),
         uplink: uplink(top.section("uplink")),
         commands: commands(top.section("commands")),
@@ -76,6 +77,13 @@ fn host(mut section: Section<'_, '_>) -> HostConfig {
     let default = HostConfig::default();
     let config =
         HostConfig { heartbeat: section.duration("heartbeat", default.heartbeat, seconds(5)..=seconds(60)) };
+    section.finish();
+    config
+}
+
+fn defences(mut section: Section<'_, '_>) -> DefencesConfig {
+    let default = DefencesConfig::default();
+    let config = DefencesConfig { enabled: section.boolean("enabled", default.enabled) };
     section.finish();
     config
 }

@@ -3,14 +3,20 @@
 use caps::{CapSet, Capability, CapsHashSet};
 
 /// What is kept, and who needs it.
-pub const KEPT: [(Capability, &str); 8] = [
+pub const KEPT: [(Capability, &str); 11] = [
     (Capability::CAP_DAC_READ_SEARCH, "files, logins: read what is watched, open by handle"),
     // With it CAP_BPF and CAP_PERFMON, which it includes, give nothing more.
-    (Capability::CAP_SYS_ADMIN, "files: fanotify marks on whole file systems; processes: load BPF programs"),
+    (
+        Capability::CAP_SYS_ADMIN,
+        "files: fanotify marks on whole file systems; processes, defences: load and list BPF programs",
+    ),
     (
         Capability::CAP_SYS_PTRACE,
-        "processes: see what others run (/proc/PID/exe), which the kernel shows to nobody else",
+        "processes, defences: see what others run and hold (/proc/PID), which the kernel shows to nobody else",
     ),
+    (Capability::CAP_NET_ADMIN, "defences: read firewall rules and hear of their changes"),
+    (Capability::CAP_AUDIT_CONTROL, "defences: read audit's state and rules"),
+    (Capability::CAP_AUDIT_READ, "defences: hear of changes of audit"),
     (Capability::CAP_CHOWN, "core: group of the socket and of the uplink's directory"),
     (Capability::CAP_SETUID, "link: start the uplink as its user"),
     (Capability::CAP_SETGID, "link: start the uplink as its group"),

@@ -49,10 +49,12 @@ const ENROLMENT_POLL: Duration = Duration::from_secs(2);
 const CHECK_INTERVAL: Duration = Duration::from_secs(15);
 
 /// Tables of all modules but the ledger.
-pub fn schemas() -> [&'static str; 6] {
+pub fn schemas() -> [&'static str; 7] {
     use crate::detect::packages::tables as packages;
     use crate::sense::{files, host, logins};
-    [lifecycle::SCHEMA, respond::SCHEMA, files::SCHEMA, packages::SCHEMA, logins::SCHEMA, host::SCHEMA]
+    let sensors = [files::SCHEMA, packages::SCHEMA, logins::SCHEMA, host::SCHEMA, host::defences::SCHEMA];
+    let [files, packages, logins, host, defences] = sensors;
+    [lifecycle::SCHEMA, respond::SCHEMA, files, packages, logins, host, defences]
 }
 
 /// Why the agent did not start, or did not stop in good order.

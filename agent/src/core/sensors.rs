@@ -22,7 +22,7 @@ use crate::sense::{files, host, logins};
 use crate::sys::Stop;
 
 /// Names of all sensors.
-pub const NAMES: [&str; 4] = ["files", "host", "logins", "processes"];
+pub const NAMES: [&str; 5] = ["defences", "files", "host", "logins", "processes"];
 
 /// What `agent status` knows of the sensors; cheap to clone.
 #[derive(Clone, Debug)]
@@ -89,6 +89,10 @@ impl Sensors {
             sensors.keep("files", config.files.enabled, || files::start(files_config, context("files")));
         sensors.keep("logins", config.logins.enabled, || {
             logins::start(&config.logins, context("logins")).map(|handle| (handle, ()))
+        });
+        let setup = defences_setup(config, sensors.trees.clone());
+        sensors.keep("defences", config.defences.enabled, || {
+            host::defences::start(setup, context("defences")).map(|handle| (handle, ()))
         });
         sensors.keep("host", true, || {
             host::start(&config.host, context("host"), figures).map(|handle| (handle, ()))
@@ -162,13 +166,19 @@ impl Sensors {
     }
 }
 
+fn defences_setup(config: &Config, trees: Vec<PathBuf>) -> host::defences::Setup {
+    host::defences::Setup::new(trees, vec![config.state_dir.clone(), config.run_dir.clone()])
+}
+
 /// Every sensor's ladder on this host.
 pub fn probe(config: &Config) -> Vec<SensorProbe> {
     let files_config = FilesConfig { trees: trees::resolve(&config.files.trees), ..config.files.clone() };
+    let defences = host::defences::probe(&defences_setup(config, files_config.trees.clone()));
     vec![
         files::probe(&files_config),
         logins::probe(&config.logins),
         host::probe(&config.host),
+        defences,
         processes::probe(),
     ]
 }

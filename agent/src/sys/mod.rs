@@ -1,21 +1,31 @@
 //! Raw system calls, each behind a safe face. The only module of the agent where `unsafe` is allowed.
 
 mod attempt;
+mod bpf_programs;
 mod child;
 mod fanotify;
 mod memory;
 mod priority;
+mod socket_filter;
 mod spawn;
 mod stop;
 mod user;
+mod writers;
+mod xtables;
 
 pub use attempt::{ACTS, attempt};
+#[cfg(test)]
+pub use bpf_programs::load_nothing;
+pub use bpf_programs::{ProgramInfo, next_program, program_info};
 pub use child::{die_with_parent, read_only_child};
 pub use fanotify::{
     Group as FanotifyGroup, HANDLE_BYTES_MAX, Reports as FanotifyReports, filesystem_id, open_by_handle,
 };
 pub use memory::give_back_heap;
 pub use priority::{DiskPriority, set_disk_priority};
+pub use socket_filter::{Instruction, attach_filter};
 pub use spawn::{ConfinedChild, spawn_confined};
 pub use stop::Stop;
 pub use user::{Account, AccountError};
+pub use writers::{WriteGroup, Written};
+pub use xtables::{XtablesFamily, XtablesRules, xtables_rules};

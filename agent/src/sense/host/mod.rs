@@ -16,6 +16,7 @@ use picket_protocol::record::{Draft, Kind};
 use super::{RungProbe, SensorContext, SensorError, SensorHandle, SensorProbe, SensorReport, SensorState};
 use crate::config::HostConfig;
 
+pub mod defences;
 mod facts;
 mod usage;
 

@@ -1,0 +1,223 @@
+//! Reads the rule sets of nftables by nfnetlink.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use picket_protocol::crypto::hex;
+use ring::digest::{Context, SHA256};
+use rustix::net::netlink;
+
+use super::netlink::{Message, Netlink, attribute, attributes, messages, name, number};
+use crate::detect::defences::firewall::{Chain, Ruleset, Table};
+
+/// `NFNLGRP_NFTABLES`, as a mask.
+const GROUP: u32 = 1 << 6;
+/// `NFNL_SUBSYS_NFTABLES << 8`.
+const NFTABLES: u16 = 10 << 8;
+const GETTABLE: u16 = NFTABLES | 1;
+const GETCHAIN: u16 = NFTABLES | 4;
+const GETRULE: u16 = NFTABLES | 7;
+const NEWSETELEM: u16 = NFTABLES | 12;
+const DELSETELEM: u16 = NFTABLES | 14;
+const NEWGEN: u16 = NFTABLES | 15;
+/// `struct nfgenmsg`: family, version, resource.
+const HEADER: [u8; 4] = [0, 0, 0, 0];
+/// Chains that are kept; rules beyond are counted in none.
+const CHAINS_MAX: usize = 16_384;
+/// What counts packets or limits them has state of its own, which is no part of the rule.
+const STATEFUL: [&[u8]; 6] = [b"counter", b"quota", b"limit", b"last", b"connlimit", b"cache"];
+
+/// What a batch of events says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Told {
+    /// Something other than elements of sets changed.
+    pub changed: bool,
+    /// Who committed it, as the kernel says: number and name.
+    pub by: Option<(u32, String)>,
+}
+
+/// The socket that hears of every commit.
+///
+/// # Errors
+/// `EPERM` without `CAP_NET_ADMIN`, `EPROTONOSUPPORT` without netfilter.
+pub fn listen() -> io::Result<Netlink> {
+    Netlink::open(Some(netlink::NETFILTER), GROUP)
+}
+
+/// Reads what waits on `socket`. After an overflow everything may have changed.
+pub fn hear(socket: &mut Netlink) -> Told {
+    let mut told = Told::default();
+    loop {
+        match socket.receive() {
+            Ok(Some(datagram)) => {
+                for message in messages(datagram) {
+                    note(&mut told, message);
+                }
+            }
+            Ok(None) => break,
+            Err(_overflow) => told.changed = true,
+        }
+    }
+    socket.rest();
+    told
+}
+
+fn note(told: &mut Told, message: Message<'_>) {
+    match message.kind {
+        NEWGEN => {
+            let Some(body) = message.body.get(HEADER.len()..) else { return };
+            let pid = attribute(body, 2).and_then(number);
+            let process = attribute(body, 3).map(name).unwrap_or_default();
+            told.by = pid.map(|pid| (pid, process)).or(told.by.take());
+        }
+        NEWSETELEM | DELSETELEM => {}
+        _ => told.changed = true,
+    }
+}
+
+/// The whole rule set.
+///
+/// # Errors
+/// As [`listen`]; `EOPNOTSUPP` or `EINVAL` without nftables.
+pub fn read() -> io::Result<BTreeMap<String, Ruleset>> {
+    let mut socket = Netlink::open(Some(netlink::NETFILTER), 0)?;
+    let tables =
+        socket.dump(GETTABLE, &HEADER, |tables: &mut Vec<_>, message| tables.extend(table(message)))?;
+    let chains = socket.dump(GETCHAIN, &HEADER, |chains: &mut Vec<_>, message| {
+        if chains.len() < CHAINS_MAX {
+            chains.extend(chain(message));
+        }
+    })?;
+    let rules = socket.dump(GETRULE, &HEADER, |rules: &mut Rules, message| rules.add(message))?;
+    let mut ruleset = Ruleset::default();
+    for (table, dormant) in tables {
+        ruleset.tables.insert(table, Table { dormant, chains: BTreeMap::new() });
+    }
+    for (table, name, mut chain) in chains {
+        let place = (table, name);
+        if let Some(rules) = rules.0.get(&place) {
+            (chain.rules, chain.blocks, chain.accepts) = (rules.count, rules.blocks, rules.accepts);
+            chain.redirects = rules.redirects;
+            chain.digest = rules.digest.clone().map(|digest| short(digest)).unwrap_or_default();
+        }
+        if let Some(table) = ruleset.tables.get_mut(&place.0) {
+            table.chains.insert(place.1, chain);
+        }
+    }
+    Ok(BTreeMap::from([("nftables".to_owned(), ruleset)]))
+}
+
+/// Eight bytes tell one rule set from another.
+pub fn short(digest: Context) -> String {
+    hex(digest.finish().as_ref().get(..8).unwrap_or_default())
+}
+
+fn parts<'a>(message: Message<'a>) -> Option<(&'static str, &'a [u8])> {
+    let family = match message.body.first()? {
+        1 => "inet",
+        2 => "ip",
+        3 => "arp",
+        5 => "netdev",
+        7 => "bridge",
+        10 => "ip6",
+        _ => "other",
+    };
+    Some((family, message.body.get(HEADER.len()..)?))
+}
+
+fn table(message: Message<'_>) -> Option<(String, bool)> {
+    let (family, body) = parts(message)?;
+    let flags = attribute(body, 2).and_then(number).unwrap_or_default();
+    Some((format!("{family} {}", name(attribute(body, 1)?)), flags & 1 != 0))
+}
+
+fn chain(message: Message<'_>) -> Option<(String, String, Chain)> {
+    let (family, body) = parts(message)?;
+    let place = format!("{family} {}", name(attribute(body, 1)?));
+    let hook = attribute(body, 4).and_then(|hook| attribute(hook, 1)).and_then(number);
+    let hook = hook.map(|hook| hook_name(family, hook).to_owned()).unwrap_or_default();
+    // NF_DROP is 0; chains without a hook have no policy.
+    let drops = attribute(body, 5).and_then(number) == Some(0);
+    Some((place, name(attribute(body, 3)?), Chain { drops, hook, ..Chain::default() }))
+}
+
+fn hook_name(family: &str, hook: u32) -> &'static str {
+    const NAMES: [&str; 6] = ["prerouting", "input", "forward", "output", "postrouting", "ingress"];
+    const NETDEV: [&str; 2] = ["ingress", "egress"];
+    let names: &[&str] = if family == "netdev" { &NETDEV } else { &NAMES };
+    usize::try_from(hook).ok().and_then(|hook| names.get(hook)).copied().unwrap_or("other")
+}
+
+/// The rules of one chain, summed up.
+#[derive(Default)]
+struct Sum {
+    count: u32,
+    blocks: u32,
+    accepts: u32,
+    redirects: u32,
+    digest: Option<Context>,
+}
+
+#[derive(Default)]
+struct Rules(BTreeMap<(String, String), Sum>);
+
+impl Rules {
+    fn add(&mut self, message: Message<'_>) {
+        let Some((family, body)) = parts(message) else { return };
+        let (Some(table), Some(chain)) = (attribute(body, 1), attribute(body, 2)) else { return };
+        if self.0.len() >= CHAINS_MAX {
+            return;
+        }
+        let sum = self.0.entry((format!("{family} {}", name(table)), name(chain))).or_default();
+        let digest = sum.digest.get_or_insert_with(|| Context::new(&SHA256));
+        let mut effect = Effect::default();
+        for (_, expression) in attributes(attribute(body, 4).unwrap_or_default()) {
+            let kind = attribute(expression, 1).unwrap_or_default();
+            let kind = kind.strip_suffix(b"\0").unwrap_or(kind);
+            let data = attribute(expression, 2).unwrap_or_default();
+            effect.note(kind, data);
+            if !STATEFUL.contains(&kind) {
+                digest.update(kind);
+                digest.update(data);
+            }
+        }
+        digest.update(b"\n");
+        sum.count = sum.count.saturating_add(1);
+        sum.blocks = sum.blocks.saturating_add(u32::from(effect.blocks));
+        sum.accepts = sum.accepts.saturating_add(u32::from(effect.accepts));
+        sum.redirects = sum.redirects.saturating_add(u32::from(effect.redirects));
+    }
+}
+
+/// What a rule does in the end.
+#[derive(Default)]
+struct Effect {
+    blocks: bool,
+    accepts: bool,
+    redirects: bool,
+}
+
+impl Effect {
+    fn note(&mut self, kind: &[u8], data: &[u8]) {
+        match kind {
+            b"reject" => self.blocks = true,
+            b"redir" | b"tproxy" => self.redirects = true,
+            b"nat" => self.redirects |= attribute(data, 1).and_then(number) == Some(1),
+            b"immediate" => {
+                let verdict = attribute(data, 2).and_then(|data| attribute(data, 2));
+                match verdict.and_then(|verdict| attribute(verdict, 1)).and_then(number) {
+                    Some(0) => self.blocks = true,
+                    Some(1) => self.accepts = true,
+                    _ => {}
+                }
+            }
+            b"target" => match name(attribute(data, 1).unwrap_or_default()).as_str() {
+                "DROP" | "REJECT" | "TARPIT" => self.blocks = true,
+                "ACCEPT" => self.accepts = true,
+                "DNAT" | "REDIRECT" | "TPROXY" => self.redirects = true,
+                _ => {}
+            },
+            _ => {}
+        }
+    }
+}
