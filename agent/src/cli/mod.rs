@@ -21,6 +21,7 @@ mod run;
 mod scan;
 mod status;
 mod verify;
+mod window;
 
 /// What the exit code of every subcommand means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,6 +96,7 @@ enum Subcommand {
     Ack(ack::Arguments),
     HoldCommands(hold_commands::Arguments),
     Scan(scan::Arguments),
+    Window(window::Arguments),
     Verify(verify::Arguments),
     Probe(probe::Arguments),
     CheckConfig(check_config::Arguments),
@@ -128,6 +130,7 @@ fn parse_and_run(arguments: impl Iterator<Item = OsString>) -> Exit {
         Subcommand::Ack(arguments) => ack::run(&global, arguments),
         Subcommand::HoldCommands(arguments) => hold_commands::run(&global, arguments),
         Subcommand::Scan(arguments) => scan::run(&global, arguments),
+        Subcommand::Window(arguments) => window::run(&global, arguments),
         Subcommand::Verify(arguments) => verify::run(&global, arguments),
         Subcommand::Probe(arguments) => probe::run(&global, arguments),
         Subcommand::CheckConfig(arguments) => check_config::run(&global, arguments),

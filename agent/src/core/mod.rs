@@ -212,6 +212,7 @@ impl Core {
             link: link_status.clone(),
             respond: respond_status,
             responder: responder.clone(),
+            sealer: ledger.sealer(),
             scan: sensors.scan(),
             identity: identity.clone(),
             cosigned,

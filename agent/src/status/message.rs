@@ -43,11 +43,33 @@ pub enum Request {
         /// Which; none for all.
         id: Option<Uuid>,
     },
+    /// Planned work.
+    Window {
+        /// What about it.
+        action: WindowAction,
+    },
     /// Hold commands back, or obey them again; root only.
     Hold {
         /// For how long; none ends it.
         seconds: Option<u64>,
     },
+}
+
+/// What is to be done about planned work; opening and closing for root only.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(tag = "do", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum WindowAction {
+    /// Declare it.
+    Open {
+        /// For how long.
+        seconds: u64,
+        /// Why.
+        reason: String,
+    },
+    /// It is over.
+    Close {},
+    /// Show it.
+    Show {},
 }
 
 /// Which findings.

@@ -8,7 +8,7 @@ use picket_protocol::time::Timestamp;
 
 use crate::core::{Cosigned, Identity, Statuses};
 use crate::layout::Layout;
-use crate::ledger::{Heads, LedgerHealth, LedgerReport, Reader};
+use crate::ledger::{Heads, LedgerHealth, LedgerReport, Reader, Sealer};
 use crate::respond::work::Scan;
 use crate::respond::{Moment, RespondReport, RespondStatus, Responder};
 use crate::sense::host::{Usage, usage};
@@ -103,6 +103,8 @@ pub struct Sources {
     pub respond: RespondStatus,
     /// For `ack` and `hold`.
     pub responder: Responder,
+    /// For `window`.
+    pub sealer: Sealer,
     /// For `scan`.
     pub scan: Option<Scan>,
     /// Enrolment.

@@ -14,9 +14,10 @@ use rustix::net::sockopt::socket_peercred;
 use serde_json::json;
 use serde_json::value::RawValue;
 
-use super::message::{COMMANDS_MAX, FindingQuery, REQUEST_BYTES_MAX, Reply, Request};
+use super::message::{COMMANDS_MAX, FindingQuery, REQUEST_BYTES_MAX, Reply, Request, WindowAction};
 use super::person::{group, peer};
 use super::report::Sources;
+use super::window;
 use crate::ledger::{KeptRecord, Reader};
 use crate::respond::store::Store;
 use crate::respond::work::SCAN_DEADLINE;
@@ -234,6 +235,7 @@ fn answer(client: Client, sources: &Sources, stop: &Stop) -> io::Result<()> {
 fn changes(request: &Request) -> bool {
     match request {
         Request::Status {} | Request::Findings(_) | Request::Commands { .. } => false,
+        Request::Window { action } => *action != WindowAction::Show {},
         Request::Scan { .. } | Request::Ack { .. } | Request::Hold { .. } => true,
     }
 }
@@ -253,6 +255,11 @@ fn handle(
         Request::Scan { paths } => scan(&paths, sources),
         Request::Ack { id } => {
             sources.responder.acknowledge(id, person).map(|ids| json!({ "acknowledged": ids })).map_err(words)
+        }
+        Request::Window { action } => {
+            let (database, now) = (sources.layout.database(), crate::clock::now());
+            window::handle(&action, &person, &sources.sealer, &database, now)
+                .map_err(|error| error.to_string())
         }
         Request::Hold { seconds } => {
             let length = seconds.map(Duration::from_secs);
