@@ -50,6 +50,13 @@ const MANAGERS: &[&str] = &[
 const INTERPRETERS: &[&str] = &["python", "platform-python", "perl", "node", "ruby"];
 
 impl Hand {
+    /// The least trustworthy hand in a change.
+    pub fn in_change(change: &FileChange) -> Self {
+        let others = change.other_actors.iter().map(|actor| Self::of(Some(actor)));
+        let unnamed = change.actor_unknown.map(|_| Self::Unknown);
+        others.chain(unnamed).fold(Self::of(change.actor.as_deref()), Self::max)
+    }
+
     /// Judges the process and those above it.
     pub fn of(actor: Option<&Actor>) -> Self {
         let Some(actor) = actor else { return Self::Unknown };
@@ -149,7 +156,7 @@ impl Held {
             beneath_unnamed: change.beneath_count > named,
             beneath,
             gained: gained(change),
-            hand: Hand::of(change.actor.as_deref()),
+            hand: Hand::in_change(change),
             severity: finding.severity,
             told: serde_json::to_string(finding).into_iter().collect(),
         }
@@ -224,7 +231,10 @@ mod tests {
         let actor = Actor {
             executable: Some(text(own)),
             command_line: Some(text(command_line)),
-            parents: above.iter().map(|above| Ancestor { pid: 1, executable: Some(text(above)) }).collect(),
+            parents: above
+                .iter()
+                .map(|above| Ancestor { pid: 1, started: None, executable: Some(text(above)) })
+                .collect(),
             ..super::super::tests::actor()
         };
         Hand::of(Some(&actor))

@@ -14,7 +14,7 @@
 //! the table `package_held`, written with the baseline row of the change, and survives the agent. It waits until the
 //! databases are settled (nobody holds a lock, nothing changed for some seconds), and not longer than [`HOLD_MAX`]
 //! ([`HOLD_HIGH_MAX`] when it matters much); files with a staging name wait for as long as a lock is held, up to
-//! [`STAGING_MAX`]. Outside transactions nothing waits at all.
+//! [`STAGING_MAX`]. Outside transactions nothing waits at all, nor ever what is in no package: the account files, homes.
 //!
 //! **Limits.** [`HELD_BYTES_MAX`] of what waits is in memory; a change beyond is told at once, unexplained.
 
@@ -48,7 +48,7 @@ pub const HOLD_HIGH_MAX: Duration = Duration::from_secs(60);
 /// The same for files that are being prepared under a staging name.
 pub const STAGING_MAX: Duration = Duration::from_secs(3_600);
 /// What waits in memory; beyond, changes are told at once.
-pub const HELD_BYTES_MAX: usize = 24 * 1024 * 1024;
+pub const HELD_BYTES_MAX: usize = if cfg!(test) { 1024 * 1024 } else { 24 * 1024 * 1024 };
 /// A settled transaction is told when no change came for so long.
 const QUIET: Duration = Duration::from_secs(1);
 /// It is told after so long whatever comes.
@@ -63,6 +63,19 @@ const DURING_MAX: usize = 20;
 /// Trees that belong to no package: nothing in them waits.
 const UNPACKAGED: &[&str] =
     &["/home", "/root", "/tmp", "/var/tmp", "/run", "/dev", "/mnt", "/media", "/var/log", "/var/spool/cron"];
+
+/// Files that no package keeps as it brought them: their changes are told at once, transaction or not.
+const OWN_OF_THE_HOST: &[&str] = &[
+    "/etc/passwd",
+    "/etc/shadow",
+    "/etc/group",
+    "/etc/gshadow",
+    "/etc/subuid",
+    "/etc/subgid",
+    "/etc/ld.so.preload",
+    "/etc/hosts",
+    "/etc/resolv.conf",
+];
 
 /// See the module.
 #[derive(Debug)]
@@ -169,7 +182,8 @@ impl Stage {
     fn may_wait(&self, change: &FileChange) -> bool {
         let Ok(below) = change.path.strip_prefix(&self.root) else { return false };
         let path = Path::new("/").join(below);
-        !UNPACKAGED.iter().any(|above| path.starts_with(above)) && change.moved_to.is_none()
+        let own = OWN_OF_THE_HOST.iter().any(|own| path == Path::new(own));
+        !own && !UNPACKAGED.iter().any(|above| path.starts_with(above)) && change.moved_to.is_none()
     }
 
     /// When the databases are to be asked next; none while nothing waits.

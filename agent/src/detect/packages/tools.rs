@@ -47,7 +47,8 @@ pub fn explain(change: &FileChange, finding: &mut Finding) {
     if finding.explained_by.is_some() || finding.severity == Severity::Critical {
         return;
     }
-    let by_tool = change.actor.as_deref().and_then(|actor| by_tool(actor, change));
+    let alone = change.other_actors.is_empty() && change.actor_unknown.is_none();
+    let by_tool = change.actor.as_deref().filter(|_| alone).and_then(|actor| by_tool(actor, change));
     let Some(explanation) = by_tool.or_else(|| renewed_certificate(change)) else { return };
     finding.explained_by = Some(explanation);
     finding.severity = Severity::Info;
