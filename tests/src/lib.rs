@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::expect_used, clippy::missing_panics_doc, reason = "a laboratory fails loudly")]
 
+pub mod actors;
 pub mod agent;
 pub mod chaos;
 pub mod collector;

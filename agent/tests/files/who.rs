@@ -102,3 +102,223 @@ fn by_bpf_nearly_every_short_shell_is_named_with_what_it_ran() {
         assert!(names_its_shell(name, finding) || nobody, "{finding:#}");
     }
 }
+
+#[test]
+fn by_proc_who_is_gone_is_said_to_be_gone_and_never_another() {
+    let (lab, _table) = lab_with("proc");
+    let found = shells(&lab, 200, 500);
+    let (mut named, mut partly, mut gone) = (0, 0, 0);
+    for (name, finding) in &found {
+        match finding["evidence"].get("actor") {
+            Some(actor) if names_its_shell(name, finding) => {
+                assert_eq!(actor["known_by"], "proc");
+                named += 1;
+            }
+            // It had ended and nobody had waited for it: number, user and parents are there, the program is not.
+            Some(actor) => {
+                assert!(actor["command_line"].is_null() && actor["executable"].is_null(), "{finding:#}");
+                partly += 1;
+            }
+            None => {
+                assert_eq!(finding["evidence"]["actor_unknown"], "process-gone", "{finding:#}");
+                gone += 1;
+            }
+        }
+    }
+    println!("proc: {named} named, {partly} without their program, {gone} said to be gone");
+    assert_eq!(named + partly + gone, 200);
+}
+
+#[test]
+fn by_the_connector_none_is_named_wrongly() {
+    let (lab, _table) = lab_with("connector");
+    let found = shells(&lab, 300, 300);
+    let named = found.iter().filter(|(name, finding)| names_its_shell(name, finding)).count();
+    println!("connector: {named} of 300 named");
+    for (name, finding) in &found {
+        let line = &finding["evidence"]["actor"]["command_line"];
+        assert!(names_its_shell(name, finding) || line.is_null(), "{finding:#}");
+    }
+}
+
+#[test]
+fn without_a_table_or_after_the_fact_it_is_said_why_nobody_is_named() {
+    let mut lab = Lab::new("fanotify");
+    lab.start();
+    std::fs::write(lab.tree().join("a"), "x").unwrap();
+    lab.wait("a", |lab| lab.paths("file.created") == ["tree/a"]);
+    let evidence = lab.finding("file.created", "tree/a")["evidence"].clone();
+    assert_eq!(
+        (&evidence["actor"], &evidence["actor_unknown"]),
+        (&Value::Null, &"rung-does-not-tell".into())
+    );
+    lab.stop();
+    std::fs::write(lab.tree().join("b"), "x").unwrap();
+    lab.start();
+    lab.wait("b", |lab| lab.paths("file.created") == ["tree/a", "tree/b"]);
+    let evidence = lab.finding("file.created", "tree/b")["evidence"].clone();
+    assert_eq!((&evidence["actor"], &evidence["actor_unknown"]), (&Value::Null, &"found-by-looking".into()));
+}
+
+/// Runs a program to its end and gives its number.
+fn run(program: &str, arguments: &[&str]) -> u32 {
+    let mut child = Command::new(program).args(arguments).stdin(Stdio::null()).spawn().unwrap();
+    let pid = child.id();
+    assert!(child.wait().unwrap().success(), "{program} {arguments:?}");
+    pid
+}
+
+fn actor(lab: &Lab, rule: &str, name: &str) -> Value {
+    let path = format!("tree/{name}");
+    lab.wait(&format!("{rule} {path}"), |lab| lab.paths(rule).contains(&path));
+    lab.finding(rule, &path)["evidence"]["actor"].clone()
+}
+
+#[test]
+fn whatever_is_done_to_a_file_is_done_by_somebody() {
+    let (lab, _table) = lab_with("bpf");
+    let tree = lab.tree();
+    let at = |name: &str| tree.join(name).to_str().unwrap().to_owned();
+    let expect = |rule: &str, name: &str, pid: u32, program: &str| {
+        let actor = actor(&lab, rule, name);
+        assert_eq!(actor["pid"], pid, "{rule} {name}: {actor:#}");
+        assert!(actor["executable"]["text"].as_str().unwrap().ends_with(program), "{actor:#}");
+        assert_eq!(
+            (&actor["uid"], actor["parents"][0]["pid"].as_u64()),
+            (&0.into(), Some(std::process::id().into()))
+        );
+    };
+    let pid = run("cp", &["/etc/passwd", &at("c")]);
+    expect("file.created", "c", pid, "/cp");
+    let pid = run("touch", &[&at("a")]);
+    expect("file.created", "a", pid, "/touch");
+    let pid = run("chmod", &["600", &at("a")]);
+    expect("file.attributes", "a", pid, "/chmod");
+    let pid = run("mv", &[&at("a"), &at("b")]);
+    expect("file.moved", "b", pid, "/mv");
+    let pid = run("ln", &["-s", "/x", &at("link")]);
+    expect("file.created", "link", pid, "/ln");
+    let pid = run("sed", &["-i", "s/^/x/", &at("c")]);
+    expect("file.modified", "c", pid, "/sed");
+    let pid = run("rm", &[&at("b")]);
+    expect("file.deleted", "b", pid, "/rm");
+    // What comes in a new directory, and what is moved in with its directory.
+    let pid = run("mkdir", &["-p", &at("d/e/f")]);
+    expect("file.created", "d/e/f", pid, "/mkdir");
+    std::fs::create_dir(lab.outside().join("old")).unwrap();
+    std::fs::write(lab.outside().join("old/file"), "x").unwrap();
+    // Events are resolved to where the object is by then: those about its writing must be over.
+    std::fs::write(tree.join("marker"), "x").unwrap();
+    actor(&lab, "file.created", "marker");
+    let pid = run("mv", &[lab.outside().join("old").to_str().unwrap(), &at("old")]);
+    expect("file.created", "old/file", pid, "/mv");
+}
+
+#[test]
+fn a_subshell_is_named_by_its_program_and_a_changed_user_by_what_he_is_when_he_writes() {
+    let (lab, _table) = lab_with("bpf");
+    std::os::unix::fs::chown(lab.tree(), Some(61_234), None).unwrap();
+    std::fs::set_permissions(lab.directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .unwrap();
+    let sub = lab.tree().join("sub");
+    run("/bin/sh", &["-c", &format!("(echo x > {}; :); :", sub.display())]);
+    let named = actor(&lab, "file.created", "sub");
+    assert!(
+        named["command_line"]["text"].as_str().unwrap_or_default().starts_with("/bin/sh -c (echo"),
+        "{named:#}"
+    );
+    assert!(named["parents"][0]["executable"]["text"].as_str().unwrap().ends_with("sh"), "{named:#}");
+    // No other program is run: the kernel tells of the new user only when the process ends.
+    let script = format!("$< = $> = 61234; open(F, '>', '{}/perl') or die; close F;", lab.tree().display());
+    run("perl", &["-e", &script]);
+    let named = actor(&lab, "file.created", "perl");
+    assert_eq!((&named["uid"], &named["effective_uid"]), (&61_234.into(), &Value::Null), "{named:#}");
+    assert!(named["executable"]["text"].as_str().unwrap().contains("perl"), "{named:#}");
+    // One that lives on is looked up as it is.
+    let script =
+        format!("$> = 61234; open(F, '>', '{}/alive') or die; close F; sleep 60;", lab.tree().display());
+    let mut child = Command::new("perl").args(["-e", &script]).spawn().unwrap();
+    let named = actor(&lab, "file.created", "alive");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!((&named["uid"], &named["effective_uid"]), (&0.into(), &61_234.into()), "{named:#}");
+}
+
+#[test]
+fn a_program_without_a_name_and_a_container_are_told_as_such() {
+    let (lab, _table) = lab_with("bpf");
+    let program = lab.outside().join("gone");
+    std::fs::copy("/bin/sh", &program).unwrap();
+    let script = format!(
+        "exec 3< {0}; rm {0}; exec /proc/self/fd/3 -c 'echo x > {1}/by-gone'",
+        program.display(),
+        lab.tree().display()
+    );
+    run("/bin/sh", &["-c", &script]);
+    let named = actor(&lab, "file.created", "by-gone");
+    assert_eq!(named["executable_deleted"], true, "{named:#}");
+    assert_eq!(named["executable"]["text"], program.to_str().unwrap(), "{named:#}");
+
+    let Some(group) = Group::new() else {
+        println!("no control groups here: containers are not shown");
+        return;
+    };
+    let script = format!(
+        "echo $$ > {}/cgroup.procs; exec /bin/sh -c 'echo x > {}/inside'",
+        group.0.display(),
+        lab.tree().display()
+    );
+    run("/bin/sh", &["-c", &script]);
+    let named = actor(&lab, "file.created", "inside");
+    assert_eq!(named["container"], "docker:0123456789ab", "{named:#}");
+}
+
+/// A control group as a container manager would make it.
+struct Group(std::path::PathBuf);
+
+impl Group {
+    fn new() -> Option<Self> {
+        let roots = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
+        let root = roots.iter().find(|root| std::path::Path::new(root).join("cgroup.procs").exists())?;
+        let id = format!("0123456789ab{:052x}", std::process::id());
+        let path = std::path::Path::new(root).join(format!("docker-{id}.scope"));
+        std::fs::create_dir(&path).ok()?;
+        Some(Self(path))
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let deadline = Instant::now() + crate::lab::PATIENCE;
+        while std::fs::remove_dir(&self.0).is_err() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+#[test]
+fn lost_records_make_the_table_start_anew_and_never_name_a_wrong_one() {
+    let tuning = Tuning { ring_bytes: Some(4_096), ..Tuning::default() };
+    let table = Table::start(&tuning);
+    assert_eq!(table.status.report().rung, "bpf", "{:?}", table.status.report());
+    let mut lab = Lab::new("fanotify");
+    lab.processes = table.processes.clone();
+    lab.start();
+    // Nobody takes up anything meanwhile, save the table's own thread.
+    let children: Vec<_> = (0..200)
+        .map(|n| {
+            let command =
+                format!("for i in 1 2 3 4 5; do /bin/true; done; echo x > {}/f{n}", lab.tree().display());
+            Command::new("/bin/sh").args(["-c", &command]).stdin(Stdio::null()).spawn().unwrap()
+        })
+        .collect();
+    children.into_iter().for_each(|mut child| assert!(child.wait().unwrap().success()));
+    lab.wait("all files", |lab| lab.paths("file.created").len() >= 200);
+    table.processes.catch_up();
+    println!("{:?}", table.status.report().counters);
+    for (name, finding) in lab.findings.lock().unwrap().iter().map(|finding| (path(finding), finding)) {
+        let line = finding["evidence"]["actor"]["command_line"]["text"].as_str();
+        let name = name.rsplit('/').next().unwrap();
+        assert!(line.is_none_or(|line| line.ends_with(&format!("/{name}"))), "{finding:#}");
+    }
+}

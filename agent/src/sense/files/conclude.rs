@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use picket_protocol::finding::Observed;
+use picket_protocol::time::Timestamp;
 
 use super::baseline::{Key, Located, NO_PARENT, Row, Write};
 use super::change::{ActorUnknown, Beneath, FileChange, SeenBy, Window};
@@ -168,7 +169,11 @@ impl Pass {
         if actors.is_hearsay() {
             let told = self.told.get(&candidate.path).cloned();
             let told = told
-                .or_else(|| examiner.shared.dirty.with(|set| set.actors(&candidate.path).cloned()))
+                .or_else(|| {
+                    let changed = change.after.as_ref().map(|state| Timestamp::from_nanos(state.meta.ctime));
+                    let now = clock::now();
+                    examiner.shared.dirty.with(|set| set.actors(&candidate.path, changed, now).cloned())
+                })
                 .filter(|told| !told.is_hearsay());
             actors = told.unwrap_or(actors);
         }

@@ -16,6 +16,7 @@ use picket_protocol::time::Timestamp;
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::change::SeenBy;
+use super::told::Told;
 use super::who::Actors;
 
 /// Marks in the set; about 2.5 MiB when full.
@@ -131,6 +132,7 @@ pub struct DirtySet {
     cursor: PathBuf,
     collapsed: u64,
     events: u64,
+    told: Told,
 }
 
 impl DirtySet {
@@ -146,6 +148,7 @@ impl DirtySet {
             cursor: PathBuf::new(),
             collapsed: 0,
             events: 0,
+            told: Told::default(),
         }
     }
 
@@ -180,9 +183,10 @@ impl DirtySet {
         self.marks.contains_key(path) || self.tree_above(path).is_some()
     }
 
-    /// Who touched `path` since it was last looked at.
-    pub fn actors(&self, path: &Path) -> Option<&Actors> {
-        self.marks.get(path).map(|mark| &mark.actors)
+    /// Who made `path` what it is, as far as was told: last changed at `changed`, or at `now` not there.
+    pub fn actors(&self, path: &Path, changed: Option<Timestamp>, now: Timestamp) -> Option<&Actors> {
+        let own = self.marks.get(path).map(|mark| &mark.actors).filter(|actors| !actors.is_hearsay());
+        own.or_else(|| self.told.who(path, changed, now))
     }
 
     /// Adds a mark.
@@ -234,6 +238,7 @@ impl DirtySet {
         if let Some(above) = self.tree_above(&path).map(Path::to_path_buf)
             && let Some(tree) = self.marks.get_mut(&above)
         {
+            self.told.remember(&path, mark.last, &mark.actors);
             tree.fold(&mark);
             return;
         }
@@ -264,6 +269,7 @@ impl DirtySet {
             .collect();
         for marked in beneath {
             if let Some(folded) = self.remove(&marked) {
+                self.told.remember(&marked, folded.last, &folded.actors);
                 mark.fold(&folded);
                 if marked == path {
                     mark.moved_from = mark.moved_from.or(folded.moved_from);

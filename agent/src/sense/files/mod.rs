@@ -39,6 +39,7 @@ mod resolve;
 mod rung;
 mod scanner;
 mod shared;
+mod told;
 pub mod traits;
 mod tuning;
 mod walk;

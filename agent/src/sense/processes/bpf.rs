@@ -25,6 +25,8 @@ const PROGRAMS: [(&str, &str); 3] = [
 ];
 /// Where the kernel keeps its type information.
 const KERNEL_TYPES: &str = "/sys/kernel/btf/vmlinux";
+/// Characters of an explanation of what was refused.
+const EXPLAINED_CHARS: usize = 400;
 
 /// See the module.
 pub struct Bpf {
@@ -109,5 +111,20 @@ fn explain(error: &dyn Error) -> String {
     }
 }
 
-/// Characters of an explanation.
-const EXPLAINED_CHARS: usize = 400;
+#[cfg(test)]
+mod tests {
+    use picket_protocol::crypto::{hex, sha256};
+
+    #[test]
+    fn the_committed_object_was_compiled_from_the_committed_sources() {
+        let sources = [
+            include_bytes!("../../../bpf/kernel.h").as_slice(),
+            include_bytes!("../../../bpf/processes.bpf.c"),
+        ];
+        let noted = include_str!("../../../bpf/processes.bpf.sources").trim();
+        assert_eq!(hex(&sha256(&sources)), noted, "run agent/bpf/build and commit what it makes");
+        let object = include_bytes!("../../../bpf/processes.bpf.o");
+        assert!(object.starts_with(b"\x7fELF\x02\x01"), "not a little-endian ELF object of 64 bits");
+        assert!(!object.windows(5).any(|window| window == b".debu"), "it carries debug information");
+    }
+}

@@ -337,3 +337,6 @@ impl Table {
 fn same_start(one: u64, other: u64) -> bool {
     one.abs_diff(other) < TICK
 }
+
+#[cfg(test)]
+mod tests;
