@@ -56,6 +56,7 @@ fn main() -> Result<(), Failure> {
         std::thread::spawn(move || write_all(connection, &inbox, &sealed, &entries))
     };
     let config = FilesConfig {
+        logs: Vec::new(),
         enabled: true,
         trees: vec![tree.clone()],
         exclude: Vec::new(),

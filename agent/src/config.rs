@@ -56,6 +56,8 @@ pub struct FilesConfig {
     pub enabled: bool,
     /// `trees`: absolute directories or files, watched with all beneath.
     pub trees: Vec<PathBuf>,
+    /// `logs`: directories and files that hold logs; what is there only grows, or is rotated.
+    pub logs: Vec<PathBuf>,
     /// `exclude`: globs over absolute paths that are not watched.
     pub exclude: Vec<String>,
     /// `rung`: `auto` (None) or the name of the only rung to try: `fanotify`, `inotify`, `scan`.
@@ -148,6 +150,10 @@ pub const DEFAULT_TREES: [&str; 14] = [
     "/var/spool/cron",
 ];
 
+/// Where logs and histories of shells lie.
+pub const DEFAULT_LOGS: [&str; 4] =
+    ["/var/log", "/root/.bash_history", "/home/*/.bash_history", "/home/*/.zsh_history"];
+
 /// Files below those trees that change all the time by themselves.
 pub const DEFAULT_EXCLUDES: [&str; 6] = [
     "/etc/mtab",
@@ -179,6 +185,7 @@ impl Default for FilesConfig {
         Self {
             enabled: true,
             trees: DEFAULT_TREES.iter().map(PathBuf::from).collect(),
+            logs: DEFAULT_LOGS.iter().map(PathBuf::from).collect(),
             exclude: DEFAULT_EXCLUDES.iter().map(|&glob| glob.to_owned()).collect(),
             rung: None,
             scan_interval: Duration::from_secs(6 * HOUR),

@@ -34,7 +34,7 @@ impl Agent {
         let at = dir.display();
         let text = format!(
             "state_dir = \"{at}/state\"\nrun_dir = \"{at}/run\"\n\
-             [files]\ntrees = [\"{at}/watched\"]\n\
+             [files]\ntrees = [\"{at}/watched\"]\nlogs = [\"{at}/logs\"]\n\
              [logins]\nlogs = [\"{at}/auth.log\"]\njournal = false\n\
              [uplink]\nuser = \"{UPLINK_UID}\"\nbackoff_max = \"2s\"\n{more}"
         );

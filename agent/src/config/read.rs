@@ -46,6 +46,7 @@ fn files(mut section: Section<'_, '_>) -> FilesConfig {
     let config = FilesConfig {
         enabled: section.boolean("enabled", default.enabled),
         trees: section.texts("trees", default.trees, TREES_MAX, tree),
+        logs: section.texts("logs", default.logs, TREES_MAX, tree),
         exclude: section.texts("exclude", default.exclude, EXCLUDES_MAX, glob),
         rung: section.text("rung", default.rung, rung),
         scan_interval: section.duration(

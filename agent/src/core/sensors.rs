@@ -84,7 +84,8 @@ impl Sensors {
             status: statuses.get(name),
             processes: processes.clone(),
         };
-        let files_config = FilesConfig { trees, ..config.files.clone() };
+        let logs = trees::look_up(&config.files.logs);
+        let files_config = FilesConfig { trees, logs, ..config.files.clone() };
         sensors.scanner =
             sensors.keep("files", config.files.enabled, || files::start(files_config, context("files")));
         sensors.keep("logins", config.logins.enabled, || {

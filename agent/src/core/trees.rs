@@ -6,6 +6,18 @@ use globset::GlobBuilder;
 
 /// Most trees after globs are looked up: a host with thousands of users.
 pub const TREES_MAX: usize = 4_096;
+/// Most logs after globs are looked up.
+const LOOKED_UP_MAX: usize = 256;
+
+/// Looks globs up, and follows nothing: a log that is a link is what must be told.
+pub fn look_up(paths: &[PathBuf]) -> Vec<PathBuf> {
+    let is_glob = |path: &Path| path.to_string_lossy().contains(['*', '?', '[', '{']);
+    let found = paths.iter().flat_map(|path| if is_glob(path) { expand(path) } else { vec![path.clone()] });
+    let mut found: Vec<PathBuf> = found.take(LOOKED_UP_MAX).collect();
+    found.sort();
+    found.dedup();
+    found
+}
 
 /// Looks globs up, follows symbolic links (`/bin` may be `/usr/bin`), and leaves out what lies in another tree.
 /// What does not exist stays as it is written.
@@ -46,7 +58,7 @@ fn expand(pattern: &Path) -> Vec<PathBuf> {
         let matcher = glob.compile_matcher();
         found = found.iter().flat_map(|path| matching(path, &matcher)).take(TREES_MAX).collect();
     }
-    found.retain(|path| path.exists());
+    found.retain(|path| path.symlink_metadata().is_ok());
     found
 }
 

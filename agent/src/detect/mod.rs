@@ -4,5 +4,6 @@
 pub mod defences;
 pub mod files;
 pub mod logins;
+pub mod logs;
 pub mod mass_change;
 pub mod packages;

@@ -65,6 +65,7 @@ impl Lab {
         let config = FilesConfig {
             enabled: true,
             trees: vec![tree],
+            logs: Vec::new(),
             exclude: Vec::new(),
             rung: Some(rung.to_owned()),
             scan_interval: Duration::from_secs(if rung == "scan" { 0 } else { 3_600 })

@@ -9,6 +9,7 @@ mod attributes;
 mod cases;
 mod faults;
 mod lab;
+mod logs;
 mod mass;
 mod model;
 mod packages;

@@ -9,12 +9,14 @@ use picket_protocol::finding::Finding;
 use picket_protocol::time::Timestamp;
 use uuid::Uuid;
 
+use crate::detect::logs::Logs;
 use crate::detect::mass_change::{Habits, MassChange, Thresholds};
 use crate::detect::packages::proof::Answer;
 use crate::detect::packages::window::Window;
 use crate::detect::packages::{Stage as Packages, tools};
 use crate::ledger::StateWrite;
 use crate::sense::files::change::FileChange;
+use crate::sense::files::logs::LogChange;
 
 /// What came of an observation, or of time going by.
 #[derive(Default)]
@@ -33,6 +35,7 @@ pub struct Detector {
     pub packages: Packages,
     /// Planned work, open or over.
     pub window: Option<Window>,
+    logs: Logs,
 }
 
 impl Detector {
@@ -68,16 +71,28 @@ impl Detector {
         self.explained(outcome)
     }
 
+    /// Observes what a log came to.
+    pub fn observe_log(
+        &mut self,
+        change: &LogChange,
+        now: Timestamp,
+        new_id: &mut dyn FnMut() -> Uuid,
+    ) -> Outcome {
+        let findings = self.logs.observe(change, now, new_id).into_iter().collect();
+        self.explained(Outcome { findings, writes: Vec::new() })
+    }
+
     /// Gives what is due by the clock.
     pub fn tick(&mut self, now: Timestamp, new_id: &mut dyn FnMut() -> Uuid) -> Outcome {
-        let findings = self.mass.tick(now, new_id);
+        let mut findings = self.mass.tick(now, new_id);
+        findings.extend(self.logs.tick(now));
         let writes = self.habit_writes();
         self.explained(Outcome { findings, writes })
     }
 
     /// How long until [`Detector::tick`] has something to give; none while nothing is held.
     pub fn due_in(&self, now: Timestamp) -> Option<Duration> {
-        self.mass.due_in(now)
+        self.mass.due_in(now).into_iter().chain(self.logs.due_in(now)).min()
     }
 
     fn habit_writes(&mut self) -> Vec<StateWrite> {

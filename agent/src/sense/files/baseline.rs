@@ -118,6 +118,12 @@ impl Baseline {
         statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
     }
 
+    /// The logs that are followed, as the book of logs wrote them down.
+    pub fn logs(&self) -> rusqlite::Result<Vec<(Vec<u8>, String)>> {
+        let mut statement = self.connection.prepare("SELECT path, state FROM file_log")?;
+        statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+    }
+
     /// Rows that are on their way to the database.
     pub fn rows_in_flight(&self) -> usize {
         self.in_flight.len()

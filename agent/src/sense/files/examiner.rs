@@ -13,6 +13,7 @@ use super::baseline::{Baseline, Write};
 use super::change::{FileChange, SeenBy};
 use super::dirty::{Mark, Scope};
 use super::large::Large;
+use super::logs::{LogBook, LogChange};
 use super::pace::Pace;
 use super::pass::Pass;
 use super::rung::Rung;
@@ -103,6 +104,8 @@ pub struct Examiner {
     pub detector: Detector,
     /// What package managers recorded.
     pub packages: Packages,
+    /// The logs that are followed.
+    pub logs: LogBook,
     drafts: Vec<Draft>,
     writes: Vec<StateWrite>,
 }
@@ -120,6 +123,8 @@ impl Examiner {
     ) -> rusqlite::Result<Self> {
         // Without them a habit is told as an alarm once more: no reason to watch nothing.
         let habits = Habits::restore(baseline.habits().unwrap_or_default());
+        // Without it what happened to logs while the agent was down is not known: the same.
+        let logs = LogBook::restore(baseline.logs().unwrap_or_default());
         let packages = Packages::open(&tuning.packages_root, &context.database)?;
         let mut detector = Detector::new(tuning.mass_change, habits);
         detector.packages = packages.stage(clock::now())?;
@@ -140,6 +145,7 @@ impl Examiner {
             rescan_rest: None,
             detector,
             packages,
+            logs,
             drafts: Vec::new(),
             writes: Vec::new(),
         })
@@ -212,6 +218,24 @@ impl Examiner {
         Ok(told)
     }
 
+    /// Hands on what a log came to, with the book of logs as it is now.
+    pub fn emit_log(&mut self, change: &LogChange) -> Result<(), PassError> {
+        let outcome = self.detector.observe_log(change, clock::now(), &mut Uuid::now_v7);
+        let told = !outcome.findings.is_empty();
+        self.take(outcome, change.observed.last, &change.path);
+        if told {
+            self.writes.extend(self.logs.save());
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    /// Writes down what is remembered of logs, as far as it changed.
+    pub fn save_logs(&mut self) -> Result<(), PassError> {
+        self.writes.extend(self.logs.save());
+        self.flush()
+    }
+
     pub(super) fn take(&mut self, outcome: Outcome, observed: Timestamp, path: &Path) {
         for finding in outcome.findings {
             self.tally.findings += 1;
@@ -244,6 +268,7 @@ impl Examiner {
 
     /// Writes down that the sensor has watched without a gap until `time`.
     pub fn stamp(&mut self, time: Timestamp) -> Result<(), PassError> {
+        self.writes.extend(self.logs.save());
         self.writes.push(self.baseline.write(Vec::new(), Some(time)));
         self.flush()
     }

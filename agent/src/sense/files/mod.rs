@@ -25,6 +25,9 @@ pub mod extended;
 mod fanotify;
 mod inotify;
 mod large;
+pub mod log_rotation;
+pub mod log_state;
+pub mod logs;
 pub mod mounts;
 pub mod note;
 pub mod object;
@@ -75,6 +78,7 @@ use crate::sense::{SensorContext, SensorError, SensorHandle};
 /// that another one is news, 8 = a tree that is not there; 3 bits from 16 on: `object::Guards`; 12 bits from
 /// 256 on: what the content looks like ([`traits::Traits::code`]). `extended`: see [`extended`]. `content`: 32 bytes of
 /// SHA-256, a link's target, or an errno.
+/// `file_log`: one row a log, in JSON, see [`log_state::LogState`].
 /// `file_habit`: what programs delete or rename by the dozen, see `detect::mass_change::habit`.
 /// `file_meta`: `generation` (the last entry applied), `seen_until` (nanoseconds: the sensor watched until then).
 pub const SCHEMA: &str = "
@@ -85,6 +89,7 @@ CREATE TABLE IF NOT EXISTS file_object (
   inode INTEGER NOT NULL, links INTEGER NOT NULL, flags INTEGER NOT NULL, content, extended BLOB,
   PRIMARY KEY (parent, name)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS file_log (path BLOB PRIMARY KEY, state TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS file_habit (key TEXT PRIMARY KEY, state TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS file_meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 ";

@@ -114,6 +114,9 @@ impl Pass {
         if !view.watched.covers(&candidate.path) {
             return Ok(());
         }
+        if self.look_at_log(examiner, &candidate, false)? {
+            return Ok(());
+        }
         let located = examiner.baseline.locate(tree, &candidate.path)?;
         self.progress.examined += 1;
         examiner.tally.examined += 1;

@@ -190,6 +190,12 @@ impl Pass {
         };
         self.progress.examined += 1;
         examiner.tally.examined += 1;
+        if examiner.logs.covers(path) && meta.kind != Kind::Directory {
+            let candidate = Candidate::new(path.to_path_buf(), listing.mark.clone());
+            if self.look_at_log(examiner, &candidate, true)? {
+                return Ok(());
+            }
+        }
         let key = Key { parent: listing.id, name: name.to_vec() };
         let row = if listing.had_entries { examiner.baseline.get(&key)? } else { None };
         listing.matched += u64::from(row.is_some());

@@ -75,6 +75,7 @@ impl Worker {
         if self.examiner.rung.is_real_time() && self.complete.is_some() && self.nothing_pending() {
             let _stopped = self.examiner.stamp(clock::now()).is_err();
         }
+        let _stopped = self.examiner.save_logs().is_err();
     }
 
     /// One round: everything that is due.
@@ -135,6 +136,8 @@ impl Worker {
             pass.walk(&mut self.examiner, tree, &mark)?;
         }
         pass.finish(&mut self.examiner)?;
+        pass.look_at_known_logs(&mut self.examiner, &Candidate::new(PathBuf::new(), mark.clone()))?;
+        self.examiner.logs.armed = true;
         self.examiner.buffer = Vec::new();
         self.examiner.tally.objects = pass.progress.examined;
         self.examiner.tally.rescans += u64::from(self.complete.is_some());
@@ -158,7 +161,9 @@ impl Worker {
 
     /// Finds out anew where the trees are and what is mounted in them.
     fn refresh_view(&mut self) -> Result<(), PassError> {
-        let trees = self.config.trees.iter().flat_map(|tree| real_trees(tree)).collect();
+        let logs: Vec<PathBuf> = self.config.logs.iter().map(|log| real_path(log)).collect();
+        let trees = self.config.trees.iter().flat_map(|tree| real_trees(tree)).chain(logs.clone()).collect();
+        self.examiner.logs.set_places(logs);
         // The globs were read once at start.
         let Ok(mut watched) = Watched::new(trees, &self.config.exclude) else { return Ok(()) };
         let table = self.mounts.as_mut().and_then(|table| table.read().ok()).unwrap_or_default();
