@@ -1,7 +1,7 @@
 //! Reads which BPF programs are loaded. The kernel tells nobody of new ones, but it counts: one question after the
 //! largest number known is answered at once, and that is all that is asked while nothing is loaded.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -54,11 +54,15 @@ impl Counter {
         let known = self.largest;
         self.asked = 0;
         let mut found = BTreeMap::new();
+        let own = held_by(proc, self.own_pid);
         let (mut id, mut searched) = (0, 0);
         while let Some(next) = next_program(id)? {
             id = next;
             if found.len() >= PROGRAMS_MAX {
                 break;
+            }
+            if own.contains(&id) {
+                continue;
             }
             let Some(info) = program_info(id)? else { continue };
             let mut program = Program {
@@ -71,12 +75,7 @@ impl Counter {
             };
             if known.is_some_and(|known| id > known) && searched < HOLDERS_MAX {
                 searched += 1;
-                if let Some(pid) = holder(proc, id) {
-                    if pid == self.own_pid {
-                        continue;
-                    }
-                    program.holder = Some(who::actor(proc, pid, None));
-                }
+                program.holder = holder(proc, id).map(|pid| who::actor(proc, pid, None));
             }
             found.insert(program.key(), program);
         }
@@ -87,12 +86,26 @@ impl Counter {
 
 /// A process with a descriptor of the program itself, of a link to it, or of a perf event that runs it.
 fn holder(proc: &Path, id: u32) -> Option<u32> {
-    let wanted = format!("prog_id:\t{id}");
-    who::holder(proc, |target, fdinfo| {
-        let target = target.as_os_str().as_encoded_bytes();
-        target.starts_with(b"anon_inode:bpf")
-            && fs::read_to_string(fdinfo).is_ok_and(|text| text.lines().any(|line| line == wanted))
-    })
+    who::holder(proc, |target, fdinfo| program_of(target, fdinfo) == Some(id))
+}
+
+/// The programs that a process holds.
+fn held_by(proc: &Path, pid: u32) -> BTreeSet<u32> {
+    let directory = proc.join(pid.to_string());
+    let Ok(entries) = fs::read_dir(directory.join("fd")) else { return BTreeSet::new() };
+    let held = entries.flatten().filter_map(|entry| {
+        let target = fs::read_link(entry.path()).ok()?;
+        program_of(&target, &directory.join("fdinfo").join(entry.file_name()))
+    });
+    held.take(PROGRAMS_MAX).collect()
+}
+
+fn program_of(target: &Path, fdinfo: &Path) -> Option<u32> {
+    if !target.as_os_str().as_encoded_bytes().starts_with(b"anon_inode:bpf") {
+        return None;
+    }
+    let text = fs::read_to_string(fdinfo).ok()?;
+    text.lines().find_map(|line| line.strip_prefix("prog_id:")?.trim().parse().ok())
 }
 
 fn kind(number: u32) -> String {

@@ -35,6 +35,8 @@ pub struct Sources {
     selinux: Option<Netlink>,
     settings: Option<WriteGroup>,
     mounts: Option<File>,
+    /// The kernel says of each change of mounts once, to the first who polls.
+    mounts_changed: bool,
     services: Option<OwnedFd>,
     /// Which were refused, and why.
     pub refused: Vec<(Place, io::Error)>,
@@ -54,6 +56,7 @@ impl Sources {
             settings: settings::listen(root).map_err(|error| keep(Place::Settings, error)).ok(),
             mounts: mounts::listen(root).map_err(|error| keep(Place::Mounts, error)).ok(),
             services: watch_services(root).map_err(|error| keep(Place::Services, error)).ok(),
+            mounts_changed: false,
             refused: Vec::new(),
         };
         sources.refused = refused;
@@ -61,7 +64,7 @@ impl Sources {
     }
 
     /// Waits until something is heard, `wait` is over, or the stop signal is set.
-    pub fn wait(&self, stop: &Stop, wait: Duration) {
+    pub fn wait(&mut self, stop: &Stop, wait: Duration) {
         let tells = PollFlags::IN;
         let netlink = [&self.firewall, &self.audit, &self.modules, &self.links, &self.selinux];
         let mut polled: Vec<PollFd<'_>> = vec![PollFd::from_borrowed_fd(stop.as_fd(), tells)];
@@ -73,7 +76,9 @@ impl Sources {
             tv_sec: i64::try_from(wait.as_secs()).unwrap_or(1),
             tv_nsec: i64::from(wait.subsec_nanos()),
         };
-        let _interrupted_or_late = poll(&mut polled, Some(&timeout));
+        let ready = poll(&mut polled, Some(&timeout)).is_ok_and(|ready| ready > 0);
+        let list = polled.last().filter(|_| self.mounts.is_some());
+        self.mounts_changed = ready && list.is_some_and(|list| list.revents().contains(PollFlags::PRI));
     }
 
     /// What was heard since the last call.
@@ -101,7 +106,7 @@ impl Sources {
             note(Place::Listeners);
             note(Place::Interfaces);
         }
-        if self.mounts.as_ref().is_some_and(is_changed) {
+        if std::mem::take(&mut self.mounts_changed) {
             note(Place::Mounts);
         }
         if self.services.as_ref().is_some_and(drain_watch) {
@@ -129,14 +134,6 @@ fn drain(socket: &mut Netlink) -> bool {
     }
     socket.rest();
     any
-}
-
-/// The kernel says once at every change that the list is another.
-fn is_changed(list: &File) -> bool {
-    let mut polled = [PollFd::new(list, PollFlags::PRI)];
-    let none = Timespec { tv_sec: 0, tv_nsec: 0 };
-    poll(&mut polled, Some(&none)).is_ok_and(|ready| ready > 0)
-        && polled.iter().any(|polled| polled.revents().intersects(PollFlags::PRI | PollFlags::ERR))
 }
 
 /// Writers of settings. This process writes none.
