@@ -74,8 +74,14 @@ const CASES: &[Case] = &[
     Case {
         name: "chmod",
         before: one_file,
-        act: |tree, _| fs::set_permissions(tree.join("a"), fs::Permissions::from_mode(0o4755)).unwrap(),
+        act: |tree, _| fs::set_permissions(tree.join("a"), fs::Permissions::from_mode(0o600)).unwrap(),
         expected: &[("file.attributes", "tree/a")],
+    },
+    Case {
+        name: "chmod u+s",
+        before: one_file,
+        act: |tree, _| fs::set_permissions(tree.join("a"), fs::Permissions::from_mode(0o4755)).unwrap(),
+        expected: &[("privilege.setuid", "tree/a")],
     },
     Case {
         name: "chmod of a directory",
@@ -96,7 +102,7 @@ const CASES: &[Case] = &[
             let file = fs::File::open(tree.join("a")).unwrap();
             file.set_modified(std::time::UNIX_EPOCH).unwrap();
         },
-        expected: &[("file.attributes", "tree/a")],
+        expected: &[("file.timestomp", "tree/a")],
     },
     Case {
         name: "delete",

@@ -169,11 +169,11 @@ impl Lab {
         }
     }
 
-    /// Rule and path (relative to the lab) of all findings about files.
+    /// Rule and path (relative to the lab) of all findings but those about the sensor itself.
     pub fn seen(&self) -> Vec<(String, String)> {
         let root = format!("{}/", self.directory.path().display());
         let findings = self.findings.lock().unwrap();
-        let files = findings.iter().filter(|finding| rule(finding).starts_with("file."));
+        let files = findings.iter().filter(|finding| !rule(finding).starts_with("sensor."));
         files.map(|finding| (rule(finding).to_owned(), path(finding).replacen(&root, "", 1))).collect()
     }
 

@@ -4,10 +4,12 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 use picket_protocol::crypto::hex;
-use picket_protocol::finding::Text;
+use picket_protocol::finding::{Severity, Text};
 use picket_protocol::time::Timestamp;
 
-use super::Class;
+use super::diff::Diff;
+use super::meaning::{Meaning, Statement};
+use super::{Class, Fact};
 use crate::sense::files::change::{ActorUnknown, FileChange, SeenBy, Window};
 use crate::sense::files::object::{Content, Guards, Kind, ObjectState};
 use crate::sense::processes::Actor;
@@ -160,7 +162,18 @@ pub struct BeneathFacts {
     pub sha256: Option<String>,
 }
 
-/// Evidence of all `file.*` rules of this module.
+/// One thing that a change did.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Said {
+    /// The rule that it falls under.
+    pub rule: String,
+    /// How much it matters.
+    pub severity: Severity,
+    /// One sentence.
+    pub words: String,
+}
+
+/// Evidence of all rules of the file sensor.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct FileEvidence {
     /// What the object is for.
@@ -200,6 +213,18 @@ pub struct FileEvidence {
     /// Why it is not known who did it, or not of all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub actor_unknown: Option<ActorUnknown>,
+    /// The plain fact: `file.created`, `file.modified` …
+    #[serde(default)]
+    pub fact: String,
+    /// All that the change did, the weightiest first, where it is more than the plain fact.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub meaning: Vec<Said>,
+    /// What differs in the text of a file whose text is kept; secrets are left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub diff: Option<Diff>,
+    /// Why there is no diff of such a file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub diff_note: Option<String>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
@@ -208,7 +233,15 @@ fn is_zero(count: &u64) -> bool {
 }
 
 impl FileEvidence {
-    pub(super) fn new(change: &FileChange, changed: Vec<Aspect>, class: Class) -> Self {
+    pub(super) fn new(
+        change: &FileChange,
+        changed: Vec<Aspect>,
+        class: Class,
+        fact: Fact,
+        meaning: Meaning,
+    ) -> Self {
+        let said =
+            |said: Statement| Said { rule: said.rule.to_owned(), severity: said.severity, words: said.words };
         let mut bytes = 0;
         let beneath = change
             .beneath
@@ -241,6 +274,10 @@ impl FileEvidence {
             actor: change.actor.as_deref().cloned(),
             other_actors: change.other_actors.iter().map(|actor| actor.as_ref().clone()).collect(),
             actor_unknown: change.actor_unknown,
+            fact: fact.rule().to_owned(),
+            meaning: meaning.statements.into_iter().map(said).collect(),
+            diff: meaning.diff,
+            diff_note: meaning.diff_note.map(str::to_owned),
         }
     }
 }

@@ -1,25 +1,32 @@
 //! What a change of a watched file means: [`FileChange`] in, at most one finding out.
 //!
-//! Rules: `file.created`, `file.modified`, `file.deleted`, `file.moved`, `file.attributes`, `file.type-changed`. One
-//! act gives one finding: a file that moved is not also deleted and created, and what went with its directory is
-//! named in the directory's evidence. Changes that say nothing (a later modification time with the same content,
-//! another inode with the same content and permissions) give none; the sensor still takes them into the baseline.
+//! One act gives one finding, under the most telling rule that applies: `persistence.cron`, `account.created`,
+//! `privilege.setuid` … (see [`meaning`]); the plain fact (`file.created`, `file.modified`, `file.deleted`,
+//! `file.moved`, `file.attributes`, `file.type-changed`) is in its evidence, and its rule where nothing more can be said.
+//! A file that moved is not also deleted and created, and what went with its directory is named in the directory's
+//! evidence. Changes that say nothing (a later modification time with the same content, another inode with the same
+//! content and permissions) give none; the sensor still takes them into the baseline.
 
 mod class;
 mod detector;
+pub mod diff;
 mod evidence;
+mod meaning;
+pub mod redact;
+pub mod subject;
 
 use std::path::Path;
 
-use picket_protocol::finding::{Entity, Finding, Severity, printable};
+use picket_protocol::finding::{Entity, Finding, Severity, Text, printable};
 use uuid::Uuid;
 
 pub use class::Class;
 pub use detector::{Detector, Outcome};
-pub use evidence::{Aspect, BeneathFacts, FileEvidence, ObjectFacts};
+pub use evidence::{Aspect, BeneathFacts, FileEvidence, ObjectFacts, Said};
 
 pub(in crate::detect) use evidence::text as path_text;
 
+use self::meaning::Meaning;
 use crate::sense::files::change::FileChange;
 use crate::sense::files::object::{Content, Guards, Kind, ObjectState};
 
@@ -101,16 +108,27 @@ pub fn finding(change: &FileChange, id: Uuid) -> Option<Finding> {
     };
     let fact = fact(change, &changed)?;
     let class = class_of(change);
-    let severity = severity(change, fact, &changed, class);
+    let meaning = meaning::read(change, fact, &changed);
+    let plain = severity(change, fact, &changed, class);
+    let lead = meaning.statements.first();
+    let severity = match lead {
+        Some(lead) => lead.severity.max(severity_of_opening(change, class)),
+        None if meaning.harmless => plain.min(Severity::Low),
+        None => plain,
+    };
+    let title = match lead {
+        Some(_) => meaning.title(),
+        None => title(change, fact, &changed),
+    };
     Some(Finding {
         id,
-        rule: fact.rule().to_owned(),
+        rule: lead.map_or(fact.rule(), |lead| lead.rule).to_owned(),
         severity,
         observed: change.observed,
-        title: title(change, fact, &changed),
-        entities: entities(change),
-        evidence: serde_json::to_value(FileEvidence::new(change, changed.clone(), class)).ok()?,
-        attack: attack(change, fact, &changed, class, severity),
+        title,
+        entities: entities(change, &meaning.users),
+        attack: attack(fact, &changed, class, severity, &meaning),
+        evidence: serde_json::to_value(FileEvidence::new(change, changed, class, fact, meaning)).ok()?,
         explained_by: None,
         drill: false,
     })
@@ -162,11 +180,6 @@ fn severity(change: &FileChange, fact: Fact, changed: &[Aspect], class: Class) -
     let set_id_now =
         state.is_some_and(|state| state.meta.kind == Kind::File && state.meta.mode & SET_ID != 0);
     let set_id_before = change.before.as_ref().is_some_and(|state| state.meta.mode & SET_ID != 0);
-    let opened = state.is_some_and(|state| {
-        state.meta.kind == Kind::File
-            && state.meta.mode & WORLD_WRITABLE != 0
-            && change.before.as_ref().is_none_or(|before| before.meta.mode & WORLD_WRITABLE == 0)
-    });
     if set_id_now && (!set_id_before || fact == Fact::Modified) {
         return Severity::High;
     }
@@ -180,7 +193,15 @@ fn severity(change: &FileChange, fact: Fact, changed: &[Aspect], class: Class) -
         Fact::Created if state.is_some_and(|state| state.meta.kind == Kind::Directory) => lower(by_class),
         _ => by_class,
     };
-    if opened { by_fact.max(lower(by_class).max(Severity::Low)) } else { by_fact }
+    by_fact.max(severity_of_opening(change, class))
+}
+
+/// What it adds that everybody may write to the file from now on.
+fn severity_of_opening(change: &FileChange, class: Class) -> Severity {
+    let open = |state: &ObjectState| state.meta.kind == Kind::File && state.meta.mode & WORLD_WRITABLE != 0;
+    let opened = change.after.as_ref().is_some_and(open)
+        && change.before.as_ref().is_none_or(|before| before.meta.mode & WORLD_WRITABLE == 0);
+    if opened { lower(class.severity()).max(Severity::Low) } else { Severity::Info }
 }
 
 fn lower(severity: Severity) -> Severity {
@@ -270,38 +291,36 @@ fn guards_changed(old: Guards, new: Guards) -> String {
     gone.chain(come.map(|(_, word)| format!("now {word}"))).collect::<Vec<_>>().join(", ")
 }
 
-fn entities(change: &FileChange) -> Vec<Entity> {
+fn entities(change: &FileChange, users: &[String]) -> Vec<Entity> {
     let paths = [Some(&change.path), change.moved_from.as_ref(), change.moved_to.as_ref()];
     let files = paths.into_iter().flatten().map(|path| Entity::File { path: evidence::text(path) });
     let actors = change.actor.iter().chain(&change.other_actors);
     let processes =
         actors.map(|actor| Entity::Process { pid: actor.pid, executable: actor.executable.clone() });
-    files.chain(processes).collect()
+    let users = users.iter().map(|name| Entity::User { name: Text::from_bytes(name.as_bytes()), uid: None });
+    files.chain(users).chain(processes).collect()
 }
 
 fn attack(
-    change: &FileChange,
     fact: Fact,
     changed: &[Aspect],
     class: Class,
     severity: Severity,
+    meaning: &Meaning,
 ) -> Vec<String> {
-    let mut techniques: Vec<&str> = Vec::new();
-    let set_id = |state: &Option<ObjectState>| {
-        state.as_ref().is_some_and(|state| state.meta.kind == Kind::File && state.meta.mode & SET_ID != 0)
-    };
-    if set_id(&change.after) && !set_id(&change.before) {
-        techniques.push("T1548.001");
-    }
-    if fact == Fact::Attributes {
+    let mut techniques: Vec<&str> = meaning.statements.iter().map(|said| said.technique).collect();
+    if fact == Fact::Attributes && techniques.is_empty() {
         techniques.push(if changed == [Aspect::Time] { "T1070.006" } else { "T1222.002" });
     }
     if fact == Fact::Deleted && severity > Severity::Info {
         techniques.push("T1070.004");
     }
-    if matches!(fact, Fact::Created | Fact::Modified | Fact::Moved | Fact::TypeChanged) {
+    let by_place = matches!(fact, Fact::Created | Fact::Modified | Fact::Moved | Fact::TypeChanged);
+    if by_place && techniques.is_empty() && !meaning.harmless {
         techniques.extend(class.technique());
     }
+    let mut seen = std::collections::BTreeSet::new();
+    techniques.retain(|technique| seen.insert(*technique));
     techniques.into_iter().map(str::to_owned).collect()
 }
 

@@ -35,7 +35,7 @@ fn file(mode: u32, digest: u8) -> ObjectState {
     state(Kind::File, mode, digest)
 }
 
-fn change(path: &str, before: Option<ObjectState>, after: Option<ObjectState>) -> FileChange {
+pub(super) fn change(path: &str, before: Option<ObjectState>, after: Option<ObjectState>) -> FileChange {
     FileChange {
         path: path.into(),
         before,
@@ -67,8 +67,10 @@ fn check(change: &FileChange, rule: &str, severity: Severity, title: &str) {
 #[test]
 fn the_same_fact_weighs_by_its_place() {
     let modified = |path| change(path, Some(file(0o644, 1)), Some(file(0o644, 2)));
-    check(&modified("/etc/passwd"), "file.modified", Severity::High, "/etc/passwd was modified");
-    check(&modified("/etc/cron.d/x"), "file.modified", Severity::Medium, "/etc/cron.d/x was modified");
+    let accounts = "The list of accounts was changed: /etc/passwd";
+    check(&modified("/etc/passwd"), "account.changed", Severity::High, accounts);
+    let crontab = "A crontab was changed: /etc/cron.d/x";
+    check(&modified("/etc/cron.d/x"), "persistence.cron", Severity::Medium, crontab);
     check(&modified("/etc/motd"), "file.modified", Severity::Low, "/etc/motd was modified");
     check(&modified("/srv/x"), "file.modified", Severity::Info, "/srv/x was modified");
     let found = finding(&modified("/root/.ssh/authorized_keys"), Uuid::nil()).unwrap();
@@ -107,12 +109,8 @@ fn a_time_that_was_set_by_hand_is_told() {
     let mut back = file(0o644, 1);
     (back.meta.mtime, back.meta.ctime) = (1, 2_000);
     let change = change("/srv/x", Some(file(0o644, 1)), Some(back));
-    check(
-        &change,
-        "file.attributes",
-        Severity::Info,
-        "Attributes of /srv/x changed: modification time by hand",
-    );
+    let title = "The modification time of /srv/x was set back";
+    check(&change, "file.timestomp", Severity::Info, title);
     assert_eq!(finding(&change, Uuid::nil()).unwrap().attack, ["T1070.006"]);
 }
 
@@ -128,7 +126,11 @@ fn another_link_to_a_file_that_matters_is_told() {
 fn a_move_takes_the_weightier_of_both_places() {
     let mut moved = change("/etc/cron.d/x", Some(file(0o644, 1)), Some(file(0o644, 1)));
     moved.moved_from = Some("/srv/x".into());
-    check(&moved, "file.moved", Severity::Medium, "/srv/x was moved to /etc/cron.d/x");
+    let title = "A crontab was added: /etc/cron.d/x, moved there from /srv/x";
+    check(&moved, "persistence.cron", Severity::Medium, title);
+    let evidence: FileEvidence =
+        serde_json::from_value(finding(&moved, Uuid::nil()).unwrap().evidence).unwrap();
+    assert_eq!(evidence.fact, "file.moved");
     let mut away = change("/etc/ssh/sshd_config", Some(file(0o644, 1)), None);
     away.moved_to = Some("/tmp/x".into());
     let title = "/etc/ssh/sshd_config was moved to /tmp/x, outside the watched trees";
@@ -141,7 +143,7 @@ fn a_file_that_another_took_the_place_of_was_modified() {
     other.meta.inode = 43;
     let mut replaced = change("/etc/passwd", Some(file(0o644, 1)), Some(other));
     replaced.moved_from = Some("/etc/passwd+".into());
-    check(&replaced, "file.modified", Severity::High, "/etc/passwd was replaced by /etc/passwd+");
+    check(&replaced, "account.changed", Severity::High, "The list of accounts was changed: /etc/passwd");
 }
 
 fn any_state() -> impl Strategy<Value = ObjectState> {

@@ -151,6 +151,8 @@ impl Pass {
         ));
         let mut change = change(&candidate, before, Some(state));
         self.name(examiner, &candidate, &mut change);
+        let held_before = change.before.as_ref().filter(|_| !moved_here).cloned();
+        change.text = examiner.take_text(&candidate.path, change.after.as_ref(), held_before.as_ref());
         change.moved_from = moved_from;
         change.note = note.filter(|_| !silent);
         if moved_here && let Some(id) = id {
@@ -212,6 +214,7 @@ impl Pass {
             }
             let mut change = change(&item.candidate, Some(item.row.state), None);
             self.name(examiner, &item.candidate, &mut change);
+            change.text = examiner.take_text(&item.candidate.path, None, change.before.as_ref());
             change.moved_to = item.candidate.mark.moved_to.filter(|to| !view.watched.covers(to));
             let mut writes = vec![removal(&item.key)];
             if let Some(id) = item.row.id {

@@ -10,18 +10,21 @@ use picket_protocol::time::Timestamp;
 use uuid::Uuid;
 
 use super::baseline::{Baseline, Write};
-use super::change::{FileChange, SeenBy};
+use super::change::{FileChange, SeenBy, TextChange};
 use super::dirty::{Mark, Scope};
+use super::images::Images;
 use super::large::Large;
 use super::logs::{LogBook, LogChange};
+use super::object::{Content, ObjectState};
 use super::pace::Pace;
 use super::pass::Pass;
 use super::rung::Rung;
 use super::scanner::ScanNews;
 use super::shared::{Shared, View};
+use super::text;
 use super::tuning::Tuning;
 use crate::clock;
-use crate::detect::files::{Detector, Outcome};
+use crate::detect::files::{Detector, Outcome, subject};
 use crate::detect::mass_change::Habits;
 use crate::ledger::{Sealer, StateWrite};
 use crate::sense::packages::Packages;
@@ -74,6 +77,8 @@ pub enum PassError {
 pub struct Examiner {
     /// What every object was.
     pub baseline: Baseline,
+    /// What the text of files that matter was.
+    pub images: Images,
     /// What is watched, and what is to be looked at.
     pub shared: Arc<Shared>,
     /// The rung in use.
@@ -114,6 +119,7 @@ impl Examiner {
     /// Tools for a worker.
     pub fn new(
         baseline: Baseline,
+        images: Images,
         shared: Arc<Shared>,
         rung: Rung,
         large: Large,
@@ -130,6 +136,7 @@ impl Examiner {
         detector.packages = packages.stage(clock::now())?;
         Ok(Self {
             baseline,
+            images,
             shared,
             rung,
             large,
@@ -257,6 +264,36 @@ impl Examiner {
         self.flush()
     }
 
+    /// Looks at the text of the object at `path` that was just found in `state`, and keeps it if it is one to be kept:
+    /// in the entry that is handed on next. `buffer` may hold what was read of it; `before` is what the path held.
+    pub fn take_text(
+        &mut self,
+        path: &Path,
+        state: Option<&ObjectState>,
+        before: Option<&ObjectState>,
+    ) -> Option<TextChange> {
+        if !subject::keeps_text(path) && !subject::looks_at_text(path) {
+            return None;
+        }
+        let digest = |state: Option<&ObjectState>| match state.map(|state| &state.content) {
+            Some(Content::Digest(digest)) => Some(*digest),
+            _ => None,
+        };
+        let (was, is) = (digest(before), digest(state));
+        let after = state.and_then(|state| text::of(path, state, &self.buffer));
+        let keeps = subject::keeps_text(path);
+        let known = was.filter(|_| keeps).and_then(|was| self.images.get(&was));
+        match (is, &after) {
+            (Some(is), Some(after)) if keeps => self.writes.extend(self.images.keep(is, after, was)),
+            _ if known.is_some() => {
+                self.writes.extend(was.filter(|was| is != Some(*was)).map(Images::let_go))
+            }
+            _ => {}
+        }
+        let told = known.is_some() || after.is_some();
+        told.then_some(TextChange { before: known, after })
+    }
+
     /// Takes rows into the baseline without a word.
     pub fn put(&mut self, writes: Vec<Write>) -> Result<(), PassError> {
         if writes.is_empty() {
@@ -286,6 +323,9 @@ impl Examiner {
             self.sealer.seal(drafts, writes).map_err(|_| PassError::Stopped)?;
         }
         self.baseline.refresh()?;
+        if self.baseline.rows_in_flight() == 0 {
+            self.images.rest();
+        }
         while self.baseline.rows_in_flight() > ROWS_IN_FLIGHT_MAX {
             if self.stop.wait(ARRIVAL) {
                 return Err(PassError::Stopped);

@@ -23,6 +23,7 @@ mod examine;
 mod examiner;
 pub mod extended;
 mod fanotify;
+pub mod images;
 mod inotify;
 mod large;
 pub mod log_rotation;
@@ -42,6 +43,7 @@ mod resolve;
 mod rung;
 mod scanner;
 mod shared;
+pub mod text;
 mod told;
 pub mod traits;
 mod tuning;
@@ -60,6 +62,7 @@ pub use tuning::Tuning;
 use baseline::Baseline;
 use dirty::{Dirty, DirtySet, Wake};
 use examiner::Examiner;
+use images::Images;
 use large::Large;
 use mounts::MountTable;
 use rung::Rung;
@@ -80,7 +83,9 @@ use crate::sense::{SensorContext, SensorError, SensorHandle};
 /// SHA-256, a link's target, or an errno.
 /// `file_log`: one row a log, in JSON, see [`log_state::LogState`].
 /// `file_habit`: what programs delete or rename by the dozen, see `detect::mass_change::habit`.
-/// `file_meta`: `generation` (the last entry applied), `seen_until` (nanoseconds: the sensor watched until then).
+/// `file_meta`: `generation` (the last entry applied), `seen_until` (nanoseconds: the sensor watched until then),
+/// `image_bytes` (the sum of the sealed images).
+/// `file_image`: see [`images`]. `superseded`: the file that held it holds something else now.
 pub const SCHEMA: &str = "
 CREATE TABLE IF NOT EXISTS file_object (
   parent INTEGER NOT NULL, name BLOB NOT NULL, id INTEGER,
@@ -92,6 +97,9 @@ CREATE TABLE IF NOT EXISTS file_object (
 CREATE TABLE IF NOT EXISTS file_log (path BLOB PRIMARY KEY, state TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS file_habit (key TEXT PRIMARY KEY, state TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS file_meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS file_image (
+  id INTEGER PRIMARY KEY, digest BLOB NOT NULL UNIQUE, superseded INTEGER NOT NULL DEFAULT 0, sealed BLOB NOT NULL);
+CREATE INDEX IF NOT EXISTS file_image_order ON file_image (superseded, id);
 ";
 
 /// Starts the sensor on the best rung that works, or the one that the configuration names.
@@ -135,13 +143,14 @@ pub fn start_tuned(
     let shared =
         Arc::new(Shared::new(View { watched, mounts: Vec::new() }, dirty, context.processes.clone()));
     let baseline = Baseline::open(&context.database)?;
+    let images = Images::open(&context.database)?;
     let mut handle = SensorHandle::default();
     let large = Large::start(&wake, &context.stop, &mut handle)?;
     let rung = Rung::start(&chosen.rung, &shared, &context.stop, &tuning, &mut handle)?;
     let (scanner, requests) = Scanner::channel(Arc::clone(&wake));
     let hash_bytes_max = config.hash_bytes_max;
     let worker = Worker {
-        examiner: Examiner::new(baseline, shared, rung, large, tuning, hash_bytes_max, &context)?,
+        examiner: Examiner::new(baseline, images, shared, rung, large, tuning, hash_bytes_max, &context)?,
         config,
         requests,
         wake,

@@ -239,6 +239,8 @@ impl Pass {
                     continue;
                 }
             };
+            // What the buffer holds is another's: it is read again where it is kept.
+            examiner.take_text(&path, Some(&state), row.as_ref().map(|row| &row.state));
             let id = (state.meta.kind == Kind::Directory)
                 .then(|| row.as_ref().and_then(|row| row.id).unwrap_or_else(|| examiner.baseline.new_id()));
             if state.content == Content::Pending {
