@@ -302,10 +302,10 @@ const CASES: &[Case] = &[
             write(&tree.join("d (deleted)/\u{202e}txt"), "x");
         },
         expected: &[
-            ("file.created", "tree/line\nfeed \x1b[31m (deleted)"),
+            ("file.hidden", "tree/line\nfeed \x1b[31m (deleted)"),
             ("file.created", "tree/\u{fffd}\u{fffd}"),
             ("file.created", "tree/d (deleted)"),
-            ("file.created", "tree/d (deleted)/\u{202e}txt"),
+            ("file.hidden", "tree/d (deleted)/\u{202e}txt"),
         ],
     },
     Case {
