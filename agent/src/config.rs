@@ -60,7 +60,7 @@ pub struct FilesConfig {
     pub logs: Vec<PathBuf>,
     /// `exclude`: globs over absolute paths that are not watched.
     pub exclude: Vec<String>,
-    /// `rung`: `auto` (None) or the name of the only rung to try: `fanotify`, `inotify`, `scan`.
+    /// `rung`: `auto` (None) or the name of the only rung to try: `fanotify`, `fanotify-inode`, `inotify`, `scan`.
     pub rung: Option<String>,
     /// `scan_interval`: how often the scan rung looks, and every rung re-examines everything. Default 6 h; the scan rung alone 60 s.
     pub scan_interval: Duration,

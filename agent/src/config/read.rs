@@ -13,7 +13,7 @@ const TREES_MAX: usize = 256;
 const EXCLUDES_MAX: usize = 1_024;
 const LOGS_MAX: usize = 16;
 const PATH_BYTES_MAX: usize = 4_095;
-const RUNGS: [&str; 4] = ["auto", "fanotify", "inotify", "scan"];
+const RUNGS: [&str; 5] = ["auto", "fanotify", "fanotify-inode", "inotify", "scan"];
 const ACTIONS: [&str; 3] = ["advise", "scan", "drill"];
 
 /// Reads a whole file.

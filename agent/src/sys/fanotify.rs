@@ -85,6 +85,28 @@ impl Group {
         if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
+    /// Asks for all changes in the open directory (`O_PATH` will do) and of itself, but not beneath it. One mark a
+    /// directory, which the kernel drops when the directory is gone; again is no error.
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP` or `ENODEV` where the file system gives no file handles at all, `ENOSPC` when no more marks are
+    /// allowed.
+    pub fn watch_directory(&self, directory: impl AsFd) -> io::Result<()> {
+        let flags = libc::FAN_MARK_ADD | libc::FAN_MARK_ONLYDIR;
+        let mask = self.reports.mask() | libc::FAN_EVENT_ON_CHILD;
+        // SAFETY: the path is a NUL-terminated constant, and both descriptors are open.
+        let result = unsafe {
+            libc::fanotify_mark(
+                self.fd.as_raw_fd(),
+                flags,
+                mask,
+                directory.as_fd().as_raw_fd(),
+                c".".as_ptr(),
+            )
+        };
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
     /// Reads as many whole events as fit into `buffer`; 0 when there are none.
     ///
     /// # Errors
@@ -113,18 +135,58 @@ impl Group {
     }
 }
 
+/// A file handle as the kernel lays it out, with room for the longest.
+#[repr(C)]
+struct RawHandle {
+    bytes: libc::c_uint,
+    handle_type: libc::c_int,
+    data: [u8; HANDLE_BYTES_MAX],
+}
+
+/// The handle that events about the open object carry: its type and its bytes. Kernels from 6.5 give one also where
+/// it cannot be opened again.
+///
+/// # Errors
+/// `EOPNOTSUPP` where the file system has no handles.
+pub fn handle_of(object: impl AsFd) -> io::Result<(i32, Vec<u8>)> {
+    /// Only to tell objects apart (`AT_HANDLE_FID`).
+    const IDENTITY_ONLY: libc::c_int = 0x200;
+    let mut refused = io::Error::from_raw_os_error(libc::EOPNOTSUPP);
+    for extra in [IDENTITY_ONLY, 0] {
+        let mut raw = RawHandle {
+            bytes: libc::c_uint::try_from(HANDLE_BYTES_MAX).unwrap_or(0),
+            handle_type: 0,
+            data: [0; HANDLE_BYTES_MAX],
+        };
+        let mut mount: libc::c_int = 0;
+        // SAFETY: `raw` is laid out as `struct file_handle` with the room that its header tells, it and `mount` are
+        // writable and outlive the call, the path is a NUL-terminated constant, and the descriptor is open.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_name_to_handle_at,
+                object.as_fd().as_raw_fd(),
+                c"".as_ptr(),
+                &raw mut raw,
+                &raw mut mount,
+                libc::AT_EMPTY_PATH | extra,
+            )
+        };
+        if result == 0 {
+            let length = usize::try_from(raw.bytes).unwrap_or(usize::MAX);
+            let bytes = raw.data.get(..length).unwrap_or_default().to_vec();
+            return Ok((raw.handle_type, bytes));
+        }
+        refused = io::Error::last_os_error();
+    }
+    Err(refused)
+}
+
 /// Opens the object that `handle` names, as a path only (`O_PATH`): nothing is read and no device is touched.
 /// `mount` is any ordinary descriptor on the file system. Needs `CAP_DAC_READ_SEARCH`.
 ///
 /// # Errors
 /// `ESTALE` when the object is gone, `EPERM` without the capability, `EOVERFLOW` for a handle that is too long.
 pub fn open_by_handle(mount: impl AsFd, handle_type: i32, handle: &[u8]) -> io::Result<OwnedFd> {
-    #[repr(C)]
-    struct RawHandle {
-        bytes: libc::c_uint,
-        handle_type: libc::c_int,
-        data: [u8; HANDLE_BYTES_MAX],
-    }
     let too_long = || io::Error::from_raw_os_error(libc::EOVERFLOW);
     let mut raw = RawHandle {
         bytes: libc::c_uint::try_from(handle.len()).map_err(|_| too_long())?,

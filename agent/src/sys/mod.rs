@@ -19,7 +19,8 @@ pub use bpf_programs::load_nothing;
 pub use bpf_programs::{ProgramInfo, next_program, program_info};
 pub use child::{die_with_parent, read_only_child};
 pub use fanotify::{
-    Group as FanotifyGroup, HANDLE_BYTES_MAX, Reports as FanotifyReports, filesystem_id, open_by_handle,
+    Group as FanotifyGroup, HANDLE_BYTES_MAX, Reports as FanotifyReports, filesystem_id, handle_of,
+    open_by_handle,
 };
 pub use memory::give_back_heap;
 pub use priority::{DiskPriority, set_disk_priority};

@@ -318,8 +318,13 @@ const CASES: &[Case] = &[
 
 /// `file.moved` out of the tree is what the best rung can say; the others see a deletion.
 fn run(rung: &str) {
+    run_on(rung, Path::new("/tmp"));
+}
+
+/// The same on the file system of `base`.
+pub fn run_on(rung: &str, base: &Path) {
     for case in CASES {
-        let mut lab = Lab::new(rung);
+        let mut lab = Lab::on(rung, base);
         (case.before)(&lab.tree(), &lab.outside());
         lab.start();
         (case.act)(&lab.tree(), &lab.outside());
@@ -334,6 +339,11 @@ fn run(rung: &str) {
 #[test]
 fn fanotify_tells_each_change_once() {
     run("fanotify");
+}
+
+#[test]
+fn fanotify_with_a_mark_a_directory_tells_each_change_once() {
+    run("fanotify-inode");
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use picket_agent::sense::files::ScanError;
 use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
 
+use crate::filesystems::in_namespace;
 use crate::lab::{Lab, PATIENCE, rule};
 
 /// A file that was found before it was written is told again when it is; nothing else may come.
@@ -321,46 +322,31 @@ fn a_changed_file_is_found_by_the_command_with_its_name() {
     assert_eq!(lab.finding("file.modified", "tree/a")["evidence"]["seen_by"], "command");
 }
 
-/// Runs the test again in a mount namespace of its own, where it finds `IN_NAMESPACE` set.
-fn in_namespace(test: &str) -> bool {
-    if std::env::var_os("IN_NAMESPACE").is_some() {
-        return true;
-    }
-    let status = Command::new("unshare")
-        .args(["--mount", "--propagation", "private"])
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", test, "--nocapture"])
-        .env("IN_NAMESPACE", "1")
-        .status()
-        .unwrap();
-    assert!(status.success());
-    false
-}
-
+/// Runs the test again without a capability that the best rung needs.
 #[test]
 fn a_rung_that_is_refused_is_told_with_its_reason() {
-    if !in_namespace("faults::a_rung_that_is_refused_is_told_with_its_reason") {
+    if std::env::var_os("WITHOUT_CAPABILITY").is_none() {
+        let status = Command::new("setpriv")
+            .args(["--bounding-set", "-sys_admin"])
+            .arg(std::env::current_exe().unwrap())
+            .args(["--exact", "faults::a_rung_that_is_refused_is_told_with_its_reason", "--nocapture"])
+            .env("WITHOUT_CAPABILITY", "1")
+            .status()
+            .unwrap();
+        assert!(status.success());
         return;
     }
-    // On overlayfs without file handles fanotify cannot watch the file system.
-    let mut lab = Lab::on("scan", Path::new("/dev/shm"));
-    let base = lab.directory.path().to_path_buf();
-    for name in ["upper", "work", "merged"] {
-        fs::create_dir(base.join(name)).unwrap();
-    }
-    let options = format!("lowerdir={0}/tree,upperdir={0}/upper,workdir={0}/work,index=off", base.display());
-    mount(&["-t", "overlay", "overlay", "-o", &options], &base.join("merged"));
+    let mut lab = Lab::new("scan");
     lab.config.rung = None;
-    lab.config.trees = vec![base.join("merged")];
     lab.start();
     let report = lab.status().report();
-    assert_eq!(report.rung, "inotify");
+    assert_eq!(report.rung, "fanotify-inode");
     assert!(report.reason.contains("fanotify is refused: fanotify_mark"), "{}", report.reason);
     lab.wait("the finding", |lab| {
         lab.findings.lock().unwrap().iter().any(|finding| rule(finding) == "sensor.degraded")
     });
-    fs::write(base.join("merged/f"), "x").unwrap();
-    lab.expect("overlay", &[("file.created", "merged/f")]);
+    fs::write(lab.tree().join("f"), "x").unwrap();
+    lab.expect("without the capability", &[("file.created", "tree/f")]);
 }
 
 fn mount(arguments: &[&str], point: &Path) {

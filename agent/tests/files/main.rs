@@ -8,6 +8,7 @@
 mod attributes;
 mod cases;
 mod faults;
+mod filesystems;
 mod lab;
 mod logs;
 mod mass;

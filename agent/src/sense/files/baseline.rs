@@ -93,6 +93,7 @@ pub struct Baseline {
     generation: i64,
     next_id: i64,
     directories: HashMap<PathBuf, (i64, bool)>,
+    staged: Vec<Write>,
 }
 
 impl Baseline {
@@ -104,7 +105,14 @@ impl Baseline {
         connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
         let generation = meta(&connection, "generation")?.unwrap_or(0);
         let next_id = meta(&connection, "next_id")?.unwrap_or(NO_PARENT + 1);
-        Ok(Self { connection, in_flight: BTreeMap::new(), generation, next_id, directories: HashMap::new() })
+        Ok(Self {
+            connection,
+            in_flight: BTreeMap::new(),
+            generation,
+            next_id,
+            directories: HashMap::new(),
+            staged: Vec::new(),
+        })
     }
 
     /// The sensor watched without a gap until then; none before the first baseline was complete.
@@ -245,11 +253,9 @@ impl Baseline {
         Ok(found)
     }
 
-    /// Takes changes into account at once and gives the write that makes them durable. `seen_until` advances the
-    /// time until which the sensor has watched without a gap.
-    pub fn write(&mut self, writes: Vec<Write>, seen_until: Option<Timestamp>) -> StateWrite {
-        self.generation += 1;
-        let generation = self.generation;
+    /// Takes changes into account at once, and gathers them for the next write.
+    pub fn stage(&mut self, writes: Vec<Write>) {
+        let generation = self.generation + 1;
         for write in &writes {
             match write {
                 Write::Put(key, row) => self.take(key, Some(row.clone()), generation),
@@ -257,13 +263,29 @@ impl Baseline {
                 Write::RemoveBeneath(_) => self.directories.clear(),
             }
         }
-        let next_id = self.next_id;
-        Box::new(move |transaction| {
+        self.staged.extend(writes);
+    }
+
+    /// Changes that were gathered and not handed out.
+    pub fn staged(&self) -> usize {
+        self.staged.len()
+    }
+
+    /// The write that makes all durable that was gathered; none when there is nothing. `seen_until` advances the time
+    /// until which the sensor has watched without a gap.
+    pub fn write(&mut self, seen_until: Option<Timestamp>) -> Option<StateWrite> {
+        if self.staged.is_empty() && seen_until.is_none() {
+            return None;
+        }
+        self.generation += 1;
+        let (generation, next_id) = (self.generation, self.next_id);
+        let writes = std::mem::take(&mut self.staged);
+        Some(Box::new(move |transaction| {
             writes.iter().try_for_each(|write| apply(transaction, write))?;
             put_meta(transaction, "generation", generation)?;
             put_meta(transaction, "next_id", next_id)?;
             seen_until.map_or(Ok(()), |time| put_meta(transaction, "seen_until", time.nanos()))
-        })
+        }))
     }
 
     fn take(&mut self, key: &Key, row: Option<Row>, generation: i64) {

@@ -88,6 +88,15 @@ impl Pass {
                 return Ok(());
             }
         };
+        examiner.shared.aliases.note(&candidate.path, &state.meta);
+        if pair.is_none() && located.row.as_ref().is_some_and(|row| row.state == state) {
+            if candidate.mark.closed {
+                // Read for nothing, which happens ever more seldom.
+                examiner.pace.note(&candidate.path, Instant::now());
+            }
+            examiner.tally.refreshed += 1;
+            return Ok(());
+        }
         if self.defers(examiner, &candidate, &located, &state, pair.is_some()) {
             return Ok(());
         }

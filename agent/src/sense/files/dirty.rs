@@ -50,6 +50,8 @@ pub struct Mark {
     pub due: Instant,
     /// A writer may still hold it open: it was written to and not closed.
     pub open: bool,
+    /// A writer has closed it: what was written through a map of it may show in no time of it.
+    pub closed: bool,
     /// The kernel said that the object came from here.
     pub moved_from: Option<PathBuf>,
     /// The kernel said that the object went there.
@@ -71,6 +73,7 @@ impl Mark {
             count: 1,
             due,
             open: false,
+            closed: false,
             moved_from: None,
             moved_to: None,
             known_until: None,
@@ -110,6 +113,7 @@ impl Mark {
         self.count = self.count.saturating_add(other.count);
         self.due = self.due.min(other.due);
         self.open &= other.open;
+        self.closed |= other.closed;
         self.known_until = match (self.known_until, other.known_until) {
             (Some(mine), Some(theirs)) => Some(mine.min(theirs)),
             (mine, theirs) => mine.or(theirs),

@@ -35,6 +35,10 @@ use crate::sys::Stop;
 const ENTRY_FINDINGS_MAX: usize = 64;
 /// Rows on their way to the database; beyond, the worker waits for the ledger. About 1.5 MiB.
 const ROWS_IN_FLIGHT_MAX: usize = 4_096;
+/// Rows of the baseline in one entry.
+const ENTRY_ROWS_MAX: usize = 1_024;
+/// Rows wait no longer for others.
+const GATHER: Duration = Duration::from_millis(500);
 /// Between two looks at whether rows have arrived, while there is nothing else to do.
 const ARRIVAL: Duration = Duration::from_millis(4);
 
@@ -113,6 +117,7 @@ pub struct Examiner {
     pub logs: LogBook,
     drafts: Vec<Draft>,
     writes: Vec<StateWrite>,
+    flushed: Instant,
 }
 
 impl Examiner {
@@ -155,6 +160,7 @@ impl Examiner {
             logs,
             drafts: Vec::new(),
             writes: Vec::new(),
+            flushed: Instant::now(),
         })
     }
 
@@ -210,7 +216,7 @@ impl Examiner {
     /// Takes a change into the baseline, and hands its finding on with it; without one when `silent`, or when the
     /// change says nothing. Tells whether there was one.
     pub fn emit(&mut self, change: &FileChange, writes: Vec<Write>, silent: bool) -> Result<bool, PassError> {
-        self.writes.push(self.baseline.write(writes, None));
+        self.baseline.stage(writes);
         let told = !silent && {
             self.look_around(change)?;
             let outcome = self.detector.observe(change, clock::now(), &mut Uuid::now_v7);
@@ -219,9 +225,7 @@ impl Examiner {
             self.take(outcome, change.observed.last, &change.path);
             told
         };
-        if self.drafts.len() >= ENTRY_FINDINGS_MAX || self.writes.len() >= ENTRY_FINDINGS_MAX * 4 {
-            self.flush()?;
-        }
+        self.flush_when_full()?;
         Ok(told)
     }
 
@@ -299,14 +303,15 @@ impl Examiner {
         if writes.is_empty() {
             return Ok(());
         }
-        self.writes.push(self.baseline.write(writes, None));
-        self.flush()
+        self.baseline.stage(writes);
+        self.flush_when_full()
     }
 
     /// Writes down that the sensor has watched without a gap until `time`.
     pub fn stamp(&mut self, time: Timestamp) -> Result<(), PassError> {
         self.writes.extend(self.logs.save());
-        self.writes.push(self.baseline.write(Vec::new(), Some(time)));
+        self.flush()?;
+        self.writes.extend(self.baseline.write(Some(time)));
         self.flush()
     }
 
@@ -316,8 +321,16 @@ impl Examiner {
         self.flush()
     }
 
+    /// An entry costs the disk a write that it must confirm: rows gather, up to a number and an age.
+    fn flush_when_full(&mut self) -> Result<(), PassError> {
+        let full = self.drafts.len() >= ENTRY_FINDINGS_MAX || self.baseline.staged() >= ENTRY_ROWS_MAX;
+        if full || self.flushed.elapsed() >= GATHER { self.flush() } else { Ok(()) }
+    }
+
     /// Hands what has gathered to the ledger; waits when too much is on its way.
     pub fn flush(&mut self) -> Result<(), PassError> {
+        self.flushed = Instant::now();
+        self.writes.extend(self.baseline.write(None));
         if !self.drafts.is_empty() || !self.writes.is_empty() {
             let (drafts, writes) = (std::mem::take(&mut self.drafts), std::mem::take(&mut self.writes));
             self.sealer.seal(drafts, writes).map_err(|_| PassError::Stopped)?;

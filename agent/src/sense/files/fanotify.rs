@@ -1,4 +1,6 @@
 //! The rung `fanotify`: one mark on each file system that holds watched objects, whatever the number of directories.
+//! File systems that take no mark as a whole (overlay without `nfs_export`) get one mark a directory; the rung
+//! `fanotify-inode` marks every directory, for hosts where only that is permitted.
 //!
 //! Two threads. The reader only waits and copies, so that the kernel's queue (16,384 events) empties fast; it lets
 //! events gather for some milliseconds first, in which the kernel merges those about one object. The other resolves
@@ -12,12 +14,16 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use picket_protocol::time::Timestamp;
+use rustix::fs::OFlags;
 
 use super::dirty::Mark;
+use super::mounts::Mount;
+use super::place;
 use super::probe::open_group;
 use super::records::{Entry, Event, Handle, events};
 use super::resolve::{Place, Resolver};
 use super::shared::{Counters, Shared};
+use super::single::Singly;
 use super::tuning::Tuning;
 use super::who::Who;
 use crate::clock;
@@ -34,9 +40,18 @@ const BUFFERS_WAITING_MAX: usize = 32;
 /// After an error that should not be, before the next try.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// Events about the file itself, by whichever name it was reached.
+const CONTENT: u64 = libc::FAN_MODIFY | libc::FAN_CLOSE_WRITE | libc::FAN_ATTRIB;
+/// Said when no more directories can be remembered.
+const FULL: &str = "too many directories on file systems that take no mark as a whole";
+
 /// The worker's hold on the rung.
 pub struct FanotifyRung {
     group: Arc<FanotifyGroup>,
+    shared: Arc<Shared>,
+    singly: Singly,
+    unwatched: u64,
+    refusal: Option<String>,
 }
 
 impl FanotifyRung {
@@ -45,6 +60,7 @@ impl FanotifyRung {
         shared: &Arc<Shared>,
         stop: &Stop,
         tuning: &Tuning,
+        always_singly: bool,
         handle: &mut SensorHandle,
     ) -> Result<Self, SensorError> {
         let (group, _) = open_group().map_err(|reason| SensorError::System {
@@ -55,14 +71,58 @@ impl FanotifyRung {
         let (buffers, inbox) = sync_channel(BUFFERS_WAITING_MAX);
         let (reader, reader_stop, debounce) = (Arc::clone(&group), stop.clone(), tuning.debounce);
         handle.spawn("files-read", move || read_all(&reader, &reader_stop, debounce, &buffers))?;
-        let (shared, tuning) = (Arc::clone(shared), tuning.clone());
-        handle.spawn("files-resolve", move || resolve_all(&shared, &tuning, &inbox))?;
-        Ok(Self { group })
+        let (resolving, tuning) = (Arc::clone(shared), tuning.clone());
+        handle.spawn("files-resolve", move || resolve_all(&resolving, &tuning, &inbox))?;
+        let shared = Arc::clone(shared);
+        Ok(Self { group, shared, singly: Singly::new(always_singly), unwatched: 0, refusal: None })
     }
 
-    /// Asks for the changes of the file system that holds `path`; again is no error.
-    pub fn watch(&self, path: &Path) -> std::io::Result<()> {
-        self.group.watch_filesystem(path)
+    /// Asks for the changes of the file systems that hold watched objects; again is no error. The directories of
+    /// those that take no mark as a whole are to be given to [`FanotifyRung::watch_directory`].
+    pub fn watch_mounts(&mut self, mounts: &[Mount]) {
+        if !self.singly.always() {
+            let whole = |mount: &Mount| self.group.watch_filesystem(&mount.point).is_ok();
+            self.singly.set(mounts.iter().map(|mount| (mount.point.clone(), whole(mount))).collect());
+        }
+    }
+
+    /// Marks the directory by itself where its file system takes no mark as a whole.
+    pub fn watch_directory(&mut self, path: &Path) {
+        if !self.singly.concerns(path) {
+            return;
+        }
+        let flags = OFlags::PATH | OFlags::DIRECTORY;
+        let watched = place::open(path, flags).and_then(|directory| {
+            // Events may come as soon as the mark is set: by then they must find the way.
+            let room = self.shared.singles.remember(&directory, path)?;
+            if room { self.group.watch_directory(&directory) } else { Err(std::io::Error::other(FULL)) }
+        });
+        match watched {
+            Ok(()) => {}
+            // Gone meanwhile: the mark on the directory above tells.
+            Err(error) if place::is_absent(&error) => {}
+            Err(error) => {
+                self.unwatched += 1;
+                self.refusal.get_or_insert_with(|| format!("{}: {error}", path.display()));
+            }
+        }
+    }
+
+    /// Before all directories are visited.
+    pub fn begin_round(&mut self) {
+        (self.unwatched, self.refusal) = (0, None);
+        self.shared.singles.begin_round();
+    }
+
+    /// After all directories were visited.
+    pub fn end_round(&self) {
+        self.shared.singles.end_round();
+    }
+
+    /// Directories of the last round that are not watched, and why.
+    pub fn blind(&self) -> Option<String> {
+        let reason = self.refusal.as_deref()?;
+        Some(format!("{} directories are not watched: fanotify_mark({reason})", self.unwatched))
     }
 }
 
@@ -99,9 +159,9 @@ fn read_all(group: &FanotifyGroup, stop: &Stop, debounce: Duration, buffers: &Sy
     }
 }
 
-fn resolve_all(shared: &Shared, tuning: &Tuning, inbox: &Receiver<Batch>) {
+fn resolve_all(shared: &Arc<Shared>, tuning: &Tuning, inbox: &Receiver<Batch>) {
     let mut marker = Marker {
-        resolver: Resolver::new(shared.view()),
+        resolver: Resolver::new(Arc::clone(shared)),
         who: Who::new(shared.processes.clone()),
         shared,
         tuning,
@@ -109,6 +169,7 @@ fn resolve_all(shared: &Shared, tuning: &Tuning, inbox: &Receiver<Batch>) {
         time: clock::now(),
         now: Instant::now(),
         known_until: clock::now(),
+        key: Vec::new(),
     };
     while let Ok((buffer, since_boot, time)) = inbox.recv() {
         marker.who.begin(since_boot);
@@ -126,6 +187,7 @@ struct Marker<'a> {
     time: Timestamp,
     now: Instant,
     known_until: Timestamp,
+    key: Vec<u8>,
 }
 
 impl Marker<'_> {
@@ -165,31 +227,37 @@ impl Marker<'_> {
         if event.has(libc::FAN_RENAME | libc::FAN_MOVED_TO | libc::FAN_MOVED_FROM) && directory {
             self.resolver.forget();
         }
-        if let (Some(old), Some(new)) = (event.old, event.new) {
-            self.note_rename(&old, &new, directory, event.pid);
+        if event.old.is_some() || event.new.is_some() {
+            self.note_rename(event.old.as_ref(), event.new.as_ref(), directory, event.pid);
         }
         if let Some(entry) = event.entry {
-            let paths = self.watched_paths(&entry);
+            let mut paths = self.watched_paths(&entry);
+            if let Some(object) = event.object.filter(|_| event.has(CONTENT) && !directory) {
+                let others = self.shared.aliases.find(&mut self.key, &object);
+                paths.extend(others);
+                paths.dedup();
+            }
             if !paths.is_empty() {
                 let mark = self.mark_of(event).by(self.who.of(event.pid));
                 paths.into_iter().for_each(|path| self.push(path, mark.clone()));
             }
-        } else if let (Some(object), None) = (event.object, event.new) {
+        } else if let (Some(object), None, None) = (event.object, event.old, event.new) {
             self.note_object(&object, event.pid);
         }
     }
 
-    /// Both ends, each with the other as a hint; a directory with all beneath, because events in it that were read
-    /// before may have been resolved to where it was.
-    fn note_rename(&mut self, old: &Entry<'_>, new: &Entry<'_>, directory: bool, pid: i32) {
-        let from = self.watched_paths(old);
-        let to = self.watched_paths(new);
+    /// Both ends, each with the other as a hint (of a directory that is marked by itself the kernel tells only that
+    /// end); a directory with all beneath, because events in it that were read before may have been resolved to where
+    /// it was.
+    fn note_rename(&mut self, old: Option<&Entry<'_>>, new: Option<&Entry<'_>>, directory: bool, pid: i32) {
+        let from = old.map_or_else(Vec::new, |old| self.watched_paths(old));
+        let to = new.map_or_else(Vec::new, |new| self.watched_paths(new));
         if from.is_empty() && to.is_empty() {
             return;
         }
         let moved = Mark::event(self.time, self.now).by(self.who.of(pid));
-        let elsewhere = |marker: &mut Self, entry: &Entry<'_>, known: &[PathBuf]| {
-            known.first().cloned().or_else(|| marker.any_path(entry))
+        let elsewhere = |marker: &mut Self, entry: Option<&Entry<'_>>, known: &[PathBuf]| {
+            known.first().cloned().or_else(|| marker.any_path(entry?))
         };
         let came_from = if to.is_empty() { None } else { elsewhere(self, old, &from) };
         let went_to = if from.is_empty() { None } else { elsewhere(self, new, &to) };
@@ -220,7 +288,8 @@ impl Marker<'_> {
         let created = event.has(libc::FAN_CREATE) && !event.has(libc::FAN_CLOSE_WRITE | libc::FAN_ONDIR);
         let only_written = written && !event.has(libc::FAN_CREATE | libc::FAN_DELETE | libc::FAN_MOVED_FROM);
         let due = if only_written { self.now + self.tuning.settle } else { self.now };
-        let mark = Mark { open: written || created, ..Mark::event(self.time, due) };
+        let closed = event.has(libc::FAN_CLOSE_WRITE);
+        let mark = Mark { open: written || created, closed, ..Mark::event(self.time, due) };
         // Before 5.17 a directory that moved here is told by this alone.
         if event.has(libc::FAN_MOVED_TO) && event.has(libc::FAN_ONDIR) { mark.whole_tree() } else { mark }
     }

@@ -99,7 +99,9 @@ impl Marker {
         let mut paths = event.paths.into_iter();
         let (Some(path), other) = (paths.next(), paths.next()) else { return };
         match event.kind {
-            EventKind::Access(AccessKind::Close(AccessMode::Write)) => self.push(path, mark),
+            EventKind::Access(AccessKind::Close(AccessMode::Write)) => {
+                self.push(path, Mark { closed: true, ..mark });
+            }
             EventKind::Access(_) => {}
             EventKind::Create(CreateKind::Folder) => self.push(path, mark),
             EventKind::Create(_) => self.push(path, Mark { open: true, ..mark }),

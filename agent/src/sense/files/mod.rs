@@ -15,6 +15,7 @@
 //! ([`mounts`]). Paths longer than [`watched::PATH_BYTES_MAX`] are counted and not watched. A file that changes all
 //! the time is looked at ever more seldom, down to once in 30 s.
 
+mod aliases;
 mod baseline;
 pub mod change;
 mod conclude;
@@ -43,6 +44,7 @@ mod resolve;
 mod rung;
 mod scanner;
 mod shared;
+mod single;
 pub mod text;
 mod told;
 pub mod traits;
@@ -55,7 +57,7 @@ mod worker;
 use std::sync::Arc;
 use std::time::Instant;
 
-pub use probe::{FANOTIFY, INOTIFY, SCAN, probe};
+pub use probe::{FANOTIFY, FANOTIFY_INODE, INOTIFY, SCAN, probe};
 pub use scanner::{SCAN_PATHS_MAX, ScanError, ScanProgress, ScanSummary, Scanner};
 pub use tuning::Tuning;
 
@@ -127,9 +129,14 @@ pub fn start_tuned(
     });
     let chosen = chosen.ok_or(SensorError::NoRung)?.clone();
     let refused = ladder.rungs.iter().take_while(|rung| **rung != chosen).filter(|rung| !rung.usable);
-    let lacks = match config.rung {
-        // What the customer chose lacks nothing.
+    let lacks = match &config.rung {
+        // What the customer chose lacks nothing; a mark a directory costs more and sees as much.
         Some(_) => Vec::new(),
+        None if chosen.rung == FANOTIFY_INODE
+            && ladder.rungs.iter().all(|rung| rung.usable || probe::only_costs(rung)) =>
+        {
+            Vec::new()
+        }
         None => refused.map(|rung| format!("{} is refused: {}", rung.rung, rung.reason)).collect(),
     };
     let watched = Watched::new(Vec::new(), &config.exclude).map_err(|error| SensorError::System {
@@ -157,7 +164,6 @@ pub fn start_tuned(
         mounts: MountTable::open().ok(),
         mounts_changed: false,
         lacks,
-        blind_mounts: None,
         complete: None,
         next_scan: Instant::now(),
         next_stamp: Instant::now(),

@@ -180,7 +180,7 @@ impl Pass {
         candidate.known = candidate.known.filter(|known| known.meta.same_as(meta));
         let same =
             before.same_as(meta) && !row.state.racy && !directory_attributes_changed(&candidate, row, meta);
-        if same && candidate.known.is_none() {
+        if same && candidate.known.is_none() && !may_have_changed_unseen(&candidate, row) {
             if row.state.content == Content::Pending {
                 examiner.large.queue(candidate.path, candidate.mark);
             }
@@ -245,6 +245,12 @@ impl Pass {
     }
 }
 
+/// A writer closed it, and none of its times changed: only its content tells whether it wrote through a map. Of a file
+/// that is too large to be read at once, the background hasher's next reading tells.
+fn may_have_changed_unseen(candidate: &Candidate, row: &Row) -> bool {
+    candidate.mark.closed && matches!(row.state.content, Content::Digest(_))
+}
+
 /// The status of a directory changes with its entries too: only a look at its extended attributes tells.
 fn directory_attributes_changed(candidate: &Candidate, row: &Row, meta: &Metadata) -> bool {
     meta.kind == Kind::Directory
@@ -261,6 +267,7 @@ pub(super) fn found_in(mark: &Mark) -> Mark {
     Mark {
         scope: Scope::Object,
         open: false,
+        closed: false,
         first: time,
         last: time,
         count: 1,

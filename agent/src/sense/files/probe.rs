@@ -11,14 +11,19 @@ use crate::sys::{FanotifyGroup, FanotifyReports};
 
 /// The rung that hears of every change on the file systems that hold the trees.
 pub const FANOTIFY: &str = "fanotify";
+/// The rung that hears of changes in each watched directory, and of who made them.
+pub const FANOTIFY_INODE: &str = "fanotify-inode";
 /// The rung that hears of changes in each watched directory.
 pub const INOTIFY: &str = "inotify";
 /// The rung that looks at everything now and then.
 pub const SCAN: &str = "scan";
 
+const NO_HANDLES: &str = "the file system has no file handles";
+
 /// Tries the ladder for the trees of `config`.
 pub fn probe(config: &FilesConfig) -> SensorProbe {
-    let rungs = vec![probe_fanotify(config), probe_inotify(config), probe_scan()];
+    let rungs =
+        vec![probe_fanotify(config), probe_fanotify_inode(config), probe_inotify(config), probe_scan()];
     SensorProbe { sensor: "files".to_owned(), rungs }
 }
 
@@ -29,34 +34,85 @@ pub fn choose<'a>(probe: &'a SensorProbe, forced: Option<&str>) -> Option<&'a Ru
 
 fn probe_fanotify(config: &FilesConfig) -> RungProbe {
     match try_fanotify(config) {
-        Ok(reports) => {
-            let renames = if reports == FanotifyReports::Renames {
-                ""
-            } else {
-                ", moves seen end by end (before Linux 5.17)"
+        Ok((reports, singly)) => {
+            let marks = match singly.as_slice() {
+                [] => "one mark a file system".to_owned(),
+                some => format!("one mark a file system, one a directory in {}", some.join(", ")),
             };
-            rung(FANOTIFY, true, format!("real time, one mark a file system{renames}"))
+            rung(FANOTIFY, true, format!("real time, {marks}{}", renames(reports)))
         }
         Err(reason) => rung(FANOTIFY, false, reason),
     }
 }
 
-fn try_fanotify(config: &FilesConfig) -> Result<FanotifyReports, String> {
+fn probe_fanotify_inode(config: &FilesConfig) -> RungProbe {
+    let tried = open_group().and_then(|(group, reports)| {
+        config.trees.iter().try_for_each(|tree| try_directory(&group, &existing(tree)))?;
+        Ok(reports)
+    });
+    match tried {
+        Ok(reports) => {
+            rung(FANOTIFY_INODE, true, format!("real time, one mark a directory{}", renames(reports)))
+        }
+        Err(reason) => rung(FANOTIFY_INODE, false, reason),
+    }
+}
+
+fn renames(reports: FanotifyReports) -> &'static str {
+    match reports {
+        FanotifyReports::Renames => "",
+        FanotifyReports::Moves => ", moves seen end by end (before Linux 5.17)",
+    }
+}
+
+/// What a group reports, and the trees whose file systems take no mark as a whole.
+fn try_fanotify(config: &FilesConfig) -> Result<(FanotifyReports, Vec<String>), String> {
     let (group, reports) = open_group()?;
+    let mut singly = Vec::new();
     for tree in &config.trees {
         let place = existing(tree);
-        group.watch_filesystem(&place).map_err(|error| {
-            let why = match error.raw_os_error() {
-                Some(libc::EOPNOTSUPP | libc::ENODEV | libc::EXDEV) => "the file system has no file handles",
-                Some(libc::EPERM) => "CAP_SYS_ADMIN is missing",
-                Some(libc::EINVAL) => "this kernel does not report names (before Linux 5.9)",
-                _ => "the kernel refused",
-            };
-            format!("fanotify_mark({}): {why} ({})", place.display(), errno(&error))
-        })?;
-        check_handles(&place)?;
+        match group.watch_filesystem(&place) {
+            Ok(()) => check_handles(&place)?,
+            Err(error) if has_no_handles(&error) && singly.len() + 1 < config.trees.len() => {
+                try_directory(&group, &place)?;
+                singly.push(tree.display().to_string());
+            }
+            Err(error) => return Err(format!("fanotify_mark({}): {}", place.display(), refusal(&error))),
+        }
     }
-    Ok(reports)
+    Ok((reports, singly))
+}
+
+fn try_directory(group: &FanotifyGroup, tree: &Path) -> Result<(), String> {
+    let directory = if tree.is_dir() { tree } else { tree.parent().unwrap_or(tree) };
+    let open = std::fs::File::open(directory)
+        .map_err(|error| format!("open({}): {}", directory.display(), errno(&error)))?;
+    group
+        .watch_directory(&open)
+        .map_err(|error| format!("fanotify_mark({}): {}", directory.display(), refusal(&error)))?;
+    crate::sys::handle_of(&open)
+        .map(drop)
+        .map_err(|error| format!("name_to_handle_at({}): {}", directory.display(), errno(&error)))
+}
+
+fn has_no_handles(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENODEV | libc::EXDEV))
+}
+
+/// Whether the rung is refused for a reason for which the next one costs more and sees as much.
+pub(super) fn only_costs(refused: &RungProbe) -> bool {
+    refused.reason.contains(NO_HANDLES)
+}
+
+fn refusal(error: &io::Error) -> String {
+    let why = match error.raw_os_error() {
+        _ if has_no_handles(error) => NO_HANDLES,
+        Some(libc::EPERM) => "CAP_SYS_ADMIN is missing",
+        Some(libc::EINVAL) => "this kernel does not report names (before Linux 5.9)",
+        Some(libc::ENOSPC) => "the limit fs.fanotify.max_user_marks is reached",
+        _ => "the kernel refused",
+    };
+    format!("{why} ({})", errno(error))
 }
 
 /// A group with the best reports that this kernel gives.

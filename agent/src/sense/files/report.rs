@@ -58,8 +58,7 @@ impl Worker {
     }
 
     fn all_lacks(&self) -> Vec<String> {
-        let lacks = self.lacks.iter().cloned().chain(self.blind_mounts.clone());
-        lacks.chain(self.examiner.rung.blind()).collect()
+        self.lacks.iter().cloned().chain(self.examiner.rung.blind()).collect()
     }
 
     /// Brings `agent status` up to date.
@@ -88,13 +87,7 @@ impl Worker {
         ];
         let counters: BTreeMap<String, u64> =
             counters.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-        let lacks: Vec<String> = self
-            .lacks
-            .iter()
-            .cloned()
-            .chain(self.blind_mounts.clone())
-            .chain(examiner.rung.blind())
-            .collect();
+        let lacks = self.all_lacks();
         examiner.status.update(|report| {
             report.counters = counters;
             report.last_event = examiner.last_finding;

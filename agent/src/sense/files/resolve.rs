@@ -5,7 +5,6 @@ use std::fs::File;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
 use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags, openat};
@@ -13,7 +12,8 @@ use rustix::io::Errno;
 
 use super::place;
 use super::records::Handle;
-use super::shared::View;
+use super::shared::{Shared, View};
+use super::single::{Singles, write_key};
 use crate::sys;
 
 /// Directories in each of the two generations of the cache.
@@ -34,18 +34,21 @@ pub enum Place {
 /// open one would keep the administrator from unmounting.
 pub struct Resolver {
     view: Arc<View>,
+    shared: Arc<Shared>,
     filesystems: Vec<Option<[u8; 8]>>,
     open: Vec<Option<OwnedFd>>,
-    young: HashMap<Box<[u8]>, Rc<[Place]>>,
-    old: HashMap<Box<[u8]>, Rc<[Place]>>,
+    young: HashMap<Box<[u8]>, Arc<[Place]>>,
+    old: HashMap<Box<[u8]>, Arc<[Place]>>,
     key: Vec<u8>,
 }
 
 impl Resolver {
-    /// Resolves to the paths of `view`.
-    pub fn new(view: Arc<View>) -> Self {
+    /// Resolves to the paths of the view that is shared.
+    pub fn new(shared: Arc<Shared>) -> Self {
+        let view = shared.view();
         let mut resolver = Self {
             view: Arc::clone(&view),
+            shared,
             filesystems: Vec::new(),
             open: Vec::new(),
             young: HashMap::new(),
@@ -91,32 +94,37 @@ impl Resolver {
     }
 
     /// Where the directory is within the trees or above them; nothing when it is elsewhere or gone.
-    pub fn directory(&mut self, handle: &Handle<'_>) -> Rc<[Place]> {
-        self.key.clear();
-        self.key.extend(handle.filesystem);
-        self.key.extend(handle.handle_type.to_ne_bytes());
-        self.key.extend(handle.bytes);
-        if let Some(known) = self.young.get(self.key.as_slice()) {
-            return Rc::clone(known);
+    pub fn directory(&mut self, handle: &Handle<'_>) -> Arc<[Place]> {
+        write_key(&mut self.key, handle);
+        if let Some(known) = self.singles().find(&self.key) {
+            return known;
         }
-        let known = self.old.get(self.key.as_slice()).map(Rc::clone);
+        if let Some(known) = self.young.get(self.key.as_slice()) {
+            return Arc::clone(known);
+        }
+        let known = self.old.get(self.key.as_slice()).map(Arc::clone);
         let places = known.unwrap_or_else(|| {
             let mut places = self.places(handle);
             places.retain(|place| match place {
                 Place::At(path) => self.view.watched.covers(path) || self.view.watched.reaches_below(path),
                 Place::Beneath(path) => self.view.watched.covers(path),
             });
-            Rc::from(places)
+            Arc::from(places)
         });
         if self.young.len() >= CACHED_MAX {
             self.old = std::mem::take(&mut self.young);
         }
-        self.young.insert(self.key.clone().into_boxed_slice(), Rc::clone(&places));
+        write_key(&mut self.key, handle);
+        self.young.insert(self.key.clone().into_boxed_slice(), Arc::clone(&places));
         places
     }
 
     /// Where the object is, wherever that may be.
     pub fn places(&mut self, handle: &Handle<'_>) -> Vec<Place> {
+        write_key(&mut self.key, handle);
+        if let Some(known) = self.singles().find(&self.key) {
+            return known.to_vec();
+        }
         let matches = |id: &Option<[u8; 8]>| *id == Some(handle.filesystem);
         // Some file systems (btrfs subvolumes) report another id than the mount shows: then all are tried.
         let any = !self.filesystems.iter().any(matches);
@@ -132,6 +140,10 @@ impl Resolver {
             }
         }
         places
+    }
+
+    fn singles(&self) -> &Singles {
+        &self.shared.singles
     }
 
     fn mount(&mut self, at: usize) -> Option<&OwnedFd> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::fanotify::FanotifyRung;
 use super::inotify::InotifyRung;
 use super::mounts::Mount;
-use super::probe::{FANOTIFY, INOTIFY};
+use super::probe::{FANOTIFY, FANOTIFY_INODE, INOTIFY};
 use super::shared::Shared;
 use super::tuning::Tuning;
 use crate::sense::{SensorError, SensorHandle};
@@ -14,7 +14,7 @@ use crate::sys::Stop;
 
 /// See the module.
 pub enum Rung {
-    /// One mark a file system.
+    /// One mark a file system, or a directory.
     Fanotify(FanotifyRung),
     /// One watch a directory.
     Inotify(InotifyRung),
@@ -32,7 +32,8 @@ impl Rung {
         handle: &mut SensorHandle,
     ) -> Result<Self, SensorError> {
         match name {
-            FANOTIFY => FanotifyRung::start(shared, stop, tuning, handle).map(Self::Fanotify),
+            FANOTIFY => FanotifyRung::start(shared, stop, tuning, false, handle).map(Self::Fanotify),
+            FANOTIFY_INODE => FanotifyRung::start(shared, stop, tuning, true, handle).map(Self::Fanotify),
             INOTIFY => InotifyRung::start(shared, tuning).map(Self::Inotify),
             _ => Ok(Self::Scan),
         }
@@ -48,38 +49,44 @@ impl Rung {
         matches!(self, Self::Fanotify(_))
     }
 
-    /// Takes up the mounts that hold watched objects. Gives what stays unseen, and why.
-    pub fn watch_mounts(&mut self, mounts: &[Mount]) -> Option<String> {
-        let Self::Fanotify(rung) = self else { return None };
-        let refused: Vec<String> = mounts
-            .iter()
-            .filter_map(|mount| {
-                let error = rung.watch(&mount.point).err()?;
-                Some(format!("{} ({}) cannot be watched: {error}", mount.point.display(), mount.filesystem))
-            })
-            .collect();
-        (!refused.is_empty()).then(|| refused.join("; "))
+    /// Takes up the mounts that hold watched objects.
+    pub fn watch_mounts(&mut self, mounts: &[Mount]) {
+        if let Self::Fanotify(rung) = self {
+            rung.watch_mounts(mounts);
+        }
     }
 
     /// To be called for every directory before it is listed.
     pub fn watch_directory(&mut self, path: &Path) {
-        if let Self::Inotify(rung) = self {
-            rung.watch_directory(path);
+        match self {
+            Self::Fanotify(rung) => rung.watch_directory(path),
+            Self::Inotify(rung) => rung.watch_directory(path),
+            Self::Scan => {}
         }
     }
 
     /// Before all directories are visited.
     pub fn begin_round(&mut self) {
-        if let Self::Inotify(rung) = self {
-            rung.begin_round();
+        match self {
+            Self::Fanotify(rung) => rung.begin_round(),
+            Self::Inotify(rung) => rung.begin_round(),
+            Self::Scan => {}
+        }
+    }
+
+    /// After all directories were visited.
+    pub fn end_round(&self) {
+        if let Self::Fanotify(rung) = self {
+            rung.end_round();
         }
     }
 
     /// Directories that are not watched, and why.
     pub fn blind(&self) -> Option<String> {
         match self {
+            Self::Fanotify(rung) => rung.blind(),
             Self::Inotify(rung) => rung.blind(),
-            _ => None,
+            Self::Scan => None,
         }
     }
 }

@@ -3,8 +3,10 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::aliases::Aliases;
 use super::dirty::Dirty;
 use super::mounts::Mount;
+use super::single::Singles;
 use super::watched::Watched;
 use crate::sense::processes::Processes;
 
@@ -25,6 +27,10 @@ pub struct Shared {
     pub dirty: Dirty,
     /// Who the processes are that events name by number.
     pub processes: Processes,
+    /// Directories that are marked one by one.
+    pub singles: Singles,
+    /// Files with several names.
+    pub aliases: Aliases,
     /// What was counted by others than the worker.
     pub counters: Counters,
 }
@@ -55,7 +61,14 @@ impl Counters {
 impl Shared {
     /// Shares a first view and an empty set.
     pub fn new(view: View, dirty: Dirty, processes: Processes) -> Self {
-        Self { view: Mutex::new(Arc::new(view)), dirty, processes, counters: Counters::default() }
+        Self {
+            view: Mutex::new(Arc::new(view)),
+            dirty,
+            processes,
+            singles: Singles::default(),
+            aliases: Aliases::default(),
+            counters: Counters::default(),
+        }
     }
 
     /// The view as of now.

@@ -196,6 +196,7 @@ impl Pass {
                 return Ok(());
             }
         }
+        examiner.shared.aliases.note(path, &meta);
         let key = Key { parent: listing.id, name: name.to_vec() };
         let row = if listing.had_entries { examiner.baseline.get(&key)? } else { None };
         listing.matched += u64::from(row.is_some());

@@ -43,8 +43,6 @@ pub struct Worker {
     pub(super) mounts_changed: bool,
     /// Why the sensor sees less than it should, apart from what the rung says.
     pub(super) lacks: Vec<String>,
-    /// Mounts that cannot be watched.
-    pub(super) blind_mounts: Option<String>,
     /// Everything was compared with the baseline as of then.
     pub(super) complete: Option<Timestamp>,
     pub(super) next_scan: Instant,
@@ -120,6 +118,7 @@ impl Worker {
         self.refresh_view()?;
         self.forget_other_trees()?;
         self.examiner.rung.begin_round();
+        self.examiner.shared.aliases.clear();
         let mark = Mark::rescan(started, now, self.complete);
         let trees = self.examiner.view().watched.trees().to_vec();
         let mut pass = Pass { long: true, ..Pass::default() };
@@ -138,6 +137,7 @@ impl Worker {
         pass.finish(&mut self.examiner)?;
         pass.look_at_known_logs(&mut self.examiner, &Candidate::new(PathBuf::new(), mark.clone()))?;
         self.examiner.logs.armed = true;
+        self.examiner.rung.end_round();
         self.examiner.buffer = Vec::new();
         self.examiner.tally.objects = pass.progress.examined;
         self.examiner.tally.rescans += u64::from(self.complete.is_some());
@@ -151,7 +151,7 @@ impl Worker {
     fn scan_interval(&self) -> Duration {
         let configured = self.config.scan_interval;
         let often = self.examiner.tuning.scan_rest;
-        let blind = self.blind_mounts.is_some() || self.examiner.rung.blind().is_some();
+        let blind = self.examiner.rung.blind().is_some();
         if (!self.examiner.rung.is_real_time() || blind) && configured == SCAN_INTERVAL_DEFAULT {
             often
         } else {
@@ -171,7 +171,7 @@ impl Worker {
         watched.set_barred(relevant.barred);
         self.examiner.shared.set_view(View { watched, mounts: relevant.entered });
         let view = self.examiner.view();
-        self.blind_mounts = self.examiner.rung.watch_mounts(&view.mounts);
+        self.examiner.rung.watch_mounts(&view.mounts);
         Ok(())
     }
 

@@ -34,6 +34,11 @@ fn row(id: Option<i64>, size: u64) -> Row {
     Row { id, state, listed: id.is_some(), absent: false }
 }
 
+fn written(baseline: &mut Baseline, writes: Vec<Write>, seen_until: Option<Timestamp>) -> StateWrite {
+    baseline.stage(writes);
+    baseline.write(seen_until).unwrap()
+}
+
 fn commit(connection: &mut Connection, mut write: StateWrite) {
     let transaction = connection.transaction().unwrap();
     write(&transaction).unwrap();
@@ -61,7 +66,7 @@ fn every_content_comes_back_as_it_went() {
         row.state.meta.kind = kind;
         row.state.content = content;
         let key = key(1, &number.to_string());
-        let write = baseline.write(vec![Write::Put(key.clone(), row.clone())], None);
+        let write = written(&mut baseline, vec![Write::Put(key.clone(), row.clone())], None);
         commit(&mut connection, write);
         baseline.refresh().unwrap();
         assert_eq!(baseline.rows_in_flight(), 0);
@@ -80,11 +85,11 @@ fn rows_in_flight_answer_and_a_moved_directory_takes_all_with_it() {
         Write::Put(key(root, "d"), row(Some(d), 0)),
         Write::Put(key(d, "f"), row(None, 1)),
     ];
-    let first = baseline.write(writes, Some(Timestamp::from_seconds(9)));
+    let first = written(&mut baseline, writes, Some(Timestamp::from_seconds(9)));
     assert_eq!(baseline.locate(tree, Path::new("/t/d/f")).unwrap().key, key(d, "f"));
     assert!(baseline.locate(tree, Path::new("/t/d/f")).unwrap().row.is_some());
     let moved = vec![Write::Remove(key(root, "d")), Write::Put(key(root, "e"), row(Some(d), 0))];
-    let second = baseline.write(moved, None);
+    let second = written(&mut baseline, moved, None);
     for _ in 0..2 {
         assert!(baseline.locate(tree, Path::new("/t/e/f")).unwrap().row.is_some());
         assert_eq!(baseline.locate(tree, Path::new("/t/d/f")).unwrap().path, Path::new("/t/d"));
@@ -97,7 +102,7 @@ fn rows_in_flight_answer_and_a_moved_directory_takes_all_with_it() {
     assert_eq!(baseline.rows_in_flight(), 0);
     assert!(baseline.locate(tree, Path::new("/t/e/f")).unwrap().row.is_some());
     assert_eq!(baseline.seen_until().unwrap(), Some(Timestamp::from_seconds(9)));
-    let removal = baseline.write(vec![Write::RemoveBeneath(root)], None);
+    let removal = written(&mut baseline, vec![Write::RemoveBeneath(root)], None);
     commit(&mut connection, removal);
     let left: i64 = connection.query_row("SELECT COUNT(*) FROM file_object", [], |row| row.get(0)).unwrap();
     assert_eq!(left, 1);
@@ -126,7 +131,7 @@ proptest! {
                 model.remove(name.as_bytes());
                 Write::Remove(key(1, &name))
             };
-            waiting.push(baseline.write(vec![write], None));
+            waiting.push(written(&mut baseline, vec![write], None));
             for _ in 0..commits.min(u8::try_from(waiting.len()).unwrap()) {
                 commit(&mut connection, waiting.remove(0));
             }
