@@ -299,7 +299,7 @@ impl MassChange {
         now: Timestamp,
         new_id: &mut dyn FnMut() -> Uuid,
     ) -> Option<Finding> {
-        let heard = keys.iter().skip(1).find_map(|key| {
+        let heard = keys.iter().find_map(|key| {
             let member = self.groups.get(key)?;
             let id = member.group.alarm.map(|alarm| alarm.id).or(member.beneath)?;
             Some((key.clone(), id))

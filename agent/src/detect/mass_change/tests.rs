@@ -59,8 +59,8 @@ fn change(path: &str, before: Option<ObjectState>, after: Option<ObjectState>, s
     }
 }
 
-fn program(name: &str) -> Option<picket_protocol::finding::Text> {
-    Some(picket_protocol::finding::Text::from_bytes(name.as_bytes()))
+fn program(name: &str) -> Option<Text> {
+    Some(Text::from_bytes(name.as_bytes()))
 }
 
 /// A process with those above it, nearest first.
@@ -193,7 +193,9 @@ fn a_new_file_beside_the_one_that_vanishes_is_its_encryption() {
             let gone = change(&path, Some(file(Format::Text, 1)), None, 0);
             let new = change(&format!("{path}.locked"), None, Some(file(Format::Encrypted, 2)), 0);
             let order = if deleted_first { [gone, new] } else { [new, gone] };
-            order.iter().for_each(|change| drop(world.observe(change)));
+            order.iter().for_each(|change| {
+                world.observe(change);
+            });
         }
         let finding = world.last();
         assert_eq!(finding.rule, "file.mass-change");
@@ -211,7 +213,9 @@ fn deletions_wait_for_what_is_written_in_their_place() {
         FileChange { actor, ..change(&path, Some(file(Format::Text, 1)), None, seconds) }
     };
     let mut world = World::new();
-    (0..25).for_each(|number| drop(world.observe(&deletion(number, 0))));
+    (0..25).for_each(|number| {
+        world.observe(&deletion(number, 0));
+    });
     assert!(world.findings.is_empty());
     assert_eq!(world.detector.due_in(at(0)), Some(Duration::from_secs(3)));
     world.tick(3);
@@ -219,7 +223,9 @@ fn deletions_wait_for_what_is_written_in_their_place() {
     assert_eq!(world.last().attack, ["T1485"]);
 
     let mut world = World::new();
-    (0..25).for_each(|number| drop(world.observe(&deletion(number, 0))));
+    (0..25).for_each(|number| {
+        world.observe(&deletion(number, 0));
+    });
     for number in 0..20 {
         let new = change(&format!("/srv/data/{number}.html"), None, Some(file(Format::Text, 9)), 1);
         world.observe(&FileChange { actor: by(9, "/usr/bin/rm", &[]), ..new });
@@ -270,7 +276,9 @@ fn package_managers_and_git_may_delete_and_no_one_may_encrypt() {
         }
         world.tick(3);
         assert!(world.findings.is_empty(), "{name}");
-        (0..10).for_each(|number| drop(world.observe(&encrypted(number, by(9, name, &parents), 1))));
+        (0..10).for_each(|number| {
+            world.observe(&encrypted(number, by(9, name, &parents), 1));
+        });
         assert_eq!(world.acts(), 1, "{name}");
     }
 }
