@@ -21,8 +21,9 @@ use crate::enrolment::Enrolment;
 use crate::layout::Layout;
 use crate::ledger::{Ledger, LedgerError, SealError};
 use crate::respond::{self, Moment, RespondError, RespondStatus, Responder, Tools};
+use crate::sense::SensorState;
 use crate::status::{Server, Sources};
-use crate::sys::{Account, Stop};
+use crate::sys::{self, Account, Stop};
 use crate::uplink::{self, LedgerLink, LinkConfig, LinkHandle, LinkStatus};
 
 mod capabilities;
@@ -169,6 +170,8 @@ struct Core {
     server: Server,
     sensors_stop: Stop,
     link_stop: Stop,
+    /// What only the start needed was given back.
+    settled: bool,
 }
 
 impl Core {
@@ -233,6 +236,7 @@ impl Core {
             server,
             sensors_stop,
             link_stop,
+            settled: false,
         };
         core.start_link();
         Ok(core)
@@ -292,7 +296,19 @@ impl Core {
         if self.link.is_none() {
             self.start_link();
         }
+        self.settle();
         notify(&[sd_notify::NotifyState::Watchdog]);
+    }
+
+    /// Once everything has started, lets go of the memory that only the start needed.
+    fn settle(&mut self) {
+        let starting =
+            || self.statuses.reports().values().any(|report| report.state == SensorState::Starting);
+        if !self.settled && !starting() {
+            self.settled = true;
+            sys::give_back_heap();
+            let _bytes = sys::give_back_code();
+        }
     }
 
     /// Stops everything in order. Parts that hang are left behind after [`STOP_GRACE`].
