@@ -25,7 +25,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     );
     println!("core's CPU: {:.0} us a shell, hashing and sealing included", spent / f64::from(count) * 1e6);
     let status = agent.status().unwrap_or_default();
-    let processes = &status["sensors"]["processes"];
-    println!("process table: rung {}, {}", processes["rung"], processes["counters"]);
+    let table =
+        |what: &str| status.pointer(&format!("/sensors/processes/{what}")).cloned().unwrap_or_default();
+    println!("process table: rung {}, {}", table("rung"), table("counters"));
     Ok(())
 }

@@ -75,23 +75,26 @@ fn body(finding: &Value) -> &Value {
 }
 
 fn file_of(finding: &Value) -> Option<&str> {
-    let path = body(finding)["entities"][0]["path"]["text"].as_str()?;
+    let path = text(body(finding), "/entities/0/path/text");
     path.rsplit('/').next().filter(|name| name.starts_with("by-"))
+}
+
+fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
+    value.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
 }
 
 /// Whether the finding names the very shell that wrote its file; none when it says that nobody is known.
 fn judge(finding: &Value) -> Option<bool> {
     let (body, file) = (body(finding), file_of(finding)?);
-    let actor = body["evidence"].get("actor")?;
-    let line = actor["command_line"]["text"].as_str().unwrap_or_default();
-    let shell = actor["executable"]["text"].as_str().unwrap_or_default();
-    let entities = body["entities"].as_array().into_iter().flatten();
-    let entity = entities.into_iter().any(|entity| {
-        entity["type"] == "process"
-            && entity["pid"] == actor["pid"]
-            && entity["executable"] == actor["executable"]
+    let actor = body.pointer("/evidence/actor")?;
+    let line = text(actor, "/command_line/text");
+    let entities = body.get("entities").and_then(Value::as_array);
+    let entity = entities.into_iter().flatten().any(|entity| {
+        text(entity, "/type") == "process"
+            && entity.get("pid") == actor.get("pid")
+            && entity.get("executable") == actor.get("executable")
     });
     let facts = ["started", "uid", "known_by", "parents"].iter().all(|fact| actor.get(*fact).is_some());
     let ran = line.starts_with("/bin/sh -c echo x > ") && line.ends_with(&format!("/{file}"));
-    Some(ran && entity && facts && shell.ends_with("sh"))
+    Some(ran && entity && facts && text(actor, "/executable/text").ends_with("sh"))
 }

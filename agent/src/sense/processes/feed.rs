@@ -13,7 +13,7 @@ use super::table::{Answer, Table};
 #[derive(Debug)]
 pub enum Feed {
     /// The kernel tells all of it.
-    Bpf(Bpf),
+    Bpf(Box<Bpf>),
     /// The kernel tells that something happened; `/proc` what.
     Connector(Connector),
     /// Nothing tells; `/proc` is asked when somebody wants to know.

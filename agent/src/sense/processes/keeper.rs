@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::feed::Feed;
 use super::proc;
-use super::process::{KnownBy, Process, Users};
+use super::process::{KnownBy, Process};
 use super::table::{Answer, Snapshot, TICK, Table};
 use crate::clock;
 use crate::sense::SensorStatus;
@@ -93,8 +93,10 @@ impl Keeper {
         match proc::real_and_effective(pid) {
             Some((real, effective)) => {
                 let known = (process.users.real, process.users.effective);
-                if known != (Some(real), Some(effective)) {
-                    self.table.become_users(pid, proc::users(pid).unwrap_or(Users::default()));
+                if known != (Some(real), Some(effective))
+                    && let Some(users) = proc::users(pid)
+                {
+                    self.table.become_users(pid, users);
                 }
                 let program = process.program.facts();
                 if program.executable.is_empty()

@@ -89,7 +89,7 @@ fn ladder(tuning: &Tuning, whole: bool) -> (SensorProbe, Feed) {
         }
         let tried = match name {
             _ if !allowed(name) => Err("not to be used".to_owned()),
-            BPF => start_bpf(tuning).map(Feed::Bpf),
+            BPF => start_bpf(tuning).map(Box::new).map(Feed::Bpf),
             CONNECTOR => Connector::start().map(Feed::Connector),
             _ => Ok(Feed::Proc),
         };
