@@ -17,13 +17,20 @@ const NFTABLES: u16 = 10 << 8;
 const GETTABLE: u16 = NFTABLES | 1;
 const GETCHAIN: u16 = NFTABLES | 4;
 const GETRULE: u16 = NFTABLES | 7;
+const GETSETELEM: u16 = NFTABLES | 13;
 const NEWSETELEM: u16 = NFTABLES | 12;
 const DELSETELEM: u16 = NFTABLES | 14;
 const NEWGEN: u16 = NFTABLES | 15;
 /// `struct nfgenmsg`: family, version, resource.
 const HEADER: [u8; 4] = [0, 0, 0, 0];
+/// Families of tables, by the kernel's numbers.
+const FAMILIES: [(u8, &str); 6] =
+    [(1, "inet"), (2, "ip"), (3, "arp"), (5, "netdev"), (7, "bridge"), (10, "ip6")];
 /// Chains that are kept; rules beyond are counted in none.
 const CHAINS_MAX: usize = 16_384;
+/// Sets without a name whose elements are read: the ports and addresses that stand in a rule. The kernel gives them
+/// names of its own, which change when the same rules are loaded anew.
+const SETS_MAX: usize = 256;
 /// What counts packets or limits them has state of its own, which is no part of the rule.
 const STATEFUL: [&[u8]; 6] = [b"counter", b"quota", b"limit", b"last", b"connlimit", b"cache"];
 
@@ -88,7 +95,8 @@ pub fn read() -> io::Result<BTreeMap<String, Ruleset>> {
             chains.extend(chain(message));
         }
     })?;
-    let rules = socket.dump(GETRULE, &HEADER, |rules: &mut Rules, message| rules.add(message))?;
+    let mut rules = socket.dump(GETRULE, &HEADER, |rules: &mut Rules, message| rules.add(message))?;
+    rules.add_elements(&mut socket)?;
     let mut ruleset = Ruleset::default();
     for (table, dormant) in tables {
         ruleset.tables.insert(table, Table { dormant, chains: BTreeMap::new() });
@@ -113,15 +121,8 @@ pub fn short(digest: Context) -> String {
 }
 
 fn parts<'a>(message: Message<'a>) -> Option<(&'static str, &'a [u8])> {
-    let family = match message.body.first()? {
-        1 => "inet",
-        2 => "ip",
-        3 => "arp",
-        5 => "netdev",
-        7 => "bridge",
-        10 => "ip6",
-        _ => "other",
-    };
+    let number = message.body.first()?;
+    let family = FAMILIES.iter().find(|(family, _)| family == number).map_or("other", |(_, name)| name);
     Some((family, message.body.get(HEADER.len()..)?))
 }
 
@@ -156,6 +157,8 @@ struct Sum {
     accepts: u32,
     redirects: u32,
     digest: Option<Context>,
+    /// Sets without a name, in the order of the rules.
+    sets: Vec<Vec<u8>>,
 }
 
 #[derive(Default)]
@@ -176,7 +179,11 @@ impl Rules {
             let kind = kind.strip_suffix(b"\0").unwrap_or(kind);
             let data = attribute(expression, 2).unwrap_or_default();
             effect.note(kind, data);
-            if !STATEFUL.contains(&kind) {
+            let set = attribute(data, 1).filter(|set| kind == b"lookup" && set.starts_with(b"__"));
+            if let Some(set) = set {
+                digest.update(kind);
+                sum.sets.push(set.to_vec());
+            } else if !STATEFUL.contains(&kind) {
                 digest.update(kind);
                 digest.update(data);
             }
@@ -187,6 +194,50 @@ impl Rules {
         sum.accepts = sum.accepts.saturating_add(u32::from(effect.accepts));
         sum.redirects = sum.redirects.saturating_add(u32::from(effect.redirects));
     }
+
+    /// What the sets without a name hold is a part of the rules.
+    fn add_elements(&mut self, socket: &mut Netlink) -> io::Result<()> {
+        let mut left = SETS_MAX;
+        for ((table, _), sum) in &mut self.0 {
+            let (Some(digest), Some((family, table))) = (&mut sum.digest, table.split_once(' ')) else {
+                continue;
+            };
+            for set in sum.sets.iter().take(left) {
+                let elements = socket.dump(
+                    GETSETELEM,
+                    &elements_of(family, table, set),
+                    |found: &mut Vec<u8>, message| {
+                        let body = message.body.get(HEADER.len()..).unwrap_or_default();
+                        found.extend_from_slice(attribute(body, 3).unwrap_or_default());
+                    },
+                );
+                match elements {
+                    Ok(elements) => digest.update(&elements),
+                    // The set went meanwhile: an event says so, and all is read again.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            left = left.saturating_sub(sum.sets.len());
+        }
+        Ok(())
+    }
+}
+
+/// A question for the elements of a set: the family, the table and the set.
+fn elements_of(family: &str, table: &str, set: &[u8]) -> Vec<u8> {
+    let family = FAMILIES.iter().find(|(_, name)| *name == family).map_or(0, |(number, _)| *number);
+    let mut request = vec![family, 0, 0, 0];
+    let mut put = |kind: u16, value: &[u8]| {
+        let length = u16::try_from(4 + value.len()).unwrap_or(u16::MAX);
+        request.extend_from_slice(&length.to_ne_bytes());
+        request.extend_from_slice(&kind.to_ne_bytes());
+        request.extend_from_slice(value);
+        request.resize(request.len().next_multiple_of(4), 0);
+    };
+    put(1, &[table.as_bytes(), b"\0"].concat());
+    put(2, set);
+    request
 }
 
 /// What a rule does in the end.
