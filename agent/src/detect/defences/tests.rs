@@ -375,11 +375,14 @@ fn who_listens_to_the_network() {
     host.after::<Listeners>(0, std::slice::from_ref(&daemon));
     assert!(host.after::<Listeners>(1, &[daemon.clone(), client]).is_empty(), "DHCP is everyday");
     assert!(host.after::<Listeners>(1, &[]).is_empty());
-    assert!(host.after::<Listeners>(1, &[daemon.clone()]).is_empty(), "a daemon may be restarted");
+    assert!(
+        host.after::<Listeners>(1, std::slice::from_ref(&daemon)).is_empty(),
+        "a daemon may be restarted"
+    );
     let tool = ("/usr/bin/tcpdump", listener("/usr/bin/tcpdump", false, false));
     assert_eq!(one(&host.after::<Listeners>(1, &[tool])).1, Severity::Medium);
     let door = ("/dev/shm/x (deleted)", listener("/dev/shm/x (deleted)", true, false));
-    let findings = host.after::<Listeners>(1, &[door.clone()]);
+    let findings = host.after::<Listeners>(1, std::slice::from_ref(&door));
     assert_eq!(one(&findings).0, "host.packet-socket");
     assert_eq!(findings[0].severity, Severity::High);
     assert_eq!(one(&Host::new().after::<Listeners>(0, &[door])).1, Severity::High);

@@ -106,7 +106,7 @@ pub fn read() -> io::Result<BTreeMap<String, Ruleset>> {
         if let Some(rules) = rules.0.get(&place) {
             (chain.rules, chain.blocks, chain.accepts) = (rules.count, rules.blocks, rules.accepts);
             chain.redirects = rules.redirects;
-            chain.digest = rules.digest.clone().map(|digest| short(digest)).unwrap_or_default();
+            chain.digest = rules.digest.clone().map(short).unwrap_or_default();
         }
         if let Some(table) = ruleset.tables.get_mut(&place.0) {
             table.chains.insert(place.1, chain);
