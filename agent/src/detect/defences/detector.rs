@@ -13,6 +13,8 @@ use crate::sense::processes::Actor;
 
 /// Items of a folded finding whose states are in the evidence.
 const EVIDENCE_ITEMS_MAX: usize = 32;
+/// Bytes of one state in the evidence: the rule set of a cluster's node does not fit a record.
+const STATE_BYTES_MAX: usize = 16 * 1024;
 /// For so long what an interface does is put down to the program told of last.
 const LISTENER_SPAN: Duration = Duration::from_secs(30);
 /// The row that says that an area was read: an area may have no items.
@@ -278,8 +280,8 @@ fn finding(id: Uuid, area: &str, raised: Raised, context: &Context) -> Finding {
     let mut evidence = json!({
         "area": area,
         "items": keys.iter().take(EVIDENCE_ITEMS_MAX).collect::<Vec<_>>(),
-        "before": single(before),
-        "after": single(after),
+        "before": bounded(single(before)),
+        "after": bounded(single(after)),
         "seen_by": if missed { SeenBy::Start } else { context.seen_by },
         // The change was made in this span: before it the old state was seen.
         "window": { "from": since, "to": noticed },
@@ -319,6 +321,14 @@ fn finding(id: Uuid, area: &str, raised: Raised, context: &Context) -> Finding {
 
 fn count(keys: &[String]) -> u64 {
     u64::try_from(keys.len()).unwrap_or(u64::MAX).max(1)
+}
+
+/// A state that is too long for a record is replaced by its length; what became worse is in the title and the detail.
+fn bounded(state: Value) -> Value {
+    match state.to_string().len() {
+        length if length > STATE_BYTES_MAX => json!({ "left_out_bytes": length }),
+        _ => state,
+    }
 }
 
 /// One state stands for itself.

@@ -446,3 +446,25 @@ fn a_state_of_another_version_is_taken_anew() {
     assert!(outcome.findings.is_empty());
     assert_eq!(outcome.rows.len(), 1);
 }
+
+#[test]
+fn the_rule_set_of_a_cluster_fits_a_record() {
+    let mut whole = ruleset(true, 3, 5, "a");
+    for number in 0..16_000 {
+        let chain = Chain { rules: 2, accepts: 2, digest: "0123456789abcdef".to_owned(), ..Chain::default() };
+        let name = format!("KUBE-SVC-{number:016}");
+        whole.tables.values_mut().for_each(|table| drop(table.chains.insert(name.clone(), chain.clone())));
+    }
+    let mut host = Host::new();
+    host.after::<Firewall>(0, &[("nftables", whole)]);
+    host.after::<Firewall>(1, &[("nftables", Ruleset::default())]);
+    let findings = host.after::<Firewall>(9, &[("nftables", Ruleset::default())]);
+    assert_eq!(one(&findings).2, "The firewall (nftables) was emptied: 32008 rules gone");
+    assert!(findings[0].evidence["before"]["left_out_bytes"].as_u64() > Some(1_000_000));
+    let draft = picket_protocol::record::Draft::new(
+        picket_protocol::record::Kind::Finding,
+        findings[0].severity,
+        &findings[0],
+    );
+    assert!(draft.is_ok());
+}

@@ -6,8 +6,9 @@
 //! control groups) an area is read a moment after; and by the clock in any case, so that a source that is
 //! refused costs time and not sight. Nothing is asked of other programs, and nothing is changed.
 //!
-//! Idle it costs a handful of system calls every five seconds and some small files every minute. Events make an area
-//! be read at most every two seconds. What was read is kept as it is in the database, nothing else.
+//! Idle it costs a handful of system calls every five seconds and some small files every minute; an area that is dear
+//! to read is read more seldom. Events make an area be read at most every two seconds. Firewall, interfaces and packet
+//! sockets are those of the agent's own network namespace, mounts those of its mount namespace. What was read is kept as it is in the database, nothing else.
 
 use std::io;
 use std::path::{Path, PathBuf};

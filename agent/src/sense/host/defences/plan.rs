@@ -88,6 +88,11 @@ const EVENT_DELAY: Duration = Duration::from_millis(200);
 /// Events do not make an area be read more often than this.
 const EVENT_PAUSE: Duration = Duration::from_secs(2);
 
+/// An area whose reading is dear is read so seldom that it costs no more than this part of the time, but at least
+/// every [`INTERVAL_MAX`].
+const SHARE: u32 = 20_000;
+const INTERVAL_MAX: Duration = Duration::from_secs(600);
+
 /// The plan of one area.
 #[derive(Clone, Debug)]
 struct Entry {
@@ -142,9 +147,10 @@ impl Plan {
         Context { now, uptime, seen_by, actor: entry.and_then(|entry| entry.actor.clone()) }
     }
 
-    /// It was read; something in it may settle in `settles`. Who did what settles is kept until then.
-    pub fn done(&mut self, place: Place, uptime: Duration, settles: Option<Duration>) {
-        let interval = place.interval();
+    /// It was read at the price of `cost`; something in it may settle in `settles`. Who did what settles is kept until
+    /// then.
+    pub fn done(&mut self, place: Place, uptime: Duration, settles: Option<Duration>, cost: Duration) {
+        let interval = cost.saturating_mul(SHARE).min(INTERVAL_MAX).max(place.interval());
         let Some(entry) = self.entry(place) else { return };
         let wait = settles.map_or(interval, |settles| settles.min(interval));
         *entry = Entry {
@@ -170,7 +176,7 @@ mod tests {
         let at = Duration::from_secs;
         assert_eq!(plan.due(at(1_000)).len(), Place::ALL.len());
         for place in Place::ALL {
-            plan.done(place, at(1_000), None);
+            plan.done(place, at(1_000), None, Duration::ZERO);
         }
         assert!(plan.due(at(1_001)).is_empty());
         let mut reads = 0;
@@ -179,10 +185,20 @@ mod tests {
             plan.hear(Place::Firewall, None, uptime);
             if plan.due(uptime).contains(&Place::Firewall) {
                 reads += 1;
-                plan.done(Place::Firewall, uptime, Some(at(5)));
+                plan.done(Place::Firewall, uptime, Some(at(5)), at(1));
             }
         }
         assert!((4..=6).contains(&reads), "{reads}");
+        // A rule set that takes 10 ms to read is looked at every 200 s by the clock, and at once after an event.
+        plan.done(Place::Xtables, at(2_000), None, Duration::from_millis(10));
+        assert!(
+            !plan.due(at(2_199)).contains(&Place::Xtables) && plan.due(at(2_200)).contains(&Place::Xtables)
+        );
+        plan.done(Place::Xtables, at(3_000), None, at(9));
+        assert!(plan.due(at(3_600)).contains(&Place::Xtables));
+        plan.done(Place::Xtables, at(4_000), None, at(9));
+        plan.hear(Place::Xtables, None, at(4_003));
+        assert!(plan.due(at(4_004)).contains(&Place::Xtables));
         let context = plan.context(Place::Firewall, picket_protocol::time::Timestamp::default(), at(1_100));
         assert_eq!(context.seen_by, SeenBy::Event);
     }

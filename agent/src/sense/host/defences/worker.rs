@@ -49,6 +49,8 @@ pub(super) struct Worker {
     seen_written: Duration,
     last_event: Option<Timestamp>,
     events: u64,
+    /// The thread's own time when the reading began.
+    begun: Duration,
     /// What cannot be read, and why.
     trouble: BTreeMap<Place, io::Error>,
 }
@@ -74,6 +76,7 @@ impl Worker {
             seen_written: Duration::ZERO,
             last_event: None,
             events: 0,
+            begun: Duration::ZERO,
             trouble: BTreeMap::new(),
             context,
             root,
@@ -99,6 +102,7 @@ impl Worker {
         while !self.context.stop.is_set() {
             self.compare_clocks()?;
             for place in self.plan.due(self.uptime()) {
+                self.begun = own_time();
                 self.read(place)?;
             }
             self.note_seen()?;
@@ -182,7 +186,7 @@ impl Worker {
         match self.programs.has_new() {
             Ok(false) => {
                 self.trouble.remove(&Place::Programs);
-                self.plan.done(Place::Programs, self.uptime(), None);
+                self.plan.done(Place::Programs, self.uptime(), None, Duration::ZERO);
                 Ok(())
             }
             Ok(true) => {
@@ -211,18 +215,19 @@ impl Worker {
         reading: io::Result<BTreeMap<String, A::Item>>,
     ) -> Result<(), SealError> {
         let (now, uptime) = (clock::now(), self.uptime());
+        let cost = own_time().saturating_sub(self.begun);
         match reading {
             Ok(reading) => {
                 self.trouble.remove(&place);
                 let context = self.plan.context(place, now, uptime);
                 let outcome = self.detector.observe::<A>(reading, &context, &mut Uuid::now_v7);
                 let settles = self.detector.due_in(A::NAME, uptime);
-                self.plan.done(place, uptime, settles);
+                self.plan.done(place, uptime, settles, cost);
                 self.seal(outcome)
             }
             Err(error) => {
                 self.trouble.insert(place, error);
-                self.plan.done(place, uptime, None);
+                self.plan.done(place, uptime, None, cost);
                 Ok(())
             }
         }
@@ -283,6 +288,12 @@ fn sniffing_interfaces(wanted: bool) -> io::Result<Vec<String>> {
     }
     let listening = sniffing::interfaces()?.into_iter().filter(|(_, interface)| interface.promiscuity > 0);
     Ok(listening.map(|(name, _)| name).collect())
+}
+
+/// What this thread has cost so far.
+fn own_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
 fn clocks() -> Clocks {
