@@ -789,3 +789,41 @@ fn nothing_is_left_outside_the_directories() {
     names.sort();
     assert_eq!(names, ["agent", "agent.toml", "log", "run", "state", "watched"]);
 }
+
+#[test]
+fn a_finding_is_shown_in_full_with_what_differs() {
+    let host = Host::new();
+    let list = host.path("watched/home/.ssh/authorized_keys");
+    std::fs::create_dir_all(list.parent().expect("a parent")).expect("directory");
+    let key = |name: &str| format!("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5{name} {name}@example\n");
+    std::fs::write(&list, key("AAAB")).expect("written");
+    let running = host.start();
+    wait_for("the baseline", || (host.status()["sensors"]["files"]["state"] == "running").then_some(()));
+    std::fs::write(&list, key("AAAB") + &key("AAAC")).expect("written");
+    let rule = ["findings", "--rule", "persistence.ssh-key"];
+    let line = wait_for("the finding", || text(&host.agent(&rule).stdout).lines().next().map(str::to_owned));
+    assert!(line.contains("(AAAC@example) was added to home's authorized_keys"), "{line}");
+    let id = line.split_whitespace().last().expect("an id").to_owned();
+    // What is there now does not change what the finding shows.
+    std::fs::write(&list, "").expect("written");
+    let out = host.agent(&["show", &id, "--diff"]);
+    let shown = text(&out.stdout);
+    assert_eq!(out.status.code(), Some(0), "{}", text(&out.stderr));
+    for part in ["A key SHA256:", "persistence.ssh-key", "T1098.004", "file.modified", "account     home"] {
+        assert!(shown.contains(part), "{part} is not in {shown}");
+    }
+    assert!(shown.contains("     ssh-ed25519") && shown.contains("    +ssh-ed25519"), "{shown}");
+    let json: Value =
+        serde_json::from_slice(&host.agent(&["show", &id, "--diff", "--json"]).stdout).expect("JSON");
+    assert_eq!((json["diff"]["added"].clone(), json["diff"]["removed"].clone()), (json!(1), json!(0)));
+    assert!(json["record"]["body"]["id"].as_str().is_some_and(|whole| whole.ends_with(&id)));
+    for (wrong, words) in [("0", "give 4 or more"), ("zzzz", "not the id"), ("00000000", "no finding")] {
+        let out = host.agent(&["show", wrong]);
+        assert_eq!(out.status.code(), Some(2));
+        assert!(text(&out.stderr).contains(words), "{}", text(&out.stderr));
+    }
+    assert_eq!(running.stop(), Some(0));
+    let out = host.agent(&["show", &id]);
+    assert_eq!(out.status.code(), Some(1));
+    assert!(text(&out.stdout).contains("A key SHA256:"));
+}

@@ -42,6 +42,9 @@ pub(super) struct Arguments {
     all: bool,
 }
 
+/// Characters of an id that tell findings of one host apart.
+const SHORT_ID_CHARS: usize = 8;
+
 fn severity(text: &str) -> Result<Severity, String> {
     Severity::parse(text).ok_or_else(|| "one of info, low, medium, high, critical".to_owned())
 }
@@ -121,7 +124,14 @@ fn show_finding(finding: &Finding, style: Style) -> bool {
     let rule = printable(&finding.rule).into_owned();
     let drill = if finding.drill { "[drill] " } else { "" };
     let title = printable(&finding.title).into_owned();
-    output::line(&format!("{}  {severity} {rule:<22} {drill}{title}", second(finding.observed.last)))
+    let id = style.paint(Tone::Faint, &short_id(finding));
+    output::line(&format!("{}  {severity} {rule:<22} {drill}{title}  {id}", second(finding.observed.last)))
+}
+
+/// The end of a finding's id, by which `agent show` finds it.
+fn short_id(finding: &Finding) -> String {
+    let id = finding.id.to_string();
+    id.get(id.len().saturating_sub(SHORT_ID_CHARS)..).unwrap_or_default().to_owned()
 }
 
 /// A record that is no finding, on one line: its kind in the place of the rule.

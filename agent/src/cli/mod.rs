@@ -19,6 +19,7 @@ pub mod output;
 mod probe;
 mod run;
 mod scan;
+mod show;
 mod status;
 mod verify;
 mod window;
@@ -92,6 +93,7 @@ enum Subcommand {
     Enroll(enroll::Arguments),
     Status(status::Arguments),
     Findings(findings::Arguments),
+    Show(show::Arguments),
     Commands(commands::Arguments),
     Ack(ack::Arguments),
     HoldCommands(hold_commands::Arguments),
@@ -126,6 +128,7 @@ fn parse_and_run(arguments: impl Iterator<Item = OsString>) -> Exit {
         Subcommand::Enroll(arguments) => enroll::run(&global, arguments),
         Subcommand::Status(arguments) => status::run(&global, arguments),
         Subcommand::Findings(arguments) => findings::run(&global, arguments),
+        Subcommand::Show(arguments) => show::run(&global, arguments),
         Subcommand::Commands(arguments) => commands::run(&global, arguments),
         Subcommand::Ack(arguments) => ack::run(&global, arguments),
         Subcommand::HoldCommands(arguments) => hold_commands::run(&global, arguments),

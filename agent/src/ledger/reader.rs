@@ -195,6 +195,29 @@ impl Reader {
         Ok(found)
     }
 
+    /// The newest findings whose id begins or ends with `part`, at most `max` of them.
+    pub fn findings_named(&self, part: &str, max: usize) -> Result<Vec<KeptRecord>, LedgerError> {
+        let sql =
+            "SELECT seq, time, kind, severity, bytes FROM ledger_record WHERE kind = ?1 ORDER BY seq DESC";
+        let mut statement = self.connection.prepare_cached(sql)?;
+        let mut rows = statement.query([kind_code(Kind::Finding)])?;
+        let mut found = Vec::new();
+        while let Some(row) = rows.next()? {
+            let bytes = row.get_ref(4)?.as_blob().map_err(rusqlite::Error::from)?;
+            if memchr::memmem::find(bytes, part.as_bytes()).is_none() || !is_named(bytes, part) {
+                continue;
+            }
+            let Some(severity) = severity_from(row.get(3)?) else { continue };
+            let time = Timestamp::from_nanos(row.get(1)?);
+            let (seq, bytes) = (number(row, 0)?, bytes.to_vec());
+            found.push(KeptRecord { seq, time, kind: Kind::Finding, severity, bytes });
+            if found.len() >= max {
+                break;
+            }
+        }
+        Ok(found)
+    }
+
     /// The root of the first `size` records.
     pub fn root(&self, size: u64) -> Result<Hash, LedgerError> {
         self.within(size)?;
@@ -299,6 +322,20 @@ const FORGOTTEN_LINE_BYTES: usize = 46;
 
 fn severity_from(rank: u8) -> Option<Severity> {
     Severity::ALL.get(usize::from(rank)).copied()
+}
+
+/// Whether the id of the finding in the record begins or ends so.
+fn is_named(bytes: &[u8], part: &str) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Line {
+        body: Body,
+    }
+    #[derive(serde::Deserialize)]
+    struct Body {
+        id: String,
+    }
+    serde_json::from_slice::<Line>(bytes)
+        .is_ok_and(|line| line.body.id.starts_with(part) || line.body.id.ends_with(part))
 }
 
 /// Whether the record is a finding of `rule`, or of the family when `rule` ends in a dot.

@@ -33,6 +33,13 @@ pub enum Request {
         /// Most of them.
         limit: u32,
     },
+    /// One finding in full: a [`super::show::Shown`].
+    Show {
+        /// Its id, or the beginning or end of it.
+        id: String,
+        /// With the diff of the text that it is about.
+        diff: bool,
+    },
     /// Re-examine paths now; root only.
     Scan {
         /// Absolute; none for all watched trees.

@@ -8,6 +8,7 @@ pub mod message;
 mod person;
 mod report;
 mod server;
+pub mod show;
 pub mod window;
 
 pub use message::{FindingQuery, Reply, Request};

@@ -17,6 +17,7 @@ use serde_json::value::RawValue;
 use super::message::{COMMANDS_MAX, FindingQuery, REQUEST_BYTES_MAX, Reply, Request, WindowAction};
 use super::person::{group, peer};
 use super::report::Sources;
+use super::show::show;
 use super::window;
 use crate::ledger::{KeptRecord, Reader};
 use crate::respond::store::Store;
@@ -234,7 +235,7 @@ fn answer(client: Client, sources: &Sources, stop: &Stop) -> io::Result<()> {
 
 fn changes(request: &Request) -> bool {
     match request {
-        Request::Status {} | Request::Findings(_) | Request::Commands { .. } => false,
+        Request::Status {} | Request::Findings(_) | Request::Commands { .. } | Request::Show { .. } => false,
         Request::Window { action } => *action != WindowAction::Show {},
         Request::Scan { .. } | Request::Ack { .. } | Request::Hold { .. } => true,
     }
@@ -252,6 +253,8 @@ fn handle(
         Request::Status {} => serde_json::to_value(sources.report(Moment::now())).map_err(|e| e.to_string()),
         Request::Findings(query) => return findings(&query, client, sources, stop),
         Request::Commands { limit } => return commands(limit, client, sources),
+        Request::Show { id, diff } => show(&sources.layout, &id, diff)
+            .and_then(|shown| serde_json::to_value(shown).map_err(|error| error.to_string())),
         Request::Scan { paths } => scan(&paths, sources),
         Request::Ack { id } => {
             sources.responder.acknowledge(id, person).map(|ids| json!({ "acknowledged": ids })).map_err(words)

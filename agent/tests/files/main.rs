@@ -12,6 +12,7 @@ mod filesystems;
 mod lab;
 mod logs;
 mod mass;
+mod meaning;
 mod model;
 mod packages;
 mod who;

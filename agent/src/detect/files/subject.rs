@@ -1,6 +1,7 @@
 //! What kind of file lies at a path, as far as its place tells: decides which rule a change falls under, which parser
 //! reads its text, and whether its text is kept at all.
 
+use std::borrow::Cow;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
@@ -109,7 +110,7 @@ enum Test {
     Under(&'static str),
     /// The path ends so.
     Ends(&'static str),
-    /// It lies somewhere beneath a directory of this name, and its own name ends so.
+    /// It lies somewhere beneath a directory of this name (in slashes), and its own name ends so.
     Within(&'static str, &'static str),
 }
 
@@ -149,7 +150,7 @@ const PLACES: &[Place] = &[
     is(Subject::Pam, "/etc/pam.conf"),
     under(Subject::Pam, "/etc/security"),
     under(Subject::Pam, "/usr/share/pam-configs"),
-    within(Subject::Pam, "security", ".so"),
+    within(Subject::Pam, "/security/", ".so"),
     under(Subject::Polkit, "/etc/polkit-1"),
     ends(Subject::AuthorizedKeys, "/.ssh/authorized_keys"),
     ends(Subject::AuthorizedKeys, "/.ssh/authorized_keys2"),
@@ -170,10 +171,10 @@ const PLACES: &[Place] = &[
     under(Subject::AtJob, "/var/spool/cron/atjobs"),
     under(Subject::AtJob, "/var/spool/at"),
     under(Subject::UserCrontab, "/var/spool/cron"),
-    within(Subject::SystemdGenerator, "system-generators", ""),
-    within(Subject::SystemdGenerator, "user-generators", ""),
-    within(Subject::SystemdGenerator, "system-environment-generators", ""),
-    within(Subject::SystemdGenerator, "user-environment-generators", ""),
+    within(Subject::SystemdGenerator, "/system-generators/", ""),
+    within(Subject::SystemdGenerator, "/user-generators/", ""),
+    within(Subject::SystemdGenerator, "/system-environment-generators/", ""),
+    within(Subject::SystemdGenerator, "/user-environment-generators/", ""),
     under(Subject::SystemdUnit, "/etc/systemd/system"),
     under(Subject::SystemdUnit, "/etc/systemd/user"),
     under(Subject::SystemdUnit, "/usr/lib/systemd/system"),
@@ -181,7 +182,7 @@ const PLACES: &[Place] = &[
     under(Subject::SystemdUnit, "/lib/systemd/system"),
     under(Subject::SystemdUnit, "/usr/local/lib/systemd"),
     under(Subject::SystemdUnit, "/run/systemd/system"),
-    within(Subject::SystemdUnit, ".config/systemd/user", ""),
+    within(Subject::SystemdUnit, "/.config/systemd/user/", ""),
     is(Subject::LogSettings, "/etc/systemd/journald.conf"),
     under(Subject::LogSettings, "/etc/systemd/journald.conf.d"),
     under(Subject::SystemdUnit, "/etc/systemd"),
@@ -212,16 +213,16 @@ const PLACES: &[Place] = &[
     under(Subject::ModuleList, "/etc/modules-load.d"),
     under(Subject::ModuleList, "/etc/modprobe.d"),
     is(Subject::ModuleList, "/etc/modules"),
-    within(Subject::Module, "lib/modules", ".ko"),
-    within(Subject::Module, "lib/modules", ".ko.xz"),
-    within(Subject::Module, "lib/modules", ".ko.zst"),
+    within(Subject::Module, "/lib/modules/", ".ko"),
+    within(Subject::Module, "/lib/modules/", ".ko.xz"),
+    within(Subject::Module, "/lib/modules/", ".ko.zst"),
     under(Subject::Udev, "/etc/udev"),
     under(Subject::Udev, "/usr/lib/udev/rules.d"),
     under(Subject::Udev, "/lib/udev/rules.d"),
     under(Subject::Udev, "/run/udev/rules.d"),
     under(Subject::Motd, "/etc/update-motd.d"),
     under(Subject::Autostart, "/etc/xdg/autostart"),
-    within(Subject::Autostart, ".config/autostart", ".desktop"),
+    within(Subject::Autostart, "/.config/autostart/", ".desktop"),
     is(Subject::Hosts, "/etc/hosts"),
     is(Subject::Hosts, "/etc/hosts.allow"),
     is(Subject::Hosts, "/etc/hosts.deny"),
@@ -273,17 +274,17 @@ const PLACES: &[Place] = &[
     ends(Subject::ContainerSocket, "/crio.sock"),
     ends(Subject::Interpreter, "/sitecustomize.py"),
     ends(Subject::Interpreter, "/usercustomize.py"),
-    within(Subject::Interpreter, "site-packages", ".pth"),
-    within(Subject::Interpreter, "dist-packages", ".pth"),
+    within(Subject::Interpreter, "/site-packages/", ".pth"),
+    within(Subject::Interpreter, "/dist-packages/", ".pth"),
     ends(Subject::Interpreter, "/sitecustomize.pl"),
     under(Subject::Interpreter, "/etc/perl"),
     under(Subject::Web, "/var/www"),
     under(Subject::Web, "/srv/www"),
     under(Subject::Web, "/srv/http"),
     under(Subject::Web, "/usr/share/nginx"),
-    within(Subject::Web, "public_html", ""),
-    within(Subject::Web, "htdocs", ""),
-    within(Subject::Web, "wp-content", ""),
+    within(Subject::Web, "/public_html/", ""),
+    within(Subject::Web, "/htdocs/", ""),
+    within(Subject::Web, "/wp-content/", ""),
     under(Subject::Configuration, "/etc"),
 ];
 
@@ -300,9 +301,12 @@ const OTHER_ROOTS: &[&str] = &[
 ];
 
 /// A path cut into the root of another system, if it lies in one, and the path as that system knows it.
-pub fn inside(path: &Path) -> (Option<PathBuf>, PathBuf) {
-    let parts: Vec<&[u8]> =
-        path.as_os_str().as_bytes().split(|byte| *byte == b'/').filter(|part| !part.is_empty()).collect();
+pub fn inside(path: &Path) -> (Option<PathBuf>, Cow<'_, Path>) {
+    let bytes = path.as_os_str().as_bytes();
+    if !bytes.starts_with(b"/var/lib/") && !bytes.starts_with(b"/run/containerd/") {
+        return (None, Cow::Borrowed(path));
+    }
+    let parts: Vec<&[u8]> = bytes.split(|byte| *byte == b'/').filter(|part| !part.is_empty()).collect();
     for root in OTHER_ROOTS {
         let pattern: Vec<&[u8]> = root.as_bytes().split(|byte| *byte == b'/').skip(1).collect();
         let fits = parts.len() > pattern.len()
@@ -311,10 +315,10 @@ pub fn inside(path: &Path) -> (Option<PathBuf>, PathBuf) {
             let depth = pattern.len() + 1;
             let above: PathBuf = path.components().take(depth).collect();
             let within = path.strip_prefix(&above).map(|rest| Path::new("/").join(rest));
-            return (Some(above), within.unwrap_or_else(|_| path.to_path_buf()));
+            return (Some(above), within.map_or(Cow::Borrowed(path), Cow::Owned));
         }
     }
-    (None, path.to_path_buf())
+    (None, Cow::Borrowed(path))
 }
 
 impl Subject {
@@ -337,10 +341,12 @@ impl Subject {
         }
         let matches = |place: &&Place| match place.1 {
             Test::Is(whole) => bytes == whole.as_bytes(),
-            Test::Under(above) => path.starts_with(above) && bytes.len() > above.len(),
+            Test::Under(above) => bytes
+                .strip_prefix(above.as_bytes())
+                .is_some_and(|rest| rest.len() > 1 && rest.starts_with(b"/")),
             Test::Ends(end) => bytes.ends_with(end.as_bytes()),
             Test::Within(directory, end) => {
-                bytes.ends_with(end.as_bytes()) && lies_within(bytes, directory.as_bytes())
+                bytes.ends_with(end.as_bytes()) && memchr::memmem::find(bytes, directory.as_bytes()).is_some()
             }
         };
         PLACES.iter().find(matches).map_or(Self::Other, |place| place.0)
@@ -361,14 +367,29 @@ impl Subject {
     }
 }
 
-/// Whether the text of the file at `path` is kept: small text that matters, and no private key.
-pub fn keeps_text(path: &Path) -> bool {
-    Subject::of(path).keeps_text() && !is_private(path)
+/// What is done with the text of a file when it changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TextUse {
+    /// Nothing.
+    None,
+    /// It is read: scripts below web roots.
+    Look,
+    /// It is read, and kept until it changes again: small text that matters, and no private key.
+    Keep,
 }
 
-/// Whether the text is looked at when it changes, without being kept: scripts below web roots.
-pub fn looks_at_text(path: &Path) -> bool {
-    Subject::of(path) == Subject::Web && super::meaning::web::is_script(path)
+/// What is done with the text of the file at `path`.
+pub fn text_use(path: &Path) -> TextUse {
+    match Subject::of(path) {
+        Subject::Web if super::meaning::web::is_script(path) => TextUse::Look,
+        subject if subject.keeps_text() && !is_private(path) => TextUse::Keep,
+        _ => TextUse::None,
+    }
+}
+
+/// Whether the text of the file at `path` is kept.
+pub fn keeps_text(path: &Path) -> bool {
+    text_use(path) == TextUse::Keep
 }
 
 /// Files that hold private keys: never read as text.
@@ -379,12 +400,6 @@ fn is_private(path: &Path) -> bool {
     ending.iter().any(|end| name.ends_with(end))
         || named.contains(&name)
         || path.components().any(|part| part.as_os_str() == "private")
-}
-
-/// Whether `directory` (one name or several) occurs as whole components above the last one of `path`.
-fn lies_within(path: &[u8], directory: &[u8]) -> bool {
-    let wanted = [b"/", directory, b"/"].concat();
-    memchr::memmem::find(path, &wanted).is_some()
 }
 
 /// `…/.git/hooks/NAME` or `….git/hooks/NAME`; the samples that come with each repository do nothing.

@@ -24,7 +24,8 @@ use super::shared::{Shared, View};
 use super::text;
 use super::tuning::Tuning;
 use crate::clock;
-use crate::detect::files::{Detector, Outcome, subject};
+use crate::detect::files::subject::{self, TextUse};
+use crate::detect::files::{Detector, Outcome};
 use crate::detect::mass_change::Habits;
 use crate::ledger::{Sealer, StateWrite};
 use crate::sense::packages::Packages;
@@ -276,7 +277,8 @@ impl Examiner {
         state: Option<&ObjectState>,
         before: Option<&ObjectState>,
     ) -> Option<TextChange> {
-        if !subject::keeps_text(path) && !subject::looks_at_text(path) {
+        let text_use = subject::text_use(path);
+        if text_use == TextUse::None {
             return None;
         }
         let digest = |state: Option<&ObjectState>| match state.map(|state| &state.content) {
@@ -285,7 +287,7 @@ impl Examiner {
         };
         let (was, is) = (digest(before), digest(state));
         let after = state.and_then(|state| text::of(path, state, &self.buffer));
-        let keeps = subject::keeps_text(path);
+        let keeps = text_use == TextUse::Keep;
         let known = was.filter(|_| keeps).and_then(|was| self.images.get(&was));
         match (is, &after) {
             (Some(is), Some(after)) if keeps => self.writes.extend(self.images.keep(is, after, was)),

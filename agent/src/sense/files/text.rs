@@ -6,17 +6,13 @@ use ring::digest;
 
 use super::examine;
 use super::object::{Content, Kind, ObjectState};
-use crate::detect::files::subject;
 
 /// Longer files are not looked at as text.
 pub const TEXT_BYTES_MAX: usize = 64 * 1024;
 
-/// The text of the object at `path` that was just found to be in `state`, if it is to be looked at: from `buffer`, into
-/// which its first block was read, or read again. None for what is no text, or is another already.
+/// The text of the object at `path` that was just found to be in `state`: from `buffer`, into which its first block was
+/// read, or read again. None for what is no text, or is another already.
 pub fn of(path: &Path, state: &ObjectState, buffer: &[u8]) -> Option<Vec<u8>> {
-    if !subject::keeps_text(path) && !subject::looks_at_text(path) {
-        return None;
-    }
     let Content::Digest(wanted) = &state.content else { return None };
     let length = usize::try_from(state.meta.size).ok().filter(|length| *length <= TEXT_BYTES_MAX)?;
     if state.meta.kind != Kind::File {
