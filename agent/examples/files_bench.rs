@@ -57,6 +57,7 @@ fn main() -> Result<(), Failure> {
     };
     let config = FilesConfig {
         logs: Vec::new(),
+        canaries: Vec::new(),
         enabled: true,
         trees: vec![tree.clone()],
         exclude: Vec::new(),

@@ -58,6 +58,8 @@ pub struct FilesConfig {
     pub trees: Vec<PathBuf>,
     /// `logs`: directories and files that hold logs; what is there only grows, or is rotated.
     pub logs: Vec<PathBuf>,
+    /// `canaries`: directories in which a file is kept that nobody has a reason to touch. Default none.
+    pub canaries: Vec<PathBuf>,
     /// `exclude`: globs over absolute paths that are not watched.
     pub exclude: Vec<String>,
     /// `rung`: `auto` (None) or the name of the only rung to try: `fanotify`, `fanotify-inode`, `inotify`, `scan`.
@@ -186,6 +188,7 @@ impl Default for FilesConfig {
             enabled: true,
             trees: DEFAULT_TREES.iter().map(PathBuf::from).collect(),
             logs: DEFAULT_LOGS.iter().map(PathBuf::from).collect(),
+            canaries: Vec::new(),
             exclude: DEFAULT_EXCLUDES.iter().map(|&glob| glob.to_owned()).collect(),
             rung: None,
             scan_interval: Duration::from_secs(6 * HOUR),

@@ -10,6 +10,7 @@ use super::{
 };
 
 const TREES_MAX: usize = 256;
+const CANARIES_MAX: usize = 64;
 const EXCLUDES_MAX: usize = 1_024;
 const LOGS_MAX: usize = 16;
 const PATH_BYTES_MAX: usize = 4_095;
@@ -47,6 +48,7 @@ fn files(mut section: Section<'_, '_>) -> FilesConfig {
         enabled: section.boolean("enabled", default.enabled),
         trees: section.texts("trees", default.trees, TREES_MAX, tree),
         logs: section.texts("logs", default.logs, TREES_MAX, tree),
+        canaries: section.texts("canaries", default.canaries, CANARIES_MAX, absolute),
         exclude: section.texts("exclude", default.exclude, EXCLUDES_MAX, glob),
         rung: section.text("rung", default.rung, rung),
         scan_interval: section.duration(

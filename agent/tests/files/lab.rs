@@ -66,6 +66,7 @@ impl Lab {
             enabled: true,
             trees: vec![tree],
             logs: Vec::new(),
+            canaries: Vec::new(),
             exclude: Vec::new(),
             rung: Some(rung.to_owned()),
             scan_interval: Duration::from_secs(if rung == "scan" { 0 } else { 3_600 })

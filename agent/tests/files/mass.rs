@@ -177,6 +177,22 @@ fn a_note_dropped_in_many_folders_is_told_by_itself() {
     assert!(of_rule(&lab, "file.mass-change").is_empty());
 }
 
+#[test]
+fn one_touch_of_a_canary_is_critical_and_its_making_is_no_news() {
+    let mut lab = Lab::new("fanotify");
+    documents(&lab.tree(), 2, 2);
+    lab.start();
+    lab.stop();
+    // It is made when everything was known already.
+    lab.config.canaries = vec![lab.tree().join("office/0"), lab.tree().join("office/1")];
+    lab.start();
+    lab.scan();
+    assert!(lab.seen().is_empty(), "{:?}", lab.seen());
+    sh(&lab, "for file in tree/office/0/.*.csv; do echo x >> \"$file\"; done; rm -r tree/office/1");
+    lab.wait("both canaries", |lab| of_rule(lab, "file.canary").len() == 2);
+    assert!(of_rule(&lab, "file.canary").iter().all(|finding| finding["severity"] == "critical"));
+}
+
 /// After the noise everything is compared once more, and what was held is due.
 fn silent(lab: &Lab, what: &str) {
     lab.scan();

@@ -10,6 +10,7 @@ use picket_protocol::time::Timestamp;
 use uuid::Uuid;
 
 use crate::detect::logs::Logs;
+use crate::detect::mass_change::canary::Canaries;
 use crate::detect::mass_change::{Habits, MassChange, Thresholds};
 use crate::detect::packages::proof::Answer;
 use crate::detect::packages::window::Window;
@@ -31,6 +32,8 @@ pub struct Outcome {
 #[derive(Debug, Default)]
 pub struct Detector {
     mass: MassChange,
+    /// Files that nobody has a reason to touch.
+    pub canaries: Canaries,
     /// Explains what package managers did.
     pub packages: Packages,
     /// Planned work, open or over.
@@ -59,6 +62,7 @@ impl Detector {
             }
             tools::explain(change, finding);
         }
+        let finding = self.canaries.judge(change, finding);
         let (finding, mut writes) = self.packages.observe(change, finding, now);
         writes.extend(self.habit_writes());
         let findings = finding.into_iter().chain(seen.findings).collect();

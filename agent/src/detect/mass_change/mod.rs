@@ -16,6 +16,7 @@
 //! each remembers 4,096 numbers of paths of a sort, and names 20 victims. What was counted and not yet an alarm is
 //! forgotten when the agent ends; the changes themselves are findings of their own.
 
+pub mod canary;
 pub mod finding;
 mod group;
 pub mod habit;

@@ -17,6 +17,7 @@
 
 mod aliases;
 mod baseline;
+mod canary;
 pub mod change;
 mod conclude;
 pub mod dirty;

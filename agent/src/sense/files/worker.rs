@@ -10,6 +10,7 @@ use picket_protocol::time::Timestamp;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::baseline::{Key, NO_PARENT};
+use super::canary;
 use super::change::SeenBy;
 use super::dirty::{Mark, Scope, Wake};
 use super::examiner::{Examiner, PassError};
@@ -21,6 +22,7 @@ use super::walk::{directory, forget};
 use super::watched::Watched;
 use crate::clock;
 use crate::config::FilesConfig;
+use crate::detect::mass_change::canary::Canaries;
 use crate::sense::SensorState;
 
 /// `scan_interval` unless configured: the scan rung then looks more often.
@@ -55,6 +57,7 @@ impl Worker {
     /// Works until the agent stops.
     pub fn run(mut self) {
         self.complete = self.examiner.baseline.seen_until().ok().flatten();
+        self.examiner.detector.canaries = Canaries::new(canary::plant(&self.config.canaries));
         let mut result = self.examine_everything();
         loop {
             match result {
