@@ -159,6 +159,11 @@ impl Lab {
         self.scanner().scan(&self.config.trees, PATIENCE, |_| {}).unwrap()
     }
 
+    /// Whether the writer has taken all that was told so far.
+    pub fn arrived(&self) -> bool {
+        self.counter("findings") <= self.taken.load(Ordering::Relaxed)
+    }
+
     pub fn wait(&self, what: &str, mut condition: impl FnMut(&Self) -> bool) {
         let deadline = Instant::now() + PATIENCE;
         while !condition(self) {

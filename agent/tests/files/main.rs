@@ -7,6 +7,7 @@
 
 mod attributes;
 mod cases;
+mod everyday;
 mod faults;
 mod filesystems;
 mod lab;

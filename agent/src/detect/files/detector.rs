@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::detect::logs::Logs;
 use crate::detect::mass_change::canary::Canaries;
-use crate::detect::mass_change::{Habits, MassChange, Thresholds};
+use crate::detect::mass_change::{Habits, MassChange, Seen, Thresholds};
 use crate::detect::packages::proof::Answer;
 use crate::detect::packages::window::Window;
 use crate::detect::packages::{Stage as Packages, tools};
@@ -54,7 +54,12 @@ impl Detector {
         now: Timestamp,
         new_id: &mut dyn FnMut() -> Uuid,
     ) -> Outcome {
-        let seen = self.mass.observe(change, now, new_id);
+        // A package manager replaces hundreds of files: what it does not account for comes out as it is.
+        let seen = if self.packages.may_be_unpacking(change) {
+            Seen::default()
+        } else {
+            self.mass.observe(change, now, new_id)
+        };
         let mut finding = super::finding(change, new_id());
         if let Some(finding) = &mut finding {
             if let (Some(id), Some(evidence)) = (seen.part_of, finding.evidence.as_object_mut()) {

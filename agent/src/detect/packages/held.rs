@@ -57,6 +57,14 @@ impl Hand {
         others.chain(unnamed).fold(Self::of(change.actor.as_deref()), Self::max)
     }
 
+    /// Whether the process itself is a package manager, or nobody knows what it is.
+    pub fn of_process(actor: Option<&Actor>) -> bool {
+        let executable = actor.map(|actor| (actor.container.is_none(), actor.executable.as_ref()));
+        executable.is_none_or(|(on_host, executable)| {
+            on_host && executable.is_none_or(|executable| is_manager(&executable.to_bytes()))
+        })
+    }
+
     /// Judges the process and those above it.
     pub fn of(actor: Option<&Actor>) -> Self {
         let Some(actor) = actor else { return Self::Unknown };

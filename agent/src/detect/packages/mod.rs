@@ -64,6 +64,9 @@ const DURING_MAX: usize = 20;
 const UNPACKAGED: &[&str] =
     &["/home", "/root", "/tmp", "/var/tmp", "/run", "/dev", "/mnt", "/media", "/var/log", "/var/spool/cron"];
 
+/// The system's own trees, in which packages are unpacked by the hundreds.
+const SYSTEM: &[&str] = &["/usr", "/etc", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/boot"];
+
 /// Files that no package keeps as it brought them: their changes are told at once, transaction or not.
 const OWN_OF_THE_HOST: &[&str] = &[
     "/etc/passwd",
@@ -184,6 +187,20 @@ impl Stage {
         let path = Path::new("/").join(below);
         let own = OWN_OF_THE_HOST.iter().any(|own| path == Path::new(own));
         !own && !UNPACKAGED.iter().any(|above| path.starts_with(above)) && change.moved_to.is_none()
+    }
+
+    /// Whether the change is what a package manager's unpacking looks like, for detectors that watch how much changes:
+    /// within the system's own trees, during a transaction, and the object is another one (a manager never writes
+    /// into a file) by a hand that is a package manager itself, or that nobody knows. It waits, and comes out if
+    /// nothing explains it; data of the host's own is never meant.
+    pub fn may_be_unpacking(&self, change: &FileChange) -> bool {
+        let below = below_root(&self.root, &change.path);
+        let by_itself = change.other_actors.is_empty() && Hand::of_process(change.actor.as_deref());
+        by_itself
+            && SYSTEM.iter().any(|tree| below.starts_with(tree))
+            && !is_same_object(change)
+            && self.may_wait(change)
+            && self.activity.is_some_and(|activity| activity.could_explain(change))
     }
 
     /// When the databases are to be asked next; none while nothing waits.

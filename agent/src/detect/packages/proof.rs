@@ -21,8 +21,6 @@ pub enum Manager {
     Dpkg,
     /// Red Hat's, below dnf and zypper.
     Rpm,
-    /// Python's installers: `RECORD` files.
-    Pip,
 }
 
 impl Manager {
@@ -31,7 +29,6 @@ impl Manager {
         match self {
             Self::Dpkg => "dpkg",
             Self::Rpm => "rpm",
-            Self::Pip => "pip",
         }
     }
 }

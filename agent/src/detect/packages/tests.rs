@@ -128,7 +128,7 @@ fn new_rights_are_folded_only_for_a_known_manager() {
     let packaged = [("/usr/bin/a", Verdict::AsPackaged(package()))];
     for (actor, expected) in [
         (by("/usr/bin/dpkg"), vec!["package.transaction"]),
-        (None, vec!["file.created", "package.transaction"]),
+        (None, vec!["privilege.setuid", "package.transaction"]),
     ] {
         let mut stage = busy();
         let change = FileChange { actor, before: None, after: Some(file(2, 0o4755)), ..change("/usr/bin/a") };
@@ -222,6 +222,21 @@ fn memory_is_bounded_and_what_does_not_fit_is_told() {
     let paths: Vec<PathBuf> = stage.held().keys().cloned().collect();
     paths.iter().for_each(|path| drop(stage.take(path)));
     assert_eq!(stage.bytes, 0);
+}
+
+#[test]
+fn only_what_looks_like_unpacking_is_spared_the_count_of_changes() {
+    let stage = busy();
+    let mut replaced = file(2, 0o644);
+    replaced.meta.inode = 2;
+    let replaced = |path: &str| FileChange { after: Some(replaced.clone()), ..change(path) };
+    assert!(stage.may_be_unpacking(&replaced("/usr/bin/a")));
+    assert!(stage.may_be_unpacking(&FileChange { actor: by("/usr/bin/dpkg"), ..replaced("/usr/bin/a") }));
+    assert!(!stage.may_be_unpacking(&FileChange { actor: by("/tmp/dpkg"), ..replaced("/usr/bin/a") }));
+    assert!(!stage.may_be_unpacking(&replaced("/srv/data")));
+    assert!(!stage.may_be_unpacking(&replaced("/home/a/data")));
+    assert!(!stage.may_be_unpacking(&change("/usr/bin/a")), "written in place");
+    assert!(!Stage::default().may_be_unpacking(&replaced("/usr/bin/a")), "no transaction");
 }
 
 #[test]

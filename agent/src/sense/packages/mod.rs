@@ -12,11 +12,13 @@
 //! **Limits.** The databases of the host itself are read, not those within containers. dpkg records MD5, and no
 //! owners, modes or link targets: a link is as packaged when it points to an object that a package holds.
 
+mod database;
 mod dpkg;
 mod known;
 mod md5;
 mod place;
 mod question;
+mod rpm;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -27,12 +29,14 @@ use picket_protocol::time::Timestamp;
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
 use rustix::fs::inotify;
 
+use self::database::Database;
 use self::dpkg::Dpkg;
-use self::known::{Known, Paths, put};
+use self::known::{Known, Paths, Recorded, put};
 use self::question::{Question, aliases};
+use self::rpm::Rpm;
 use crate::clock;
 use crate::detect::packages::held::{Hand, Held};
-use crate::detect::packages::proof::{Activity, Answer, Manager, PackageId, Verdict};
+use crate::detect::packages::proof::{Activity, Answer, PackageId, Verdict};
 use crate::detect::packages::transaction::Fold;
 use crate::detect::packages::window::Window;
 use crate::detect::packages::{Stage, tables};
@@ -48,7 +52,7 @@ const CACHE_KIB: i64 = 128;
 pub struct Packages {
     root: PathBuf,
     known: Known,
-    dpkg: Option<Dpkg>,
+    databases: Vec<Box<dyn Database>>,
     notices: Option<OwnedFd>,
     activity: Option<(Timestamp, Activity)>,
     anew: bool,
@@ -64,10 +68,12 @@ impl Packages {
         let connection = Connection::open_with_flags(database, flags)?;
         connection.busy_timeout(Duration::from_secs(5))?;
         connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
-        let dpkg = Dpkg::find(root);
-        let notices = notices(dpkg.iter().map(Dpkg::watched));
+        let dpkg = Dpkg::find(root).map(|dpkg| Box::new(dpkg) as Box<dyn Database>);
+        let rpm = Rpm::find(root).map(|rpm| Box::new(rpm) as Box<dyn Database>);
+        let databases: Vec<_> = dpkg.into_iter().chain(rpm).collect();
+        let notices = notices(databases.iter().map(|database| database.watched()).collect());
         let known = Known::new(connection);
-        Ok(Self { root: root.to_path_buf(), known, dpkg, notices, activity: None, anew: true })
+        Ok(Self { root: root.to_path_buf(), known, databases, notices, activity: None, anew: true })
     }
 
     /// The detector's stage with what the last run held back.
@@ -77,7 +83,7 @@ impl Packages {
     pub fn stage(&self, now: Timestamp) -> rusqlite::Result<Stage> {
         let (held, folds): (Vec<(PathBuf, Held)>, Vec<Fold>) = tables::load(self.known.connection())?;
         let mut stage = Stage::restore(self.root.clone(), held, folds);
-        if self.dpkg.is_some() {
+        if !self.databases.is_empty() {
             stage.stir(now);
         }
         Ok(stage)
@@ -96,21 +102,22 @@ impl Packages {
         let mut any = false;
         // Ends with EAGAIN: the descriptor does not block.
         while let Ok(event) = reader.next() {
-            any |= event.file_name().is_some_and(|name| name.to_bytes() == b"status");
+            let name = event.file_name().map(|name| name.to_bytes()).unwrap_or_default();
+            any |= self.databases.iter().any(|database| database.is_own(name));
         }
         any
     }
 
     /// What the databases are doing, good for judging what happened until `happened`; none where there is no database.
     pub fn activity(&mut self, happened: Timestamp) -> Option<Activity> {
-        let dpkg = self.dpkg.as_ref()?;
+        let databases = Some(&self.databases).filter(|databases| !databases.is_empty())?;
         // What was free after the change, and has not changed since before it, was not at work when it was made.
-        if let Some((read, activity)) = self.activity.filter(|(read, _)| *read > happened) {
-            let _as_of = read;
+        if let Some((_, activity)) = self.activity.filter(|(read, _)| *read > happened) {
             return Some(activity);
         }
         let read = clock::now();
-        let activity = Activity { busy: dpkg.is_busy(), changed: dpkg.changed() };
+        let changed = databases.iter().map(|database| database.changed()).max().unwrap_or_default();
+        let activity = Activity { busy: databases.iter().any(|database| database.is_busy()), changed };
         self.activity = Some((read, activity));
         Some(activity)
     }
@@ -139,32 +146,34 @@ impl Packages {
     /// What SQLite says.
     pub fn answer(&mut self, held: &BTreeMap<PathBuf, Held>, now: Timestamp) -> rusqlite::Result<Answer> {
         self.activity = None;
-        let Some(dpkg) = &mut self.dpkg else {
-            let verdicts = held.keys().map(|path| (path.clone(), Verdict::Unpackaged)).collect();
-            return Ok(Answer { settled: true, verdicts, ..Answer::default() });
-        };
         // Asked first: what is recorded while it is read belongs to the next answer.
-        let settled = !dpkg.is_busy() && now.since(dpkg.changed()) >= SETTLE;
-        dpkg.read(&self.known, std::mem::take(&mut self.anew))?;
+        let is_settled =
+            |database: &dyn Database| !database.is_busy() && now.since(database.changed()) >= SETTLE;
+        let settled = self.databases.iter().all(|database| is_settled(database.as_ref()));
+        let anew = std::mem::take(&mut self.anew);
+        for database in &mut self.databases {
+            database.read(&self.known, anew)?;
+        }
         let names = aliases(&self.root);
         let mut questions: Vec<Question<'_>> =
             held.iter().map(|(path, held)| Question::new(path, held, &self.root, &names)).collect();
-        dpkg.claim(&mut questions);
+        self.databases.iter().for_each(|database| database.claim(&mut questions));
         let verdicts = self.verdicts(&questions, settled)?;
         let mut answer = Answer { settled, verdicts, ..Answer::default() };
-        if settled && let Some(dpkg) = &self.dpkg {
-            let first_time = self.known.all(Manager::Dpkg)?.is_empty();
-            answer.news =
-                if first_time { Vec::new() } else { dpkg.recorded().filter_map(|one| one.news()).collect() };
-            answer.writes = dpkg.recorded().map(|one| put(one, &dpkg.paths(&one.package))).collect();
+        for database in self.databases.iter().filter(|_| settled) {
+            // What was there before the agent is no news.
+            let first_time = self.known.all(database.manager())?.is_empty();
+            let recorded = database.recorded();
+            answer.news.extend(recorded.iter().filter(|_| !first_time).filter_map(|one| one.news()));
+            answer.writes.extend(recorded.iter().map(|one| put(one, &database.paths(&one.package))));
         }
         Ok(answer)
     }
 
     /// The news of the last answer are told.
     pub fn told(&mut self) {
-        if let Some(dpkg) = &self.dpkg {
-            dpkg.recorded().for_each(|recorded| self.known.tell(recorded));
+        for database in &self.databases {
+            database.recorded().into_iter().for_each(|recorded| self.known.tell(recorded));
         }
         self.anew = true;
     }
@@ -174,11 +183,10 @@ impl Packages {
         questions: &[Question<'_>],
         settled: bool,
     ) -> rusqlite::Result<Vec<(PathBuf, Verdict)>> {
-        let Some(dpkg) = &self.dpkg else { return Ok(Vec::new()) };
         let mut verdicts = Vec::with_capacity(questions.len());
         let mut links = Vec::new();
         let gone = questions.iter().any(|question| question.held.now.is_none());
-        let former = if gone { self.former(dpkg)? } else { Vec::new() };
+        let former = if gone { self.former()? } else { Vec::new() };
         for question in questions {
             let was_of = former.iter().find(|(package, paths)| question.was_of(package, paths));
             let is_link = question.held.now.as_ref().is_some_and(|now| now.kind == Kind::Symlink);
@@ -194,29 +202,35 @@ impl Packages {
             verdicts.push((question.path.to_path_buf(), verdict));
         }
         if settled {
-            verdicts.extend(self.follow(dpkg, &links));
+            verdicts.extend(self.follow(&links));
         }
         Ok(verdicts)
     }
 
+    fn recorded(&self) -> impl Iterator<Item = &Recorded> {
+        self.databases.iter().flat_map(|database| database.recorded())
+    }
+
     /// What the packages of the transaction held before it.
-    fn former(&self, dpkg: &Dpkg) -> rusqlite::Result<Vec<(PackageId, Paths)>> {
-        let had = dpkg.recorded().filter(|recorded| recorded.before.is_some());
+    fn former(&self) -> rusqlite::Result<Vec<(PackageId, Paths)>> {
+        let had = self.recorded().filter(|recorded| recorded.before.is_some());
         had.map(|recorded| Ok((recorded.package.clone(), self.known.paths(&recorded.package)?))).collect()
     }
 
     /// Judges links by what they point to: an object of some package, for a link that a package holds; an object of a
     /// package of the transaction, for one that its scripts made.
-    fn follow(&self, dpkg: &Dpkg, links: &[&Question<'_>]) -> Vec<(PathBuf, Verdict)> {
+    fn follow(&self, links: &[&Question<'_>]) -> Vec<(PathBuf, Verdict)> {
         let names = aliases(&self.root);
         let targets: HashMap<&Path, Vec<Vec<u8>>> = links
             .iter()
             .filter_map(|link| Some((link.path, self.spell(&link.points_to(&self.root)?, &names))))
             .collect();
         let wanted: HashSet<Vec<u8>> = targets.values().flatten().cloned().collect();
-        let owned = if wanted.is_empty() { HashMap::new() } else { dpkg.owned(&wanted) };
+        let asked = self.databases.iter().filter(|_| !wanted.is_empty());
+        let owned: HashMap<Vec<u8>, PackageId> = asked.flat_map(|database| database.owned(&wanted)).collect();
         let in_transaction = |package: &PackageId| {
-            dpkg.recorded().map(|recorded| &recorded.package).find(|recorded| recorded.name == package.name)
+            let mut packages = self.recorded().map(|recorded| &recorded.package);
+            packages.find(|recorded| (recorded.manager, &recorded.name) == (package.manager, &package.name))
         };
         let judge = |link: &&Question<'_>| {
             let owner = targets.get(link.path).into_iter().flatten().find_map(|target| owned.get(target));
@@ -243,9 +257,8 @@ impl Packages {
     }
 }
 
-/// Notices of what is moved into the directories: databases replace their files.
-fn notices<'a>(directories: impl Iterator<Item = &'a Path>) -> Option<OwnedFd> {
-    let directories: Vec<&Path> = directories.collect();
+/// Notices of what is moved into the directories, or was written there: databases replace their files, or write them.
+fn notices(directories: Vec<PathBuf>) -> Option<OwnedFd> {
     if directories.is_empty() {
         return None;
     }

@@ -8,6 +8,7 @@ use picket_protocol::crypto::Hash;
 use picket_protocol::time::Timestamp;
 use ring::digest;
 use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, openat, stat};
+use rustix::process::{Flock, FlockType, fcntl_getlk};
 
 use super::md5::{self, Md5};
 
@@ -39,13 +40,28 @@ pub fn read(path: &Path, max: u64) -> Vec<u8> {
 /// When the object's status last changed, by the kernel's clock.
 pub fn changed_at(path: &Path) -> Option<Timestamp> {
     let stat = stat(path).ok()?;
-    let nanos = i64::try_from(stat.st_ctime_nsec).ok()?;
-    Some(Timestamp::from_nanos(stat.st_ctime.checked_mul(1_000_000_000)?.checked_add(nanos)?))
+    time(stat.st_ctime, i64::try_from(stat.st_ctime_nsec).ok()?)
+}
+
+/// When the object was last written to, as its time stamp says.
+pub fn written_at(path: &Path) -> Option<Timestamp> {
+    let stat = stat(path).ok()?;
+    time(stat.st_mtime, i64::try_from(stat.st_mtime_nsec).ok()?)
+}
+
+fn time(seconds: i64, nanos: i64) -> Option<Timestamp> {
+    Some(Timestamp::from_nanos(seconds.checked_mul(1_000_000_000)?.checked_add(nanos)?))
 }
 
 /// Whether anything stands at `path`.
 pub fn is_there(path: &Path) -> bool {
     path.symlink_metadata().is_ok()
+}
+
+/// Whether another process holds a lock on the file. Asking takes none.
+pub fn is_locked(path: &Path) -> bool {
+    let Ok(file) = open(path) else { return false };
+    fcntl_getlk(&file, &Flock::from(FlockType::WriteLock)).is_ok_and(|holder| holder.is_some())
 }
 
 /// SHA-256 and MD5 of one reading of the file.

@@ -12,11 +12,11 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use picket_protocol::time::Timestamp;
-use rustix::process::{Flock, FlockType, fcntl_getlk};
 
 use self::status::{Stanza, State};
+use super::database::Database;
 use super::known::{Known, Paths, Recorded};
-use super::place::{self, changed_at};
+use super::place::{self, changed_at, is_locked};
 use super::question::Question;
 use crate::detect::packages::proof::{Manager, PackageId};
 
@@ -62,62 +62,8 @@ impl Dpkg {
         })
     }
 
-    /// The directory whose entries change when a transaction ends.
-    pub fn watched(&self) -> &Path {
-        &self.admin
-    }
-
-    /// Whether somebody holds a lock.
-    pub fn is_busy(&self) -> bool {
-        ["lock-frontend", "lock"].into_iter().any(|lock| is_locked(&self.admin.join(lock)))
-    }
-
-    /// When the database last changed.
-    pub fn changed(&self) -> Timestamp {
-        self.stamps().into_iter().max().unwrap_or_default()
-    }
-
     fn stamps(&self) -> [Timestamp; 3] {
         ["status", "updates", "info"].map(|name| changed_at(&self.admin.join(name)).unwrap_or_default())
-    }
-
-    /// Compares the database with what is known, if it changed since the last time or `anew`.
-    pub fn read(&mut self, known: &Known, anew: bool) -> rusqlite::Result<()> {
-        let stamp = self.stamps();
-        if self.stamp == Some(stamp) && !anew {
-            return Ok(());
-        }
-        let mut before = known.all(Manager::Dpkg)?;
-        let stanzas = self.stanzas();
-        // Not readable just now, or empty: nothing is to be concluded from that.
-        if stanzas.is_empty() {
-            self.recorded.clear();
-            return Ok(());
-        }
-        let mut recorded: Vec<Entry> =
-            stanzas.into_values().filter_map(|stanza| self.entry(stanza, &mut before)).collect();
-        let purged = before.into_iter().map(|((name, architecture), fact)| Entry {
-            info: self.info(&name, &architecture),
-            recorded: Recorded::purged(PackageId { manager: Manager::Dpkg, name, architecture }, fact),
-            conffiles: HashMap::new(),
-        });
-        recorded.extend(purged);
-        self.recorded = recorded;
-        self.diversions = diversions(&place::read(&self.admin.join("diversions"), FILE_BYTES_MAX));
-        self.stamp = Some(stamp);
-        Ok(())
-    }
-
-    /// What was recorded anew.
-    pub fn recorded(&self) -> impl Iterator<Item = &Recorded> {
-        self.recorded.iter().map(|entry| &entry.recorded)
-    }
-
-    /// The paths of a package as it is recorded now, hashed.
-    pub fn paths(&self, package: &PackageId) -> Paths {
-        let entry = self.recorded.iter().find(|entry| entry.recorded.package == *package);
-        let list = entry.map(|entry| self.list(entry)).unwrap_or_default();
-        Paths::of(package, lines(&list))
     }
 
     /// The stanzas of all packages, by name and architecture; later words replace earlier ones.
@@ -177,8 +123,76 @@ impl Dpkg {
         place::read(&with_end(&entry.info, ".list"), FILE_BYTES_MAX)
     }
 
-    /// Says of each question which package of the transaction holds the object, and by what digest.
-    pub fn claim(&self, questions: &mut [Question<'_>]) {
+    /// Whether what `package` calls `name` stands under one of `names`: a diversion puts the files of all packages
+    /// but the one that diverts elsewhere.
+    fn stands(&self, package: &str, name: &[u8], names: &[Vec<u8>]) -> bool {
+        let diverted =
+            self.diversions.iter().find(|diversion| diversion.from == name && diversion.by != package);
+        match diverted {
+            Some(diversion) => names.contains(&diversion.to),
+            None => names.iter().any(|own| own == name),
+        }
+    }
+}
+
+impl Database for Dpkg {
+    fn manager(&self) -> Manager {
+        Manager::Dpkg
+    }
+
+    fn watched(&self) -> PathBuf {
+        self.admin.clone()
+    }
+
+    fn is_own(&self, name: &[u8]) -> bool {
+        name == b"status"
+    }
+
+    fn is_busy(&self) -> bool {
+        ["lock-frontend", "lock"].into_iter().any(|lock| is_locked(&self.admin.join(lock)))
+    }
+
+    fn changed(&self) -> Timestamp {
+        self.stamps().into_iter().max().unwrap_or_default()
+    }
+
+    fn read(&mut self, known: &Known, anew: bool) -> rusqlite::Result<()> {
+        let stamp = self.stamps();
+        if self.stamp == Some(stamp) && !anew {
+            return Ok(());
+        }
+        let mut before = known.all(Manager::Dpkg)?;
+        let stanzas = self.stanzas();
+        // Not readable just now, or empty: nothing is to be concluded from that.
+        if stanzas.is_empty() {
+            self.recorded.clear();
+            return Ok(());
+        }
+        let mut recorded: Vec<Entry> =
+            stanzas.into_values().filter_map(|stanza| self.entry(stanza, &mut before)).collect();
+        let purged = before.into_iter().map(|((name, architecture), fact)| Entry {
+            info: self.info(&name, &architecture),
+            recorded: Recorded::purged(PackageId { manager: Manager::Dpkg, name, architecture }, fact),
+            conffiles: HashMap::new(),
+        });
+        recorded.extend(purged);
+        self.recorded = recorded;
+        self.diversions = diversions(&place::read(&self.admin.join("diversions"), FILE_BYTES_MAX));
+        self.stamp = Some(stamp);
+        Ok(())
+    }
+
+    fn recorded(&self) -> Vec<&Recorded> {
+        self.recorded.iter().map(|entry| &entry.recorded).collect()
+    }
+
+    fn paths(&self, package: &PackageId) -> Paths {
+        let entry = self.recorded.iter().find(|entry| entry.recorded.package == *package);
+        let list = entry.map(|entry| self.list(entry)).unwrap_or_default();
+        Paths::of(package, lines(&list))
+    }
+
+    fn claim(&self, questions: &mut [Question<'_>]) {
         let mut spelled: HashMap<Vec<u8>, Vec<usize>> = HashMap::new();
         for (at, question) in questions.iter().enumerate() {
             for name in &question.names {
@@ -215,19 +229,7 @@ impl Dpkg {
         }
     }
 
-    /// Whether what `package` calls `name` stands under one of `names`: a diversion puts the files of all packages
-    /// but the one that diverts elsewhere.
-    fn stands(&self, package: &str, name: &[u8], names: &[Vec<u8>]) -> bool {
-        let diverted =
-            self.diversions.iter().find(|diversion| diversion.from == name && diversion.by != package);
-        match diverted {
-            Some(diversion) => names.contains(&diversion.to),
-            None => names.iter().any(|own| own == name),
-        }
-    }
-
-    /// Which of `names` any package holds at all: for what links point to. Reads the lists of all packages.
-    pub fn owned(&self, names: &HashSet<Vec<u8>>) -> HashMap<Vec<u8>, PackageId> {
+    fn owned(&self, names: &HashSet<Vec<u8>>) -> HashMap<Vec<u8>, PackageId> {
         let mut found = HashMap::new();
         let lists = std::fs::read_dir(self.admin.join("info")).into_iter().flatten();
         for path in lists.filter_map(|entry| Some(entry.ok()?.path())) {
@@ -278,11 +280,4 @@ fn diversions(text: &[u8]) -> Vec<Diversion> {
             _ => None,
         })
         .collect()
-}
-
-/// Whether another process holds a lock on the file. Asking takes none.
-fn is_locked(path: &Path) -> bool {
-    let Ok(file) = std::fs::File::open(path) else { return false };
-    let whole = Flock::from(FlockType::WriteLock);
-    fcntl_getlk(&file, &whole).is_ok_and(|holder| holder.is_some())
 }

@@ -1,0 +1,37 @@
+//! What every package database can be asked.
+
+use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
+
+use picket_protocol::time::Timestamp;
+
+use super::known::{Known, Paths, Recorded};
+use super::question::Question;
+use crate::detect::packages::proof::{Manager, PackageId};
+
+/// See the module.
+pub trait Database: std::fmt::Debug + Send {
+    /// Whose it is.
+    fn manager(&self) -> Manager;
+    /// The directory in which files appear or change when a transaction ends.
+    fn watched(&self) -> PathBuf;
+    /// Whether a notice about a file of this name in that directory is about the database.
+    fn is_own(&self, name: &[u8]) -> bool;
+    /// Whether somebody holds a lock.
+    fn is_busy(&self) -> bool;
+    /// When it last changed, by the kernel's clock.
+    fn changed(&self) -> Timestamp;
+    /// Compares it with what is known, if it changed since the last time or `anew`.
+    ///
+    /// # Errors
+    /// What SQLite says of the agent's own database. One that itself cannot be read says nothing.
+    fn read(&mut self, known: &Known, anew: bool) -> rusqlite::Result<()>;
+    /// What was recorded anew.
+    fn recorded(&self) -> Vec<&Recorded>;
+    /// The paths of a package that was recorded anew, hashed.
+    fn paths(&self, package: &PackageId) -> Paths;
+    /// Says of each question which package that was recorded anew holds the object, and by what digest.
+    fn claim(&self, questions: &mut [Question<'_>]);
+    /// Which of `names` packages hold: for what links point to.
+    fn owned(&self, names: &HashSet<Vec<u8>>) -> HashMap<Vec<u8>, PackageId>;
+}

@@ -1,0 +1,209 @@
+//! What people and programs do all day, with the real tools: each change told once, by the right name, and none of it an
+//! alarm.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use crate::lab::{Lab, path, rule};
+
+fn run(directory: &Path, program: &str, arguments: &[&str]) {
+    let output = Command::new(program)
+        .args(arguments)
+        .current_dir(directory)
+        .env("HOME", directory)
+        .env("GIT_CONFIG_NOSYSTEM", "1")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Where no rule about temporary directories applies.
+fn lab() -> Lab {
+    Lab::on("fanotify", Path::new("/var/lib"))
+}
+
+/// Files with different content, in directories of fifty.
+fn fill(directory: &Path, count: usize, version: &str) {
+    for n in 0..count {
+        let above = directory.join(format!("part{}", n / 50));
+        fs::create_dir_all(&above).unwrap();
+        fs::write(above.join(format!("file{n}.txt")), format!("{version} of file {n}\n").repeat(20)).unwrap();
+    }
+}
+
+/// Waits until what is told covers exactly `expected` (rule and path from the lab on), each once, and nothing is worse than low.
+fn expect(lab: &Lab, case: &str, expected: &BTreeMap<String, &str>) {
+    let root = format!("{}/", lab.directory.path().display());
+    let told = || -> Vec<(String, String)> {
+        let findings = lab.findings.lock().unwrap();
+        let of_files = findings.iter().filter(|finding| !rule(finding).starts_with("sensor."));
+        of_files.map(|finding| (path(finding).replacen(&root, "", 1), rule(finding).to_owned())).collect()
+    };
+    lab.wait(&format!("{case}: {} findings", expected.len()), |_| told().len() >= expected.len());
+    lab.scan();
+    lab.wait(case, |lab| lab.arrived());
+    let told = told();
+    let once: BTreeMap<String, String> = told.iter().cloned().collect();
+    assert_eq!(once.len(), told.len(), "{case}: told twice: {told:#?}");
+    let as_named: BTreeMap<String, String> =
+        expected.iter().map(|(path, rule)| (path.clone(), (*rule).to_owned())).collect();
+    assert_eq!(once, as_named, "{case}");
+    for finding in lab.findings.lock().unwrap().iter() {
+        let severity = finding["severity"].as_str().unwrap();
+        assert!(["info", "low"].contains(&severity), "{case}: {finding:#}");
+    }
+}
+
+/// All that is below `directory`, as `rule`, by path from the lab on.
+fn all<'a>(lab: &Lab, directory: &Path, rule: &'a str) -> BTreeMap<String, &'a str> {
+    let mut found = BTreeMap::new();
+    let mut open = vec![directory.to_path_buf()];
+    while let Some(above) = open.pop() {
+        for entry in fs::read_dir(above).unwrap() {
+            let entry = entry.unwrap();
+            if entry.file_type().unwrap().is_dir() {
+                open.push(entry.path());
+            }
+            let below = entry.path().strip_prefix(lab.directory.path()).unwrap().to_str().unwrap().to_owned();
+            found.insert(below, rule);
+        }
+    }
+    found
+}
+
+#[test]
+fn a_deployment_by_rsync() {
+    let mut lab = lab();
+    fill(&lab.outside(), 500, "version 1");
+    lab.start();
+    run(&lab.outside(), "rsync", &["-a", "./", lab.tree().to_str().unwrap()]);
+    let mut created = all(&lab, &lab.tree(), "file.created");
+    expect(&lab, "first", &created);
+    lab.forget();
+    fill(&lab.outside(), 500, "version 2");
+    run(&lab.outside(), "rsync", &["-a", "./", lab.tree().to_str().unwrap()]);
+    created.retain(|path, rule| {
+        *rule = "file.modified";
+        path.ends_with(".txt")
+    });
+    expect(&lab, "second", &created);
+}
+
+#[test]
+fn a_checkout_by_git() {
+    let mut lab = lab();
+    let repository = lab.outside();
+    let tree = lab.tree();
+    let separate = format!("--git-dir={}/.git", repository.display());
+    let work = format!("--work-tree={}", tree.display());
+    let commit = ["-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-q", "-a", "-m", "t"];
+    run(&repository, "git", &["init", "-q"]);
+    fill(&repository, 120, "version 1");
+    run(&repository, "git", &["add", "."]);
+    run(&repository, "git", &commit);
+    run(&repository, "git", &["tag", "one"]);
+    fill(&repository, 120, "version 2");
+    run(&repository, "git", &commit);
+    run(&repository, "git", &[&separate, &work, "checkout", "-q", "-f", "one"]);
+    lab.start();
+    run(&repository, "git", &[&separate, &work, "checkout", "-q", "-f", "master"]);
+    let mut expected = all(&lab, &tree, "file.modified");
+    expected.retain(|path, _| path.ends_with(".txt"));
+    expect(&lab, "checkout", &expected);
+}
+
+#[test]
+fn an_archive_unpacked_by_tar() {
+    let mut lab = lab();
+    fill(&lab.outside(), 300, "version 1");
+    let old = fs::File::options().write(true).open(lab.outside().join("part0/file0.txt")).unwrap();
+    old.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+    run(&lab.outside(), "tar", &["-cf", "../a.tar", "."]);
+    lab.start();
+    run(&lab.tree(), "tar", &["-xf", "../a.tar"]);
+    expect(&lab, "tar", &all(&lab, &lab.tree(), "file.created"));
+}
+
+#[test]
+fn logs_rotated_by_logrotate() {
+    let mut lab = lab();
+    let log = lab.tree().join("app.log");
+    fs::write(&log, "a line of the log\n".repeat(1_000)).unwrap();
+    let rules = format!("{} {{\n rotate 3\n create 0640 root root\n su root root\n}}\n", log.display());
+    fs::write(lab.outside().join("rules"), rules).unwrap();
+    lab.start();
+    run(&lab.outside(), "logrotate", &["-f", "-s", "state", "rules"]);
+    lab.wait("the rotation", |lab| lab.seen().len() >= 2);
+    // Whether the sensor looks between the renaming and the new log's coming is a matter of microseconds.
+    let looked_between = lab.seen().contains(&("file.moved".to_owned(), "tree/app.log.1".to_owned()));
+    let rules =
+        if looked_between { ["file.created", "file.moved"] } else { ["file.modified", "file.created"] };
+    let paths = ["tree/app.log".to_owned(), "tree/app.log.1".to_owned()];
+    expect(&lab, "logrotate", &paths.into_iter().zip(rules).collect());
+}
+
+#[test]
+fn a_certificate_renewed_by_a_swap_of_links() {
+    let mut lab = lab();
+    let tree = lab.tree();
+    fs::create_dir_all(tree.join("archive/a")).unwrap();
+    fs::create_dir_all(tree.join("live/a")).unwrap();
+    fs::write(tree.join("archive/a/cert1.pem"), "one").unwrap();
+    symlink("../../archive/a/cert1.pem", tree.join("live/a/cert.pem")).unwrap();
+    lab.start();
+    fs::write(tree.join("archive/a/cert2.pem"), "two").unwrap();
+    run(&tree.join("live/a"), "ln", &["-sfn", "../../archive/a/cert2.pem", "cert.pem"]);
+    let expected = [
+        ("tree/archive/a/cert2.pem".to_owned(), "file.created"),
+        ("tree/live/a/cert.pem".to_owned(), "file.modified"),
+    ];
+    expect(&lab, "renewal", &expected.into_iter().collect());
+}
+
+#[test]
+fn files_edited_by_vim_and_sed() {
+    let mut lab = lab();
+    let tree = lab.tree();
+    for name in ["by-vim", "by-sed"] {
+        fs::write(tree.join(name), "one\n").unwrap();
+    }
+    lab.start();
+    run(&tree, "sed", &["-i", "s/one/two/", "by-sed"]);
+    run(&tree, "vim.tiny", &["-u", "NONE", "-e", "-s", "-c", "%s/one/two/", "-c", "wq", "by-vim"]);
+    let expected = [("tree/by-sed".to_owned(), "file.modified"), ("tree/by-vim".to_owned(), "file.modified")];
+    expect(&lab, "editors", &expected.into_iter().collect());
+}
+
+#[test]
+fn an_account_made_by_useradd() {
+    let mut lab = lab();
+    let tree = lab.tree();
+    fs::create_dir(tree.join("etc")).unwrap();
+    for name in ["passwd", "shadow", "group", "gshadow"] {
+        fs::copy(Path::new("/etc").join(name), tree.join("etc").join(name)).unwrap();
+    }
+    lab.start();
+    run(
+        &tree,
+        "useradd",
+        &[
+            "--prefix",
+            tree.to_str().unwrap(),
+            "--no-create-home",
+            "--user-group",
+            "--uid",
+            "4711",
+            "picket-test",
+        ],
+    );
+    let modified = ["passwd", "shadow", "group", "gshadow"];
+    let mut expected = all(&lab, &tree.join("etc"), "file.created");
+    for name in modified {
+        expected.insert(format!("tree/etc/{name}"), "file.modified");
+    }
+    expect(&lab, "useradd", &expected);
+}
