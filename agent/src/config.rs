@@ -135,7 +135,7 @@ const DAY: u64 = 24 * HOUR;
 
 /// What is watched when nobody says otherwise: programs, libraries that load by themselves, configuration, and
 /// the places from which something is started or somebody is let in.
-pub const DEFAULT_TREES: [&str; 14] = [
+pub const DEFAULT_TREES: [&str; 21] = [
     "/etc",
     "/usr/bin",
     "/usr/sbin",
@@ -149,6 +149,13 @@ pub const DEFAULT_TREES: [&str; 14] = [
     "/usr/lib64/security",
     "/root/.ssh",
     "/home/*/.ssh",
+    "/root/.bashrc",
+    "/root/.profile",
+    "/home/*/.bashrc",
+    "/home/*/.profile",
+    "/home/*/.config/autostart",
+    "/home/*/.config/systemd",
+    "/usr/lib/python3/dist-packages",
     "/var/spool/cron",
 ];
 

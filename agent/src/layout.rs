@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! <state>/            0711 root     default /var/lib/picket
-//!   core/             0700 root     agent.db (SQLite), agent.lock, agent-id, enrolment.json, trust-root.json
+//!   core/             0700 root     agent.db (SQLite), agent.lock, agent-id, enrolment.json, trust-root.json,
+//!                                   images.key (0600: seals the former text of files in the database)
 //!     keys/           0700 root     ledger-<n>.key, 0600: the ledger's private key
 //!   uplink/           0750 root:<uplink group>
 //!     tls.key         0400 <uplink user>

@@ -199,7 +199,7 @@ mod tests {
             };
             prop_assert_eq!(kept(&before, &removed), kept(&after, &added));
             let diff = unified(&before, &after, 100_000);
-            prop_assert_eq!(diff.added as usize, added.len());
+            prop_assert_eq!(usize::try_from(diff.added), Ok(added.len()));
             prop_assert_eq!(diff.text.lines().filter(|line| line.starts_with('+')).count(), added.len());
         }
     }

@@ -125,7 +125,6 @@ impl Examiner {
     /// Tools for a worker.
     pub fn new(
         baseline: Baseline,
-        images: Images,
         shared: Arc<Shared>,
         rung: Rung,
         large: Large,
@@ -141,8 +140,8 @@ impl Examiner {
         let mut detector = Detector::new(tuning.mass_change, habits);
         detector.packages = packages.stage(clock::now())?;
         Ok(Self {
+            images: Images::open(&context.database)?,
             baseline,
-            images,
             shared,
             rung,
             large,

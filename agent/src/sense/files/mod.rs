@@ -65,7 +65,6 @@ pub use tuning::Tuning;
 use baseline::Baseline;
 use dirty::{Dirty, DirtySet, Wake};
 use examiner::Examiner;
-use images::Images;
 use large::Large;
 use mounts::MountTable;
 use rung::Rung;
@@ -151,14 +150,13 @@ pub fn start_tuned(
     let shared =
         Arc::new(Shared::new(View { watched, mounts: Vec::new() }, dirty, context.processes.clone()));
     let baseline = Baseline::open(&context.database)?;
-    let images = Images::open(&context.database)?;
     let mut handle = SensorHandle::default();
     let large = Large::start(&wake, &context.stop, &mut handle)?;
     let rung = Rung::start(&chosen.rung, &shared, &context.stop, &tuning, &mut handle)?;
     let (scanner, requests) = Scanner::channel(Arc::clone(&wake));
     let hash_bytes_max = config.hash_bytes_max;
     let worker = Worker {
-        examiner: Examiner::new(baseline, images, shared, rung, large, tuning, hash_bytes_max, &context)?,
+        examiner: Examiner::new(baseline, shared, rung, large, tuning, hash_bytes_max, &context)?,
         config,
         requests,
         wake,
