@@ -437,7 +437,7 @@ fn a_scan_answers_with_what_it_found_or_why_not() {
     let mut tools = lab.tools();
     tools.carry_out(&begin(1));
     assert_eq!(lab.receipt().outcome, Outcome::Failed);
-    tools.scan = Some(Arc::new(|paths, _| {
+    tools.scan = Some(Arc::new(|paths, _, _| {
         assert_eq!(paths, [std::path::PathBuf::from("/etc")]);
         Ok(serde_json::json!({ "examined": 7 }))
     }));
@@ -446,7 +446,7 @@ fn a_scan_answers_with_what_it_found_or_why_not() {
         (lab.receipt().outcome, lab.receipt().detail["examined"].as_u64()),
         (Outcome::Applied, Some(7))
     );
-    tools.scan = Some(Arc::new(|_, _| Err("disk\x07 on fire".to_owned())));
+    tools.scan = Some(Arc::new(|_, _, _| Err("disk\x07 on fire".to_owned())));
     tools.carry_out(&begin(3));
     assert_eq!(
         (lab.receipt().outcome, lab.receipt().title.as_str()),

@@ -9,10 +9,12 @@ use clap::Parser as _;
 use crate::config::{Config, ConfigError, Loaded};
 
 mod ack;
+mod baseline;
 mod check_config;
 mod client;
 mod commands;
 pub mod enroll;
+mod files;
 mod findings;
 mod hold_commands;
 pub mod output;
@@ -98,6 +100,8 @@ enum Subcommand {
     Ack(ack::Arguments),
     HoldCommands(hold_commands::Arguments),
     Scan(scan::Arguments),
+    Baseline(baseline::Arguments),
+    Files(files::Arguments),
     Window(window::Arguments),
     Verify(verify::Arguments),
     Probe(probe::Arguments),
@@ -133,6 +137,8 @@ fn parse_and_run(arguments: impl Iterator<Item = OsString>) -> Exit {
         Subcommand::Ack(arguments) => ack::run(&global, arguments),
         Subcommand::HoldCommands(arguments) => hold_commands::run(&global, arguments),
         Subcommand::Scan(arguments) => scan::run(&global, arguments),
+        Subcommand::Baseline(arguments) => baseline::run(&global, arguments),
+        Subcommand::Files(arguments) => files::run(&global, arguments),
         Subcommand::Window(arguments) => window::run(&global, arguments),
         Subcommand::Verify(arguments) => verify::run(&global, arguments),
         Subcommand::Probe(arguments) => probe::run(&global, arguments),

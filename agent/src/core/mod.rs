@@ -32,7 +32,7 @@ pub mod directories;
 mod lifecycle;
 mod sensors;
 mod start;
-mod trees;
+pub mod trees;
 
 pub use cosigned::{Cosigned, Identity};
 pub use sensors::{Statuses, probe};

@@ -105,9 +105,9 @@ impl Sensors {
     pub fn scan(&self) -> Option<Scan> {
         let scanner = self.scanner.clone()?;
         let trees = self.trees.clone();
-        Some(Arc::new(move |paths, deadline| {
+        Some(Arc::new(move |paths, deadline, progress| {
             let paths = if paths.is_empty() { &trees } else { paths };
-            let summary = scanner.scan(paths, deadline, |_| {}).map_err(|error| error.to_string())?;
+            let summary = scanner.scan(paths, deadline, progress).map_err(|error| error.to_string())?;
             Ok(json!({ "paths": paths.len(), "summary": summary }))
         }))
     }

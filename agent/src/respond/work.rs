@@ -16,6 +16,7 @@ use super::engine::SEAL_TIMEOUT;
 use super::receipt::{Subject, safe};
 use super::{Moment, store};
 use crate::ledger::Sealer;
+use crate::sense::files::ScanProgress;
 use crate::sys::Stop;
 
 /// How long a scan may take.
@@ -56,7 +57,8 @@ pub enum WorkKind {
 }
 
 /// Re-examines files. The error is a sentence for the receipt.
-pub type Scan = Arc<dyn Fn(&[PathBuf], Duration) -> Result<Value, String> + Send + Sync>;
+pub type Scan =
+    Arc<dyn Fn(&[PathBuf], Duration, &mut dyn FnMut(ScanProgress)) -> Result<Value, String> + Send + Sync>;
 
 /// What the worker needs.
 #[derive(Clone)]
@@ -94,7 +96,7 @@ impl Tools {
 
     fn scan(&self, paths: &[PathBuf]) -> Result<(String, Value), String> {
         let scan = self.scan.as_ref().ok_or("the file sensor does not run on this host")?;
-        let summary = scan(paths, SCAN_DEADLINE)?;
+        let summary = scan(paths, SCAN_DEADLINE, &mut |_| {})?;
         Ok(("The paths were examined again".to_owned(), summary))
     }
 

@@ -7,7 +7,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::sockopt::socket_peercred;
@@ -33,6 +33,8 @@ const OTHERS_MAX: usize = 24;
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often a connection that follows findings looks whether it is to end.
 const FOLLOW_TICK: Duration = Duration::from_millis(500);
+/// Between two news of a scan.
+const PROGRESS: Duration = Duration::from_millis(100);
 /// Records that are read at once while following.
 const FOLLOW_BATCH: usize = 1_000;
 /// Places of the ledger that are gone through at once while following: bounds what is held in memory.
@@ -255,7 +257,7 @@ fn handle(
         Request::Commands { limit } => return commands(limit, client, sources),
         Request::Show { id, diff } => show(&sources.layout, &id, diff)
             .and_then(|shown| serde_json::to_value(shown).map_err(|error| error.to_string())),
-        Request::Scan { paths } => scan(&paths, sources),
+        Request::Scan { paths } => scan(&paths, client, sources),
         Request::Ack { id } => {
             sources.responder.acknowledge(id, person).map(|ids| json!({ "acknowledged": ids })).map_err(words)
         }
@@ -271,9 +273,19 @@ fn handle(
     })
 }
 
-fn scan(paths: &[PathBuf], sources: &Sources) -> Answer {
+fn scan(paths: &[PathBuf], client: &Client, sources: &Sources) -> Answer {
     let scan = sources.scan.as_ref().ok_or("the file sensor does not run")?;
-    scan(paths, SCAN_DEADLINE)
+    let mut told: Option<Instant> = None;
+    scan(paths, SCAN_DEADLINE, &mut |progress| {
+        let now = Instant::now();
+        if told.is_some_and(|told| now.saturating_duration_since(told) < PROGRESS) {
+            return;
+        }
+        told = Some(now);
+        // A client that went away does not end a scan.
+        let _told = serde_json::value::to_raw_value(&progress)
+            .is_ok_and(|progress| client.send(&Reply::Item(progress)).is_ok());
+    })
 }
 
 fn commands(limit: u32, client: &Client, sources: &Sources) -> io::Result<Answer> {

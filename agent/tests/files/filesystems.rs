@@ -408,3 +408,32 @@ fn an_unmount_while_scanning_does_no_harm() {
     assert_eq!(fs::read_dir(&point).unwrap().count(), 1);
     assert!(fs::metadata(point.join("beneath")).unwrap().size() == 1);
 }
+
+/// Two looks at a tree that nobody changed, one of them after somebody did: what `agent baseline` shows.
+#[test]
+fn the_baseline_can_be_looked_into_while_the_agent_runs() {
+    let mut lab = Lab::on("scan", Path::new("/var/tmp"));
+    lab.config.scan_interval = std::time::Duration::from_secs(3_600);
+    fs::create_dir(lab.tree().join("d")).unwrap();
+    fs::write(lab.tree().join("d/kept"), "kept").unwrap();
+    fs::write(lab.tree().join("d/gone"), "gone").unwrap();
+    lab.start();
+    lab.wait("the rows", |lab| lab.rows().len() == 4);
+    let mut inspector = picket_agent::sense::files::Inspector::open(&lab.database()).unwrap();
+    let kept = inspector.show(&lab.tree().join("d/kept")).unwrap().unwrap();
+    assert_eq!((kept.meta.size, inspector.show(Path::new("/nowhere")).unwrap()), (4, None));
+    fs::write(lab.tree().join("d/kept"), "kept and changed").unwrap();
+    fs::remove_file(lab.tree().join("d/gone")).unwrap();
+    let mut seen = Vec::new();
+    let compared = inspector
+        .diff(&lab.tree(), 1 << 20, |difference| {
+            let name = difference.path.strip_prefix(lab.tree()).unwrap().to_path_buf();
+            if difference.before.meta.kind == picket_agent::sense::files::object::Kind::File {
+                seen.push((name, difference.after.is_some()));
+            }
+            true
+        })
+        .unwrap();
+    seen.sort();
+    assert_eq!((compared, seen), (4, vec![("d/gone".into(), false), ("d/kept".into(), true)]));
+}

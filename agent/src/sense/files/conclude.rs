@@ -124,7 +124,8 @@ impl Pass {
             (old.kind, old.size, old.mode, old.uid, old.gid)
                 == (new.kind, new.size, new.mode, new.uid, new.gid)
         });
-        queued && unchanged && !paired
+        let same = located.row.as_ref().is_some_and(|row| row.state.meta.same_as(&state.meta));
+        (same || (queued && unchanged)) && !paired
     }
 
     fn record(&mut self, examiner: &mut Examiner, done: Conclusion, silent: bool) -> Result<(), PassError> {

@@ -18,6 +18,7 @@ use super::logs::{LogBook, LogChange};
 use super::object::{Content, ObjectState};
 use super::pace::Pace;
 use super::pass::Pass;
+use super::pressure::Pressure;
 use super::rung::Rung;
 use super::scanner::ScanNews;
 use super::shared::{Shared, View};
@@ -116,6 +117,8 @@ pub struct Examiner {
     pub packages: Packages,
     /// The logs that are followed.
     pub logs: LogBook,
+    /// What the host suffers.
+    pub pressure: Pressure,
     drafts: Vec<Draft>,
     writes: Vec<StateWrite>,
     flushed: Instant,
@@ -161,6 +164,7 @@ impl Examiner {
             drafts: Vec::new(),
             writes: Vec::new(),
             flushed: Instant::now(),
+            pressure: Pressure::default(),
         })
     }
 

@@ -32,12 +32,14 @@ pub struct Candidate {
     pub(super) mark: Mark,
     /// What the background hasher made of it.
     pub(super) known: Option<ObjectState>,
+    /// Its content is to be read even when nothing says that it changed.
+    pub(super) reread: bool,
 }
 
 impl Candidate {
     /// To be looked at for the reason that `mark` gives.
     pub fn new(path: PathBuf, mark: Mark) -> Self {
-        Self { path, mark, known: None }
+        Self { path, mark, known: None, reread: false }
     }
 }
 
@@ -60,6 +62,8 @@ pub struct Pass {
     pub errors: u64,
     /// To be over by then.
     pub deadline: Option<Instant>,
+    /// Files of this turn are read even when nothing says that they changed.
+    pub reread: Option<Turn>,
     /// Other marks may be served between two directories; not within such service.
     pub long: bool,
     /// Told now and then how far it is.
@@ -245,10 +249,11 @@ impl Pass {
     }
 }
 
-/// A writer closed it, and none of its times changed: only its content tells whether it wrote through a map. Of a file
+/// A writer closed it, and none of its times changed: only its content tells whether it wrote through a map; or it is
+/// its turn to be read again. Of a file
 /// that is too large to be read at once, the background hasher's next reading tells.
 fn may_have_changed_unseen(candidate: &Candidate, row: &Row) -> bool {
-    candidate.mark.closed && matches!(row.state.content, Content::Digest(_))
+    (candidate.mark.closed || candidate.reread) && matches!(row.state.content, Content::Digest(_))
 }
 
 /// The status of a directory changes with its entries too: only a look at its extended attributes tells.
@@ -256,6 +261,33 @@ fn directory_attributes_changed(candidate: &Candidate, row: &Row, meta: &Metadat
     meta.kind == Kind::Directory
         && meta.ctime != row.state.meta.ctime
         && place::extended_of(&candidate.path).is_ok_and(|extended| extended != row.state.extended)
+}
+
+/// Which files are read again though nothing says that they changed: with every full examination another part, so that
+/// all are within a week. Whoever changes a file and sets all its times back is found by that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Turn {
+    number: u64,
+    of: u64,
+}
+
+impl Turn {
+    /// All files are read again within so long.
+    const CYCLE: Duration = Duration::from_secs(7 * 86_400);
+
+    /// The part for an examination at `time`, when there is one every `interval`.
+    pub fn at(time: Timestamp, interval: Duration) -> Self {
+        let interval = interval.as_secs().max(1);
+        let of = (Self::CYCLE.as_secs() / interval).max(1);
+        let seconds = u64::try_from(time.nanos() / 1_000_000_000).unwrap_or(0);
+        Self { number: (seconds / interval) % of, of }
+    }
+
+    /// Whether it is the turn of the file with that inode number.
+    pub fn is_of(self, inode: u64) -> bool {
+        // Fibonacci hashing: neighbours, which are often of one directory, come in different turns.
+        (inode.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) % self.of == self.number
+    }
 }
 
 /// A mark for what a walk finds in a tree that is visited for the reason that `mark` gives.
@@ -282,4 +314,27 @@ pub(super) fn found_in(mark: &Mark) -> Mark {
 pub(super) fn command_mark(time: Timestamp, known_until: Option<Timestamp>) -> Mark {
     let mark = Mark::rescan(time, Instant::now(), known_until);
     Mark { seen_by: SeenBy::Command, ..mark }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_file_has_its_turn_once_a_week() {
+        let interval = Duration::from_secs(6 * 3_600);
+        let turns = |inode| {
+            (0..28u64).filter(|round| {
+                let time = Timestamp::from_seconds(1_000_000 + i64::try_from(round * 21_600).unwrap());
+                Turn::at(time, interval).is_of(inode)
+            })
+        };
+        assert!((0..2_000).all(|inode| turns(inode).count() == 1));
+        let first = Turn::at(Timestamp::from_seconds(0), interval);
+        let due = (0..28_000).filter(|inode| first.is_of(*inode)).count();
+        assert!((500..2_000).contains(&due), "{due}");
+        // Longer than the cycle: all of them each time.
+        let seldom = Turn::at(Timestamp::from_seconds(77), Duration::from_secs(30 * 86_400));
+        assert!((0..100).all(|inode| seldom.is_of(inode)));
+    }
 }

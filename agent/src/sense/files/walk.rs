@@ -96,6 +96,11 @@ impl Pass {
         }
         self.served = Some(now);
         examiner.show_progress(self);
+        // Whoever asked waits for the answer; the rest of the time the host comes first.
+        if self.news.is_none() {
+            let rest = examiner.pressure.rest(now);
+            examiner.stop.wait(rest);
+        }
         let marks = examiner.take_marks(now, SERVED_MAX);
         if marks.is_empty() {
             return Ok(());
@@ -201,7 +206,8 @@ impl Pass {
         let row = if listing.had_entries { examiner.baseline.get(&key)? } else { None };
         listing.matched += u64::from(row.is_some());
         if listing.listed {
-            let candidate = Candidate::new(path.to_path_buf(), listing.mark.clone());
+            let reread = self.reread.is_some_and(|turn| turn.is_of(meta.inode));
+            let candidate = Candidate { reread, ..Candidate::new(path.to_path_buf(), listing.mark.clone()) };
             return match &row {
                 Some(row) => self.compare_present(examiner, candidate, row, &meta),
                 None if self.wait_for_writer(examiner, &candidate, &meta) => Ok(()),

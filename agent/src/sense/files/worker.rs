@@ -15,7 +15,7 @@ use super::change::SeenBy;
 use super::dirty::{Mark, Scope, Wake};
 use super::examiner::{Examiner, PassError};
 use super::mounts::{self, MountTable};
-use super::pass::{Candidate, Pass, command_mark};
+use super::pass::{Candidate, Pass, Turn, command_mark};
 use super::scanner::{ScanError, ScanNews, ScanRequest, ScanSummary};
 use super::shared::View;
 use super::walk::{directory, forget};
@@ -124,7 +124,8 @@ impl Worker {
         self.examiner.shared.aliases.clear();
         let mark = Mark::rescan(started, now, self.complete);
         let trees = self.examiner.view().watched.trees().to_vec();
-        let mut pass = Pass { long: true, ..Pass::default() };
+        let reread = self.complete.map(|_| Turn::at(started, self.scan_interval()));
+        let mut pass = Pass { long: true, reread, ..Pass::default() };
         let mut known = Vec::new();
         for tree in &trees {
             // A tree that is new is walked when it is concluded.

@@ -1,0 +1,144 @@
+//! `agent baseline`: what the agent holds a file to be, and where the disk differs.
+
+use std::path::PathBuf;
+
+use picket_protocol::crypto::hex;
+use picket_protocol::finding::printable;
+use picket_protocol::time::Timestamp;
+use serde_json::{Value, json};
+
+use super::{Exit, Global, client, output};
+use crate::sense::files::Inspector;
+use crate::sense::files::object::{Content, ObjectState};
+
+/// Differences that are printed; more are counted.
+const DIFFERENCES_MAX: usize = 10_000;
+
+/// Show what the agent holds files to be, or where the disk differs from it (reads only; needs root)
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  sudo agent baseline show /etc/passwd\n  sudo agent baseline diff /usr/bin --json"
+)]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Action {
+    /// Show what the baseline has of a path
+    Show {
+        /// Absolute path
+        path: PathBuf,
+    },
+    /// List what is not on disk as the baseline has it
+    Diff {
+        /// Absolute path, with all beneath [default: all watched trees]
+        path: Option<PathBuf>,
+    },
+}
+
+pub(super) fn run(global: &Global, arguments: Arguments) -> Exit {
+    let loaded = match global.load() {
+        Ok(loaded) => loaded,
+        Err(exit) => return exit,
+    };
+    let database = client::layout(&loaded.config).database();
+    let result = Inspector::open(&database).and_then(|mut inspector| match arguments.action {
+        Action::Show { path } => show(global, &mut inspector, path),
+        Action::Diff { path } => {
+            let paths = path.map_or_else(|| inspector.trees(), |path| Ok(vec![path]))?;
+            diff(global, &mut inspector, &paths, loaded.config.files.hash_bytes_max)
+        }
+    });
+    result.unwrap_or_else(|error| {
+        output::error(&format!("the baseline in {} cannot be read: {error}", database.display()));
+        Exit::Failing
+    })
+}
+
+fn show(global: &Global, inspector: &mut Inspector, path: PathBuf) -> rusqlite::Result<Exit> {
+    let Some(state) = inspector.show(&path)? else {
+        output::error(&format!("{} is not in the baseline", path.display()));
+        return Ok(Exit::Failing);
+    };
+    let facts = facts(&state);
+    if global.json {
+        output::json(&json!({ "path": path.to_string_lossy(), "object": facts }));
+    } else {
+        output::line(&printable(&path.to_string_lossy()));
+        for (name, value) in facts.as_object().into_iter().flatten() {
+            let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            output::line(&format!("  {name:<12} {}", printable(&text)));
+        }
+    }
+    Ok(Exit::Fine)
+}
+
+fn diff(
+    global: &Global,
+    inspector: &mut Inspector,
+    paths: &[PathBuf],
+    hash_bytes_max: u64,
+) -> rusqlite::Result<Exit> {
+    let (mut compared, mut differences) = (0, Vec::new());
+    for path in paths {
+        compared += inspector.diff(path, hash_bytes_max, |difference| {
+            let what = match &difference.after {
+                None => "gone",
+                Some(after) if after.content != difference.before.content => "content",
+                Some(_) => "attributes",
+            };
+            let path = difference.path.to_string_lossy().into_owned();
+            if !global.json {
+                output::line(&format!("{what:<11} {}", printable(&path)));
+            }
+            let after = difference.after.as_ref().map(facts);
+            differences.push(json!({
+                "path": path, "differs": what, "before": facts(&difference.before), "after": after,
+            }));
+            differences.len() < DIFFERENCES_MAX
+        })?;
+    }
+    let count = u64::try_from(differences.len()).unwrap_or(u64::MAX);
+    if global.json {
+        output::json(&json!({ "compared": compared, "differences": differences }));
+    } else {
+        output::line(&format!(
+            "{} objects compared, {} differ",
+            output::count(compared),
+            output::count(count)
+        ));
+    }
+    Ok(if count == 0 { Exit::Fine } else { Exit::Degraded })
+}
+
+fn facts(state: &ObjectState) -> Value {
+    let meta = &state.meta;
+    let mut facts = json!({
+        "type": meta.kind.noun(),
+        "mode": format!("{:04o}", meta.mode),
+        "uid": meta.uid,
+        "gid": meta.gid,
+        "size": meta.size,
+        "modified": Timestamp::from_nanos(meta.mtime).to_string(),
+        "changed": Timestamp::from_nanos(meta.ctime).to_string(),
+        "inode": meta.inode,
+        "links": meta.links,
+    });
+    let more = match &state.content {
+        Content::Digest(digest) => Some(("sha256", hex(digest))),
+        Content::Target(target) => Some(("target", String::from_utf8_lossy(target).into_owned())),
+        Content::Pending => Some(("content", "not hashed yet".to_owned())),
+        Content::Unreadable(errno) => Some(("content", format!("unreadable: errno {errno}"))),
+        Content::None => None,
+    };
+    let capability = state.extended.capability().map(|value| ("capability", hex(value)));
+    let label = state.extended.label().map(|value| ("label", String::from_utf8_lossy(value).into_owned()));
+    if let Some(facts) = facts.as_object_mut() {
+        for (name, value) in more.into_iter().chain(capability).chain(label) {
+            facts.insert(name.to_owned(), value.into());
+        }
+    }
+    facts
+}
