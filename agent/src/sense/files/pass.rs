@@ -324,7 +324,7 @@ mod tests {
     fn every_file_has_its_turn_once_a_week() {
         let interval = Duration::from_secs(6 * 3_600);
         let turns = |inode| {
-            (0..28u64).filter(|round| {
+            (0..28u64).filter(move |round| {
                 let time = Timestamp::from_seconds(1_000_000 + i64::try_from(round * 21_600).unwrap());
                 Turn::at(time, interval).is_of(inode)
             })
