@@ -29,6 +29,7 @@ pub mod images;
 mod inotify;
 mod inspect;
 mod large;
+mod log_look;
 pub mod log_rotation;
 pub mod log_state;
 pub mod logs;

@@ -70,6 +70,8 @@ impl Worker {
         let tally = &examiner.tally;
         let counters = [
             ("objects", tally.objects),
+            ("logs", u64::try_from(examiner.logs.followed()).unwrap_or(u64::MAX)),
+            ("logs_left_out", examiner.logs.left_out),
             ("examined", tally.examined),
             ("findings", tally.findings),
             ("refreshed", tally.refreshed),
