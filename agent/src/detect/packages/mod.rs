@@ -14,7 +14,8 @@
 //! the table `package_held`, written with the baseline row of the change, and survives the agent. It waits until the
 //! databases are settled (nobody holds a lock, nothing changed for some seconds), and not longer than [`HOLD_MAX`]
 //! ([`HOLD_HIGH_MAX`] when it matters much); files with a staging name wait for as long as a lock is held, up to
-//! [`STAGING_MAX`]. Outside transactions nothing waits at all, nor ever what is in no package: the account files, homes.
+//! [`STAGING_MAX`]. Outside transactions nothing waits at all, nor ever
+//! what is in no package (account files, homes) or what is `critical`.
 //!
 //! **Limits.** [`HELD_BYTES_MAX`] of what waits is in memory; a change beyond is told at once, unexplained.
 
@@ -150,9 +151,11 @@ impl Stage {
             Some(held)
         });
         let Some(finding) = finding else { return (None, writes) };
-        let waits =
-            self.activity.is_some_and(|activity| activity.could_explain(change)) && self.may_wait(change);
-        if !waits && !self.held.contains_key(&change.path) {
+        let waits = self.activity.is_some_and(|activity| activity.could_explain(change))
+            && self.may_wait(change)
+            && finding.severity < Severity::Critical;
+        let joins = self.held.contains_key(&change.path) && finding.severity < Severity::Critical;
+        if !waits && !joins {
             return (Some(finding), writes);
         }
         let mut held = Held::new(change, &finding, now);

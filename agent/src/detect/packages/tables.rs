@@ -67,11 +67,14 @@ fn key(fold: &Fold) -> String {
     format!("{}/{}/{}", package.manager.name(), package.name, package.architecture)
 }
 
+/// What is held back by path, and what was explained.
+pub type Kept = (Vec<(PathBuf, Held)>, Vec<Fold>);
+
 /// What the last run held back, and what it had explained.
 ///
 /// # Errors
 /// What SQLite says. A row that this version does not understand is passed over.
-pub fn load(database: &Connection) -> rusqlite::Result<(Vec<(PathBuf, Held)>, Vec<Fold>)> {
+pub fn load(database: &Connection) -> rusqlite::Result<Kept> {
     let mut statement = database.prepare("SELECT path, held FROM package_held")?;
     let rows = statement.query_map([], |row| Ok((row.get::<_, Vec<u8>>(0)?, row.get::<_, String>(1)?)))?;
     let mut held = Vec::new();

@@ -37,7 +37,6 @@ use self::rpm::Rpm;
 use crate::clock;
 use crate::detect::packages::held::{Hand, Held};
 use crate::detect::packages::proof::{Activity, Answer, PackageId, Verdict};
-use crate::detect::packages::transaction::Fold;
 use crate::detect::packages::window::Window;
 use crate::detect::packages::{Stage, tables};
 use crate::sense::files::object::Kind;
@@ -81,7 +80,7 @@ impl Packages {
     /// # Errors
     /// What SQLite says.
     pub fn stage(&self, now: Timestamp) -> rusqlite::Result<Stage> {
-        let (held, folds): (Vec<(PathBuf, Held)>, Vec<Fold>) = tables::load(self.known.connection())?;
+        let (held, folds) = tables::load(self.known.connection())?;
         let mut stage = Stage::restore(self.root.clone(), held, folds);
         if !self.databases.is_empty() {
             stage.stir(now);
