@@ -747,7 +747,7 @@ fn findings_are_shown_and_followed_and_scans_answer() {
     change("first\x1b[2J");
     let shown = wait_for("the first finding", || {
         let shown = text(&host.agent(&["findings", "--rule", "file."]).stdout);
-        shown.contains("file.created").then_some(shown)
+        shown.contains("first").then_some(shown)
     });
     assert!(shown.contains("first\\u{1b}[2J") && !shown.contains('\x1b'), "{shown}");
     assert_eq!(text(&host.agent(&["findings", "--rule", "login."]).stdout), "");

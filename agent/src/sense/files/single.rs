@@ -22,7 +22,14 @@ pub struct Singles {
 
 #[derive(Debug, Default)]
 struct Known {
-    places: HashMap<Box<[u8]>, (Arc<[Place]>, u64)>,
+    places: HashMap<Box<[u8]>, Single>,
+    round: u64,
+}
+
+#[derive(Debug)]
+struct Single {
+    places: Arc<[Place]>,
+    /// The round in which it was visited last.
     round: u64,
 }
 
@@ -41,7 +48,8 @@ impl Singles {
             return Ok(false);
         }
         let round = known.round;
-        known.places.insert(key.into(), (Arc::from([Place::At(path.to_path_buf())]), round));
+        let places = Arc::from([Place::At(path.to_path_buf())]);
+        known.places.insert(key.into(), Single { places, round });
         Ok(true)
     }
 
@@ -51,7 +59,7 @@ impl Singles {
         if known.places.is_empty() {
             return None;
         }
-        known.places.get(key).map(|(places, _)| Arc::clone(places))
+        known.places.get(key).map(|single| Arc::clone(&single.places))
     }
 
     /// All directories are visited from now on.
@@ -63,7 +71,7 @@ impl Singles {
     pub fn end_round(&self) {
         let mut known = self.lock();
         let now = known.round;
-        known.places.retain(|_, (_, round)| *round == now);
+        known.places.retain(|_, single| single.round == now);
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Known> {
