@@ -70,7 +70,12 @@ fn each_value_has_a_range() {
     check("[host]\n\nheartbeat = 60", 3, "host.heartbeat", "duration such as \"1m\"");
     check("[files]\nscan_interval = \"8d\"", 2, "files.scan_interval", "from 1s to 1w");
     check("[files]\nhash_bytes_max = \"1 KiB\"", 2, "files.hash_bytes_max", "from 4 KiB to 1 TiB");
-    check("[files]\nrung = \"magic\"", 2, "files.rung", "one of auto, fanotify, inotify, scan");
+    check(
+        "[files]\nrung = \"magic\"",
+        2,
+        "files.rung",
+        "one of auto, fanotify, fanotify-inode, inotify, scan",
+    );
     check("[files]\ntrees = []", 2, "files.trees", "at least one");
     check("[files]\ntrees = [\"/etc/../root\"]", 2, "files.trees", "without \"..\"");
     check("[files]\nexclude = [\"/etc/{a\"]", 2, "files.exclude", "not a valid glob");

@@ -17,6 +17,7 @@ pub(super) fn run(global: &Global, _arguments: Arguments) -> Exit {
         Ok(loaded) => loaded,
         Err(exit) => return exit,
     };
+    crate::sys::share_one_heap();
     start_log(global.json);
     match core::run(&loaded) {
         Ok(()) => Exit::Fine,

@@ -9,6 +9,16 @@ pub fn give_back_heap() {
     }
 }
 
+/// Lets all threads share one heap. Each would get one of its own otherwise, whose free memory is given back
+/// only at its end; before the second thread starts. Fewer threads allocate here at once than would wait for it.
+pub fn share_one_heap() {
+    #[cfg(target_env = "gnu")]
+    {
+        // SAFETY: the call sets a number in the allocator, under its own lock.
+        let _set = unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+    }
+}
+
 /// Lets go of the pages of this program's own code: most were run once, to start. Those that are needed again are
 /// mapped again from the page cache as they are reached. Gives how many bytes of code there are.
 pub fn give_back_code() -> usize {
