@@ -1,7 +1,7 @@
 //! What a change of a watched file means: [`FileChange`] in, at most one finding out.
 //!
 //! One act gives one finding, under the most telling rule that applies: `persistence.cron`, `account.created`,
-//! `privilege.setuid` … (see [`meaning`]); the plain fact (`file.created`, `file.modified`, `file.deleted`,
+//! `privilege.setuid` … (see `meaning`); the plain fact (`file.created`, `file.modified`, `file.deleted`,
 //! `file.moved`, `file.attributes`, `file.type-changed`) is in its evidence, and its rule where nothing more can be said.
 //! A file that moved is not also deleted and created, and what went with its directory is named in the directory's
 //! evidence. Changes that say nothing (a later modification time with the same content, another inode with the same

@@ -5,7 +5,7 @@
 //! that an overlay file system keeps for itself are passed over.
 //!
 //! **Form** (in the baseline): entries of a tag byte, a length byte and so many bytes, in ascending order of tags.
-//! A value that is longer than [`KEPT_BYTES_MAX`] is kept as its digest, with [`DIGESTED`] added to the tag.
+//! A value that is longer than `KEPT_BYTES_MAX` is kept as its digest, with `DIGESTED` added to the tag.
 
 use std::os::fd::{AsFd, AsRawFd as _};
 use std::path::PathBuf;

@@ -6,7 +6,7 @@
 //! what is known of the lost part and what became of the log; what that means decides `detect::logs`.
 //!
 //! **Limits.** [`LOGS_MAX`] logs are followed; more are counted and left alone. A log that vanished is given
-//! [`GRACE`] for a rotation to end. The middle of a log that is edited while it grows is found by the next
+//! `GRACE` for a rotation to end. The middle of a log that is edited while it grows is found by the next
 //! full examination, as far as its parts are remembered.
 
 use std::collections::{BTreeMap, BTreeSet};

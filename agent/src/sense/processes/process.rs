@@ -186,7 +186,7 @@ impl Process {
         }
     }
 
-    /// Those above, nearest first, at most [`ANCESTORS_MAX`].
+    /// Those above, nearest first, at most `ANCESTORS_MAX`.
     pub fn ancestors(&self) -> impl Iterator<Item = &Self> {
         std::iter::successors(self.parent.as_deref(), |process| process.parent.as_deref()).take(ANCESTORS_MAX)
     }
