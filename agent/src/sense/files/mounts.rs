@@ -80,8 +80,8 @@ pub fn parse(text: &[u8]) -> Vec<Mount> {
     mounts
 }
 
-/// `\040` is a blank, and so on: three octal digits.
-fn unescape(field: &[u8]) -> PathBuf {
+/// A path of the mount table: `\040` is a blank, and so on, three octal digits.
+pub fn unescape(field: &[u8]) -> PathBuf {
     let mut out = Vec::with_capacity(field.len());
     let mut rest = field;
     while let Some((&first, tail)) = rest.split_first() {

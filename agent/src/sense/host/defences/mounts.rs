@@ -2,15 +2,15 @@
 //! the mounts that should have some.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Read as _};
-use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use picket_protocol::finding::Text;
 
 use crate::detect::defences::mounts::{Concern, Mount};
+use crate::sense::files::mounts::unescape;
 
 /// Bytes of mountinfo that are read.
 const MOUNTINFO_BYTES_MAX: u64 = 4 * 1024 * 1024;
@@ -126,25 +126,4 @@ fn concern(point: &Path, mount: &Mount, again: bool, places: &Places) -> Option<
         return (point != Path::new("/")).then_some(Concern::Watched);
     }
     guarded.then_some(Concern::Options)
-}
-
-/// `\040` is a blank, and so on: three octal digits.
-fn unescape(field: &[u8]) -> PathBuf {
-    let mut out = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((&first, tail)) = rest.split_first() {
-        let digits = tail.get(..3).filter(|digits| digits.iter().all(|digit| (b'0'..=b'7').contains(digit)));
-        match digits {
-            Some(digits) if first == b'\\' => {
-                let value = digits.iter().fold(0u32, |value, digit| value * 8 + u32::from(digit - b'0'));
-                out.push(u8::try_from(value).unwrap_or(b'?'));
-                rest = tail.get(3..).unwrap_or_default();
-            }
-            _ => {
-                out.push(first);
-                rest = tail;
-            }
-        }
-    }
-    PathBuf::from(OsString::from_vec(out))
 }
