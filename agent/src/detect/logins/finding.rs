@@ -21,13 +21,19 @@ pub struct Reports {
     pub notice: u64,
     /// By PAM.
     pub pam: u64,
+    /// By the kernel's audit.
+    #[serde(default)]
+    pub audit: u64,
+    /// By records of the utmp family.
+    #[serde(default)]
+    pub record: u64,
 }
 
 impl Reports {
     /// One attempt is often reported by several, each counting by itself: the largest is the truth, or at
     /// worst a little below it.
     pub fn count(self) -> u64 {
-        self.service.max(self.notice).max(self.pam)
+        self.service.max(self.notice).max(self.pam).max(self.audit).max(self.record)
     }
 }
 
@@ -115,6 +121,12 @@ fn title(event: &LoginEvent) -> String {
         }
         LoginKind::PrivilegeSuccess => format!("{user} became {target} by {service}{command}"),
         LoginKind::PrivilegeFailure => format!("{service} refused {user} the rights of {target}{why}"),
+        LoginKind::Logout => format!("{user} logged out{from}"),
+        LoginKind::AccountCreated => format!("{service} created {user}"),
+        LoginKind::AccountRemoved => format!("{service} removed {user}"),
+        LoginKind::AccountChanged => format!("{service} changed {user}{why}"),
+        LoginKind::AccountLocked => format!("{service} locked or unlocked {user}{why}"),
+        LoginKind::WebRequest => format!("Request to {service}{from}"),
     }
 }
 
@@ -135,5 +147,10 @@ fn attack(kind: LoginKind) -> &'static [&'static str] {
         LoginKind::Failure | LoginKind::InvalidUser => &["T1110"],
         LoginKind::Probe => &["T1046"],
         LoginKind::PrivilegeSuccess | LoginKind::PrivilegeFailure => &["T1548.003"],
+        LoginKind::AccountCreated => &["T1136"],
+        LoginKind::AccountRemoved | LoginKind::AccountLocked => &["T1531"],
+        LoginKind::AccountChanged => &["T1098"],
+        LoginKind::WebRequest => &["T1190"],
+        LoginKind::Logout => &[],
     }
 }

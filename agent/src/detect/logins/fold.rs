@@ -76,6 +76,8 @@ impl Fold {
             Reporter::Service => self.reports.service += repeats,
             Reporter::Notice => self.reports.notice += repeats,
             Reporter::Pam => self.reports.pam += repeats,
+            Reporter::Audit => self.reports.audit += repeats,
+            Reporter::Record => self.reports.record += repeats,
         }
         self.first = self.first.min(event.time);
         self.last = self.last.max(event.time);

@@ -36,6 +36,24 @@ pub enum LoginKind {
     /// `su` or `sudo` refused.
     #[serde(rename = "privilege.failure")]
     PrivilegeFailure,
+    /// A session that had begun with a login ended.
+    #[serde(rename = "login.logout")]
+    Logout,
+    /// An account or group was made.
+    #[serde(rename = "account.created")]
+    AccountCreated,
+    /// An account or group was removed.
+    #[serde(rename = "account.removed")]
+    AccountRemoved,
+    /// Password, expiry, shell, name or groups of an account changed.
+    #[serde(rename = "account.changed")]
+    AccountChanged,
+    /// An account was locked or unlocked.
+    #[serde(rename = "account.locked")]
+    AccountLocked,
+    /// A request to a web server that its log tells of, with what was asked for in [`LoginEvent::request`].
+    #[serde(rename = "web.request")]
+    WebRequest,
 }
 
 impl LoginKind {
@@ -48,6 +66,12 @@ impl LoginKind {
             Self::Probe => "login.probe",
             Self::PrivilegeSuccess => "privilege.success",
             Self::PrivilegeFailure => "privilege.failure",
+            Self::Logout => "login.logout",
+            Self::AccountCreated => "account.created",
+            Self::AccountRemoved => "account.removed",
+            Self::AccountChanged => "account.changed",
+            Self::AccountLocked => "account.locked",
+            Self::WebRequest => "web.request",
         }
     }
 }
@@ -62,6 +86,10 @@ pub enum Reporter {
     Notice,
     /// The `pam_unix` module inside the service.
     Pam,
+    /// The kernel's audit, to which the service's PAM told it.
+    Audit,
+    /// A record of the utmp family (`btmp`, `wtmp`, `lastlog`, wtmpdb).
+    Record,
 }
 
 /// The kind of source that a line came from, which decides how far it can be trusted.
@@ -72,6 +100,10 @@ pub enum Source {
     Journal,
     /// A text log: any local user can write such lines (`logger -t sshd`).
     Log,
+    /// The kernel's audit: only who has `CAP_AUDIT_WRITE` can send such a message.
+    Audit,
+    /// A record of the utmp family: only root and group utmp write them.
+    Record,
 }
 
 /// Where the line is, so that it can be found again.
@@ -91,6 +123,16 @@ pub enum Place {
     Journal {
         /// For `journalctl --cursor`.
         cursor: String,
+    },
+    /// A message of the kernel's audit, as in `audit(1700000000.123:456)`.
+    Audit {
+        /// The event's serial number.
+        serial: u64,
+    },
+    /// A line of a recorded log that is replayed.
+    Line {
+        /// Counted from 1.
+        line: u64,
     },
 }
 
@@ -149,6 +191,18 @@ pub struct LoginEvent {
     /// Why not, in the service's words.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<Text>,
+    /// What a web server was asked for: method and target as the log has them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<Text>,
+    /// What a web server answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    /// The audit session (`ses`) that it belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<u32>,
+    /// The user who logged in, whoever he became since (audit's `auid`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub login_uid: Option<u32>,
     /// How many attempts this line stands for: `3 incorrect password attempts`, `message repeated 5 times`.
     pub repeats: u32,
     /// The line can be read in more than one way, because a name or command in it looks like the rest of
@@ -202,6 +256,10 @@ impl LoginEvent {
             target: parsed.target.map(|target| cut(target, NAME_BYTES_MAX)),
             command: parsed.command.map(|command| cut(command, TEXT_BYTES_MAX)),
             reason: parsed.reason.map(|reason| cut(reason, TEXT_BYTES_MAX)),
+            request: None,
+            status: None,
+            session: None,
+            login_uid: None,
             repeats: parsed.repeats,
             ambiguous: parsed.ambiguous,
             pid: origin.pid,
