@@ -7,6 +7,7 @@ pub mod actors;
 pub mod agent;
 pub mod chaos;
 pub mod collector;
+pub mod host;
 pub mod operators;
 pub mod process;
 pub mod proxy;

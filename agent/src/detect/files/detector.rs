@@ -91,6 +91,11 @@ impl Detector {
         self.explained(Outcome { findings, writes: Vec::new() })
     }
 
+    /// Changes whose findings wait to be explained.
+    pub fn held(&self) -> usize {
+        self.packages.waiting()
+    }
+
     /// Gives what is due by the clock.
     pub fn tick(&mut self, now: Timestamp, new_id: &mut dyn FnMut() -> Uuid) -> Outcome {
         let mut findings = self.mass.tick(now, new_id);

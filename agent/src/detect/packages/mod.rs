@@ -135,6 +135,11 @@ impl Stage {
         &self.held
     }
 
+    /// Changes that wait, packages whose transaction is not told yet, and databases that are to be asked.
+    pub fn waiting(&self) -> usize {
+        self.held.len() + self.folds.len() + usize::from(self.stirred.is_some())
+    }
+
     /// Passes the finding of a change on, or holds it back.
     pub fn observe(
         &mut self,

@@ -31,6 +31,14 @@ impl Manager {
             Self::Rpm => "rpm",
         }
     }
+
+    /// Which digest its word rests on, for a person who asks how good the proof is.
+    pub fn digest(self) -> &'static str {
+        match self {
+            Self::Dpkg => "md5, as dpkg recorded it",
+            Self::Rpm => "sha256, as rpm recorded it",
+        }
+    }
 }
 
 /// A package, whatever its version.

@@ -140,6 +140,7 @@ impl Fold {
                 "derived": self.derived,
                 "generated": self.generated,
                 "differing": self.differing,
+                "digest": package.manager.digest(),
                 "paths": self.paths,
                 "by_manager": (self.count() > 0).then_some(self.by_manager),
             }),
@@ -201,6 +202,7 @@ pub fn mismatch(
             "architecture": package.architecture,
             "version": version,
             "expected": expected,
+            "digest": package.manager.digest(),
             "rule": fact,
         }),
     );

@@ -81,6 +81,7 @@ impl Worker {
             ("transient", tally.transient),
             ("events", events),
             ("collapsed", collapsed),
+            ("held", u64::try_from(examiner.detector.held()).unwrap_or(u64::MAX)),
             ("pending", u64::try_from(pending).unwrap_or(u64::MAX)),
             ("overflows", Counters::read(&rung.overflows)),
             ("own", Counters::read(&rung.own)),

@@ -1,0 +1,139 @@
+//! Packages as an administrator handles them: the real apt-get with a repository of its own, on the real root under an
+//! overlay, watched by the real agent as it is packaged.
+#![expect(clippy::unwrap_used, reason = "tests fail loudly")]
+
+use picket_tests::host::Host;
+use serde_json::Value;
+
+/// Builds packages for the repository on the host: `NAME VERSION FILES`, with a program, data and a configuration file.
+const BUILD: &str = r#"
+build() {
+  at=/tmp/build/$1; rm -rf "$at"
+  mkdir -p "$at/DEBIAN" "$at/usr/bin" "$at/usr/lib/systemd/system" "$at/usr/share/doc/$1" "$at/etc/picket-test"
+  printf 'Package: %s\nVersion: %s\nArchitecture: all\nMaintainer: t <t@example.org>\nDescription: t\n' "$1" "$2" > "$at/DEBIAN/control"
+  printf '#!/bin/sh\necho %s %s\n' "$1" "$2" > "$at/usr/bin/$1"
+  chmod 755 "$at/usr/bin/$1"
+  printf '[Service]\nExecStart=/usr/bin/%s\n# %s\n' "$1" "$2" > "$at/usr/lib/systemd/system/$1.service"
+  echo "$2" > "$at/usr/share/doc/$1/changelog"
+  echo "version = $2" > "$at/etc/picket-test/$1.conf"
+  echo "/etc/picket-test/$1.conf" > "$at/DEBIAN/conffiles"
+  n=0; while [ $n -lt "$3" ]; do echo "the same" > "$at/usr/bin/$1-$n"; n=$((n + 1)); done
+  if [ -n "$4" ]; then printf '#!/bin/sh\nset -e\n%s\n' "$4" > "$at/DEBIAN/postinst"; chmod 755 "$at/DEBIAN/postinst"; fi
+  (cd "$at" && find usr -type f -exec md5sum {} + > DEBIAN/md5sums)
+  mkdir -p /tmp/repository
+  dpkg-deb --root-owner-group -Znone --build "$at" "/tmp/repository/$1_$2_all.deb" > /dev/null
+}
+index() {
+  cd /tmp/repository
+  for deb in *.deb; do
+    dpkg-deb --field "$deb"
+    printf 'Filename: ./%s\nSize: %s\nSHA256: %s\n\n' "$deb" "$(stat -c %s "$deb")" "$(sha256sum "$deb" | cut -d ' ' -f 1)"
+  done > Packages
+}
+"#;
+
+/// apt-get with the repository and no other, as it runs from a terminal; it needs no network.
+const APT: &str = r#"
+apt() {
+  apt-get -q -y -o Dir::Etc::sourcelist=/tmp/sources.list -o Dir::Etc::sourceparts=- -o Acquire::Languages=none \
+    -o APT::Sandbox::User=root -o Dpkg::Use-Pty=0 "$@" > /tmp/apt.log 2>&1 || { cat /tmp/apt.log >&2; exit 1; }
+}
+echo 'deb [trusted=yes] file:/tmp/repository ./' > /tmp/sources.list
+"#;
+
+fn build(host: &Host, script: &str) {
+    host.shell(&format!("{BUILD}\n{script}\nindex"));
+}
+
+fn apt(host: &Host, arguments: &str) {
+    host.shell(&format!("{APT}\napt update\napt {arguments}"));
+}
+
+fn text<'a>(finding: &'a Value, name: &str) -> &'a str {
+    finding[name].as_str().unwrap()
+}
+
+/// Rule, severity and title, sorted.
+fn told(findings: &[Value]) -> Vec<(&str, &str, &str)> {
+    let mut told: Vec<_> = findings
+        .iter()
+        .map(|finding| (text(finding, "rule"), text(finding, "severity"), text(finding, "title")))
+        .collect();
+    told.sort_unstable();
+    told
+}
+
+#[test]
+fn an_upgrade_of_fifty_packages_by_apt_is_fifty_findings_and_no_other() {
+    let mut host = Host::new();
+    let names: Vec<String> = (0..50).map(|n| format!("picket-test{n:02}")).collect();
+    let all =
+        |version: &str| names.iter().map(|name| format!("build {name} {version} 0 ''\n")).collect::<String>();
+    build(&host, &all("1.0-1"));
+    apt(&host, &format!("install {}", names.join(" ")));
+    host.start_agent();
+    let known = host.findings().len();
+    build(&host, &all("1.1-1"));
+    apt(&host, "upgrade");
+    let news = host.news(known, 50);
+    let titles: Vec<String> =
+        names.iter().map(|name| format!("{name} 1.0-1 → 1.1-1, 3 files, all as packaged")).collect();
+    let expected: Vec<_> =
+        titles.iter().map(|title| ("package.transaction", "info", title.as_str())).collect();
+    assert_eq!(told(&news), expected);
+    for finding in &news {
+        assert_eq!(finding["evidence"]["by_manager"], true, "{finding:#}");
+        assert_eq!(finding["evidence"]["digest"], "md5, as dpkg recorded it", "{finding:#}");
+    }
+}
+
+#[test]
+fn a_package_installed_again_by_apt_is_one_finding_and_a_fake_dpkg_explains_nothing() {
+    let mut host = Host::new();
+    build(&host, "build picket-many 1.0 225 ''");
+    host.start_agent();
+    let known = host.findings().len();
+    apt(&host, "install picket-many");
+    let installed = host.news(known, 1);
+    assert_eq!(
+        told(&installed),
+        [("package.transaction", "info", "picket-many 1.0 installed, 229 files, all as packaged")]
+    );
+    apt(&host, "install --reinstall picket-many");
+    let again = host.news(known + 1, 1);
+    let title = "picket-many 1.0 installed again, no watched file is another than before";
+    assert_eq!(told(&again), [("package.transaction", "info", title)]);
+    // It is called dpkg, holds dpkg's lock, and is none.
+    let fake = "exec 9<>/var/lib/dpkg/lock; echo x >> /usr/bin/picket-many";
+    host.shell(&format!("cp /bin/sh /tmp/dpkg; /tmp/dpkg -c '{fake}'"));
+    let faked = host.news(known + 2, 1);
+    assert_eq!(
+        told(&faked),
+        [("file.modified", "medium", "/usr/bin/picket-many was modified")],
+        "{faked:#?}"
+    );
+    assert_eq!(faked[0]["explained_by"], Value::Null);
+}
+
+#[test]
+fn a_file_that_differs_from_what_apt_installed_is_high() {
+    let mut host = Host::new();
+    build(
+        &host,
+        "build picket-honest 1.0 0 ''\nbuild picket-sly 1.0 0 'echo backdoor >> /usr/bin/picket-honest'",
+    );
+    host.start_agent();
+    let known = host.findings().len();
+    apt(&host, "install picket-honest picket-sly");
+    let news = host.news(known, 3);
+    let told = told(&news);
+    let rules: Vec<_> = told.iter().map(|(rule, severity, _)| (*rule, *severity)).collect();
+    assert_eq!(
+        rules,
+        [("package.mismatch", "high"), ("package.transaction", "info"), ("package.transaction", "info")],
+        "{told:#?}"
+    );
+    assert_eq!(told[0].2, "/usr/bin/picket-honest is not what is in package picket-honest 1.0");
+    let mismatch = news.iter().find(|finding| finding["rule"] == "package.mismatch").unwrap();
+    assert_eq!(mismatch["evidence"]["package"]["digest"], "md5, as dpkg recorded it", "{mismatch:#}");
+}
