@@ -38,6 +38,8 @@ const LINES_ENOUGH: u64 = 50;
 const ROTATORS: &[&str] = &["/usr/sbin/logrotate", "/usr/bin/logrotate"];
 const JOURNALD: &[&str] =
     &["/usr/lib/systemd/systemd-journald", "/lib/systemd/systemd-journald", "/usr/bin/journalctl"];
+/// What package managers and their scripts write anew each time: the newest run is all that these ever tell.
+const LAST_RUN_ONLY: &[&str] = &["/var/log/apt/eipp.log.xz", "/var/log/fontconfig.log"];
 
 /// Why a loss is no alarm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -215,6 +217,9 @@ fn excuse(change: &LogChange) -> Excuse {
         return Excuse::Program("logrotate");
     }
     let packages = change.actor.as_deref().is_some_and(crate::detect::mass_change::harm::is_package_manager);
+    if packages && LAST_RUN_ONLY.iter().any(|path| change.path == Path::new(path)) {
+        return Excuse::None;
+    }
     if packages && change.loss == Loss::Deleted {
         Excuse::Program("the package manager")
     } else {

@@ -60,6 +60,18 @@ fn check(change: &LogChange, expected: Option<(&str, Severity, &str)>) {
 }
 
 #[test]
+fn what_apt_writes_anew_each_time_is_no_loss_and_by_others_it_is() {
+    let of = |path: &str, executable: &str| LogChange {
+        actor: by(executable),
+        size_after: Some(9),
+        ..lost(path, Loss::Replaced, 0)
+    };
+    check(&of("/var/log/apt/eipp.log.xz", "/usr/bin/apt-get"), None);
+    assert!(judged(&of("/var/log/apt/eipp.log.xz", "/tmp/apt-get")).is_some());
+    assert!(judged(&of("/var/log/apt/history.log", "/usr/bin/apt-get")).is_some());
+}
+
+#[test]
 fn each_loss_has_its_rule_and_says_how_much_is_lost() {
     let log = "/var/log/auth.log";
     let high = |rule, title| Some((rule, Severity::High, title));
