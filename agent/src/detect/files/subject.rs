@@ -4,6 +4,9 @@
 use std::borrow::Cow;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+
+use memchr::memmem::Finder;
 
 /// A kind of file whose changes have a meaning of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -404,9 +407,10 @@ fn is_private(path: &Path) -> bool {
 
 /// `…/.git/hooks/NAME` or `….git/hooks/NAME`; the samples that come with each repository do nothing.
 fn is_git_hook(path: &[u8]) -> bool {
-    let needle = b".git/hooks/";
-    memchr::memmem::find(path, needle).is_some_and(|at| {
-        let name = path.get(at + needle.len()..).unwrap_or_default();
+    // Asked of every path: the search is prepared once.
+    static HOOKS: LazyLock<Finder<'_>> = LazyLock::new(|| Finder::new(b".git/hooks/"));
+    HOOKS.find(path).is_some_and(|at| {
+        let name = path.get(at + HOOKS.needle().len()..).unwrap_or_default();
         !name.is_empty() && !name.ends_with(b".sample")
     })
 }

@@ -11,6 +11,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use picket_protocol::time::Timestamp;
+use rusqlite::config::DbConfig;
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Row as SqlRow, Transaction, params};
 
@@ -73,6 +74,16 @@ pub enum Write {
     RemoveBeneath(i64),
 }
 
+impl Write {
+    /// Of which row; none when it is about many.
+    pub fn key(&self) -> Option<&Key> {
+        match self {
+            Self::Put(key, _) | Self::Remove(key) => Some(key),
+            Self::RemoveBeneath(_) => None,
+        }
+    }
+}
+
 /// Where a path stands in the baseline.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Located {
@@ -103,6 +114,8 @@ impl Baseline {
         let connection = Connection::open_with_flags(database, flags)?;
         connection.busy_timeout(std::time::Duration::from_secs(5))?;
         connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
+        // Else a query whose range is a parameter is parsed and planned anew each time that it is asked.
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
         let generation = meta(&connection, "generation")?.unwrap_or(0);
         let next_id = meta(&connection, "next_id")?.unwrap_or(NO_PARENT + 1);
         Ok(Self {
@@ -289,9 +302,15 @@ impl Baseline {
     }
 
     fn take(&mut self, key: &Key, row: Option<Row>, generation: i64) {
-        // Ids and flags of directories may have changed with it.
-        if row.as_ref().is_none_or(|row| row.id.is_some()) {
-            self.directories.clear();
+        match row.as_ref().map(|row| (row.id, row.listed)) {
+            None => self.directories.clear(),
+            Some((None, _)) => {}
+            // A number belongs to one directory for ever. One that took the place of another comes with a
+            // `RemoveBeneath`, one that moved with a `Remove`.
+            Some((Some(id), listed)) => {
+                let known = self.directories.values_mut().filter(|(known, _)| *known == id);
+                known.for_each(|(_, was_listed)| *was_listed = listed);
+            }
         }
         self.in_flight.insert(key.clone(), (generation, row));
     }
