@@ -1,6 +1,7 @@
 //! Looking at one object: metadata and content, whatever others do to it meanwhile.
 
 use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use ring::digest;
@@ -18,6 +19,41 @@ pub const BUFFER_BYTES: usize = 128 * 1024;
 /// Looks at an object that changes while it is read, before the last one is taken as it is.
 const ATTEMPTS_MAX: usize = 3;
 
+/// Where an object is looked at.
+#[derive(Clone, Copy, Debug)]
+pub enum Spot<'a> {
+    /// At an absolute path, no component of which is followed through a link.
+    Path(&'a Path),
+    /// By its name in an open directory, which spares the kernel the way there.
+    Entry(BorrowedFd<'a>, &'a [u8]),
+}
+
+impl Spot<'_> {
+    fn open(self, flags: OFlags) -> io::Result<OwnedFd> {
+        match self {
+            Self::Path(path) => place::open(path, flags),
+            Self::Entry(directory, name) => place::open_at(directory, name, flags),
+        }
+    }
+
+    fn metadata(self) -> io::Result<Option<Metadata>> {
+        match self {
+            Self::Path(path) => place::metadata_of(path),
+            Self::Entry(directory, name) => place::metadata_at(directory, name),
+        }
+    }
+
+    /// Opens a file to be read, without side effects as far as the kernel permits.
+    fn open_file(self) -> io::Result<OwnedFd> {
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+        match self.open(flags | OFlags::NOATIME) {
+            // Only the owner, and who has CAP_FOWNER, may leave the access time alone.
+            Err(error) if error.raw_os_error() == Some(libc::EPERM) => self.open(flags),
+            other => other,
+        }
+    }
+}
+
 /// Looks at what is at `path`; none when nothing is. Files larger than `hash_bytes_max` are not read.
 ///
 /// Nothing but regular files is opened for reading, and these so that the call cannot block (a pipe may take the
@@ -28,9 +64,41 @@ const ATTEMPTS_MAX: usize = 3;
 /// When it cannot even be said whether something is there. What is there and cannot be read is
 /// [`Content::Unreadable`].
 pub fn examine(path: &Path, hash_bytes_max: u64, buffer: &mut Vec<u8>) -> io::Result<Option<ObjectState>> {
+    look(Spot::Path(path), None, hash_bytes_max, buffer)
+}
+
+/// The same by the name in an open directory, where `seen` was a moment ago.
+///
+/// # Errors
+/// As [`examine`].
+pub fn examine_entry(
+    directory: BorrowedFd<'_>,
+    name: &[u8],
+    seen: &Metadata,
+    hash_bytes_max: u64,
+    buffer: &mut Vec<u8>,
+) -> io::Result<Option<ObjectState>> {
+    look(Spot::Entry(directory, name), Some(*seen), hash_bytes_max, buffer)
+}
+
+fn look(
+    spot: Spot<'_>,
+    mut seen: Option<Metadata>,
+    hash_bytes_max: u64,
+    buffer: &mut Vec<u8>,
+) -> io::Result<Option<ObjectState>> {
     let mut unstable = None;
     for _ in 0..ATTEMPTS_MAX {
-        match attempt(path, hash_bytes_max, buffer)? {
+        let found = match seen.take() {
+            Some(meta) => Some(meta),
+            None => spot.metadata()?,
+        };
+        let Some(meta) = found else { return Ok(None) };
+        let attempt = match meta.kind {
+            Kind::File if meta.size <= hash_bytes_max => read_file(spot, &meta, hash_bytes_max, buffer),
+            _ => look_only(spot, hash_bytes_max)?,
+        };
+        match attempt {
             Attempt::Absent => return Ok(None),
             Attempt::Stable(state) => return Ok(Some(state)),
             Attempt::Unstable(state) => unstable = state.or(unstable),
@@ -48,42 +116,42 @@ enum Attempt {
     Unstable(Option<ObjectState>),
 }
 
-fn attempt(path: &Path, hash_bytes_max: u64, buffer: &mut Vec<u8>) -> io::Result<Attempt> {
-    let fd = match place::open(path, OFlags::PATH) {
+/// What is not read: everything but regular files, and files that are too large to be read at once.
+fn look_only(spot: Spot<'_>, hash_bytes_max: u64) -> io::Result<Attempt> {
+    let fd = match spot.open(OFlags::PATH) {
         Ok(fd) => fd,
         Err(error) if place::is_absent(&error) => return Ok(Attempt::Absent),
         Err(error) => return Err(error),
     };
     let meta = place::metadata(&fd)?;
-    let stable = |content| {
-        let extended = Extended::read(&fd, true);
-        Ok(Attempt::Stable(ObjectState { meta, content, extended, ..ObjectState::default() }))
-    };
-    match meta.kind {
+    let content = match meta.kind {
         Kind::Symlink => match readlinkat(&fd, "", Vec::new()) {
-            Ok(target) => stable(Content::Target(target.into_bytes())),
-            Err(error) => stable(Content::Unreadable(error.raw_os_error())),
+            Ok(target) => Content::Target(target.into_bytes()),
+            Err(error) => Content::Unreadable(error.raw_os_error()),
         },
-        Kind::File if meta.size > hash_bytes_max => stable(Content::Pending),
-        Kind::File => read_file(path, &meta, hash_bytes_max, buffer),
-        _ => stable(Content::None),
-    }
+        Kind::File if meta.size > hash_bytes_max => Content::Pending,
+        // It was another a moment ago: the next attempt reads it.
+        Kind::File => return Ok(Attempt::Unstable(None)),
+        _ => Content::None,
+    };
+    let extended = Extended::read(&fd, true);
+    Ok(Attempt::Stable(ObjectState { meta, content, extended, ..ObjectState::default() }))
 }
 
-fn read_file(path: &Path, seen: &Metadata, hash_bytes_max: u64, buffer: &mut Vec<u8>) -> io::Result<Attempt> {
-    let file = match open_file(path) {
+fn read_file(spot: Spot<'_>, seen: &Metadata, hash_bytes_max: u64, buffer: &mut Vec<u8>) -> Attempt {
+    let file = match spot.open_file() {
         Ok(file) => file,
         // It may have been there a moment ago: the next attempt tells.
-        Err(error) if place::is_absent(&error) => return Ok(Attempt::Unstable(None)),
+        Err(error) if place::is_absent(&error) => return Attempt::Unstable(None),
         Err(error) => {
             let content = Content::Unreadable(error.raw_os_error().unwrap_or(libc::EIO));
-            return Ok(Attempt::Stable(ObjectState { meta: *seen, content, ..ObjectState::default() }));
+            return Attempt::Stable(ObjectState { meta: *seen, content, ..ObjectState::default() });
         }
     };
     let started = clock::coarse();
-    let meta = place::metadata(&file)?;
+    let Ok(meta) = place::metadata(&file) else { return Attempt::Unstable(None) };
     if meta.kind != Kind::File || meta.inode != seen.inode {
-        return Ok(Attempt::Unstable(None));
+        return Attempt::Unstable(None);
     }
     let racy = meta.ctime >= started.nanos();
     let mut traits = Traits::default();
@@ -92,25 +160,20 @@ fn read_file(path: &Path, seen: &Metadata, hash_bytes_max: u64, buffer: &mut Vec
         Err(error) => Content::Unreadable(error.raw_os_error().unwrap_or(libc::EIO)),
     };
     let extended = Extended::read(&file, false);
-    let after = place::metadata(&file)?;
+    let Ok(after) = place::metadata(&file) else { return Attempt::Unstable(None) };
     let state = ObjectState { meta: after, content, racy, extended, traits };
-    Ok(if after.same_as(&meta) { Attempt::Stable(state) } else { Attempt::Unstable(Some(state)) })
+    if after.same_as(&meta) { Attempt::Stable(state) } else { Attempt::Unstable(Some(state)) }
 }
 
 /// Opens a file to be read, without side effects as far as the kernel permits.
-pub fn open_file(path: &Path) -> io::Result<std::os::fd::OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
-    match place::open(path, flags | OFlags::NOATIME) {
-        // Only the owner, and who has CAP_FOWNER, may leave the access time alone.
-        Err(error) if error.raw_os_error() == Some(libc::EPERM) => place::open(path, flags),
-        other => other,
-    }
+pub fn open_file(path: &Path) -> io::Result<OwnedFd> {
+    Spot::Path(path).open_file()
 }
 
 /// SHA-256 of all of the file, and what its first block looks like; [`Content::Pending`] when it has grown beyond the
 /// bound while it was read.
 fn hash(
-    file: &std::os::fd::OwnedFd,
+    file: &OwnedFd,
     hash_bytes_max: u64,
     buffer: &mut Vec<u8>,
     traits: &mut Traits,

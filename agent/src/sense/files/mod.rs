@@ -28,6 +28,7 @@ mod fanotify;
 pub mod images;
 mod inotify;
 mod inspect;
+mod intake;
 mod large;
 mod log_look;
 pub mod log_rotation;

@@ -14,6 +14,7 @@ use super::change::SeenBy;
 use super::conclude::absent_row;
 use super::dirty::{Mark, Scope};
 use super::examiner::{Examiner, PassError};
+use super::intake::Intake;
 use super::object::{Content, Kind, Metadata, ObjectState};
 use super::place;
 use super::scanner::{ScanNews, ScanProgress};
@@ -72,6 +73,8 @@ pub struct Pass {
     pub(super) told: HashMap<PathBuf, Actors>,
     /// Marks were served last.
     pub(super) served: Option<Instant>,
+    /// What is to be taken into a first baseline.
+    pub(super) intake: Intake,
 }
 
 impl Pass {

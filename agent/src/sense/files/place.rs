@@ -48,6 +48,15 @@ fn open_by_steps(path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
     if path == Path::new("/") { Ok(openat(&at, ".", flags, Mode::empty())?) } else { Ok(at) }
 }
 
+/// Opens `name` in the open directory; a link is not followed.
+///
+/// # Errors
+/// What the kernel says; `ELOOP` when it is a link.
+pub fn open_at(directory: impl AsFd, name: &[u8], flags: OFlags) -> io::Result<OwnedFd> {
+    let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    Ok(openat(directory, std::ffi::OsStr::from_bytes(name), flags, Mode::empty())?)
+}
+
 /// Metadata of the open object.
 pub fn metadata(fd: impl AsFd) -> io::Result<Metadata> {
     let wanted = StatxFlags::BASIC_STATS | StatxFlags::BTIME;

@@ -1,34 +1,29 @@
 //! Walking a tree: every directory is listed and compared with what the baseline has of it. Memory grows with the
 //! depth of the tree, not with its breadth: which directory is next is asked of the baseline.
 
+use std::collections::VecDeque;
 use std::ffi::OsStr;
-use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{OFlags, RawDir};
 
 use super::baseline::{Key, Row, Write};
 use super::dirty::Mark;
-use super::examine::examine;
 use super::examiner::{Examiner, PassError};
-use super::object::{Content, Kind, Metadata, ObjectState};
+use super::intake::Waiting;
+use super::object::Kind;
 use super::pass::{Candidate, Pass, found_in};
 use super::place;
-use crate::sys::{self, DiskPriority};
 
 /// Bytes of directory entries read at once.
 const LISTING_BYTES: usize = 16 * 1024;
-/// Objects of a first baseline that are taken together.
-const CHUNK_OBJECTS_MAX: usize = 256;
-/// Bytes of files that are taken together: other changes wait no longer than reading these takes.
-const CHUNK_BYTES_MAX: u64 = 32 * 1024 * 1024;
-/// Below so many bytes and objects a second thread is not worth its start.
-const ALONE_OBJECTS_MAX: usize = 8;
+/// Names of directories that are asked of the baseline at once.
+const AHEAD_MAX: usize = 32;
 /// Marks that came meanwhile are served so often.
 const SERVE: Duration = Duration::from_millis(20);
 /// Marks served at once.
@@ -39,14 +34,33 @@ const CHECK_ENTRIES: u64 = 512;
 /// One directory on the way down.
 struct Frame {
     id: i64,
-    /// The last directory in it that was visited.
-    cursor: Vec<u8>,
+    /// The next directories in it.
+    ahead: VecDeque<(Vec<u8>, i64)>,
+    /// The last of those that were asked for; there may be others behind it.
+    cursor: Option<Vec<u8>>,
+}
+
+impl Frame {
+    fn new(id: i64) -> Self {
+        Self { id, ahead: VecDeque::new(), cursor: Some(Vec::new()) }
+    }
+
+    fn next(&mut self, examiner: &Examiner) -> Result<Option<(Vec<u8>, i64)>, PassError> {
+        if self.ahead.is_empty()
+            && let Some(cursor) = self.cursor.take()
+        {
+            let page = examiner.baseline.entries(self.id, &cursor, AHEAD_MAX, true)?;
+            self.cursor = page.last().filter(|_| page.len() == AHEAD_MAX).map(|(name, _)| name.clone());
+            self.ahead.extend(page.into_iter().filter_map(|(name, row)| Some((name, row.id?))));
+        }
+        Ok(self.ahead.pop_front())
+    }
 }
 
 /// A listing that is under way.
 struct Listing<'a> {
     path: &'a Path,
-    fd: &'a OwnedFd,
+    fd: Arc<OwnedFd>,
     id: i64,
     mark: Mark,
     /// Its entries are all known, so that another one is news.
@@ -55,19 +69,21 @@ struct Listing<'a> {
     had_entries: bool,
     matched: u64,
     complete: bool,
-    chunk: Vec<(PathBuf, Key, Option<Row>, Metadata)>,
-    chunk_bytes: u64,
+    /// There are directories in it.
+    parent: bool,
 }
 
 impl Pass {
     /// Visits a directory that is in the baseline, and all beneath. Anything else is passed over.
     pub fn walk(&mut self, examiner: &mut Examiner, root: &Path, mark: &Mark) -> Result<(), PassError> {
-        let Some((id, _)) = directory(examiner, root)? else { return Ok(()) };
         let mut path = root.to_path_buf();
-        self.visit(examiner, &path, id, mark)?;
-        let mut frames = vec![Frame { id, cursor: Vec::new() }];
+        let mut frames = Vec::new();
+        let Some((id, _)) = directory(examiner, root)? else { return Ok(()) };
+        if self.visit(examiner, &path, id, mark)? {
+            frames.push(Frame::new(id));
+        }
         while let Some(frame) = frames.last_mut() {
-            let Some((name, row)) = examiner.baseline.entries(frame.id, &frame.cursor, 1, true)?.pop() else {
+            let Some((name, id)) = frame.next(examiner)? else {
                 frames.pop();
                 if !frames.is_empty() {
                     path.pop();
@@ -75,20 +91,18 @@ impl Pass {
                 continue;
             };
             path.push(OsStr::from_bytes(&name));
-            frame.cursor = name;
-            if let Some(id) = row.id {
-                self.visit(examiner, &path, id, mark)?;
-                frames.push(Frame { id, cursor: Vec::new() });
+            if self.visit(examiner, &path, id, mark)? {
+                frames.push(Frame::new(id));
             } else {
                 path.pop();
             }
-            self.serve(examiner)?;
+            self.serve(examiner, mark)?;
         }
-        Ok(())
+        self.take_in(examiner, mark)
     }
 
     /// Looks at other marks between two directories of a long walk.
-    fn serve(&mut self, examiner: &mut Examiner) -> Result<(), PassError> {
+    fn serve(&mut self, examiner: &mut Examiner, mark: &Mark) -> Result<(), PassError> {
         self.check(examiner)?;
         let now = Instant::now();
         if !self.long || self.served.is_some_and(|served| now.saturating_duration_since(served) < SERVE) {
@@ -105,52 +119,54 @@ impl Pass {
         if marks.is_empty() {
             return Ok(());
         }
+        self.take_in(examiner, mark)?;
         Pass::default().run(examiner, marks)
     }
 
-    fn visit(&mut self, examiner: &mut Examiner, path: &Path, id: i64, mark: &Mark) -> Result<(), PassError> {
+    /// Looks at what a directory holds; tells whether there may be directories beneath it to be visited.
+    fn visit(
+        &mut self,
+        examiner: &mut Examiner,
+        path: &Path,
+        id: i64,
+        mark: &Mark,
+    ) -> Result<bool, PassError> {
         examiner.rung.watch_directory(path);
         let fd = match place::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NONBLOCK) {
-            Ok(fd) => fd,
+            Ok(fd) => Arc::new(fd),
             // Its own entry tells that it is gone.
-            Err(error) if place::is_absent(&error) => return Ok(()),
+            Err(error) if place::is_absent(&error) => return Ok(false),
             Err(_) => {
                 self.fail(examiner);
-                return Ok(());
+                // What is beneath may be open to a look all the same.
+                return Ok(true);
             }
         };
         // It may have been moved since the walk saw its row.
-        let Some((_, listed)) = directory(examiner, path)?.filter(|(found, _)| *found == id) else {
-            return Ok(());
+        let Some((key, row)) = located(examiner, path)?.filter(|(_, row)| row.id == Some(id)) else {
+            return Ok(false);
         };
+        let listed = row.listed;
         let had_entries = examiner.baseline.entry_count(id)? != Some(0);
-        let mut listing = Listing {
-            path,
-            fd: &fd,
-            id,
-            mark: found_in(mark),
-            listed,
-            had_entries,
-            matched: 0,
-            complete: true,
-            chunk: Vec::new(),
-            chunk_bytes: 0,
-        };
+        let mark = found_in(mark);
+        let mut listing =
+            Listing { path, fd, id, mark, listed, had_entries, matched: 0, complete: true, parent: false };
         self.list(examiner, &mut listing)?;
-        self.take_chunk(examiner, &mut listing)?;
-        if listing.complete {
+        let Listing { complete, parent, mark, .. } = &listing;
+        if *complete {
             self.find_missing(examiner, &listing)?;
             if !listed {
-                mark_listed(examiner, path)?;
+                self.gather_listed(examiner, key, row, mark)?;
             }
         }
-        Ok(())
+        Ok(*parent || !complete)
     }
 
     fn list(&mut self, examiner: &mut Examiner, listing: &mut Listing<'_>) -> Result<(), PassError> {
         let view = examiner.view();
         let mut buffer = vec![MaybeUninit::uninit(); LISTING_BYTES];
-        let mut entries = RawDir::new(listing.fd, &mut buffer);
+        let fd = Arc::clone(&listing.fd);
+        let mut entries = RawDir::new(&fd, &mut buffer);
         let mut child = listing.path.to_path_buf();
         let mut seen: u64 = 0;
         while let Some(entry) = entries.next() {
@@ -183,7 +199,7 @@ impl Pass {
         path: &Path,
         name: &[u8],
     ) -> Result<(), PassError> {
-        let meta = match place::metadata_at(listing.fd, name) {
+        let meta = match place::metadata_at(&listing.fd, name) {
             Ok(Some(meta)) => meta,
             Ok(None) => return Ok(()),
             Err(_) => {
@@ -193,6 +209,7 @@ impl Pass {
                 return Ok(());
             }
         };
+        listing.parent |= meta.kind == Kind::Directory;
         self.progress.examined += 1;
         examiner.tally.examined += 1;
         if examiner.logs.covers(path) && meta.kind != Kind::Directory {
@@ -220,44 +237,14 @@ impl Pass {
         if row.as_ref().is_some_and(|row| row.state.meta.same_as(&meta) && !row.state.racy) {
             return Ok(());
         }
-        listing.chunk_bytes +=
-            if meta.kind == Kind::File { meta.size.min(examiner.hash_bytes_max) } else { 0 };
-        listing.chunk.push((path.to_path_buf(), key, row, meta));
-        if listing.chunk.len() >= CHUNK_OBJECTS_MAX || listing.chunk_bytes >= CHUNK_BYTES_MAX {
-            self.take_chunk(examiner, listing)?;
+        let directory = Arc::clone(&listing.fd);
+        let object = Waiting { directory, path: path.to_path_buf(), key, row, seen: meta };
+        // Its entries need its number.
+        if meta.kind == Kind::Directory {
+            self.take_directory(examiner, object, &listing.mark)
+        } else {
+            self.gather(examiner, object, &listing.mark)
         }
-        Ok(())
-    }
-
-    /// Takes objects into a first baseline: no findings.
-    fn take_chunk(&mut self, examiner: &mut Examiner, listing: &mut Listing<'_>) -> Result<(), PassError> {
-        let chunk = std::mem::take(&mut listing.chunk);
-        listing.chunk_bytes = 0;
-        let paths: Vec<&Path> = chunk.iter().map(|(path, ..)| path.as_path()).collect();
-        let states = examine_all(&paths, examiner);
-        let mut writes = Vec::with_capacity(chunk.len());
-        for ((path, key, row, _), state) in chunk.into_iter().zip(states) {
-            let state = match state {
-                Ok(Some(state)) => state,
-                // Gone again: nothing to take.
-                Ok(None) => continue,
-                Err(_) => {
-                    self.fail(examiner);
-                    continue;
-                }
-            };
-            // What the buffer holds is another's: it is read again where it is kept.
-            examiner.take_text(&path, Some(&state), row.as_ref().map(|row| &row.state));
-            let id = (state.meta.kind == Kind::Directory)
-                .then(|| row.as_ref().and_then(|row| row.id).unwrap_or_else(|| examiner.baseline.new_id()));
-            if state.content == Content::Pending {
-                examiner.large.queue(path, listing.mark.clone());
-            }
-            let listed = row.as_ref().is_some_and(|row| row.listed && id.is_some());
-            writes.push(Write::Put(key, Row { id, state, listed, absent: false }));
-        }
-        examiner.put(writes)?;
-        self.check(examiner)
     }
 
     /// Finds what the baseline has of the directory and the disk has not.
@@ -279,7 +266,7 @@ impl Pass {
                     examiner.put(forget(key, &row))?;
                     continue;
                 }
-                if matches!(place::metadata_at(listing.fd, &key.name), Ok(None)) {
+                if matches!(place::metadata_at(&listing.fd, &key.name), Ok(None)) {
                     if listing.listed {
                         let candidate = Candidate::new(path, listing.mark.clone());
                         self.miss(examiner, candidate, key, row)?;
@@ -300,55 +287,13 @@ pub fn forget(key: Key, row: &Row) -> Vec<Write> {
 
 /// The id of the directory at `path`, if the baseline has it there, and whether all its entries are known.
 pub fn directory(examiner: &mut Examiner, path: &Path) -> Result<Option<(i64, bool)>, PassError> {
+    Ok(located(examiner, path)?.and_then(|(_, row)| Some((row.id?, row.listed))))
+}
+
+/// The row of what is at `path`, if the baseline has it there.
+fn located(examiner: &mut Examiner, path: &Path) -> Result<Option<(Key, Row)>, PassError> {
     let view = examiner.view();
     let Some(tree) = view.watched.tree_of(path) else { return Ok(None) };
     let located = examiner.baseline.locate(tree, path)?;
-    Ok(located.row.filter(|_| located.path == path).and_then(|row| Some((row.id?, row.listed))))
-}
-
-/// From now on another entry in the directory is news.
-fn mark_listed(examiner: &mut Examiner, path: &Path) -> Result<(), PassError> {
-    let view = examiner.view();
-    let Some(tree) = view.watched.tree_of(path) else { return Ok(()) };
-    let located = examiner.baseline.locate(tree, path)?;
-    match located.row {
-        Some(row) if located.path == path && row.id.is_some() => {
-            examiner.put(vec![Write::Put(located.key, Row { listed: true, ..row })])
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Looks at many objects with two threads, when there are enough of them.
-fn examine_all(paths: &[&Path], examiner: &mut Examiner) -> Vec<io::Result<Option<ObjectState>>> {
-    let limit = examiner.hash_bytes_max;
-    if paths.len() <= ALONE_OBJECTS_MAX {
-        let buffer = &mut examiner.buffer;
-        return paths.iter().map(|path| examine(path, limit, buffer)).collect();
-    }
-    let next = AtomicUsize::new(0);
-    let work = |buffer: &mut Vec<u8>| {
-        let mut done = Vec::new();
-        while let at = next.fetch_add(1, Ordering::Relaxed)
-            && let Some(path) = paths.get(at)
-        {
-            done.push((at, examine(path, limit, buffer)));
-        }
-        done
-    };
-    let mut states: Vec<_> = paths.iter().map(|_| Ok(None)).collect();
-    let (mine, theirs) = std::thread::scope(|scope| {
-        let helper = scope.spawn(|| {
-            // Without it the disk is shared evenly.
-            let _idle = sys::set_disk_priority(DiskPriority::Idle).is_ok();
-            work(&mut Vec::new())
-        });
-        (work(&mut examiner.buffer), helper.join().unwrap_or_default())
-    });
-    for (at, state) in mine.into_iter().chain(theirs) {
-        if let Some(slot) = states.get_mut(at) {
-            *slot = state;
-        }
-    }
-    states
+    Ok(located.row.filter(|_| located.path == path).map(|row| (located.key, row)))
 }
