@@ -16,4 +16,5 @@ mod mass;
 mod meaning;
 mod model;
 mod packages;
+mod silence;
 mod who;

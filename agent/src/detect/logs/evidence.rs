@@ -5,6 +5,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use picket_protocol::finding::Text;
 use picket_protocol::time::Timestamp;
 
+use super::silence::Silence;
 use crate::sense::files::change::{SeenBy, Window};
 use crate::sense::files::log_state::Part;
 use crate::sense::files::logs::{LogChange, Loss, Nature};
@@ -36,6 +37,12 @@ pub struct LogEvidence {
     /// What took its place, where that keeps nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub led_to: Option<LedTo>,
+    /// Since when it is silent, and who wrote it until then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub silence: Option<Silence>,
+    /// Known parts of a log that fell silent, with their digests: what it held when its writer stopped.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub held: Vec<Part>,
     /// Another file is in its place.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub replaced: bool,
@@ -67,13 +74,17 @@ pub struct LedTo {
 
 impl LogEvidence {
     pub(super) fn new(change: &LogChange, logs: &[Text]) -> Self {
+        let silence = match &change.loss {
+            Loss::Silent(silence) => Some(silence.as_ref().clone()),
+            _ => None,
+        };
         Self {
             path: super::text(&change.path),
             nature: change.nature,
             size_before: change.size_before,
             size_after: change.size_after,
             written: change.written,
-            lost: change.lost.clone(),
+            lost: if silence.is_some() { Vec::new() } else { change.lost.clone() },
             lines_kept: change.lines_kept,
             led_to: match &change.loss {
                 Loss::LedAway(kind, target) => {
@@ -81,6 +92,8 @@ impl LogEvidence {
                 }
                 _ => None,
             },
+            held: if silence.is_some() { change.lost.clone() } else { Vec::new() },
+            silence,
             replaced: change.loss == Loss::Replaced,
             found_at: change
                 .successor

@@ -1,12 +1,14 @@
 //! Logs being wiped: [`LogChange`] in, findings out. Pure.
 //!
-//! Rules: `log.truncated`, `log.edited`, `log.deleted`, `log.disabled` (something that keeps nothing took its place).
+//! Rules: `log.truncated`, `log.edited`, `log.deleted`, `log.disabled` (something that keeps nothing took its place, or a
+//! log that used to grow has fallen silent: [`silence`]; that it is written again is `info`).
 //! Each is `high` and says what is known of the lost part: how long the log was, when it was last written to, digests
 //! of its parts. No finding is made of a rotation that proves itself: the log is elsewhere, copied or compressed beside
 //! it. What `logrotate`, `journald` or a package manager, each at its own place, does without such a proof is told at
 //! `low`, with its name. Losses of one kind in one directory within a minute are one finding that grows.
 
 pub mod evidence;
+pub mod silence;
 
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
@@ -41,6 +43,23 @@ const JOURNALD: &[&str] =
 /// What package managers and their scripts write anew each time: the newest run is all that these ever tell.
 const LAST_RUN_ONLY: &[&str] = &["/var/log/apt/eipp.log.xz", "/var/log/fontconfig.log"];
 
+/// Programs whose trade is to write the system's logs, and the names of what they write.
+const LOGGERS: &[&str] = &["rsyslogd", "syslogd", "syslog-ng", "auditd", "metalog", "klogd", "journald"];
+const SYSTEM_LOGS: &[&str] = &[
+    "syslog",
+    "messages",
+    "auth.log",
+    "secure",
+    "kern.log",
+    "daemon.log",
+    "cron",
+    "cron.log",
+    "audit.log",
+    "wtmp",
+    "btmp",
+    "sudo.log",
+];
+
 /// Why a loss is no alarm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Excuse {
@@ -58,6 +77,7 @@ struct Act {
     rule: &'static str,
     directory: PathBuf,
     explained: bool,
+    silent: Option<bool>,
     id: Uuid,
     observed: Observed,
     logs: Vec<Text>,
@@ -91,7 +111,10 @@ impl Logs {
         self.acts.retain(|act| {
             act.touched <= now && now.since(act.touched) <= ACT || act.raised < act.observed.count
         });
-        let like = |act: &Act| (act.rule, &act.directory, act.explained) == (rule, &directory, explained);
+        let silent = over(&change.loss);
+        let like = |act: &Act| {
+            (act.rule, &act.directory, act.explained, act.silent) == (rule, &directory, explained, silent)
+        };
         if let Some(act) = self.acts.iter_mut().find(|act| like(act)) {
             act.add(change, now);
             let due = act.observed.count >= act.raised.saturating_mul(2) || now.since(act.raised_at) >= GROW;
@@ -104,6 +127,7 @@ impl Logs {
             rule,
             directory,
             explained,
+            silent,
             id: new_id(),
             observed: Observed { count: 0, ..change.observed },
             logs: Vec::new(),
@@ -161,7 +185,7 @@ impl Act {
         Finding {
             id: self.id,
             rule: self.rule.to_owned(),
-            severity: if program.is_some() { Severity::Low } else { Severity::High },
+            severity: severity(change, program.is_some()),
             observed: self.observed,
             title: format!("{}{}{more}", title(change), by(actor)),
             entities: entities(&self.logs, actor),
@@ -178,13 +202,42 @@ fn rule(loss: &Loss) -> &'static str {
         Loss::Cut => "log.truncated",
         Loss::Edited => "log.edited",
         Loss::Deleted | Loss::Replaced => "log.deleted",
-        Loss::LedAway(..) => "log.disabled",
+        Loss::LedAway(..) | Loss::Silent(_) => "log.disabled",
     }
+}
+
+/// Of a silence: whether it is over.
+fn over(loss: &Loss) -> Option<bool> {
+    match loss {
+        Loss::Silent(silence) => Some(silence.over),
+        _ => None,
+    }
+}
+
+/// That an application has ended is seen elsewhere; its log is one among many.
+fn severity(change: &LogChange, explained: bool) -> Severity {
+    match &change.loss {
+        _ if explained => Severity::Low,
+        Loss::Silent(silence) if silence.over => Severity::Info,
+        Loss::Silent(silence) if !is_of_the_system(&change.path, silence) => Severity::Medium,
+        _ => Severity::High,
+    }
+}
+
+/// Whether a logging daemon writes it, or it bears the name of such a log.
+fn is_of_the_system(path: &Path, silence: &silence::Silence) -> bool {
+    let name = family(path);
+    let writer = silence.writer.as_ref().and_then(|writer| writer.program.text.rsplit('/').next());
+    writer.is_some_and(|writer| LOGGERS.contains(&writer))
+        || SYSTEM_LOGS.iter().any(|known| known.as_bytes() == name.as_slice())
 }
 
 /// Whether what happened is how logs end in the ordinary way.
 fn excuse(change: &LogChange) -> Excuse {
     let does = |programs: &[&str]| change.actor.as_deref().is_some_and(|actor| is_of(actor, programs));
+    if matches!(change.loss, Loss::Silent(_)) {
+        return Excuse::Alarm;
+    }
     if matches!(change.loss, Loss::LedAway(..)) {
         return if change.successor.is_some() && does(ROTATORS) { Excuse::None } else { Excuse::Alarm };
     }
@@ -269,7 +322,33 @@ fn title(change: &LogChange) -> String {
             format!("{path} is a {} now, to {}", kind.noun(), printable(&String::from_utf8_lossy(target)))
         }
         (Loss::LedAway(kind, None), _) => format!("{path} is a {} now and keeps nothing", kind.noun()),
+        (Loss::Silent(silence), _) => silent_title(&path, silence),
     }
+}
+
+fn silent_title(path: &str, silence: &silence::Silence) -> String {
+    let minutes = silence.seconds / 60;
+    let for_so_long = match (minutes, silence.seconds) {
+        (0, seconds) => format!("{seconds} s"),
+        (minutes, _) => format!("{minutes} min"),
+    };
+    if silence.over {
+        return format!("{path} is written again, after {for_so_long} of silence");
+    }
+    if silence.writer_ended
+        && let Some(writer) = &silence.writer
+        && let Some(last) = writer.processes.last()
+    {
+        let program = short(Path::new(writer.program.text.rsplit('/').next().unwrap_or_default()));
+        return format!(
+            "{path} is not written any more: {program} (process {}), which wrote it, has ended",
+            last.pid
+        );
+    }
+    let others = silence.speaking.len();
+    format!(
+        "{path} has been silent for {for_so_long}, longer than ever known, while {others} other logs grew"
+    )
 }
 
 fn by(actor: Option<&Actor>) -> String {
@@ -292,6 +371,8 @@ fn attack(change: &LogChange) -> &'static [&'static str] {
     match (change.nature, &change.loss) {
         (Nature::History, Loss::LedAway(..)) => &["T1562.003"],
         (Nature::History, _) => &["T1070.003"],
+        (_, Loss::Silent(silence)) if silence.over => &[],
+        (_, Loss::Silent(_)) => &["T1562.001", "T1562.006"],
         (_, Loss::LedAway(..)) => &["T1562.012", "T1070.002"],
         (_, Loss::Edited) => &["T1070.002", "T1565.001"],
         _ => &["T1070.002"],

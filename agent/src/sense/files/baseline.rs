@@ -145,6 +145,12 @@ impl Baseline {
         statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
     }
 
+    /// How logs grow, as the book of logs wrote it down.
+    pub fn log_habits(&self) -> rusqlite::Result<Vec<(Vec<u8>, String)>> {
+        let mut statement = self.connection.prepare("SELECT path, state FROM file_log_habit")?;
+        statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+    }
+
     /// Rows that are on their way to the database.
     pub fn rows_in_flight(&self) -> usize {
         self.in_flight.len()

@@ -119,6 +119,8 @@ pub struct Examiner {
     pub logs: LogBook,
     /// What the host suffers.
     pub pressure: Pressure,
+    /// When this run began, on the clock that stands still while the host sleeps.
+    pub begun: Instant,
     drafts: Vec<Draft>,
     writes: Vec<StateWrite>,
     flushed: Instant,
@@ -138,7 +140,8 @@ impl Examiner {
         // Without them a habit is told as an alarm once more: no reason to watch nothing.
         let habits = Habits::restore(baseline.habits().unwrap_or_default());
         // Without it what happened to logs while the agent was down is not known: the same.
-        let logs = LogBook::restore(baseline.logs().unwrap_or_default());
+        let (known, grown) = (baseline.logs().unwrap_or_default(), baseline.log_habits().unwrap_or_default());
+        let logs = LogBook::restore(known, grown, tuning.silence);
         let packages = Packages::open(&tuning.packages_root, &context.database)?;
         let mut detector = Detector::new(tuning.mass_change, habits);
         detector.packages = packages.stage(clock::now())?;
@@ -165,6 +168,7 @@ impl Examiner {
             writes: Vec::new(),
             flushed: Instant::now(),
             pressure: Pressure::default(),
+            begun: Instant::now(),
         })
     }
 

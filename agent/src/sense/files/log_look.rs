@@ -39,7 +39,10 @@ impl Pass {
         };
         let prior = examiner.logs.known.get(path).cloned();
         match (prior, meta) {
-            (None, Some(meta)) if meta.kind == Kind::File => self.begin(examiner, path, &meta).map(|()| true),
+            (None, Some(meta)) if meta.kind == Kind::File => {
+                self.begin(examiner, path, &meta)?;
+                self.first_growth(examiner, candidate).map(|()| true)
+            }
             (None, Some(meta)) => self.new_special(examiner, candidate, &meta),
             (None, None) => Ok(false),
             (Some(prior), None) => self.vanished(examiner, candidate, prior).map(|()| true),
@@ -61,6 +64,17 @@ impl Pass {
         let Some(state) = self.read_first(examiner, path, meta) else { return Ok(()) };
         examiner.logs.put(path, state);
         Ok(())
+    }
+
+    /// A log that comes with something in it while the sensor watches has grown.
+    fn first_growth(&mut self, examiner: &mut Examiner, candidate: &Candidate) -> Result<(), PassError> {
+        let state = examiner.logs.known.get(&candidate.path).filter(|state| state.size > 0).cloned();
+        match state {
+            Some(state) if examiner.logs.armed && candidate.mark.seen_by == SeenBy::Event => {
+                examiner.log_grew(candidate, &state)
+            }
+            _ => Ok(()),
+        }
     }
 
     fn read_first(&mut self, examiner: &mut Examiner, path: &Path, meta: &Metadata) -> Option<LogState> {
@@ -135,7 +149,10 @@ impl Pass {
         let Ok(file) = open_file(path) else { return Ok(()) };
         let before = state.clone();
         match state.grow(&file, meta, all, &mut examiner.buffer) {
-            Ok(Grown::Same | Grown::Appended) => {
+            Ok(grown @ (Grown::Same | Grown::Appended)) => {
+                if grown == Grown::Appended {
+                    examiner.log_grew(candidate, &state)?;
+                }
                 if state != before {
                     examiner.logs.put(path, state);
                 }
@@ -187,7 +204,8 @@ impl Pass {
         match self.find(examiner, path, &prior) {
             Some(Successor::Moved(to)) => {
                 examiner.logs.follow(path, &to);
-                self.begin(examiner, path, meta)
+                self.begin(examiner, path, meta)?;
+                self.first_growth(examiner, candidate)
             }
             None if family_of(path) != path && self.waits(examiner, candidate) => Ok(()),
             found => {
@@ -252,6 +270,10 @@ impl Pass {
         successor: Option<Successor>,
     ) -> Result<(), PassError> {
         self.progress.changed += 1;
+        if successor.is_none() && matches!(loss, Loss::Deleted | Loss::LedAway(..)) {
+            // That it grows no more is no news.
+            examiner.logs.silences.forget(&family_of(&candidate.path));
+        }
         let change = examiner.log_change(candidate, prior, loss, size_after, successor);
         examiner.emit_log(&change)
     }
@@ -276,7 +298,7 @@ impl Pass {
 }
 
 impl Examiner {
-    fn log_change(
+    pub(super) fn log_change(
         &self,
         candidate: &Candidate,
         prior: &LogState,

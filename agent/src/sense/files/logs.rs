@@ -23,6 +23,7 @@ use super::change::{SeenBy, Window};
 use super::log_rotation::{Successor, family, rotated_in};
 use super::log_state::{LogState, Part};
 use super::object::Kind;
+use crate::detect::logs::silence::{Silence, Silences, Thresholds};
 use crate::ledger::StateWrite;
 use crate::sense::processes::Actor;
 
@@ -77,6 +78,8 @@ pub enum Loss {
     Deleted,
     /// In its place is something that keeps nothing: a link, a device, a pipe.
     LedAway(Kind, Option<Vec<u8>>),
+    /// It used to grow and does not any more, or does again.
+    Silent(Box<Silence>),
 }
 
 /// The observation that is handed to the detector.
@@ -121,6 +124,8 @@ pub struct LogBook {
     pub(super) missing: BTreeMap<PathBuf, Instant>,
     /// The newest rotation of a family of logs, by its directory and name.
     rotated: BTreeMap<PathBuf, Instant>,
+    /// How they grow.
+    pub silences: Silences,
     /// From now on what is new is news.
     pub armed: bool,
     /// Logs that there was no room for.
@@ -128,13 +133,18 @@ pub struct LogBook {
 }
 
 impl LogBook {
-    /// From rows as [`LogBook::save`] writes them; what cannot be read begins anew.
-    pub fn restore(rows: impl IntoIterator<Item = (Vec<u8>, String)>) -> Self {
-        let read = |(path, state): (Vec<u8>, String)| {
-            Some((PathBuf::from(OsStr::from_bytes(&path)), serde_json::from_str(&state).ok()?))
-        };
-        let known: BTreeMap<PathBuf, LogState> = rows.into_iter().filter_map(read).take(LOGS_MAX).collect();
-        Self { armed: !known.is_empty(), known, ..Self::default() }
+    /// From rows as [`LogBook::save`] writes them, of logs and of how they grow; what cannot be read begins anew.
+    pub fn restore(
+        logs: impl IntoIterator<Item = (Vec<u8>, String)>,
+        habits: impl IntoIterator<Item = (Vec<u8>, String)>,
+        silence: Thresholds,
+    ) -> Self {
+        let path = |path: &[u8]| PathBuf::from(OsStr::from_bytes(path));
+        let read = |(log, state): (Vec<u8>, String)| Some((path(&log), serde_json::from_str(&state).ok()?));
+        let known: BTreeMap<PathBuf, LogState> = logs.into_iter().filter_map(read).take(LOGS_MAX).collect();
+        let habits = habits.into_iter().map(|(log, state)| (path(&log), state));
+        let silences = Silences::restore(silence, habits);
+        Self { armed: !known.is_empty(), known, silences, ..Self::default() }
     }
 
     /// Where logs lie.
@@ -159,27 +169,26 @@ impl LogBook {
 
     /// What changed since the last time, to be written down.
     pub fn save(&mut self) -> Option<StateWrite> {
-        let rows: Vec<(Vec<u8>, Option<String>)> = std::mem::take(&mut self.changed)
+        let rows: Vec<(PathBuf, Option<String>)> = std::mem::take(&mut self.changed)
             .into_iter()
             .map(|path| {
                 let state = self.known.get(&path).and_then(|state| serde_json::to_string(state).ok());
-                (path.into_os_string().into_encoded_bytes(), state)
+                (path, state)
             })
             .collect();
-        if rows.is_empty() {
+        let habits = self.silences.take_changes();
+        if rows.is_empty() && habits.is_empty() {
             return None;
         }
         Some(Box::new(move |transaction| {
             let mut put = transaction
                 .prepare_cached("INSERT OR REPLACE INTO file_log (path, state) VALUES (?1, ?2)")?;
             let mut remove = transaction.prepare_cached("DELETE FROM file_log WHERE path = ?1")?;
-            for (path, state) in &rows {
-                match state {
-                    Some(state) => put.execute(rusqlite::params![path, state])?,
-                    None => remove.execute([path])?,
-                };
-            }
-            Ok(())
+            write_rows(&mut put, &mut remove, &rows)?;
+            let mut put = transaction
+                .prepare_cached("INSERT OR REPLACE INTO file_log_habit (path, state) VALUES (?1, ?2)")?;
+            let mut remove = transaction.prepare_cached("DELETE FROM file_log_habit WHERE path = ?1")?;
+            write_rows(&mut put, &mut remove, &habits)
         }))
     }
 
@@ -221,6 +230,22 @@ impl LogBook {
         };
         rotating && !self.known.iter().any(older)
     }
+}
+
+/// A path without a state is forgotten.
+fn write_rows(
+    put: &mut rusqlite::Statement<'_>,
+    remove: &mut rusqlite::Statement<'_>,
+    rows: &[(PathBuf, Option<String>)],
+) -> rusqlite::Result<()> {
+    for (path, state) in rows {
+        let path = path.as_os_str().as_bytes();
+        match state {
+            Some(state) => put.execute(rusqlite::params![path, state])?,
+            None => remove.execute([path])?,
+        };
+    }
+    Ok(())
 }
 
 /// Directory and name of the family.

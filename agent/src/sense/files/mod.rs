@@ -32,6 +32,7 @@ mod intake;
 mod large;
 mod log_look;
 pub mod log_rotation;
+mod log_silence;
 pub mod log_state;
 pub mod logs;
 pub mod mounts;
@@ -89,6 +90,7 @@ use crate::sense::{SensorContext, SensorError, SensorHandle};
 /// 256 on: what the content looks like ([`traits::Traits::code`]). `extended`: see [`extended`]. `content`: 32 bytes of
 /// SHA-256, a link's target, or an errno.
 /// `file_log`: one row a log, in JSON, see [`log_state::LogState`].
+/// `file_log_habit`: how each family of logs grows, see `detect::logs::silence`.
 /// `file_habit`: what programs delete or rename by the dozen, see `detect::mass_change::habit`.
 /// `file_meta`: `generation` (the last entry applied), `seen_until` (nanoseconds: the sensor watched until then),
 /// `image_bytes` (the sum of the sealed images).
@@ -102,6 +104,7 @@ CREATE TABLE IF NOT EXISTS file_object (
   PRIMARY KEY (parent, name)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS file_log (path BLOB PRIMARY KEY, state TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS file_log_habit (path BLOB PRIMARY KEY, state TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS file_habit (key TEXT PRIMARY KEY, state TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS file_meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS file_image (
@@ -171,6 +174,7 @@ pub fn start_tuned(
         complete: None,
         next_scan: Instant::now(),
         next_stamp: Instant::now(),
+        next_quiet: Instant::now(),
         overflows_told: (0, None),
         lacks_told: Vec::new(),
     };

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::dirty::DIRTY_PATHS_MAX;
+use crate::detect::logs::silence;
 use crate::detect::mass_change::Thresholds;
 
 /// See the module.
@@ -23,6 +24,8 @@ pub struct Tuning {
     pub dirty_paths_max: usize,
     /// When many changes are one act that is told as such.
     pub mass_change: Thresholds,
+    /// When a log is silent.
+    pub silence: silence::Thresholds,
     /// Events that this process caused are not looked at.
     pub own_pid: Option<i32>,
     /// The root of the host whose package databases are asked.
@@ -39,6 +42,7 @@ impl Default for Tuning {
             stamp: Duration::from_secs(300),
             dirty_paths_max: DIRTY_PATHS_MAX,
             mass_change: Thresholds::default(),
+            silence: silence::Thresholds::default(),
             own_pid: i32::try_from(std::process::id()).ok(),
             packages_root: PathBuf::from("/"),
         }

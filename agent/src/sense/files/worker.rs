@@ -49,6 +49,8 @@ pub struct Worker {
     pub(super) complete: Option<Timestamp>,
     pub(super) next_scan: Instant,
     pub(super) next_stamp: Instant,
+    /// When steady logs that are quiet are looked after next.
+    pub(super) next_quiet: Instant,
     pub(super) overflows_told: (u64, Option<Instant>),
     pub(super) lacks_told: Vec<String>,
 }
@@ -99,6 +101,10 @@ impl Worker {
         }
         if now >= self.next_stamp {
             self.stamp()?;
+        }
+        if now >= self.next_quiet {
+            self.next_quiet = now + self.examiner.tuning.silence.check;
+            self.examiner.look_after_logs()?;
         }
         Ok(())
     }
@@ -305,6 +311,7 @@ impl Worker {
             .chain(held)
             .chain(asked)
             .chain([self.next_scan, self.next_stamp])
+            .chain((self.examiner.logs.silences.steady() > 0).then_some(self.next_quiet))
             .min()
             .unwrap_or(now);
         let timeout = until.saturating_duration_since(now);

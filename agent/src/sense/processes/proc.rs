@@ -23,10 +23,41 @@ const KERNEL_THREAD: u64 = 0x0020_0000;
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Stat {
     name: Vec<u8>,
+    state: char,
     parent: u32,
     flags: u64,
     /// In clock ticks, since boot.
     started: u64,
+}
+
+/// A process as the kernel counts it now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Life {
+    /// Its number.
+    pub pid: u32,
+    /// Who is above it.
+    pub parent: u32,
+    /// When it began, in clock ticks since boot: with the number it is unique within a boot.
+    pub started: u64,
+    /// It is a thread of the kernel.
+    pub kernel: bool,
+    /// What it calls itself.
+    pub name: Vec<u8>,
+    /// `R`, `S`, `T` and so on.
+    pub state: char,
+}
+
+impl Life {
+    /// Whether it has not ended; a process that nobody has waited for yet has.
+    pub fn runs(&self) -> bool {
+        !matches!(self.state, 'Z' | 'X')
+    }
+}
+
+/// The process that has the number `pid` now.
+pub fn life(pid: u32) -> Option<Life> {
+    let Stat { name, state, parent, flags, started } = stat(pid)?;
+    Some(Life { pid, parent, started, kernel: flags & KERNEL_THREAD != 0, name, state })
 }
 
 /// All that is to be known of `pid` now.
@@ -65,6 +96,11 @@ pub fn real_and_effective(pid: u32) -> Option<(u32, u32)> {
     uids_of(&text(pid, "status")?)
 }
 
+/// The container that it runs in.
+pub fn container(pid: u32) -> Option<Box<str>> {
+    text(pid, "cgroup").and_then(|text| container_of(&text))
+}
+
 /// The numbers of all processes.
 pub fn all() -> Vec<u32> {
     let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
@@ -89,7 +125,7 @@ fn program_of(pid: u32, stat: &Stat) -> ProgramFacts {
         deleted,
         arguments: arguments.into_boxed_slice(),
         cut,
-        container: text(pid, "cgroup").and_then(|text| container_of(&text)),
+        container: container(pid),
     }
 }
 
@@ -115,10 +151,11 @@ fn parse_stat(stat: &[u8]) -> Option<Stat> {
     let end = memchr::memrchr(b')', stat)?;
     let fields = std::str::from_utf8(stat.get(end + 1..)?).ok()?;
     let mut fields = fields.split_ascii_whitespace();
-    let parent = fields.nth(1)?.parse().ok()?;
+    let state = fields.next()?.chars().next()?;
+    let parent = fields.next()?.parse().ok()?;
     let flags = fields.nth(4)?.parse().ok()?;
     let started = fields.nth(12)?.parse().ok()?;
-    Some(Stat { name: stat.get(begin..end)?.to_vec(), parent, flags, started })
+    Some(Stat { name: stat.get(begin..end)?.to_vec(), state, parent, flags, started })
 }
 
 fn text(pid: u32, name: &str) -> Option<String> {
