@@ -79,6 +79,12 @@ pub struct LoginsConfig {
     pub logs: Vec<PathBuf>,
     /// `journal`: read journald when there is one. Default true.
     pub journal: bool,
+    /// `audit`: listen to the kernel's audit. Default true.
+    pub audit: bool,
+    /// `audit_enable`: switch audit on where it is off. Default false.
+    pub audit_enable: bool,
+    /// `records`: read the utmp family (`btmp`, `wtmp`). Default true.
+    pub records: bool,
 }
 
 /// `[host]`: heartbeats.
@@ -207,7 +213,7 @@ impl Default for FilesConfig {
 impl Default for LoginsConfig {
     fn default() -> Self {
         let logs = ["/var/log/auth.log", "/var/log/secure"].map(PathBuf::from).to_vec();
-        Self { enabled: true, logs, journal: true }
+        Self { enabled: true, logs, journal: true, audit: true, audit_enable: false, records: true }
     }
 }
 

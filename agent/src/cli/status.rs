@@ -12,7 +12,7 @@ use super::output::{Style, Tone, ago, bytes, count, length};
 use super::{Exit, Global, client, output};
 use crate::config::format_duration;
 use crate::sense::host::Usage;
-use crate::sense::{SensorReport, SensorState};
+use crate::sense::{SensorReport, SensorState, SourceReport};
 use crate::status::{Protection, Request, StatusReport};
 use crate::uplink::{LinkReport, LinkState};
 
@@ -139,13 +139,7 @@ impl Screen {
     }
 
     fn sensor(&mut self, name: &str, sensor: &SensorReport) {
-        let (tone, word) = match sensor.state {
-            SensorState::Running => (Tone::Good, "running"),
-            SensorState::Starting => (Tone::Warning, "starting"),
-            SensorState::Degraded => (Tone::Warning, "degraded"),
-            SensorState::Disabled => (Tone::Faint, "off"),
-            SensorState::Failed => (Tone::Bad, "failed"),
-        };
+        let (tone, word) = state_word(sensor.state);
         let mut rest =
             format!("{} {:<9}", self.style.paint(tone, &format!("{word:<9}")), printable(&sensor.rung));
         rest.push_str(&match sensor.last_event {
@@ -156,6 +150,28 @@ impl Screen {
             let _written = write!(rest, ", {} {}", count(*value), printable(counter)).is_ok();
         }
         self.line(&printable(name), rest.trim_end());
+        for source in &sensor.sources {
+            self.source(source);
+        }
+    }
+
+    fn source(&mut self, source: &SourceReport) {
+        let (tone, word) = state_word(source.state);
+        let mut rest =
+            format!("{} {}", self.style.paint(tone, &format!("{word:<9}")), printable(&source.source));
+        if let Some(time) = source.last_event {
+            let _written = write!(rest, ", last event {}", ago(time, self.now)).is_ok();
+        }
+        if let Some(lag) = source.lag_ms {
+            let _written = write!(rest, ", {} behind", length_ms(lag)).is_ok();
+        }
+        if source.read > 0 {
+            let _written = write!(rest, ", {} read", count(source.read)).is_ok();
+        }
+        if !source.reason.is_empty() {
+            let _written = write!(rest, ": {}", printable(&source.reason)).is_ok();
+        }
+        self.line("", &rest);
     }
 
     fn ledger(&mut self, report: &StatusReport) {
@@ -239,6 +255,23 @@ impl Screen {
         let parts: Vec<String> = report.processes.iter().map(part).collect();
         self.line("cost", &parts.join("; "));
     }
+}
+
+fn state_word(state: SensorState) -> (Tone, &'static str) {
+    match state {
+        SensorState::Running => (Tone::Good, "running"),
+        SensorState::Starting => (Tone::Warning, "starting"),
+        SensorState::Degraded => (Tone::Warning, "degraded"),
+        SensorState::Disabled => (Tone::Faint, "off"),
+        SensorState::Failed => (Tone::Bad, "failed"),
+    }
+}
+
+fn length_ms(milliseconds: u64) -> String {
+    if milliseconds < 1_000 {
+        return format!("{milliseconds} ms");
+    }
+    length(Duration::from_millis(milliseconds))
 }
 
 /// How long something lasts, for [`super::hold_commands`].

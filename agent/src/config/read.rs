@@ -71,6 +71,9 @@ fn logins(mut section: Section<'_, '_>) -> LoginsConfig {
         enabled: section.boolean("enabled", default.enabled),
         logs: section.texts("logs", default.logs, LOGS_MAX, absolute),
         journal: section.boolean("journal", default.journal),
+        audit: section.boolean("audit", default.audit),
+        audit_enable: section.boolean("audit_enable", default.audit_enable),
+        records: section.boolean("records", default.records),
     };
     section.finish();
     config

@@ -15,8 +15,11 @@ pub const KEPT: [(Capability, &str); 11] = [
         "processes, defences: see what others run and hold (/proc/PID), which the kernel shows to nobody else",
     ),
     (Capability::CAP_NET_ADMIN, "defences: read firewall rules and hear of their changes"),
-    (Capability::CAP_AUDIT_CONTROL, "defences: read audit's state and rules"),
-    (Capability::CAP_AUDIT_READ, "defences: hear of changes of audit"),
+    (
+        Capability::CAP_AUDIT_CONTROL,
+        "defences, logins: read audit's state and rules; logins: switch it on where logins.audit_enable says so",
+    ),
+    (Capability::CAP_AUDIT_READ, "defences, logins: hear the kernel's audit"),
     (Capability::CAP_CHOWN, "core: group of the socket and of the uplink's directory"),
     (Capability::CAP_SETUID, "link: start the uplink as its user"),
     (Capability::CAP_SETGID, "link: start the uplink as its group"),

@@ -86,6 +86,30 @@ pub struct SensorReport {
     pub last_event: Option<Timestamp>,
     /// Counters by name: `objects`, `events`, `rescans`, `overflows`, `lines` …
     pub counters: BTreeMap<String, u64>,
+    /// What it reads, for sensors that read several sources.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<SourceReport>,
+}
+
+/// How one of several sources of a sensor fares.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct SourceReport {
+    /// `audit`, `journal`, a log's path …
+    pub source: String,
+    /// How it fares.
+    pub state: SensorState,
+    /// Why it is not running; or what there is to know of it.
+    pub reason: String,
+    /// Up to where it was read, in the source's own terms: a cursor, `inode 7 at 1234`, an event's number.
+    pub position: String,
+    /// Messages, lines or records that were read since the start.
+    pub read: u64,
+    /// When the last was read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_event: Option<Timestamp>,
+    /// How old it was then, by the source's own clock; in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lag_ms: Option<u64>,
 }
 
 /// Shared hold on a [`SensorReport`]; cheap to clone.

@@ -42,7 +42,14 @@ fn inside(test: &str) -> bool {
 }
 
 fn config() -> LoginsConfig {
-    LoginsConfig { enabled: true, logs: vec!["/var/log/auth.log".into()], journal: true }
+    LoginsConfig {
+        enabled: true,
+        logs: vec!["/var/log/auth.log".into()],
+        journal: true,
+        audit: false,
+        audit_enable: false,
+        records: false,
+    }
 }
 
 /// A line as sshd writes it, by root from a process with sshd's name.
@@ -77,7 +84,7 @@ fn the_journal_is_the_source_and_only_sshd_speaks_as_sshd() {
 
     let bench = Bench::new(dir.path());
     let run = bench.start(&config());
-    assert_eq!(run.report().rung, "journal");
+    assert_eq!(run.report().rung, "journal+log");
     logger_says("nobody", &failed("forged-by-nobody"));
     logger_says("root", &failed("forged-by-root"));
     let begin = Instant::now();

@@ -116,7 +116,7 @@ pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
 /// Reads `logs` and no journal.
 pub fn config(logs: &[&Path]) -> LoginsConfig {
     let logs = logs.iter().map(|log| (*log).to_owned()).collect();
-    LoginsConfig { enabled: true, logs, journal: false }
+    LoginsConfig { enabled: true, logs, journal: false, audit: false, audit_enable: false, records: false }
 }
 
 /// The `n`th failed login, of a user and an address of its own.

@@ -48,6 +48,9 @@ pub struct Fold {
     pub raised_at: Timestamp,
     pub touched: Timestamp,
     pub newest: LoginEvent,
+    /// Since when the newest is known better than it was told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enriched: Option<Timestamp>,
     /// Whether the database has a row for it.
     #[serde(skip)]
     pub stored: bool,
@@ -65,6 +68,7 @@ impl Fold {
             raised_at: now,
             touched: now,
             newest: event.clone(),
+            enriched: None,
             stored: false,
         }
     }
@@ -96,6 +100,7 @@ impl Fold {
     pub fn raise(&mut self, now: Timestamp) -> Finding {
         self.raised = self.reports.count();
         self.raised_at = now;
+        self.enriched = None;
         let observed = Observed { first: self.first, last: self.last, count: self.raised.max(1) };
         of_event(self.id, &self.newest, observed, self.reports)
     }

@@ -23,8 +23,10 @@ use uuid::Uuid;
 
 use crate::sense::logins::{LoginEvent, LoginKind, Reporter};
 
+mod enrich;
 mod finding;
 mod fold;
+pub mod merge;
 mod source;
 mod table;
 
@@ -234,11 +236,13 @@ impl Detector {
         let Thresholds { quiet, raise_interval, .. } = self.thresholds;
         let Some(fold) = self.folds.get_mut(key) else { return };
         let over = now.since(fold.touched) >= quiet;
-        if fold.grew() && (over || now.since(fold.raised_at) >= raise_interval) {
+        let grown = fold.grew() && (over || now.since(fold.raised_at) >= raise_interval);
+        if grown || fold.is_enriched(now) {
             findings.push(fold.raise(now));
         }
         let end = fold.touched.plus(quiet);
         let due = if fold.grew() { end.min(fold.raised_at.plus(raise_interval)) } else { end };
+        let due = fold.enriched_due().map_or(due, |enriched| due.min(enriched));
         if over {
             let stored = self.folds.remove(key).is_some_and(|fold| fold.stored);
             self.forget(stored, || fold_row(key));

@@ -33,6 +33,7 @@ fn event(kind: LoginKind, user: &str, address: &str, time: Timestamp) -> LoginEv
         pid: None,
         raw: None,
         source: LogSource::Log,
+        sources: Vec::new(),
         place: Place::Log { path: "/var/log/auth.log".into(), inode: 1, offset: 0 },
         sender: None,
     }

@@ -74,6 +74,14 @@ impl LoginKind {
             Self::WebRequest => "web.request",
         }
     }
+
+    /// Whether it is about an account rather than about somebody who came.
+    pub fn is_account_change(self) -> bool {
+        matches!(
+            self,
+            Self::AccountCreated | Self::AccountRemoved | Self::AccountChanged | Self::AccountLocked
+        )
+    }
 }
 
 /// Who says so. One attempt is often reported by several in lines of their own; detectors count it once.
@@ -217,6 +225,9 @@ pub struct LoginEvent {
     pub raw: Option<Text>,
     /// The kind of source.
     pub source: Source,
+    /// All sources that told of it, the first one first; empty while there is only one source at all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<Source>,
     /// Where the line is.
     pub place: Place,
     /// Who wrote it, where the source can tell.
@@ -265,6 +276,7 @@ impl LoginEvent {
             pid: origin.pid,
             raw: parsed.ambiguous.then(|| cut(message, TEXT_BYTES_MAX)),
             source: origin.source,
+            sources: Vec::new(),
             place: origin.place,
             sender: origin.sender,
         }

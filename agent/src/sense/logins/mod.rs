@@ -1,29 +1,38 @@
 //! The login sensor: who came in, from where, and who became root.
 //!
-//! Two rungs. `journal` follows journald, where the kernel vouches for the sender: a line that an ordinary
-//! user wrote with `logger -t sshd` is not sshd's. `log` follows text logs, where such a line cannot be told
-//! apart; its events say `source: log`. Where both exist rsyslog writes the same lines to both, so with the
-//! journal the default logs are not read; logs that the customer added are.
+//! All sources that work here are read together, and what several tell of one act is told once
+//! ([`crate::detect::logins::merge`]):
+//!
+//! - `audit`, the kernel's audit: what PAM and the account tools tell it, with the process and the login session as the
+//!   kernel knows them; the first to tell of a failed login.
+//! - `journal`, journald, where the kernel vouches for the sender: a line that an ordinary user wrote with
+//!   `logger -t sshd` is not sshd's.
+//! - `log`, text logs, where such a line cannot be told apart; its events say `source: log`. Beside the journal the
+//!   default logs only confirm what other sources say; logs that the customer added count by themselves.
 //!
 //! A line is read exactly once: the position behind it is committed in the ledger entry that seals what it
-//! led to. Nothing is queued: while the ledger is slow, lines wait in the log or the journal.
+//! led to. Nothing is queued: while the ledger is slow, lines wait in the log or the journal. Audit keeps nothing for those
+//! who come late: what was told while the agent was off is in the other sources.
 //!
-//! One thread waits for inotify, the journal, the stop signal and what is due by the clock. Limits: lines of
+//! One thread waits for audit, inotify, the journal, the stop signal and what is due by the clock. Limits: lines of
 //! 8 KiB (64 KiB in journalctl's JSON), one chunk of 64 KiB in memory, [`output::DRAFTS_MAX`] findings an entry,
 //! four entries on their way.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use picket_protocol::finding::Severity;
 use picket_protocol::record::Lifecycle;
 use picket_protocol::time::Timestamp;
 
+pub mod audit;
 mod event;
 pub mod journal;
 pub mod line;
+mod names;
 pub mod output;
 pub mod parse;
 pub mod position;
+mod report;
 pub mod tail;
 pub mod watch;
 mod worker;
@@ -33,11 +42,12 @@ pub use event::{LoginEvent, LoginKind, Origin, Place, Reporter, Sender, Source};
 use super::{RungProbe, SensorContext, SensorError, SensorHandle, SensorProbe, SensorState};
 use crate::clock;
 use crate::config::LoginsConfig;
+use audit::{Audit, AuditRefusal};
 use journal::{Journal, JournalRefusal};
 use output::Output;
 use position::{JOURNAL, JournalPosition, LogPosition, Store};
 use tail::Tail;
-use worker::Worker;
+use worker::{Inputs, Refused, Worker};
 
 /// Where the sensor stands in each source, and what the detector has to raise yet.
 pub const SCHEMA: &str = "
@@ -50,33 +60,49 @@ const DEFAULT_LOGS: [&str; 2] = ["/var/log/auth.log", "/var/log/secure"];
 /// The row that says which rung was the source of the default logs' lines.
 const RUNG: &[u8] = b"rung";
 
+/// Which sources are refused here, and why.
+struct Refusals {
+    audit: Option<AuditRefusal>,
+    journal: Option<JournalRefusal>,
+}
+
+impl Refusals {
+    fn of(config: &LoginsConfig) -> Self {
+        let journal =
+            if config.journal { journal::usable().err() } else { Some(JournalRefusal::SwitchedOff) };
+        Self { audit: audit::usable(config.audit).err(), journal }
+    }
+
+    /// Names of the sources that are read.
+    fn rung(&self, config: &LoginsConfig) -> String {
+        let logs = !config.logs.is_empty();
+        let sources = [("audit", self.audit.is_none()), ("journal", self.journal.is_none()), ("log", logs)];
+        let names: Vec<&str> = sources.into_iter().filter(|(_, read)| *read).map(|(name, _)| name).collect();
+        names.join("+")
+    }
+
+    fn ladder(&self, config: &LoginsConfig) -> Vec<RungProbe> {
+        let audit = match &self.audit {
+            None => "messages of the kernel's audit, sessions known by the kernel".to_owned(),
+            Some(refusal) => refusal.to_string(),
+        };
+        let journal = match &self.journal {
+            None => "journald, senders checked by the kernel".to_owned(),
+            Some(refusal) => refusal.to_string(),
+        };
+        let states: Vec<String> = config.logs.iter().map(|path| describe_log(path)).collect();
+        let usable = config.logs.iter().any(|path| std::fs::File::open(path).is_ok());
+        vec![
+            RungProbe { rung: "audit".to_owned(), usable: self.audit.is_none(), reason: audit },
+            RungProbe { rung: "journal".to_owned(), usable: self.journal.is_none(), reason: journal },
+            RungProbe { rung: "log".to_owned(), usable, reason: states.join("; ") },
+        ]
+    }
+}
+
 /// Tries the rungs of the ladder.
 pub fn probe(config: &LoginsConfig) -> SensorProbe {
-    let refusal = journal_refusal(config);
-    SensorProbe { sensor: "logins".to_owned(), rungs: ladder(config, refusal.as_ref()) }
-}
-
-fn journal_refusal(config: &LoginsConfig) -> Option<JournalRefusal> {
-    if config.journal { journal::usable().err() } else { Some(JournalRefusal::SwitchedOff) }
-}
-
-fn ladder(config: &LoginsConfig, refusal: Option<&JournalRefusal>) -> Vec<RungProbe> {
-    let logs = logs_to_read(config, refusal.is_none());
-    let journal = match refusal {
-        None => "journald, senders checked by the kernel".to_owned(),
-        Some(refusal) => refusal.to_string(),
-    };
-    let log = if logs.is_empty() {
-        "not read, since the journal has the same lines".to_owned()
-    } else {
-        let states: Vec<String> = logs.iter().map(|path| describe_log(path)).collect();
-        states.join("; ")
-    };
-    let usable = logs.iter().any(|path| std::fs::File::open(path).is_ok());
-    vec![
-        RungProbe { rung: "journal".to_owned(), usable: refusal.is_none(), reason: journal },
-        RungProbe { rung: "log".to_owned(), usable, reason: log },
-    ]
+    SensorProbe { sensor: "logins".to_owned(), rungs: Refusals::of(config).ladder(config) }
 }
 
 fn describe_log(path: &Path) -> String {
@@ -86,55 +112,67 @@ fn describe_log(path: &Path) -> String {
     }
 }
 
-/// The text logs to read: all of them, or with the journal only those that do not repeat it.
-fn logs_to_read(config: &LoginsConfig, with_journal: bool) -> Vec<PathBuf> {
-    let repeats = |path: &PathBuf| with_journal && DEFAULT_LOGS.iter().any(|log| path == Path::new(log));
-    config.logs.iter().filter(|path| !repeats(path)).cloned().collect()
+/// Whether the journal has the lines of the log at `path`.
+fn is_repeated(path: &Path) -> bool {
+    DEFAULT_LOGS.iter().any(|log| path == Path::new(log))
 }
 
 /// Starts the sensor's thread.
 pub fn start(config: &LoginsConfig, context: SensorContext) -> Result<SensorHandle, SensorError> {
     let now = clock::now();
-    let refusal = journal_refusal(config);
-    let ladder = ladder(config, refusal.as_ref());
-    let rung = if refusal.is_none() { "journal" } else { "log" };
+    let refusals = Refusals::of(config);
+    let rung = refusals.rung(config);
     context.status.update(|report| {
-        report.ladder = ladder;
-        report.rung = rung.to_owned();
+        report.ladder = refusals.ladder(config);
+        report.rung.clone_from(&rung);
     });
     let store = Store::open(&context.database)?;
     let mut output = Output::new(context.clone(), store.detector()?, now);
     let before: Option<String> = store.position(RUNG)?;
-    let changed = before.as_ref().is_some_and(|before| before != rung);
-    if let Some(before) = before.filter(|before| before != rung) {
-        output.tell(&changed_source(&before, rung), Severity::Low);
+    let is_new = |source: &str| before.as_ref().is_some_and(|before| before.split('+').all(|s| s != source));
+    if let Some(before) = before.as_ref().filter(|before| **before != rung) {
+        output.tell(&changed_sources(before, &rung), Severity::Low);
     }
     output.commit(RUNG, &rung)?;
-    let journal = if refusal.is_none() { Some(open_journal(&store, &mut output, changed)?) } else { None };
+    let audit = match Audit::open(config.audit, config.audit_enable, now) {
+        Ok(audit) => Some(audit),
+        Err(refusal) => {
+            tracing::info!(%refusal, "audit is not read");
+            None
+        }
+    };
+    let journal = match &refusals.journal {
+        None => Some(open_journal(&store, &mut output, is_new("journal"))?),
+        Some(_) => None,
+    };
     let scratch = context.database.parent().unwrap_or(Path::new("/"));
     let mut tails = Vec::new();
-    for path in logs_to_read(config, journal.is_some()) {
-        let stale = changed && DEFAULT_LOGS.iter().any(|log| path == Path::new(log));
-        tails.push(open_tail(&path, scratch, stale, &store, &mut output, now)?);
+    for path in &config.logs {
+        let stale = is_new("log") && is_repeated(path);
+        tails.push(open_tail(path, scratch, stale, &store, &mut output, now)?);
     }
-    if tails.is_empty() && journal.is_none() {
+    if tails.is_empty() && journal.is_none() && audit.is_none() {
         return Err(SensorError::NoRung);
     }
-    let worker = Worker::new(context.clone(), output, journal, tails)?;
+    let refused = Refused {
+        audit: refusals.audit.map(|refusal| refusal.to_string()).unwrap_or_default(),
+        journal: refusals.journal.map(|refusal| refusal.to_string()).unwrap_or_default(),
+    };
+    let worker = Worker::new(context.clone(), output, Inputs { audit, journal, tails, refused })?;
     context.status.update(|report| report.state = SensorState::Running);
     let mut handle = SensorHandle::default();
     handle.spawn("logins", move || worker.run())?;
     Ok(handle)
 }
 
-/// Lines that came while neither source was read are nowhere: said, not hidden.
-fn changed_source(before: &str, now: &str) -> Lifecycle {
+/// What a source told while it was not read is nowhere: said, not hidden.
+fn changed_sources(before: &str, now: &str) -> Lifecycle {
     Lifecycle {
         event: "sensor".to_owned(),
-        title: format!("The login sensor reads the {now} now instead of the {before}"),
+        title: format!("The login sensor reads {now} now instead of {before}"),
         detail: serde_json::json!({
             "sensor": "logins", "before": before, "now": now,
-            "note": "lines of the default logs from before this record are not read again",
+            "note": "what a new source told before this record is not read",
         }),
     }
 }

@@ -12,12 +12,15 @@ use picket_protocol::record::{Draft, Kind, Lifecycle};
 use picket_protocol::time::Timestamp;
 use uuid::Uuid;
 
-use super::event::{LoginEvent, Origin, Place, Source};
+use super::audit::meaning::Heard;
+use super::event::{LoginEvent, LoginKind, Origin, Place, Source};
 use super::journal::Entry;
 use super::line::Line;
+use super::names::Names;
 use super::parse::parse;
 use super::position::{write_detector, write_position};
 use super::tail::Found;
+use crate::detect::logins::merge::{Merge, Step};
 use crate::detect::logins::{Detector, Thresholds};
 use crate::ledger::{SealError, Sealed};
 use crate::sense::SensorContext;
@@ -41,12 +44,16 @@ pub struct Tally {
     pub untrusted: u64,
     /// Entries of the ledger that it refused.
     pub refused: u64,
+    /// Messages of audit that say something about logins.
+    pub audit: u64,
 }
 
 /// The way out.
 pub struct Output {
     context: SensorContext,
     detector: Detector,
+    merge: Merge,
+    names: Names,
     zone: TimeZone,
     drafts: Vec<Draft>,
     open: VecDeque<Receiver<Result<Sealed, SealError>>>,
@@ -70,6 +77,8 @@ impl Output {
         Self {
             context,
             detector,
+            merge: Merge::default(),
+            names: Names::of_host(),
             zone: super::line::local_zone(),
             drafts: Vec::new(),
             open: VecDeque::new(),
@@ -90,8 +99,14 @@ impl Output {
         self.last_event
     }
 
-    /// Observes a line of the text log at `path`; false when it is time to commit.
-    pub fn line(&mut self, path: &Path, found: Found<'_>, now: Timestamp) -> bool {
+    /// Where reports of one act meet.
+    pub fn merge(&mut self) -> &mut Merge {
+        &mut self.merge
+    }
+
+    /// Observes a line of the text log at `path`, whose lines the journal has as well where `repeated`; false when it is
+    /// time to commit.
+    pub fn line(&mut self, path: &Path, found: Found<'_>, repeated: bool, now: Timestamp) -> bool {
         self.idle = true;
         let Some(line) = Line::parse(found.bytes) else { return true };
         let Some(parsed) = parse(line.program, line.message) else { return true };
@@ -102,7 +117,7 @@ impl Output {
             place: Place::Log { path: path.to_owned(), inode: found.inode, offset: found.offset },
             sender: None,
         };
-        self.observe(&LoginEvent::new(&parsed, line.message, origin), now);
+        self.observe(LoginEvent::new(&parsed, line.message, origin), repeated, now);
         !self.is_full()
     }
 
@@ -124,13 +139,45 @@ impl Output {
             place: Place::Journal { cursor: entry.cursor.clone() },
             sender: Some(sender),
         };
-        self.observe(&LoginEvent::new(&parsed, &message, origin), now);
+        self.observe(LoginEvent::new(&parsed, &message, origin), false, now);
     }
 
-    fn observe(&mut self, event: &LoginEvent, now: Timestamp) {
+    /// Observes what audit told.
+    pub fn heard(&mut self, heard: Heard, now: Timestamp) {
+        let Heard::Event(mut event) = heard else { return };
+        self.tally.audit += 1;
+        self.name_users(&mut event, now);
+        self.observe(*event, false, now);
+    }
+
+    /// Audit knows who asks for a privilege, and some accounts that change, by number only.
+    fn name_users(&mut self, event: &mut LoginEvent, now: Timestamp) {
+        let numbered = match event.event {
+            LoginKind::PrivilegeSuccess | LoginKind::PrivilegeFailure => true,
+            kind => kind.is_account_change(),
+        };
+        let number = event.user.as_ref().filter(|_| numbered).and_then(|user| user.text.strip_prefix('#'));
+        if let Some(name) = number.and_then(|uid| self.names.name(uid.parse().ok()?, now)) {
+            event.user = Some(name);
+        }
+    }
+
+    fn observe(&mut self, event: LoginEvent, repeated: bool, now: Timestamp) {
         self.last_event = Some(now);
-        let findings = self.detector.observe(event, now, &mut Uuid::now_v7);
-        self.add(findings);
+        let steps = self.merge.report(event, repeated, now);
+        self.take_steps(steps, now);
+    }
+
+    fn take_steps(&mut self, steps: Vec<Step>, now: Timestamp) {
+        for step in steps {
+            match step {
+                Step::New(event) => {
+                    let findings = self.detector.observe(&event, now, &mut Uuid::now_v7);
+                    self.add(findings);
+                }
+                Step::More { told, event } => self.detector.enrich(&told, &event, now),
+            }
+        }
     }
 
     fn add(&mut self, findings: Vec<Finding>) {
@@ -157,8 +204,21 @@ impl Output {
 
     /// Raises what is due by the clock and commits it.
     pub fn tick(&mut self, now: Timestamp) -> Result<(), SealError> {
+        let steps = self.merge.tick(now);
+        self.take_steps(steps, now);
         let findings = self.detector.tick(now, DRAFTS_MAX);
         self.add(findings);
+        self.commit_writes(Vec::new())
+    }
+
+    /// How long until [`Output::tick`] has something to do.
+    pub fn due_in(&self, now: Timestamp) -> Option<Duration> {
+        let due = [self.merge.due_in(now), self.detector.due_in(now)];
+        due.into_iter().flatten().min()
+    }
+
+    /// Hands what gathered from a source without positions to the ledger.
+    pub fn commit_news(&mut self) -> Result<(), SealError> {
         self.commit_writes(Vec::new())
     }
 

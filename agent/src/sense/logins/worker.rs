@@ -4,9 +4,13 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
+use picket_protocol::finding::Severity;
+use picket_protocol::record::Lifecycle;
 use picket_protocol::time::Timestamp;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use super::audit::Audit;
+use super::is_repeated;
 use super::journal::Journal;
 use super::output::Output;
 use super::position::{JOURNAL, JournalPosition};
@@ -14,37 +18,69 @@ use super::tail::{CHUNK_BYTES, Tail};
 use super::watch::Watch;
 use crate::clock;
 use crate::ledger::SealError;
-use crate::sense::{SensorContext, SensorError, SensorState};
+use crate::sense::{SensorContext, SensorError};
 
 /// Every log is looked at this often whatever inotify says: it is silent on network file systems.
 const LOOK_INTERVAL: Duration = Duration::from_secs(30);
+/// The status is brought up to date no more often.
+const REPORT_INTERVAL: Duration = Duration::from_millis(100);
 /// A child that was restarted this often in a row makes the sensor degraded.
 const RESTARTS_TOLERATED: u64 = 3;
 
+/// Whoever signs off must not find the rest of the sources unread: rounds before the ledger is waited for.
+const AUDIT_ROUNDS_MAX: usize = 64;
+
+/// What is read.
+pub struct Inputs {
+    /// The kernel's audit.
+    pub audit: Option<Audit>,
+    /// journald.
+    pub journal: Option<Journal>,
+    /// Text logs.
+    pub tails: Vec<Tail>,
+    /// What is not read.
+    pub refused: Refused,
+}
+
+/// Why sources are not read; empty for those that are.
+#[derive(Debug, Default)]
+pub struct Refused {
+    /// Of audit.
+    pub audit: String,
+    /// Of the journal.
+    pub journal: String,
+}
+
 /// The sensor at work.
 pub struct Worker {
-    context: SensorContext,
-    output: Output,
-    journal: Option<Journal>,
-    tails: Vec<Tail>,
+    pub(super) context: SensorContext,
+    pub(super) output: Output,
+    pub(super) inputs: Inputs,
     watch: Watch,
     buffer: Vec<u8>,
     /// What is wrong with watching or reading, for the status.
-    trouble: String,
+    pub(super) trouble: String,
+    reported: Timestamp,
+    /// Whether the status shows how things were rather than how they are.
+    stale: bool,
 }
 
 impl Worker {
     /// Sets the watches.
-    pub fn new(
-        context: SensorContext,
-        output: Output,
-        journal: Option<Journal>,
-        tails: Vec<Tail>,
-    ) -> Result<Self, SensorError> {
+    pub fn new(context: SensorContext, output: Output, inputs: Inputs) -> Result<Self, SensorError> {
         let failed = |source| SensorError::System { doing: "create an inotify instance", source };
         let watch = Watch::new().map_err(failed)?;
-        let buffer = vec![0; if tails.is_empty() { 0 } else { CHUNK_BYTES }];
-        Ok(Self { context, output, journal, tails, watch, buffer, trouble: String::new() })
+        let buffer = vec![0; if inputs.tails.is_empty() { 0 } else { CHUNK_BYTES }];
+        Ok(Self {
+            context,
+            output,
+            inputs,
+            watch,
+            buffer,
+            trouble: String::new(),
+            reported: Timestamp::default(),
+            stale: false,
+        })
     }
 
     /// Runs until the stop signal is set or the ledger has stopped.
@@ -60,14 +96,17 @@ impl Worker {
         loop {
             let now = clock::now();
             self.trouble.clear();
+            self.count_sources();
+            // The services' own lines know most: where they are there already, they come first.
             self.read_journal(now)?;
             self.read_logs(now)?;
+            self.read_audit(now)?;
             self.output.tick(now)?;
             if self.output.idle_positions_due(now) {
                 self.write_positions()?;
             }
             self.output.settle(usize::MAX)?;
-            self.report();
+            self.report_if_due(now);
             if self.wait(clock::now()) {
                 return Ok(());
             }
@@ -77,19 +116,22 @@ impl Worker {
     /// Waits for something to do; true when the stop signal is set.
     fn wait(&self, now: Timestamp) -> bool {
         let due = [
-            self.output.detector().due_in(now),
+            self.output.due_in(now),
             self.output.idle_positions_in(now),
-            self.journal.as_ref().and_then(|journal| journal.restart_in(now)),
-            self.journal.as_ref().and_then(|journal| journal.replace_in(now)),
+            self.inputs.journal.as_ref().and_then(|journal| journal.restart_in(now)),
+            self.inputs.journal.as_ref().and_then(|journal| journal.replace_in(now)),
+            self.inputs.audit.as_ref().map(|audit| audit.ask_in(now)),
+            self.stale.then_some(REPORT_INTERVAL),
         ];
         let wait = due.into_iter().flatten().fold(LOOK_INTERVAL, Duration::min);
         let timeout = Timespec {
             tv_sec: i64::try_from(wait.as_secs()).unwrap_or(1),
             tv_nsec: i64::from(wait.subsec_nanos()),
         };
-        let child = self.journal.as_ref().and_then(Journal::descriptor);
-        let descriptors: [Option<BorrowedFd<'_>>; 3] =
-            [Some(self.context.stop.as_fd()), Some(self.watch.as_fd()), child];
+        let child = self.inputs.journal.as_ref().and_then(Journal::descriptor);
+        let audit = self.inputs.audit.as_ref().map(AsFd::as_fd);
+        let descriptors: [Option<BorrowedFd<'_>>; 4] =
+            [Some(self.context.stop.as_fd()), Some(self.watch.as_fd()), child, audit];
         let mut polled: Vec<PollFd<'_>> = descriptors
             .iter()
             .flatten()
@@ -100,8 +142,50 @@ impl Worker {
         self.context.stop.is_set()
     }
 
+    fn report_if_due(&mut self, now: Timestamp) {
+        let recent = self.reported <= now && now.since(self.reported) < REPORT_INTERVAL;
+        self.stale = recent;
+        if !recent {
+            self.reported = now;
+            self.report();
+        }
+    }
+
+    /// Sources that tell something now; the journal's word counts before the text logs' while it is followed.
+    fn count_sources(&mut self) {
+        let Inputs { audit, journal, tails, .. } = &self.inputs;
+        let audit = audit.as_ref().is_some_and(|audit| audit.state().enabled);
+        let followed = journal.as_ref().is_some_and(|journal| journal.restarts <= RESTARTS_TOLERATED);
+        let logs = tails.iter().filter(|tail| tail.exists()).count();
+        let count = usize::from(audit) + usize::from(followed) + logs;
+        self.output.merge().sources(count, followed);
+    }
+
+    fn read_audit(&mut self, now: Timestamp) -> Result<(), SealError> {
+        let Self { inputs: Inputs { audit: Some(audit), .. }, output, context, .. } = self else {
+            return Ok(());
+        };
+        audit.ask_if_due(now);
+        for _ in 0..AUDIT_ROUNDS_MAX {
+            let mut lost = false;
+            let more = audit.read(clock::now(), |heard| output.heard(heard, now), || lost = true);
+            if lost {
+                output.tell(&overflowed(audit.overflows), Severity::Medium);
+            }
+            if lost || output.has_news() {
+                output.commit_news()?;
+            }
+            if !more || context.stop.is_set() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     fn read_journal(&mut self, now: Timestamp) -> Result<(), SealError> {
-        let Self { journal: Some(journal), output, trouble, .. } = self else { return Ok(()) };
+        let Self { inputs: Inputs { journal: Some(journal), .. }, output, trouble, .. } = self else {
+            return Ok(());
+        };
         if let Err(error) = journal.start_if_due(now) {
             *trouble = format!("journalctl cannot be started: {error}");
         }
@@ -121,7 +205,7 @@ impl Worker {
     }
 
     fn read_logs(&mut self, now: Timestamp) -> Result<(), SealError> {
-        let Self { tails, watch, output, buffer, trouble, context, .. } = self;
+        let Self { inputs: Inputs { tails, .. }, watch, output, buffer, trouble, context, .. } = self;
         for tail in tails {
             // Each is watched first and looked at then, so that nothing comes unseen in between.
             let watched = watch.directory_of(tail.path());
@@ -138,8 +222,9 @@ impl Worker {
                 *trouble = format!("{}: {error}", tail.path().display());
             }
             let path = tail.path().to_owned();
+            let repeated = is_repeated(&path);
             let retired = tail.retire(watch, now, |found| {
-                output.line(&path, found, now);
+                output.line(&path, found, repeated, now);
             });
             if retired || output.has_news() {
                 output.commit(path.as_os_str().as_bytes(), &tail.position())?;
@@ -149,56 +234,26 @@ impl Worker {
     }
 
     fn write_positions(&mut self) -> Result<(), SealError> {
-        for tail in &self.tails {
+        for tail in &self.inputs.tails {
             self.output.commit(tail.path().as_os_str().as_bytes(), &tail.position())?;
         }
-        if let Some(journal) = &self.journal {
+        if let Some(journal) = &self.inputs.journal {
             self.output.commit(JOURNAL, &JournalPosition { cursor: journal.cursor().to_owned() })?;
         }
         Ok(())
     }
+}
 
-    fn report(&self) {
-        let absent = self.journal.is_none() && !self.tails.iter().any(Tail::exists);
-        let (state, reason) = match (self.trouble.as_str(), absent) {
-            ("", false) => (SensorState::Running, String::new()),
-            ("", true) => {
-                let paths: Vec<_> = self.tails.iter().map(|tail| tail.path().display().to_string()).collect();
-                (SensorState::Degraded, format!("no log exists yet, waiting for {}", paths.join(" or ")))
-            }
-            (trouble, _) => (SensorState::Degraded, trouble.to_owned()),
-        };
-        let counters = self.counters();
-        let last_event = self.output.last_event();
-        self.context.status.update(|report| {
-            report.state = state;
-            report.reason = reason;
-            report.last_event = last_event;
-            for (name, count) in counters {
-                report.counters.insert(name.to_owned(), count);
-            }
-        });
-    }
-
-    fn counters(&self) -> Vec<(&'static str, u64)> {
-        let sum = |count: fn(&super::tail::Tally) -> u64| -> u64 {
-            self.tails.iter().map(|tail| count(&tail.tally)).sum()
-        };
-        let detector = self.output.detector().tally;
-        let journal = self.journal.as_ref();
-        vec![
-            ("lines", sum(|tally| tally.lines) + self.output.tally.entries),
-            ("events", detector.events),
-            ("findings", detector.raised),
-            ("evicted", detector.evicted),
-            ("long-lines", sum(|tally| tally.too_long) + journal.map_or(0, |journal| journal.too_long)),
-            ("rotations", sum(|tally| tally.rotations)),
-            ("truncations", sum(|tally| tally.truncations)),
-            ("files-lost", sum(|tally| tally.lost)),
-            ("untrusted", self.output.tally.untrusted),
-            ("refused", self.output.tally.refused),
-            ("journal-restarts", journal.map_or(0, |journal| journal.restarts)),
-        ]
+/// What audit lost is in the other sources, later; that it was lost is said.
+fn overflowed(times: u64) -> Lifecycle {
+    Lifecycle {
+        event: "sensor".to_owned(),
+        title: "Messages of the kernel's audit were lost: they came faster than they could be read"
+            .to_owned(),
+        detail: serde_json::json!({
+            "sensor": "logins", "source": "audit", "overflows": times,
+            "note": "what they said of logins is read in the other sources, as far as there are any",
+        }),
     }
 }
 
@@ -210,10 +265,11 @@ fn read_log(
     stop: &crate::sys::Stop,
 ) -> Result<std::io::Result<()>, SealError> {
     let path = tail.path().to_owned();
+    let repeated = is_repeated(&path);
     let mut index = 0;
     while index < tail.files() {
         let now = clock::now();
-        let more = match tail.read(index, buffer, now, |found| output.line(&path, found, now)) {
+        let more = match tail.read(index, buffer, now, |found| output.line(&path, found, repeated, now)) {
             Ok(more) => more,
             Err(error) => return Ok(Err(error)),
         };

@@ -20,7 +20,7 @@ mod firewall;
 mod mac;
 mod modules;
 mod mounts;
-mod netlink;
+pub(crate) mod netlink;
 mod plan;
 mod programs;
 mod protected;

@@ -26,6 +26,7 @@ const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const NLM_F_REQUEST: u16 = 1;
 const NLM_F_MULTI: u16 = 2;
+const NLM_F_ACK: u16 = 4;
 const NLM_F_DUMP_INTR: u16 = 0x10;
 const NLM_F_DUMP: u16 = 0x300;
 const HEADER_BYTES: usize = 16;
@@ -183,6 +184,14 @@ impl Netlink {
     /// As [`Netlink::dump`].
     pub fn ask(&mut self, kind: u16, body: &[u8], take: impl FnMut(Message<'_>)) -> io::Result<()> {
         self.exchange(kind, NLM_F_REQUEST, body, take).map(|_| ())
+    }
+
+    /// Has something done, and waits for the kernel's word that it is.
+    ///
+    /// # Errors
+    /// As [`Netlink::dump`].
+    pub fn command(&mut self, kind: u16, body: &[u8]) -> io::Result<()> {
+        self.exchange(kind, NLM_F_REQUEST | NLM_F_ACK, body, |_| {}).map(|_| ())
     }
 
     /// Whether the answer is consistent.

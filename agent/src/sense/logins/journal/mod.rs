@@ -96,6 +96,8 @@ pub struct Journal {
     skipping: bool,
     started: Timestamp,
     failures: u32,
+    /// When the last entry was read, and when it was sent.
+    pub last: Option<(Timestamp, Timestamp)>,
     /// Lines that were too long.
     pub too_long: u64,
     /// Times that the child was started again.
@@ -112,6 +114,7 @@ impl Journal {
             skipping: false,
             started: Timestamp::default(),
             failures: 0,
+            last: None,
             too_long: 0,
             restarts: 0,
         }
@@ -194,7 +197,7 @@ impl Journal {
         match result {
             Ok(0) => self.reap(),
             Ok(_) => {
-                self.take_lines(&mut each);
+                self.take_lines(now, &mut each);
                 if now.since(self.started) > RESTART_MAX {
                     self.failures = 0;
                 }
@@ -206,7 +209,7 @@ impl Journal {
         false
     }
 
-    fn take_lines(&mut self, each: &mut impl FnMut(Entry)) {
+    fn take_lines(&mut self, now: Timestamp, each: &mut impl FnMut(Entry)) {
         let buffer = std::mem::take(&mut self.buffer);
         let mut rest = buffer.as_slice();
         while let Some(end) = memchr::memchr(b'\n', rest) {
@@ -217,6 +220,7 @@ impl Journal {
             }
             if let Some(entry) = Entry::parse(line).filter(|entry| entry.cursor != self.cursor) {
                 self.cursor.clone_from(&entry.cursor);
+                self.last = Some((now, entry.time().unwrap_or(now)));
                 each(entry);
             }
         }
@@ -266,7 +270,7 @@ mod tests {
         let mut seen = Vec::new();
         let mut feed = |journal: &mut Journal, bytes: &[u8]| {
             journal.buffer.extend_from_slice(bytes);
-            journal.take_lines(&mut |entry| seen.push(entry.cursor));
+            journal.take_lines(Timestamp::default(), &mut |entry| seen.push(entry.cursor));
         };
         feed(&mut journal, br#"{"__CURSOR":"a"}"#);
         feed(&mut journal, b"\n{\"__CURS");

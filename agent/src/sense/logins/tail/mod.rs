@@ -74,6 +74,8 @@ pub struct Tail {
     gone: Option<Timestamp>,
     /// Why what has the log's name cannot be followed; None when it is, or was never there.
     pub trouble: Option<String>,
+    /// When something was read last.
+    pub last_read: Option<Timestamp>,
     /// Counts.
     pub tally: Tally,
 }
@@ -106,6 +108,7 @@ impl Tail {
             target,
             gone: None,
             trouble: None,
+            last_read: None,
             tally: Tally::default(),
         };
         match known {
@@ -274,6 +277,7 @@ impl Tail {
             return Ok(false);
         }
         followed.active = now;
+        self.last_read = Some(now);
         let chunk = buffer.get(..count).unwrap_or_default();
         let start = followed.position.offset;
         let more = followed.take_lines(chunk, &mut self.tally, line);

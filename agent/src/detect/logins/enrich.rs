@@ -1,0 +1,39 @@
+//! What is learnt of an act after it was told: the same finding is raised once more, its count as it was.
+
+use std::time::Duration;
+
+use picket_protocol::time::Timestamp;
+
+use super::Detector;
+use super::fold::{Fold, FoldKey};
+use crate::sense::logins::LoginEvent;
+
+/// How long more is waited for before an act is told again: the sources that come late come together.
+const SETTLED: Duration = Duration::from_secs(1);
+
+impl Detector {
+    /// The act that was observed as `told` is known as `event` now. The next [`Detector::tick`] tells it, where the act
+    /// was told itself and nothing newer of its kind came.
+    pub fn enrich(&mut self, told: &LoginEvent, event: &LoginEvent, now: Timestamp) {
+        let Some(fold) = self.folds.get_mut(&FoldKey::of(told)) else { return };
+        if fold.newest.time > told.time || fold.grew() {
+            return;
+        }
+        let repeats = fold.newest.repeats;
+        fold.newest = LoginEvent { repeats, ..event.clone() };
+        fold.enriched.get_or_insert(now);
+        self.due_at(now.plus(SETTLED));
+    }
+}
+
+impl Fold {
+    /// When what is known better is to be told.
+    pub fn enriched_due(&self) -> Option<Timestamp> {
+        self.enriched.map(|since| since.plus(SETTLED))
+    }
+
+    /// Whether that is now.
+    pub fn is_enriched(&self, now: Timestamp) -> bool {
+        self.enriched_due().is_some_and(|due| due <= now)
+    }
+}
