@@ -35,7 +35,7 @@ mod start;
 pub mod trees;
 
 pub use cosigned::{Cosigned, Identity};
-pub use sensors::{Statuses, probe};
+pub use sensors::{Files, Statuses, probe};
 use start::{figures, open_ledger, read_enrolment, record_start, start_engine};
 
 /// How long the agent may take to stop; what is not done by then is done at the next start.
@@ -217,6 +217,7 @@ impl Core {
             responder: responder.clone(),
             sealer: ledger.sealer(),
             scan: sensors.scan(),
+            files: sensors.files(),
             identity: identity.clone(),
             cosigned,
             started: Moment::now(),

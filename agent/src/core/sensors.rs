@@ -45,6 +45,15 @@ impl Statuses {
     }
 }
 
+/// What may be asked of the running file sensor.
+#[derive(Clone)]
+pub struct Files {
+    /// Has it look.
+    pub scanner: Scanner,
+    /// All trees that it watches.
+    pub trees: Vec<PathBuf>,
+}
+
 /// The running sensors.
 pub struct Sensors {
     handles: Vec<(&'static str, SensorHandle)>,
@@ -99,6 +108,11 @@ impl Sensors {
             host::start(&config.host, context("host"), figures).map(|handle| (handle, ()))
         });
         sensors
+    }
+
+    /// What may be asked of the file sensor.
+    pub fn files(&self) -> Option<Files> {
+        Some(Files { scanner: self.scanner.clone()?, trees: self.trees.clone() })
     }
 
     /// The file sensor's scanner as the responder uses it.

@@ -45,6 +45,11 @@ pub enum Request {
         /// Absolute; none for all watched trees.
         paths: Vec<PathBuf>,
     },
+    /// Take what differs from the baseline for the new normal; root only.
+    Accept {
+        /// Absolute; none for all watched trees.
+        paths: Vec<PathBuf>,
+    },
     /// Acknowledge advice; root only.
     Ack {
         /// Which; none for all.

@@ -4,6 +4,7 @@
 //! which is an answer or an error. The socket is `0660 root:picket` (`0600` where there is no such group), so
 //! that the kernel keeps others away; what changes something is done for root alone, by the peer credentials.
 
+mod accept;
 pub mod message;
 mod person;
 mod report;

@@ -6,7 +6,7 @@ use picket_protocol::crypto::{PublicKey, to_base64};
 use picket_protocol::identity::{AgentId, Tenant};
 use picket_protocol::time::Timestamp;
 
-use crate::core::{Cosigned, Identity, Statuses};
+use crate::core::{Cosigned, Files, Identity, Statuses};
 use crate::layout::Layout;
 use crate::ledger::{Heads, LedgerHealth, LedgerReport, Reader, Sealer};
 use crate::respond::work::Scan;
@@ -107,6 +107,8 @@ pub struct Sources {
     pub sealer: Sealer,
     /// For `scan`.
     pub scan: Option<Scan>,
+    /// For what is asked of the file sensor.
+    pub files: Option<Files>,
     /// Enrolment.
     pub identity: Identity,
     /// Cosignatures.

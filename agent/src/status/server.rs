@@ -14,6 +14,7 @@ use rustix::net::sockopt::socket_peercred;
 use serde_json::json;
 use serde_json::value::RawValue;
 
+use super::accept;
 use super::message::{COMMANDS_MAX, FindingQuery, REQUEST_BYTES_MAX, Reply, Request, WindowAction};
 use super::person::{group, peer};
 use super::report::Sources;
@@ -23,6 +24,7 @@ use crate::ledger::{KeptRecord, Reader};
 use crate::respond::store::Store;
 use crate::respond::work::SCAN_DEADLINE;
 use crate::respond::{Moment, Person};
+use crate::sense::files::ScanProgress;
 use crate::sys::Stop;
 
 /// Connections at once; one more is told so and closed.
@@ -239,7 +241,7 @@ fn changes(request: &Request) -> bool {
     match request {
         Request::Status {} | Request::Findings(_) | Request::Commands { .. } | Request::Show { .. } => false,
         Request::Window { action } => *action != WindowAction::Show {},
-        Request::Scan { .. } | Request::Ack { .. } | Request::Hold { .. } => true,
+        Request::Scan { .. } | Request::Accept { .. } | Request::Ack { .. } | Request::Hold { .. } => true,
     }
 }
 
@@ -258,6 +260,7 @@ fn handle(
         Request::Show { id, diff } => show(&sources.layout, &id, diff)
             .and_then(|shown| serde_json::to_value(shown).map_err(|error| error.to_string())),
         Request::Scan { paths } => scan(&paths, client, sources),
+        Request::Accept { paths } => accept::accept(paths, &person, sources, &mut progress_to(client)),
         Request::Ack { id } => {
             sources.responder.acknowledge(id, person).map(|ids| json!({ "acknowledged": ids })).map_err(words)
         }
@@ -275,8 +278,13 @@ fn handle(
 
 fn scan(paths: &[PathBuf], client: &Client, sources: &Sources) -> Answer {
     let scan = sources.scan.as_ref().ok_or("the file sensor does not run")?;
+    scan(paths, SCAN_DEADLINE, &mut progress_to(client))
+}
+
+/// Tells the client how far it is, now and then.
+fn progress_to(client: &Client) -> impl FnMut(ScanProgress) {
     let mut told: Option<Instant> = None;
-    scan(paths, SCAN_DEADLINE, &mut |progress| {
+    move |progress| {
         let now = Instant::now();
         if told.is_some_and(|told| now.saturating_duration_since(told) < PROGRESS) {
             return;
@@ -285,7 +293,7 @@ fn scan(paths: &[PathBuf], client: &Client, sources: &Sources) -> Answer {
         // A client that went away does not end a scan.
         let _told = serde_json::value::to_raw_value(&progress)
             .is_ok_and(|progress| client.send(&Reply::Item(progress)).is_ok());
-    })
+    }
 }
 
 fn commands(limit: u32, client: &Client, sources: &Sources) -> io::Result<Answer> {

@@ -9,6 +9,7 @@ use picket_protocol::finding::Finding;
 use picket_protocol::time::Timestamp;
 use uuid::Uuid;
 
+use super::acceptance::Acceptance;
 use crate::detect::logs::Logs;
 use crate::detect::mass_change::canary::Canaries;
 use crate::detect::mass_change::{Habits, MassChange, Seen, Thresholds};
@@ -38,6 +39,8 @@ pub struct Detector {
     pub packages: Packages,
     /// Planned work, open or over.
     pub window: Option<Window>,
+    /// Set while changes are looked at that somebody accepts.
+    pub acceptance: Option<Acceptance>,
     logs: Logs,
 }
 
@@ -68,7 +71,11 @@ impl Detector {
             tools::explain(change, finding);
         }
         let finding = self.canaries.judge(change, finding);
-        let (finding, mut writes) = self.packages.observe(change, finding, now);
+        // What is accepted waits for no other explanation.
+        let (finding, mut writes) = match self.acceptance {
+            Some(_) => (finding, Vec::new()),
+            None => self.packages.observe(change, finding, now),
+        };
         writes.extend(self.habit_writes());
         let findings = finding.into_iter().chain(seen.findings).collect();
         self.explained(Outcome { findings, writes })
@@ -113,10 +120,13 @@ impl Detector {
         self.mass.take_habits().map(write_habits).into_iter().collect()
     }
 
-    /// Planned work explains what happened while it went on.
-    fn explained(&self, mut outcome: Outcome) -> Outcome {
+    /// Planned work explains what happened while it went on, and whoever accepts changes what he accepts.
+    fn explained(&mut self, mut outcome: Outcome) -> Outcome {
         if let Some(window) = &self.window {
             outcome.findings.iter_mut().for_each(|finding| window.explain(finding));
+        }
+        if let Some(acceptance) = &mut self.acceptance {
+            outcome.findings.iter_mut().for_each(|finding| acceptance.explain(finding));
         }
         outcome
     }

@@ -1,7 +1,7 @@
 //! Files beyond `hash_bytes_max` are hashed by a thread of their own, of the lowest priority, one at a time.
 
-use std::collections::HashSet;
-use std::path::PathBuf;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
@@ -31,7 +31,18 @@ pub type Job = (PathBuf, Mark);
 pub struct Large {
     jobs: SyncSender<Job>,
     done: Receiver<(Job, Option<ObjectState>)>,
-    waiting: HashSet<PathBuf>,
+    /// By whom what hashing them shows was accepted beforehand, if it was.
+    waiting: HashMap<PathBuf, Option<String>>,
+}
+
+/// A file that was read.
+pub struct Done {
+    /// Which, and why.
+    pub job: Job,
+    /// None when it changed meanwhile or could not be read.
+    pub state: Option<ObjectState>,
+    /// What it shows was accepted beforehand.
+    pub accepted_by: Option<String>,
 }
 
 impl Large {
@@ -50,17 +61,17 @@ impl Large {
                 wake.ring();
             }
         })?;
-        Ok(Self { jobs, done, waiting: HashSet::new() })
+        Ok(Self { jobs, done, waiting: HashMap::new() })
     }
 
     /// Queues a file unless it waits already; tells whether it waits now.
     pub fn queue(&mut self, path: PathBuf, mark: Mark) -> bool {
-        if self.waiting.contains(&path) {
+        if self.waiting.contains_key(&path) {
             return true;
         }
         let queued = self.waiting.len() < WAITING_MAX && self.jobs.try_send((path.clone(), mark)).is_ok();
         if queued {
-            self.waiting.insert(path);
+            self.waiting.insert(path, None);
         }
         queued
     }
@@ -70,11 +81,18 @@ impl Large {
         self.waiting.len()
     }
 
-    /// A file that is done; without a state when it changed meanwhile or could not be read.
-    pub fn next_done(&mut self) -> Option<(Job, Option<ObjectState>)> {
-        let done = self.done.try_recv().ok()?;
-        self.waiting.remove(&done.0.0);
-        Some(done)
+    /// What hashing the files shows that wait at or beneath `paths` is accepted by `by`; gives how many those are.
+    pub fn accept(&mut self, paths: &[PathBuf], by: &str) -> u64 {
+        let beneath = |path: &Path| paths.iter().any(|above| path.starts_with(above));
+        let waiting = self.waiting.iter_mut().filter(|(path, _)| beneath(path));
+        waiting.map(|(_, accepted)| *accepted = Some(by.to_owned())).fold(0, |count, ()| count + 1)
+    }
+
+    /// A file that is done.
+    pub fn next_done(&mut self) -> Option<Done> {
+        let (job, state) = self.done.try_recv().ok()?;
+        let accepted_by = self.waiting.remove(&job.0).flatten();
+        Some(Done { job, state, accepted_by })
     }
 }
 
@@ -88,7 +106,7 @@ fn yield_to_all() {
     }
 }
 
-fn hash(path: &std::path::Path, stop: &Stop) -> Option<ObjectState> {
+fn hash(path: &Path, stop: &Stop) -> Option<ObjectState> {
     let file = open_file(path).ok()?;
     let before = place::metadata(&file).ok()?;
     let started = crate::clock::coarse();

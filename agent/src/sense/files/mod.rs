@@ -65,7 +65,7 @@ use std::time::Instant;
 
 pub use inspect::{Difference, Inspector};
 pub use probe::{FANOTIFY, FANOTIFY_INODE, INOTIFY, SCAN, probe};
-pub use scanner::{SCAN_PATHS_MAX, ScanError, ScanProgress, ScanSummary, Scanner};
+pub use scanner::{Acceptor, SCAN_PATHS_MAX, ScanError, ScanProgress, ScanSummary, Scanner};
 pub use tuning::Tuning;
 
 use baseline::Baseline;

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, Instant};
 
+use picket_protocol::record::{Draft, RecordError};
+
 use super::dirty::Wake;
+use crate::detect::files::acceptance::Acceptance;
 
 /// Scans that may wait for the worker; one more is refused as [`ScanError::Busy`].
 pub const SCANS_WAITING_MAX: usize = 4;
@@ -52,12 +55,32 @@ pub enum ScanError {
     /// The sensor has stopped.
     #[error("the file sensor has stopped")]
     Stopped,
+    /// What was accepted is in the baseline and each change has its finding; the record about it all is missing.
+    #[error("accepted, but not recorded as a whole: {0}")]
+    NotRecorded(String),
+}
+
+/// Makes the record of an acceptance: given what was accepted, and whether all was compared that was asked for.
+pub type RecordAcceptance = Box<dyn FnOnce(&Acceptance, bool) -> Result<Draft, RecordError> + Send>;
+
+/// Who takes what differs for the new normal, and how that is recorded.
+pub struct Acceptor {
+    /// For the findings.
+    pub by: String,
+    /// Makes the record of it all.
+    pub record: RecordAcceptance,
+}
+
+/// What a scan came to, and what of it was accepted.
+pub(super) struct Scanned {
+    pub(super) summary: ScanSummary,
+    pub(super) acceptance: Acceptance,
 }
 
 /// What the worker tells the one who asked.
 pub(super) enum ScanNews {
     Progress(ScanProgress),
-    Done(Result<ScanSummary, ScanError>),
+    Done(Result<Scanned, ScanError>),
 }
 
 /// One scan, on its way to the worker.
@@ -65,6 +88,7 @@ pub(super) struct ScanRequest {
     pub(super) paths: Vec<PathBuf>,
     pub(super) deadline: Instant,
     pub(super) news: SyncSender<ScanNews>,
+    pub(super) acceptor: Option<Acceptor>,
 }
 
 /// Asks the file sensor to re-examine paths; cheap to clone.
@@ -89,8 +113,34 @@ impl Scanner {
         &self,
         paths: &[PathBuf],
         limit: Duration,
-        mut progress: impl FnMut(ScanProgress),
+        progress: impl FnMut(ScanProgress),
     ) -> Result<ScanSummary, ScanError> {
+        self.ask(paths, limit, None, progress).map(|scanned| scanned.summary)
+    }
+
+    /// The same, where what differs is accepted as the new normal: its findings say so, and a record of its own
+    /// names who accepted what. There is none when nothing differs.
+    ///
+    /// # Errors
+    /// See [`ScanError`].
+    pub fn accept(
+        &self,
+        paths: &[PathBuf],
+        limit: Duration,
+        acceptor: Acceptor,
+        progress: impl FnMut(ScanProgress),
+    ) -> Result<(ScanSummary, Acceptance), ScanError> {
+        let scanned = self.ask(paths, limit, Some(acceptor), progress)?;
+        Ok((scanned.summary, scanned.acceptance))
+    }
+
+    fn ask(
+        &self,
+        paths: &[PathBuf],
+        limit: Duration,
+        acceptor: Option<Acceptor>,
+        mut progress: impl FnMut(ScanProgress),
+    ) -> Result<Scanned, ScanError> {
         if paths.is_empty() || paths.len() > SCAN_PATHS_MAX {
             return Err(ScanError::PathCount);
         }
@@ -99,7 +149,7 @@ impl Scanner {
         }
         let deadline = Instant::now() + limit;
         let (news, inbox) = sync_channel(4);
-        let request = ScanRequest { paths: paths.to_vec(), deadline, news };
+        let request = ScanRequest { paths: paths.to_vec(), deadline, news, acceptor };
         self.requests.try_send(request).map_err(|error| match error {
             TrySendError::Full(_) => ScanError::Busy,
             TrySendError::Disconnected(_) => ScanError::Stopped,

@@ -3,7 +3,7 @@
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, SyncSender};
 use std::time::{Duration, Instant};
 
 use picket_protocol::time::Timestamp;
@@ -14,14 +14,16 @@ use super::canary;
 use super::change::SeenBy;
 use super::dirty::{Mark, Scope, Wake};
 use super::examiner::{Examiner, PassError};
+use super::large::Done;
 use super::mounts::{self, MountTable};
 use super::pass::{Candidate, Pass, Turn, command_mark};
-use super::scanner::{ScanError, ScanNews, ScanRequest, ScanSummary};
+use super::scanner::{Acceptor, ScanError, ScanNews, ScanRequest, ScanSummary, Scanned};
 use super::shared::View;
 use super::walk::{directory, forget};
 use super::watched::Watched;
 use crate::clock;
 use crate::config::FilesConfig;
+use crate::detect::files::acceptance::Acceptance;
 use crate::detect::mass_change::canary::Canaries;
 use crate::sense::SensorState;
 
@@ -31,6 +33,8 @@ const SCAN_INTERVAL_DEFAULT: Duration = Duration::from_secs(6 * 3_600);
 const MARKS_MAX: usize = 512;
 /// After the baseline could not be read.
 const RETRY: Duration = Duration::from_secs(5);
+/// How long the record of an acceptance may take.
+const RECORD_TIMEOUT: Duration = Duration::from_secs(10);
 /// The sensor rests so many times as long as its last rescan took.
 const RESCAN_REST: u32 = 4;
 
@@ -226,51 +230,89 @@ impl Worker {
     /// Large files whose hash is known now.
     fn take_hashed(&mut self) -> Result<(), PassError> {
         let mut pass = Pass::default();
-        while let Some(((path, mark), state)) = self.examiner.large.next_done() {
+        while let Some(Done { job: (path, mark), state, accepted_by }) = self.examiner.large.next_done() {
             // Changed while it was read, or gone: whatever changed it has marked it, or the next scan finds it.
             let Some(state) = state else { continue };
             let candidate = Candidate { known: Some(state), ..Candidate::new(path, mark) };
-            pass.look(&mut self.examiner, candidate)?;
+            self.examiner.detector.acceptance = accepted_by.map(Acceptance::new);
+            let looked =
+                pass.look(&mut self.examiner, candidate).and_then(|()| pass.settle(&mut self.examiner));
+            self.examiner.detector.acceptance = None;
+            looked?;
         }
         pass.finish(&mut self.examiner)?;
         self.examiner.flush()
     }
 
     fn serve_scan(&mut self, request: ScanRequest) -> Result<(), PassError> {
-        let ScanRequest { paths, deadline, news } = request;
-        let started = Instant::now();
+        let ScanRequest { paths, deadline, news, acceptor } = request;
         let view = self.examiner.view();
         let real: Vec<PathBuf> = paths.iter().map(|path| real_path(path)).collect();
         let unwatched = paths.iter().zip(&real).find(|(_, real)| !view.watched.covers(real));
-        let result = match unwatched {
-            Some((path, _)) => Err(ScanError::NotWatched(path.clone())),
-            None => {
-                let mark = command_mark(clock::now(), self.complete);
-                let marks = real.into_iter().map(|path| (path, mark.clone())).collect();
-                let mut pass = Pass {
-                    long: true,
-                    deadline: Some(deadline),
-                    news: Some(news.clone()),
-                    ..Pass::default()
-                };
-                match pass.run(&mut self.examiner, marks) {
-                    Ok(()) => Ok(ScanSummary {
-                        examined: pass.progress.examined,
-                        changed: pass.progress.changed,
-                        errors: pass.errors,
-                        duration: started.elapsed(),
-                    }),
-                    Err(PassError::Deadline) => {
-                        self.examiner.flush()?;
-                        Err(ScanError::Deadline(pass.progress))
-                    }
-                    Err(error) => return Err(error),
-                }
-            }
+        let result = match (unwatched, acceptor) {
+            (Some((path, _)), _) => Err(ScanError::NotWatched(path.clone())),
+            (None, None) => self
+                .scan(real, deadline, &news)?
+                .map(|summary| Scanned { summary, acceptance: Acceptance::default() }),
+            (None, Some(acceptor)) => self.accept(real, deadline, &news, acceptor)?,
         };
         // Whoever asked may have given up.
         let _told = news.send(ScanNews::Done(result)).is_ok();
         Ok(())
+    }
+
+    fn scan(
+        &mut self,
+        paths: Vec<PathBuf>,
+        deadline: Instant,
+        news: &SyncSender<ScanNews>,
+    ) -> Result<Result<ScanSummary, ScanError>, PassError> {
+        let started = Instant::now();
+        let mark = command_mark(clock::now(), self.complete);
+        let marks = paths.into_iter().map(|path| (path, mark.clone())).collect();
+        let (deadline, news) = (Some(deadline), Some(news.clone()));
+        let mut pass = Pass { long: true, deadline, news, ..Pass::default() };
+        match pass.run(&mut self.examiner, marks) {
+            Ok(()) => Ok(Ok(ScanSummary {
+                examined: pass.progress.examined,
+                changed: pass.progress.changed,
+                errors: pass.errors,
+                duration: started.elapsed(),
+            })),
+            Err(PassError::Deadline) => {
+                self.examiner.flush()?;
+                Ok(Err(ScanError::Deadline(pass.progress)))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Takes what differs into the baseline as accepted, and records who did so: also when there was no time for all.
+    fn accept(
+        &mut self,
+        paths: Vec<PathBuf>,
+        deadline: Instant,
+        news: &SyncSender<ScanNews>,
+        acceptor: Acceptor,
+    ) -> Result<Result<Scanned, ScanError>, PassError> {
+        self.examiner.detector.acceptance = Some(Acceptance::new(acceptor.by.clone()));
+        let scanned = self.scan(paths.clone(), deadline, news);
+        let mut acceptance = self.examiner.detector.acceptance.take().unwrap_or_default();
+        let scanned = scanned?;
+        acceptance.later = self.examiner.large.accept(&paths, &acceptor.by);
+        if acceptance.accepted > 0 || acceptance.later > 0 {
+            let recorded = (acceptor.record)(&acceptance, scanned.is_ok()).map_err(|error| error.to_string());
+            let sealed = recorded.and_then(|draft| {
+                let sealer = &self.examiner.sealer;
+                sealer
+                    .seal_durably(vec![draft], Vec::new(), RECORD_TIMEOUT)
+                    .map_err(|error| error.to_string())
+            });
+            if let Err(why) = sealed {
+                return Ok(Err(ScanError::NotRecorded(why)));
+            }
+        }
+        Ok(scanned.map(|summary| Scanned { summary, acceptance }))
     }
 
     fn stamp(&mut self) -> Result<(), PassError> {
