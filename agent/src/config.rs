@@ -41,6 +41,8 @@ pub struct Config {
     pub host: HostConfig,
     /// `[defences]`.
     pub defences: DefencesConfig,
+    /// `[response]`.
+    pub response: ResponseConfig,
     /// `[ledger]`.
     pub ledger: LedgerConfig,
     /// `[uplink]`.
@@ -99,6 +101,15 @@ pub struct HostConfig {
 pub struct DefencesConfig {
     /// `enabled`, default true.
     pub enabled: bool,
+}
+
+/// `[response]`: what the agent does to this host by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResponseConfig {
+    /// `freeze_mass_change`: stop the processes that bring harm to many files. Default false.
+    pub freeze_mass_change: bool,
+    /// `freeze_lease`: after that they go on. Default 15 min, 5 s to 24 h.
+    pub freeze_lease: Duration,
 }
 
 /// `[ledger]`: how long records are kept.
@@ -188,6 +199,7 @@ impl Default for Config {
             logins: LoginsConfig::default(),
             host: HostConfig::default(),
             defences: DefencesConfig::default(),
+            response: ResponseConfig::default(),
             ledger: LedgerConfig::default(),
             uplink: UplinkConfig::default(),
             commands: CommandsConfig::default(),
@@ -226,6 +238,12 @@ impl Default for HostConfig {
 impl Default for DefencesConfig {
     fn default() -> Self {
         Self { enabled: true }
+    }
+}
+
+impl Default for ResponseConfig {
+    fn default() -> Self {
+        Self { freeze_mass_change: false, freeze_lease: Duration::from_secs(15 * MINUTE) }
     }
 }
 

@@ -19,6 +19,7 @@ mod findings;
 mod hold_commands;
 pub mod output;
 mod probe;
+mod release;
 mod run;
 mod scan;
 mod show;
@@ -99,6 +100,7 @@ enum Subcommand {
     Commands(commands::Arguments),
     Ack(ack::Arguments),
     HoldCommands(hold_commands::Arguments),
+    Release(release::Arguments),
     Scan(scan::Arguments),
     Baseline(baseline::Arguments),
     Files(files::Arguments),
@@ -136,6 +138,7 @@ fn parse_and_run(arguments: impl Iterator<Item = OsString>) -> Exit {
         Subcommand::Commands(arguments) => commands::run(&global, arguments),
         Subcommand::Ack(arguments) => ack::run(&global, arguments),
         Subcommand::HoldCommands(arguments) => hold_commands::run(&global, arguments),
+        Subcommand::Release(arguments) => release::run(&global, arguments),
         Subcommand::Scan(arguments) => scan::run(&global, arguments),
         Subcommand::Baseline(arguments) => baseline::run(&global, arguments),
         Subcommand::Files(arguments) => files::run(&global, arguments),

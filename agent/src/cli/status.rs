@@ -234,6 +234,13 @@ impl Screen {
             let time = length(Duration::from_secs(running.seconds));
             self.line("", &format!("{} {} running for {time}", printable(&running.action), running.id));
         }
+        for frozen in &commands.frozen {
+            let left = length(Duration::from_secs(frozen.seconds_left));
+            let what = format!("{} processes are stopped, {left} left; sudo agent release", frozen.processes);
+            let what = self.style.paint(Tone::Warning, &what);
+            self.line("frozen", &what);
+            self.line("", &printable(&frozen.cause));
+        }
         for advice in &commands.advice {
             let left = length(Duration::from_secs(advice.seconds_left));
             let message = printable(&advice.message.replace('\n', " ")).into_owned();

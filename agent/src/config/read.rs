@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::document::{Document, Section};
 use super::{
     CommandsConfig, Config, DAY, DefencesConfig, FilesConfig, GIB, HOUR, HostConfig, KIB, LedgerConfig,
-    LoginsConfig, MIB, MINUTE, Problem, UplinkConfig,
+    LoginsConfig, MIB, MINUTE, Problem, ResponseConfig, UplinkConfig,
 };
 
 const TREES_MAX: usize = 256;
@@ -30,6 +30,7 @@ pub(super) fn config(text: &str) -> Result<Config, Vec<Problem>> {
         logins: logins(top.section("logins")),
         host: host(top.section("host")),
         defences: defences(top.section("defences")),
+        response: response(top.section("response")),
         ledger: ledger(top.section("ledger")),
         uplink: uplink(top.section("uplink")),
         commands: commands(top.section("commands")),
@@ -90,6 +91,17 @@ fn host(mut section: Section<'_, '_>) -> HostConfig {
 fn defences(mut section: Section<'_, '_>) -> DefencesConfig {
     let default = DefencesConfig::default();
     let config = DefencesConfig { enabled: section.boolean("enabled", default.enabled) };
+    section.finish();
+    config
+}
+
+fn response(mut section: Section<'_, '_>) -> ResponseConfig {
+    let default = ResponseConfig::default();
+    let lease = seconds(5)..=seconds(DAY);
+    let config = ResponseConfig {
+        freeze_mass_change: section.boolean("freeze_mass_change", default.freeze_mass_change),
+        freeze_lease: section.duration("freeze_lease", default.freeze_lease, lease),
+    };
     section.finish();
     config
 }

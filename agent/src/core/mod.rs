@@ -20,6 +20,7 @@ use crate::config::{Config, Loaded};
 use crate::enrolment::Enrolment;
 use crate::layout::Layout;
 use crate::ledger::{Ledger, LedgerError, SealError};
+use crate::respond::freeze::FreezerHandle;
 use crate::respond::{self, Moment, RespondError, RespondStatus, Responder, Tools};
 use crate::sense::SensorState;
 use crate::status::{Server, Sources};
@@ -36,7 +37,7 @@ pub mod trees;
 
 pub use cosigned::{Cosigned, Identity};
 pub use sensors::{Files, Statuses, probe};
-use start::{figures, open_ledger, read_enrolment, record_start, start_engine};
+use start::{figures, open_ledger, read_enrolment, record_start, start_engine, start_freezer};
 
 /// How long the agent may take to stop; what is not done by then is done at the next start.
 pub const STOP_GRACE: Duration = Duration::from_secs(20);
@@ -50,12 +51,12 @@ const ENROLMENT_POLL: Duration = Duration::from_secs(2);
 const CHECK_INTERVAL: Duration = Duration::from_secs(15);
 
 /// Tables of all modules but the ledger.
-pub fn schemas() -> [&'static str; 7] {
+pub fn schemas() -> [&'static str; 8] {
     use crate::detect::packages::tables as packages;
     use crate::sense::{files, host, logins};
     let sensors = [files::SCHEMA, packages::SCHEMA, logins::SCHEMA, host::SCHEMA, host::defences::SCHEMA];
     let [files, packages, logins, host, defences] = sensors;
-    [lifecycle::SCHEMA, respond::SCHEMA, files, packages, logins, host, defences]
+    [lifecycle::SCHEMA, respond::SCHEMA, respond::FREEZE_SCHEMA, files, packages, logins, host, defences]
 }
 
 /// Why the agent did not start, or did not stop in good order.
@@ -166,6 +167,7 @@ struct Core {
     sensors: sensors::Sensors,
     responder: Responder,
     responder_handle: respond::ResponderHandle,
+    freezer_handle: FreezerHandle,
     link: Option<LinkHandle>,
     server: Server,
     sensors_stop: Stop,
@@ -188,6 +190,7 @@ impl Core {
         let (statuses, link_status) = (Statuses::default(), LinkStatus::default());
         let respond_status = RespondStatus::default();
         let cosigned = Cosigned::new(&layout, ledger.heads(), identity.clone());
+        let (freezer, freezer_handle) = start_freezer(&config, &layout, &ledger, &boot, &respond_status)?;
         let engine = start_engine(&config, &layout, &ledger, &identity, &cosigned, boot, &respond_status)?;
         let sensors = sensors::Sensors::start(
             &config,
@@ -196,6 +199,7 @@ impl Core {
             &sensors_stop,
             &statuses,
             figures(&ledger, &link_status, &statuses),
+            &freezer,
         );
         let heads = ledger.heads();
         let tools = Tools {
@@ -215,6 +219,7 @@ impl Core {
             link: link_status.clone(),
             respond: respond_status,
             responder: responder.clone(),
+            freezer,
             sealer: ledger.sealer(),
             scan: sensors.scan(),
             files: sensors.files(),
@@ -233,6 +238,7 @@ impl Core {
             sensors,
             responder,
             responder_handle,
+            freezer_handle,
             link: None,
             server,
             sensors_stop,
@@ -328,6 +334,7 @@ impl Core {
     fn stop_in_order(self, reason: &str) -> Result<(), CoreError> {
         self.sensors_stop.set();
         self.sensors.join();
+        self.freezer_handle.stop();
         self.responder_handle.stop();
         let (draft, write) = lifecycle::stopped(reason)?;
         let sealed = self.ledger.sealer().seal_durably(vec![draft], vec![write], SEAL_TIMEOUT);

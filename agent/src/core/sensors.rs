@@ -11,6 +11,7 @@ use serde_json::json;
 use super::{lifecycle, trees};
 use crate::config::{Config, FilesConfig};
 use crate::ledger::Sealer;
+use crate::respond::freeze::Freezer;
 use crate::respond::work::Scan;
 use crate::sense::files::Scanner;
 use crate::sense::host::FigureSource;
@@ -72,6 +73,7 @@ impl Sensors {
         stop: &Stop,
         statuses: &Statuses,
         figures: FigureSource,
+        freezer: &Freezer,
     ) -> Self {
         let trees = trees::resolve(&config.files.trees);
         let mut sensors = Self {
@@ -95,8 +97,10 @@ impl Sensors {
         };
         let logs = trees::look_up(&config.files.logs);
         let files_config = FilesConfig { trees, logs, ..config.files.clone() };
-        sensors.scanner =
-            sensors.keep("files", config.files.enabled, || files::start(files_config, context("files")));
+        let tuning = files::Tuning { freezer: freezer.clone(), ..files::Tuning::default() };
+        sensors.scanner = sensors.keep("files", config.files.enabled, || {
+            files::start_tuned(files_config, context("files"), tuning)
+        });
         sensors.keep("logins", config.logins.enabled, || {
             logins::start(&config.logins, context("logins")).map(|handle| (handle, ()))
         });

@@ -10,6 +10,7 @@ use crate::config::{Config, Loaded};
 use crate::enrolment::{Enrolment, EnrolmentError};
 use crate::layout::Layout;
 use crate::ledger::{self, Ledger, SealError};
+use crate::respond::freeze::{self, Freezer, FreezerHandle};
 use crate::respond::{Context, Engine, Moment, RespondError, RespondStatus};
 use crate::sense::host::{FigureSource, Figures};
 use crate::uplink::LinkStatus;
@@ -58,6 +59,24 @@ pub(super) fn start_engine(
     };
     let known = identity.get().map(|enrolment| (enrolment.agent, enrolment.tenant));
     Engine::start(context, known, Moment::now())
+}
+
+/// Lets go what a crash left stopped, whatever the policy says now.
+pub(super) fn start_freezer(
+    config: &Config,
+    layout: &Layout,
+    ledger: &Ledger,
+    boot: &str,
+    status: &RespondStatus,
+) -> Result<(Freezer, FreezerHandle), RespondError> {
+    let response = &config.response;
+    freeze::start(freeze::Context {
+        sealer: ledger.sealer(),
+        database: layout.database(),
+        boot: boot.to_owned(),
+        status: status.clone(),
+        lease: response.freeze_mass_change.then_some(response.freeze_lease),
+    })
 }
 
 pub(super) fn record_start(

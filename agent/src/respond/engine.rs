@@ -63,6 +63,9 @@ pub enum RespondError {
     /// There is no such advice.
     #[error("no advice {0} is in force")]
     NoSuchAdvice(Uuid),
+    /// There is no thread for it.
+    #[error("no thread can be started: {0}")]
+    Thread(#[source] std::io::Error),
     /// The responder has stopped or did not answer in time.
     #[error("the agent is stopping or too busy")]
     Busy,

@@ -21,6 +21,9 @@ use uuid::Uuid;
 use crate::uplink::CommandSink;
 
 pub mod engine;
+pub mod freeze;
+mod freeze_store;
+mod freeze_tree;
 pub mod lease;
 mod motd;
 pub mod receipt;
@@ -31,6 +34,7 @@ pub mod verify;
 pub mod work;
 
 pub use engine::{Context, Engine, RespondError};
+pub use freeze_store::SCHEMA as FREEZE_SCHEMA;
 pub use status::{RespondReport, RespondStatus};
 pub use store::SCHEMA;
 pub use work::Tools;

@@ -7,6 +7,7 @@ use picket_protocol::time::Timestamp;
 use picket_protocol::trust::TrustRoot;
 use uuid::Uuid;
 
+use super::freeze_store::Frozen;
 use super::lease::Lease;
 use super::store::Advice;
 
@@ -56,6 +57,23 @@ pub struct RunningReport {
     pub seconds: u64,
 }
 
+/// Processes that are stopped.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct FrozenReport {
+    /// The action.
+    pub id: Uuid,
+    /// The finding that led to it.
+    pub finding: Uuid,
+    /// That finding's title.
+    pub cause: String,
+    /// How many processes.
+    pub processes: usize,
+    /// Their numbers.
+    pub pids: Vec<u32>,
+    /// Seconds until they go on.
+    pub seconds_left: u64,
+}
+
 /// A snapshot of the responder.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct RespondReport {
@@ -67,6 +85,9 @@ pub struct RespondReport {
     pub advice: Vec<AdviceReport>,
     /// Commands that are being carried out.
     pub running: Vec<RunningReport>,
+    /// Processes that are stopped by the policy of the host's owner.
+    #[serde(default)]
+    pub frozen: Vec<FrozenReport>,
     /// Seconds for which commands are still held back by the customer.
     pub held_seconds: Option<u64>,
     /// Obeyed since the agent started.
@@ -84,6 +105,7 @@ struct State {
     advice: Vec<Advice>,
     hold: Option<Lease>,
     running: Vec<(Uuid, &'static str, Duration)>,
+    frozen: Vec<Frozen>,
     obeyed: u64,
     refused: u64,
     dropped: u64,
@@ -110,7 +132,16 @@ impl RespondStatus {
             action: (*action).to_owned(),
             seconds: now.saturating_sub(*since).as_secs(),
         };
+        let frozen = |frozen: &Frozen| FrozenReport {
+            id: frozen.id,
+            finding: frozen.finding,
+            cause: frozen.cause.clone(),
+            processes: frozen.processes.len(),
+            pids: frozen.processes.iter().map(|process| process.pid).collect(),
+            seconds_left: frozen.ends.saturating_sub(now).as_secs(),
+        };
         RespondReport {
+            frozen: state.frozen.iter().map(frozen).collect(),
             trust_root: state.trust.clone(),
             trust_problem: state.problem.clone(),
             advice: state.advice.iter().map(advice).collect(),
@@ -135,6 +166,10 @@ impl RespondStatus {
             state.advice = advice.to_vec();
             state.hold = hold.cloned();
         });
+    }
+
+    pub(super) fn set_frozen(&self, frozen: &[Frozen]) {
+        self.change(|state| state.frozen = frozen.to_vec());
     }
 
     pub(super) fn begin(&self, id: Uuid, action: &'static str, now: Duration) {

@@ -60,6 +60,8 @@ pub enum Request {
         /// What about it.
         action: WindowAction,
     },
+    /// Undo what the agent did to the host by itself; root only.
+    Release {},
     /// Hold commands back, or obey them again; root only.
     Hold {
         /// For how long; none ends it.

@@ -9,6 +9,7 @@ use picket_protocol::time::Timestamp;
 use crate::core::{Cosigned, Files, Identity, Statuses};
 use crate::layout::Layout;
 use crate::ledger::{Heads, LedgerHealth, LedgerReport, Reader, Sealer};
+use crate::respond::freeze::Freezer;
 use crate::respond::work::Scan;
 use crate::respond::{Moment, RespondReport, RespondStatus, Responder};
 use crate::sense::host::{Usage, usage};
@@ -103,6 +104,8 @@ pub struct Sources {
     pub respond: RespondStatus,
     /// For `ack` and `hold`.
     pub responder: Responder,
+    /// For `release`.
+    pub freezer: Freezer,
     /// For `window`.
     pub sealer: Sealer,
     /// For `scan`.

@@ -241,7 +241,11 @@ fn changes(request: &Request) -> bool {
     match request {
         Request::Status {} | Request::Findings(_) | Request::Commands { .. } | Request::Show { .. } => false,
         Request::Window { action } => *action != WindowAction::Show {},
-        Request::Scan { .. } | Request::Accept { .. } | Request::Ack { .. } | Request::Hold { .. } => true,
+        Request::Scan { .. }
+        | Request::Accept { .. }
+        | Request::Ack { .. }
+        | Request::Hold { .. }
+        | Request::Release {} => true,
     }
 }
 
@@ -269,6 +273,11 @@ fn handle(
             window::handle(&action, &person, &sources.sealer, &database, now)
                 .map_err(|error| error.to_string())
         }
+        Request::Release {} => sources
+            .freezer
+            .release(person)
+            .map_err(words)
+            .and_then(|released| serde_json::to_value(released).map_err(|error| error.to_string())),
         Request::Hold { seconds } => {
             let length = seconds.map(Duration::from_secs);
             sources.responder.hold(length, person).map(|()| json!({ "held_seconds": seconds })).map_err(words)

@@ -315,9 +315,8 @@ pub fn path_number(path: &Path) -> u64 {
     hasher.finish()
 }
 
-/// Whether the process, or one above it, is a package manager at its own place. It removes and renames by the
-/// hundred; what it does is judged by what its packages say, in another stage.
-pub fn is_package_manager(actor: &Actor) -> bool {
+/// Whether a package manager lies at that place.
+pub fn is_package_program(path: &str) -> bool {
     const PROGRAMS: &[&str] = &[
         "/usr/bin/dpkg",
         "/usr/bin/dpkg-deb",
@@ -334,9 +333,14 @@ pub fn is_package_manager(actor: &Actor) -> bool {
         "/usr/libexec/packagekitd",
         "/usr/bin/flatpak",
     ];
-    let is = |program: &Option<Text>| {
-        program.as_ref().is_some_and(|program| PROGRAMS.contains(&program.text.as_str()))
-    };
+    PROGRAMS.contains(&path)
+}
+
+/// Whether the process, or one above it, is a package manager at its own place. It removes and renames by the
+/// hundred; what it does is judged by what its packages say, in another stage.
+pub fn is_package_manager(actor: &Actor) -> bool {
+    let is =
+        |program: &Option<Text>| program.as_ref().is_some_and(|program| is_package_program(&program.text));
     !actor.executable_deleted
         && (is(&actor.executable) || actor.parents.iter().any(|parent| is(&parent.executable)))
 }

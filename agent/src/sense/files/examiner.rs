@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::baseline::{Baseline, Write};
 use super::change::{FileChange, SeenBy, TextChange};
 use super::dirty::{Mark, Scope};
+use super::freeze;
 use super::images::Images;
 use super::large::Large;
 use super::logs::{LogBook, LogChange};
@@ -256,7 +257,8 @@ impl Examiner {
     }
 
     pub(super) fn take(&mut self, outcome: Outcome, observed: Timestamp, path: &Path) {
-        for finding in outcome.findings {
+        for mut finding in outcome.findings {
+            freeze::answer(&self.tuning.freezer, &self.shared.processes, &mut finding);
             self.tally.findings += 1;
             self.last_finding = Some(observed);
             self.drafts.extend(draft(finding, path));

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::dirty::DIRTY_PATHS_MAX;
 use crate::detect::logs::silence;
 use crate::detect::mass_change::Thresholds;
+use crate::respond::freeze::Freezer;
 
 /// See the module.
 #[derive(Clone, Debug)]
@@ -26,6 +27,8 @@ pub struct Tuning {
     pub mass_change: Thresholds,
     /// When a log is silent.
     pub silence: silence::Thresholds,
+    /// Who stops what brings harm to many files; does nothing unless the policy wants it.
+    pub freezer: Freezer,
     /// Events that this process caused are not looked at.
     pub own_pid: Option<i32>,
     /// The root of the host whose package databases are asked.
@@ -43,6 +46,7 @@ impl Default for Tuning {
             dirty_paths_max: DIRTY_PATHS_MAX,
             mass_change: Thresholds::default(),
             silence: silence::Thresholds::default(),
+            freezer: Freezer::default(),
             own_pid: i32::try_from(std::process::id()).ok(),
             packages_root: PathBuf::from("/"),
         }
