@@ -15,8 +15,11 @@ use std::time::Duration;
 
 use picket_protocol::crypto::{hex, sha256};
 
+use crate::detect::logins::Thresholds;
+
 mod document;
 mod read;
+mod thresholds;
 mod units;
 
 pub use units::{format_duration, format_size, parse_duration, parse_size};
@@ -87,6 +90,8 @@ pub struct LoginsConfig {
     pub audit_enable: bool,
     /// `records`: read the utmp family (`btmp`, `wtmp`). Default true.
     pub records: bool,
+    /// `[logins.thresholds]`: when is enough.
+    pub thresholds: Thresholds,
 }
 
 /// `[host]`: heartbeats.
@@ -225,7 +230,15 @@ impl Default for FilesConfig {
 impl Default for LoginsConfig {
     fn default() -> Self {
         let logs = ["/var/log/auth.log", "/var/log/secure"].map(PathBuf::from).to_vec();
-        Self { enabled: true, logs, journal: true, audit: true, audit_enable: false, records: true }
+        Self {
+            enabled: true,
+            logs,
+            journal: true,
+            audit: true,
+            audit_enable: false,
+            records: true,
+            thresholds: Thresholds::default(),
+        }
     }
 }
 

@@ -27,11 +27,14 @@ fn the_packaged_file_is_the_default() {
 #[test]
 fn the_packaged_file_names_every_key() {
     let tables = ["[files]", "[logins]", "[host]", "[ledger]", "[uplink]", "[commands]"];
-    let text = format!("x = 1\n{}\nx = 1\n", tables.join("\nx = 1\n"));
+    let text = format!("x = 1\n{}\nx = 1\n[logins.thresholds]\nx = 1\n", tables.join("\nx = 1\n"));
     for problem in problems(&text) {
         let (_, known) = problem.message.split_once("known here: ").expect("known keys are listed");
         for key in known.split(", ") {
-            let stands = |line: &str| line.starts_with(&format!("{key} = ")) || line == format!("[{key}]");
+            let stands = |line: &str| {
+                line.starts_with(&format!("{key} = "))
+                    || line.starts_with('[') && line.ends_with(&format!("{key}]"))
+            };
             assert!(PACKAGED.lines().any(stands), "{key} is missing in the packaged file");
         }
     }
@@ -66,6 +69,10 @@ allow = ["advise", "launch"]
 
 #[test]
 fn each_value_has_a_range() {
+    check("[logins.thresholds]\nattempts = 1", 2, "logins.thresholds.attempts", "such as 5, from 2 to 100");
+    check("[logins.thresholds]\nwindow = \"2d\"", 2, "logins.thresholds.window", "from 1m to 1d");
+    check("[logins.thresholds]\nspray = -3", 2, "logins.thresholds.spray", "whole number");
+    check("[logins]\nthresholds = 3", 2, "logins.thresholds", "must be a table");
     check("[host]\nheartbeat = \"4s\"", 2, "host.heartbeat", "from 5s to 1m");
     check("[host]\n\nheartbeat = 60", 3, "host.heartbeat", "duration such as \"1m\"");
     check("[files]\nscan_interval = \"8d\"", 2, "files.scan_interval", "from 1s to 1w");

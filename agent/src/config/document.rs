@@ -63,11 +63,16 @@ impl<'i> Document<'i> {
 impl<'a, 'i> Section<'a, 'i> {
     /// The table `[name]`, empty when it is absent.
     pub(super) fn section(&mut self, name: &'static str) -> Section<'a, 'i> {
-        let value = self.take(name);
+        self.section_called(name, name)
+    }
+
+    /// The table at `key`, whose dotted name is `name`.
+    pub(super) fn section_called(&mut self, key: &'static str, name: &'static str) -> Section<'a, 'i> {
+        let value = self.take(key);
         let table = value.and_then(|value| match value.get_ref() {
             DeValue::Table(table) => Some(table),
             other => {
-                self.problem(value.span(), name, format!("must be a table, not {}", article(other)));
+                self.problem(value.span(), key, format!("must be a table, not {}", article(other)));
                 None
             }
         });
@@ -132,6 +137,18 @@ impl<'a, 'i> Section<'a, 'i> {
             parsed.filter(|parsed| range.contains(parsed)).ok_or_else(|| {
                 format!("must be a duration such as \"{}\", {accepted}", format_duration(default))
             })
+        })
+    }
+
+    pub(super) fn number(&mut self, key: &'static str, default: u32, range: RangeInclusive<u32>) -> u32 {
+        let accepted = between(range.start(), range.end());
+        self.value(key, default, |value| {
+            let integer = value.as_integer();
+            let parsed =
+                integer.and_then(|integer| u32::from_str_radix(integer.as_str(), integer.radix()).ok());
+            parsed
+                .filter(|parsed| range.contains(parsed))
+                .ok_or_else(|| format!("must be a whole number such as {default}, {accepted}"))
         })
     }
 

@@ -4,6 +4,7 @@ use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use super::document::{Document, Section};
+use super::thresholds::thresholds;
 use super::{
     CommandsConfig, Config, DAY, DefencesConfig, FilesConfig, GIB, HOUR, HostConfig, KIB, LedgerConfig,
     LoginsConfig, MIB, MINUTE, Problem, ResponseConfig, UplinkConfig,
@@ -75,6 +76,7 @@ fn logins(mut section: Section<'_, '_>) -> LoginsConfig {
         audit: section.boolean("audit", default.audit),
         audit_enable: section.boolean("audit_enable", default.audit_enable),
         records: section.boolean("records", default.records),
+        thresholds: thresholds(section.section_called("thresholds", "logins.thresholds")),
     };
     section.finish();
     config

@@ -43,12 +43,10 @@ fn inside(test: &str) -> bool {
 
 fn config() -> LoginsConfig {
     LoginsConfig {
-        enabled: true,
         logs: vec!["/var/log/auth.log".into()],
-        journal: true,
         audit: false,
-        audit_enable: false,
         records: false,
+        ..LoginsConfig::default()
     }
 }
 

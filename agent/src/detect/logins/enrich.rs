@@ -5,7 +5,7 @@ use std::time::Duration;
 use picket_protocol::time::Timestamp;
 
 use super::Detector;
-use super::fold::{Fold, FoldKey};
+use super::fold::{Fold, Folds};
 use crate::sense::logins::LoginEvent;
 
 /// How long more is waited for before an act is told again: the sources that come late come together.
@@ -15,14 +15,28 @@ impl Detector {
     /// The act that was observed as `told` is known as `event` now. The next [`Detector::tick`] tells it, where the act
     /// was told itself and nothing newer of its kind came.
     pub fn enrich(&mut self, told: &LoginEvent, event: &LoginEvent, now: Timestamp) {
-        let Some(fold) = self.folds.get_mut(&FoldKey::of(told)) else { return };
+        if self.folds.enrich(told, event, now) {
+            self.due_at(now.plus(SETTLED));
+        }
+        if self.waiting.enrich(told, event, now) {
+            self.due_at(now);
+        }
+        if let Some((address, port)) = event.address.zip(event.port) {
+            self.guessing.came_by(address, port);
+        }
+    }
+}
+
+impl Folds {
+    fn enrich(&mut self, told: &LoginEvent, event: &LoginEvent, now: Timestamp) -> bool {
+        let Some(fold) = self.told(told) else { return false };
         if fold.newest.time > told.time || fold.grew() {
-            return;
+            return false;
         }
         let repeats = fold.newest.repeats;
         fold.newest = LoginEvent { repeats, ..event.clone() };
         fold.enriched.get_or_insert(now);
-        self.due_at(now.plus(SETTLED));
+        true
     }
 }
 

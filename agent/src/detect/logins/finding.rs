@@ -3,14 +3,14 @@
 use std::borrow::Cow;
 use std::net::IpAddr;
 
-use picket_protocol::finding::{Entity, Finding, Observed, Severity, Text, printable};
+use picket_protocol::finding::{Entity, Finding, Observed, Severity, Text};
 use serde_json::json;
 use uuid::Uuid;
 
+use super::alarm::Listed;
+use super::fold::Strangers;
+use super::words::word;
 use crate::sense::logins::{LoginEvent, LoginKind};
-
-/// Characters of a name or command that a title shows.
-const TITLE_WORD_CHARS_MAX: usize = 80;
 
 /// Attempts by who reported them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -57,46 +57,58 @@ pub fn of_event(id: Uuid, event: &LoginEvent, observed: Observed, reports: Repor
     }
 }
 
-/// A finding about one source that tries again and again.
-pub fn brute_force(
+/// A finding about strangers, who are too many to be told one by one; `event` is one of the newest.
+pub fn of_strangers(
     id: Uuid,
-    address: IpAddr,
-    observed: Observed,
-    window_seconds: u64,
-    users: &[Text],
-    users_left_out: u64,
     event: &LoginEvent,
+    observed: Observed,
+    reports: Reports,
+    strangers: &Strangers,
 ) -> Finding {
-    let names: Vec<String> = users.iter().take(3).map(word).collect();
-    let more = if users.len() > names.len() || users_left_out > 0 { " and others" } else { "" };
-    let accounts = users.iter().map(|name| Entity::User { name: name.clone(), uid: None });
-    let count = observed.count;
+    let about = |count: u64, exact: bool, one: &str, many: &str| match (count, exact) {
+        (0, _) => None,
+        (1, _) => Some(format!("one {one}")),
+        (_, true) => Some(format!("{count} {many}")),
+        (_, false) => Some(format!("about {count} {many}")),
+    };
+    let Strangers { users, addresses } = strangers;
+    let names = about(users.count(), users.is_exact(), "name", "names");
+    let from = about(addresses.count(), addresses.is_exact(), "address", "addresses");
+    let whose: Vec<String> = names
+        .map(|names| format!(" of {names}"))
+        .into_iter()
+        .chain(from.map(|from| format!(" from {from}")))
+        .collect();
+    let what = match event.event {
+        LoginKind::Failure => "failed logins",
+        LoginKind::InvalidUser => "failed logins of names that may not log in",
+        LoginKind::Probe => "connections that never logged in",
+        LoginKind::PrivilegeFailure => "refused changes of privilege",
+        LoginKind::Logout => "logouts",
+        _ => "changes of accounts",
+    };
     Finding {
         id,
-        rule: "login.brute-force".to_owned(),
-        severity: Severity::Medium,
+        rule: event.event.as_str().to_owned(),
+        severity: Severity::Info,
         observed,
-        title: format!("{count} failed logins from {address}, as {}{more}", names.join(", ")),
-        entities: std::iter::once(Entity::Address { address, port: None }).chain(accounts).collect(),
+        title: format!("{} {what}{} by {}, told together", observed.count, whose.concat(), event.service),
+        entities: entities(users, addresses),
         evidence: json!({
-            "event": event, "window_seconds": window_seconds, "users": users, "users_left_out": users_left_out,
+            "event": event, "reports": reports, "folded": true,
+            "users": users.shown, "users_left_out": users.left_out(),
+            "addresses": addresses.shown, "addresses_left_out": addresses.left_out(),
         }),
-        attack: vec!["T1110.001".to_owned()],
+        attack: attack(event.event).iter().map(|id| (*id).to_owned()).collect(),
         explained_by: None,
         drill: false,
     }
 }
 
-/// Text from outside, fit for a title.
-fn word(text: &Text) -> String {
-    let shown = printable(&text.text);
-    if shown.is_empty() {
-        return "an empty name".to_owned();
-    }
-    match shown.char_indices().nth(TITLE_WORD_CHARS_MAX) {
-        Some((end, _)) => format!("{}…", shown.get(..end).unwrap_or_default()),
-        None => shown.into_owned(),
-    }
+fn entities(users: &Listed<Text>, addresses: &Listed<IpAddr>) -> Vec<Entity> {
+    let users = users.shown.iter().map(|name| Entity::User { name: name.clone(), uid: None });
+    let addresses = addresses.shown.iter().map(|address| Entity::Address { address: *address, port: None });
+    addresses.chain(users).collect()
 }
 
 fn or_somebody(name: Option<&Text>) -> Cow<'static, str> {

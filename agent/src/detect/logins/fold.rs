@@ -1,40 +1,45 @@
 //! Like events, folded into one finding that grows.
+//!
+//! A flood of strangers (a new user or address with every line) would begin a finding with every line. So only
+//! [`Thresholds::strangers`](super::Thresholds::strangers) of them begin one of their own at once, and one more each
+//! second; the others of the same kind and service are one finding together, which says how many there were.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
+use std::time::Duration;
 
 use picket_protocol::finding::{Finding, Observed, Text};
 use picket_protocol::time::Timestamp;
 use uuid::Uuid;
 
-use super::finding::{Reports, of_event};
+use super::alarm::{Listed, Turn};
+use super::finding::{Reports, of_event, of_strangers};
+use super::kept::{Changes, Entry, Kept};
+use super::place::Places;
+use super::thresholds::Bucket;
+use super::{Thresholds, WEAK_ROWS_MAX};
 use crate::sense::logins::{LoginEvent, LoginKind, Reporter};
 
-/// What events are like one another.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
-pub struct FoldKey {
-    pub kind: LoginKind,
-    pub service: String,
-    pub user: Option<Text>,
-    pub address: Option<IpAddr>,
-    pub detail: Vec<Option<Text>>,
-}
+/// Places kept of the first like events, and as many of the last.
+const PLACES_EACH: usize = 12;
+/// What grows for hours on end in good order (a monitor that logs in every minute) is told once an hour.
+const CALM_INTERVAL: Duration = Duration::from_secs(3_600);
+/// Services whose strangers are counted apart.
+const STRANGERS_MAX: usize = 64;
 
-impl FoldKey {
-    /// What `event` is like.
-    pub fn of(event: &LoginEvent) -> Self {
-        let detail = match event.event {
-            LoginKind::Success => vec![event.method.clone(), event.key.clone()],
-            LoginKind::PrivilegeSuccess => vec![event.target.clone(), event.command.clone()],
-            _ => Vec::new(),
-        };
-        Self {
-            kind: event.event,
-            service: event.service.clone().into_owned(),
-            user: event.user.clone(),
-            address: event.address,
-            detail,
-        }
+/// What events are like one another: a hash of kind, service, user and address, for successes also of key or
+/// command. It has no secret: who builds two events that collide joins two of his own attempts in one finding.
+fn likeness(event: &LoginEvent) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (event.event, &event.service, &event.user, event.address).hash(&mut hasher);
+    match event.event {
+        LoginKind::Success => (&event.method, &event.key).hash(&mut hasher),
+        LoginKind::PrivilegeSuccess => (&event.target, &event.command).hash(&mut hasher),
+        LoginKind::PrivilegeFailure => event.target.hash(&mut hasher),
+        LoginKind::AccountChanged | LoginKind::AccountLocked => event.reason.hash(&mut hasher),
+        _ => {}
     }
+    hasher.finish()
 }
 
 /// Like events so far.
@@ -51,14 +56,29 @@ pub struct Fold {
     /// Since when the newest is known better than it was told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub enriched: Option<Timestamp>,
-    /// Whether the database has a row for it.
-    #[serde(skip)]
-    pub stored: bool,
+    places: Places,
+    /// Set for strangers: who they were.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    strangers: Option<Box<Strangers>>,
+}
+
+/// Who is counted together.
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+pub struct Strangers {
+    pub users: Listed<Text>,
+    pub addresses: Listed<IpAddr>,
+}
+
+impl Entry for Fold {
+    /// What was told to the last is told.
+    fn is_worth_a_row(&self) -> bool {
+        self.grew() || self.enriched.is_some()
+    }
 }
 
 impl Fold {
     /// A fold for events like `event`, without any yet.
-    pub fn new(id: Uuid, event: &LoginEvent, now: Timestamp) -> Self {
+    fn new(id: Uuid, event: &LoginEvent, now: Timestamp, strangers: bool) -> Self {
         Self {
             id,
             first: event.time,
@@ -69,12 +89,13 @@ impl Fold {
             touched: now,
             newest: event.clone(),
             enriched: None,
-            stored: false,
+            places: Places::default(),
+            strangers: strangers.then(Box::default),
         }
     }
 
     /// Adds one. The finding shows the newest, the service's own lines before all others.
-    pub fn add(&mut self, event: &LoginEvent, now: Timestamp) {
+    fn add(&mut self, event: &LoginEvent, now: Timestamp) {
         let repeats = u64::from(event.repeats.max(1));
         match event.reporter {
             Reporter::Service => self.reports.service += repeats,
@@ -86,6 +107,15 @@ impl Fold {
         self.first = self.first.min(event.time);
         self.last = self.last.max(event.time);
         self.touched = now;
+        self.places.add(&event.place, PLACES_EACH);
+        if let Some(strangers) = &mut self.strangers {
+            event.user.iter().for_each(|user| strangers.users.add(user));
+            event.address.iter().for_each(|address| strangers.addresses.add(address));
+            // A flood of them is not copied line by line.
+            if event.time.since(self.newest.time) < Duration::from_secs(1) {
+                return;
+            }
+        }
         if event.reporter == Reporter::Service || self.newest.reporter != Reporter::Service {
             self.newest = event.clone();
         }
@@ -96,14 +126,171 @@ impl Fold {
         self.reports.count() > self.raised
     }
 
+    fn interval(&self, thresholds: &Thresholds) -> Duration {
+        let calm =
+            matches!(self.newest.event, LoginKind::Success | LoginKind::Logout | LoginKind::PrivilegeSuccess);
+        let long = calm && self.raised_at.since(self.first) >= CALM_INTERVAL;
+        if long { CALM_INTERVAL.max(thresholds.raise_interval) } else { thresholds.raise_interval }
+    }
+
     /// The finding as it stands now.
-    pub fn raise(&mut self, now: Timestamp) -> Finding {
+    fn raise(&mut self, now: Timestamp) -> Finding {
         self.raised = self.reports.count();
         self.raised_at = now;
         self.enriched = None;
         let observed = Observed { first: self.first, last: self.last, count: self.raised.max(1) };
-        of_event(self.id, &self.newest, observed, self.reports)
+        let mut finding = match &self.strangers {
+            Some(strangers) => of_strangers(self.id, &self.newest, observed, self.reports, strangers),
+            None => of_event(self.id, &self.newest, observed, self.reports),
+        };
+        if let Some(evidence) = finding.evidence.as_object_mut() {
+            self.places.show(evidence);
+        }
+        finding
     }
+}
+
+/// All folds.
+#[derive(Debug)]
+pub struct Folds {
+    own: Kept<u64, Fold>,
+    /// By kind and service.
+    strangers: Kept<(LoginKind, String), Fold>,
+    bucket: Bucket,
+    /// Attempts that were counted among strangers.
+    pub folded: u64,
+}
+
+impl Folds {
+    pub fn new(thresholds: &Thresholds) -> Self {
+        Self {
+            own: Kept::new("fold", thresholds.folds_max, WEAK_ROWS_MAX),
+            strangers: Kept::new("strangers", STRANGERS_MAX, usize::MAX),
+            bucket: Bucket::default(),
+            folded: 0,
+        }
+    }
+
+    pub fn evicted(&self) -> u64 {
+        self.own.evicted + self.strangers.evicted
+    }
+
+    /// How many folds there are.
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.own.len()
+    }
+
+    /// The fold of what was observed as `told`, unless it was counted among strangers.
+    pub fn told(&mut self, told: &LoginEvent) -> Option<&mut Fold> {
+        let key = likeness(told);
+        self.own.get(&key)?;
+        self.own.get_mut(&key)
+    }
+
+    /// Adds the event to its fold; gives by how many attempts that grew.
+    pub fn add(&mut self, event: &LoginEvent, turn: &mut Turn<'_>) -> u64 {
+        let key = likeness(event);
+        if self.own.get(&key).is_some() {
+            return self.own.touch(&key).map_or(0, |fold| grow(fold, event, turn));
+        }
+        // Who got in, or became another, is always told by name.
+        let told = matches!(event.event, LoginKind::Success | LoginKind::PrivilegeSuccess)
+            || self.bucket.take(turn.thresholds.strangers, turn.now.seconds());
+        if !told {
+            return self.add_stranger(event, turn);
+        }
+        let mut fold = Fold::new((turn.new_id)(), event, turn.now, false);
+        let attempts = grow(&mut fold, event, turn);
+        if let Some((_, mut old)) = self.own.insert(key, fold)
+            && old.grew()
+        {
+            turn.findings.push(old.raise(turn.now));
+        }
+        attempts
+    }
+
+    fn add_stranger(&mut self, event: &LoginEvent, turn: &mut Turn<'_>) -> u64 {
+        let key = (event.event, event.service.clone().into_owned());
+        if self.strangers.touch(&key).is_none() {
+            let fold = Fold::new((turn.new_id)(), event, turn.now, true);
+            if let Some((_, mut old)) = self.strangers.insert(key.clone(), fold)
+                && old.grew()
+            {
+                turn.findings.push(old.raise(turn.now));
+            }
+        }
+        let attempts = self.strangers.get_mut(&key).map_or(0, |fold| grow(fold, event, turn));
+        self.folded += attempts;
+        attempts
+    }
+
+    /// Raises what grew and is due, and ends what is quiet, at most `max`; gives when to come back.
+    pub fn tick(&mut self, max: usize, turn: &mut Turn<'_>) -> Option<Timestamp> {
+        let own = tick(&mut self.own, max, turn);
+        let strangers = tick(&mut self.strangers, max, turn);
+        own.into_iter().chain(strangers).min()
+    }
+
+    pub fn set_back(&mut self, now: Timestamp) {
+        for fold in self.own.values_mut().chain(self.strangers.values_mut()) {
+            fold.touched = fold.touched.min(now);
+            fold.raised_at = fold.raised_at.min(now);
+        }
+    }
+
+    pub fn has_changes(&self) -> bool {
+        self.own.has_changes() || self.strangers.has_changes()
+    }
+
+    pub fn take_changes(&mut self, out: &mut Changes) {
+        self.own.take_changes(out);
+        self.strangers.take_changes(out);
+    }
+
+    pub fn restore(&mut self, row: &str, state: &str) -> Option<bool> {
+        self.own.restore(row, state).or_else(|| self.strangers.restore(row, state))
+    }
+}
+
+fn grow(fold: &mut Fold, event: &LoginEvent, turn: &mut Turn<'_>) -> u64 {
+    let before = fold.reports.count();
+    fold.add(event, turn.now);
+    let after = fold.reports.count();
+    let late = fold.grew() && turn.now.since(fold.raised_at) >= fold.interval(turn.thresholds);
+    if is_step(fold.raised, after) || late {
+        turn.findings.push(fold.raise(turn.now));
+    }
+    after - before
+}
+
+fn tick<K: Clone + Eq + Hash + Ord + serde::Serialize + serde::de::DeserializeOwned>(
+    folds: &mut Kept<K, Fold>,
+    max: usize,
+    turn: &mut Turn<'_>,
+) -> Option<Timestamp> {
+    let mut due: Option<Timestamp> = None;
+    for key in folds.keys() {
+        if turn.findings.len() >= max {
+            return Some(turn.now);
+        }
+        let Some(fold) = folds.get(&key) else { continue };
+        let end = fold.touched.plus(turn.thresholds.quiet);
+        let next = fold.raised_at.plus(fold.interval(turn.thresholds));
+        let (over, grew) = (end <= turn.now, fold.grew());
+        let enriched = fold.enriched_due();
+        if (grew && (over || next <= turn.now)) || fold.is_enriched(turn.now) {
+            turn.findings.extend(folds.get_mut(&key).map(|fold| fold.raise(turn.now)));
+        }
+        if over {
+            folds.remove(&key);
+            continue;
+        }
+        let at = if grew && next > turn.now { end.min(next) } else { end };
+        let at = enriched.filter(|enriched| *enriched > turn.now).map_or(at, |enriched| at.min(enriched));
+        due = Some(due.map_or(at, |due| due.min(at)));
+    }
+    due
 }
 
 /// The steps at which a growing count is told.
@@ -119,9 +306,4 @@ pub fn is_step(before: u64, after: u64) -> bool {
         step = step.saturating_mul(10);
     }
     false
-}
-
-/// The key of its row in the database.
-pub fn fold_row(key: &FoldKey) -> String {
-    format!("fold {}", serde_json::to_string(key).unwrap_or_default())
 }

@@ -127,7 +127,7 @@ pub fn start(config: &LoginsConfig, context: SensorContext) -> Result<SensorHand
         report.rung.clone_from(&rung);
     });
     let store = Store::open(&context.database)?;
-    let mut output = Output::new(context.clone(), store.detector()?, now);
+    let mut output = Output::new(context.clone(), config.thresholds, store.detector()?, now);
     let before: Option<String> = store.position(RUNG)?;
     let is_new = |source: &str| before.as_ref().is_some_and(|before| before.split('+').all(|s| s != source));
     if let Some(before) = before.as_ref().filter(|before| **before != rung) {

@@ -68,8 +68,13 @@ pub struct Output {
 
 impl Output {
     /// Goes on with the detector's rows of the last run.
-    pub fn new(context: SensorContext, rows: Vec<(String, String)>, now: Timestamp) -> Self {
-        let mut detector = Detector::new(Thresholds::default());
+    pub fn new(
+        context: SensorContext,
+        thresholds: Thresholds,
+        rows: Vec<(String, String)>,
+        now: Timestamp,
+    ) -> Self {
+        let mut detector = Detector::new(thresholds);
         let damaged = detector.restore(rows);
         if damaged > 0 {
             tracing::warn!(damaged, "login detector: rows of an earlier version were dropped");

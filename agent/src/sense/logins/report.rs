@@ -53,6 +53,7 @@ impl Worker {
             ("events", detector.events),
             ("findings", detector.raised),
             ("evicted", detector.evicted),
+            ("folded", detector.folded),
             ("long-lines", sum(|tally| tally.too_long) + journal.map_or(0, |journal| journal.too_long)),
             ("rotations", sum(|tally| tally.rotations)),
             ("truncations", sum(|tally| tally.truncations)),

@@ -1,0 +1,99 @@
+//! A login by a key that was added a short while ago: whoever gets in once leaves a key to get in again.
+//!
+//! Keys that were added are told by what watches the lists of keys. An administrator who adds a key tries it, too: from
+//! a network that is usual for the user it is medium, from another one high, and low while learning.
+
+use picket_protocol::finding::Severity;
+use picket_protocol::time::Timestamp;
+use serde_json::json;
+
+use super::Thresholds;
+use super::alarm::{Alarms, Opening, Turn};
+use super::facts::who;
+use super::habit::View;
+use super::kept::{Changes, Entry, Kept};
+use super::rule::{AlarmKey, Rule};
+use super::words::word;
+use crate::sense::logins::LoginEvent;
+
+/// Keys that are remembered at once: a roll-out of keys adds some dozens.
+const KEYS_MAX: usize = 256;
+
+/// A key that was added.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct FreshKey {
+    /// As ssh shows it: `SHA256:…`.
+    pub fingerprint: String,
+    /// Whose account it opens.
+    pub user: String,
+    /// When it was seen in the list.
+    pub added: Timestamp,
+}
+
+impl Entry for FreshKey {}
+
+/// Keys added of late.
+#[derive(Debug)]
+pub struct FreshKeys {
+    keys: Kept<String, FreshKey>,
+}
+
+impl FreshKeys {
+    pub fn new() -> Self {
+        Self { keys: Kept::new("fresh-key", KEYS_MAX, usize::MAX) }
+    }
+
+    /// A key was added.
+    pub fn added(&mut self, key: FreshKey) {
+        self.keys.remove(&key.fingerprint);
+        self.keys.insert(key.fingerprint.clone(), key);
+    }
+
+    /// Observes a success.
+    pub fn succeeded(&self, event: &LoginEvent, view: &View, alarms: &mut Alarms, turn: &mut Turn<'_>) {
+        let (Some(user), Some(key)) = (&event.user, &event.key) else { return };
+        let Some(print) = key.text.split_ascii_whitespace().find(|part| part.starts_with("SHA256:")) else {
+            return;
+        };
+        let Some(fresh) = self.keys.get(&print.to_owned()) else { return };
+        let age = event.time.since(fresh.added);
+        if age > turn.thresholds.fresh_key {
+            return;
+        }
+        let severity = match (view.learning, view.familiar) {
+            (true, _) => Severity::Low,
+            (false, true) => Severity::Medium,
+            (false, false) => Severity::High,
+        };
+        let minutes = age.as_secs() / 60;
+        let when = if minutes == 0 { "just now".to_owned() } else { format!("{minutes} min ago") };
+        let words = format!("{} logged in by a key that was added {when}: {print}", word(user));
+        let numbers = json!({
+            "fingerprint": print, "added": fresh.added, "added_for": fresh.user, "age_seconds": age.as_secs(),
+            "threshold_seconds": turn.thresholds.fresh_key.as_secs(), "familiar_network": view.familiar,
+        });
+        let opening = Opening::once(severity, event, words, numbers);
+        alarms.open(AlarmKey::new(Rule::FreshKey, who(user, event)), event, opening, turn);
+    }
+
+    /// Forgets keys that are fresh no more.
+    pub fn tick(&mut self, now: Timestamp, thresholds: &Thresholds) {
+        for print in self.keys.keys() {
+            if self.keys.get(&print).is_some_and(|key| now.since(key.added) > thresholds.fresh_key) {
+                self.keys.remove(&print);
+            }
+        }
+    }
+
+    pub fn has_changes(&self) -> bool {
+        self.keys.has_changes()
+    }
+
+    pub fn take_changes(&mut self, out: &mut Changes) {
+        self.keys.take_changes(out);
+    }
+
+    pub fn restore(&mut self, row: &str, state: &str) -> Option<bool> {
+        self.keys.restore(row, state)
+    }
+}
