@@ -46,6 +46,7 @@ fn main() -> Result<(), Failure> {
     connection.pragma_update(None, "cache_size", -512)?;
     connection.execute_batch(files::SCHEMA)?;
     connection.execute_batch(picket_agent::detect::packages::tables::SCHEMA)?;
+    connection.execute_batch(picket_agent::detect::acts::tables::SCHEMA)?;
 
     let empty = memory();
     let (sealer, inbox) = Sealer::queue();

@@ -1,6 +1,7 @@
 //! Detectors: observations in, findings out. Pure and deterministic: no clock, no I/O, no randomness; time
 //! and finding ids are arguments, so a capture or a log can be replayed through the very same code.
 
+pub mod acts;
 pub mod defences;
 pub mod files;
 pub mod logins;

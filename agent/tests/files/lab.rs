@@ -115,6 +115,7 @@ impl Lab {
         connection.pragma_update(None, "journal_mode", "WAL").unwrap();
         connection.execute_batch(files::SCHEMA).unwrap();
         connection.execute_batch(picket_agent::detect::packages::tables::SCHEMA).unwrap();
+        connection.execute_batch(picket_agent::detect::acts::tables::SCHEMA).unwrap();
         let stop = Stop::new().unwrap();
         let findings = Arc::clone(&self.findings);
         let lose = Arc::clone(&self.lose);

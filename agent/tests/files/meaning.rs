@@ -64,7 +64,9 @@ fn a_person_reads_in_one_line_what_happened() {
     assert_eq!(created["evidence"]["fact"], "file.modified");
     let diff = created["evidence"]["diff"]["text"].as_str().unwrap();
     assert!(diff.contains("\n+mallory:x:"), "{diff}");
-    told(&lab, "account.changed", "mallory has an entry without a password");
+    // The other files of the same act are in its evidence.
+    let also = created["evidence"]["also"].to_string();
+    assert!(also.contains("mallory has an entry without a password"), "{also}");
     for finding in lab.findings.lock().unwrap().iter() {
         assert!(matches!(finding["severity"].as_str(), Some("info" | "low")), "{finding}");
     }

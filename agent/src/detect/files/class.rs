@@ -155,6 +155,9 @@ impl Class {
     /// The class of `path`.
     pub fn of(path: &Path) -> Self {
         let bytes = path.as_os_str().as_bytes();
+        if path.starts_with("/etc") && super::subject::is_editors_own(path) {
+            return Self::Configuration;
+        }
         let matches = |place: &&Place| match place.test {
             Test::Is(whole) => bytes == whole.as_bytes(),
             Test::Under(above) => path.starts_with(above),

@@ -10,6 +10,7 @@ use picket_protocol::time::Timestamp;
 use uuid::Uuid;
 
 use super::acceptance::Acceptance;
+use crate::detect::acts::Stage as Acts;
 use crate::detect::logs::Logs;
 use crate::detect::mass_change::canary::Canaries;
 use crate::detect::mass_change::{Habits, MassChange, Seen, Thresholds};
@@ -37,6 +38,8 @@ pub struct Detector {
     pub canaries: Canaries,
     /// Explains what package managers did.
     pub packages: Packages,
+    /// Gathers what is one act.
+    pub acts: Acts,
     /// Planned work, open or over.
     pub window: Option<Window>,
     /// Set while changes are looked at that somebody accepts.
@@ -72,12 +75,17 @@ impl Detector {
         }
         let finding = self.canaries.judge(change, finding);
         // What is accepted waits for no other explanation.
+        let (finding, acted) = match self.acceptance {
+            Some(_) => (finding, Outcome::default()),
+            None => self.acts.observe(change, finding, self.packages.may_hold(change), now),
+        };
         let (finding, mut writes) = match self.acceptance {
             Some(_) => (finding, Vec::new()),
             None => self.packages.observe(change, finding, now),
         };
+        writes.extend(acted.writes);
         writes.extend(self.habit_writes());
-        let findings = finding.into_iter().chain(seen.findings).collect();
+        let findings = finding.into_iter().chain(acted.findings).chain(seen.findings).collect();
         self.explained(Outcome { findings, writes })
     }
 
@@ -100,20 +108,24 @@ impl Detector {
 
     /// Changes whose findings wait to be explained.
     pub fn held(&self) -> usize {
-        self.packages.waiting()
+        self.packages.waiting() + self.acts.waiting()
     }
 
     /// Gives what is due by the clock.
     pub fn tick(&mut self, now: Timestamp, new_id: &mut dyn FnMut() -> Uuid) -> Outcome {
         let mut findings = self.mass.tick(now, new_id);
         findings.extend(self.logs.tick(now));
-        let writes = self.habit_writes();
+        let mut writes = self.habit_writes();
+        let acted = self.acts.tick(now);
+        findings.extend(acted.findings);
+        writes.extend(acted.writes);
         self.explained(Outcome { findings, writes })
     }
 
     /// How long until [`Detector::tick`] has something to give; none while nothing is held.
     pub fn due_in(&self, now: Timestamp) -> Option<Duration> {
-        self.mass.due_in(now).into_iter().chain(self.logs.due_in(now)).min()
+        let acts = self.acts.due_in(now);
+        self.mass.due_in(now).into_iter().chain(self.logs.due_in(now)).chain(acts).min()
     }
 
     fn habit_writes(&mut self) -> Vec<StateWrite> {

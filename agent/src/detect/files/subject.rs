@@ -15,6 +15,8 @@ pub enum Subject {
     Passwd,
     /// `/etc/shadow`: its hashes are shown to nobody.
     Shadow,
+    /// What tools and editors leave of shadow and gshadow, former or to come: neither read nor shown.
+    PasswordCopy,
     /// `/etc/group`.
     Group,
     /// `/etc/gshadow`: as shadow.
@@ -140,10 +142,8 @@ const PLACES: &[Place] = &[
     // Left by the tools that edit accounts; `passwd-` and the like are copies of what was.
     is(Subject::Passwd, "/etc/passwd"),
     is(Subject::Shadow, "/etc/shadow"),
-    is(Subject::Shadow, "/etc/shadow-"),
     is(Subject::Group, "/etc/group"),
     is(Subject::Gshadow, "/etc/gshadow"),
-    is(Subject::Gshadow, "/etc/gshadow-"),
     is(Subject::SubordinateIds, "/etc/subuid"),
     is(Subject::SubordinateIds, "/etc/subgid"),
     is(Subject::Sudoers, "/etc/sudoers"),
@@ -333,10 +333,16 @@ impl Subject {
 
     fn of_inside(path: &Path) -> Self {
         let bytes = path.as_os_str().as_bytes();
+        if is_password_copy(bytes) {
+            return Self::PasswordCopy;
+        }
+        if is_editors_own(path) {
+            return Self::Other;
+        }
         if is_git_hook(bytes) {
             return Self::GitHook;
         }
-        if is_init_link(bytes) {
+        if init_link(path).is_some() {
             return Self::Init;
         }
         if is_host_key(bytes) {
@@ -363,6 +369,7 @@ impl Subject {
                 | Self::Web
                 | Self::Module
                 | Self::SshHostKey
+                | Self::PasswordCopy
                 | Self::Certificate
                 | Self::ContainerSocket
                 | Self::MandatoryAccess
@@ -415,10 +422,31 @@ fn is_git_hook(path: &[u8]) -> bool {
     })
 }
 
-/// `/etc/rc3.d/S01x`.
-fn is_init_link(path: &[u8]) -> bool {
-    let Some(rest) = path.strip_prefix(b"/etc/rc") else { return false };
-    matches!(rest, [b'0'..=b'6' | b'S', b'.', b'd', b'/', _, ..])
+/// `/etc/rc3.d/S01x`: whether it starts the service, and which.
+pub fn init_link(path: &Path) -> Option<(bool, &str)> {
+    let rest = path.to_str()?.strip_prefix("/etc/rc")?;
+    let name = rest.strip_prefix(['0', '1', '2', '3', '4', '5', '6', 'S'])?.strip_prefix(".d/")?;
+    let starts = name.starts_with('S');
+    let service = name.strip_prefix(['S', 'K'])?.trim_start_matches(|digit: char| digit.is_ascii_digit());
+    (!service.is_empty()).then_some((starts, service))
+}
+
+/// `/etc/shadow-`, `/etc/gshadow+`, `/etc/.shadow.swp`: whatever is called after one of the two and is not it.
+fn is_password_copy(path: &[u8]) -> bool {
+    let Some(name) = path.strip_prefix(b"/etc/") else { return false };
+    let name = name.strip_prefix(b".").unwrap_or(name);
+    let stem = [&b"shadow"[..], b"gshadow", b"#shadow", b"#gshadow", b"nshadow"].into_iter();
+    let rest = stem.filter_map(|stem| name.strip_prefix(stem)).next();
+    rest.is_some_and(|rest| !rest.is_empty() && !rest.contains(&b'/') && !rest.starts_with(b"_"))
+        && path != b"/etc/shadow.d"
+}
+
+/// What editors keep beside a file, and what sudo passes over in its directory: nothing reads it.
+pub fn is_editors_own(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().as_bytes();
+    let passed_over = path.parent() == Some(Path::new("/etc/sudoers.d")) && name.contains(&b'.');
+    let backup = name.len() > 1 && name.ends_with(b"~") && path.starts_with("/etc");
+    passed_over || backup || crate::detect::acts::edit::target(path).is_some()
 }
 
 /// `/etc/ssh/ssh_host_*_key`, with and without `.pub`.
@@ -440,7 +468,11 @@ mod tests {
     fn the_place_tells_what_a_file_is() {
         check("/etc/passwd", Subject::Passwd);
         check("/etc/passwd-", Subject::Configuration);
-        check("/etc/shadow-", Subject::Shadow);
+        check("/etc/shadow-", Subject::PasswordCopy);
+        check("/etc/.gshadow.swp", Subject::PasswordCopy);
+        check("/etc/sudoers.d/.90-cloud.swp", Subject::Other);
+        check("/etc/sudoers.d/90-cloud.tmp", Subject::Other);
+        check("/etc/cron.d/job~", Subject::Other);
         check("/etc/sudoers.d/90-cloud", Subject::Sudoers);
         check("/root/.ssh/authorized_keys", Subject::AuthorizedKeys);
         check("/etc/ssh/ssh_host_ed25519_key", Subject::SshHostKey);

@@ -156,11 +156,7 @@ impl Stage {
             Some(held)
         });
         let Some(finding) = finding else { return (None, writes) };
-        let waits = self.activity.is_some_and(|activity| activity.could_explain(change))
-            && self.may_wait(change)
-            && finding.severity < Severity::Critical;
-        let joins = self.held.contains_key(&change.path) && finding.severity < Severity::Critical;
-        if !waits && !joins {
+        if !self.may_hold(change) || finding.severity >= Severity::Critical {
             return (Some(finding), writes);
         }
         let mut held = Held::new(change, &finding, now);
@@ -188,6 +184,13 @@ impl Stage {
         self.put(change.path.clone(), held);
         self.last_held = Some(now);
         (None, writes)
+    }
+
+    /// Whether a finding about the change would wait for the databases.
+    pub fn may_hold(&self, change: &FileChange) -> bool {
+        let waits =
+            self.activity.is_some_and(|activity| activity.could_explain(change)) && self.may_wait(change);
+        waits || self.held.contains_key(&change.path)
     }
 
     fn may_wait(&self, change: &FileChange) -> bool {
@@ -457,4 +460,4 @@ fn trusted(held: &Held, manager: Manager) -> bool {
 }
 
 #[cfg(test)]
-mod tests;
+pub(in crate::detect) mod tests;

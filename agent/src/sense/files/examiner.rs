@@ -146,6 +146,7 @@ impl Examiner {
         let packages = Packages::open(&tuning.packages_root, &context.database)?;
         let mut detector = Detector::new(tuning.mass_change, habits);
         detector.packages = packages.stage(clock::now())?;
+        detector.acts = packages.acts()?;
         Ok(Self {
             images: Images::open(&context.database)?,
             baseline,

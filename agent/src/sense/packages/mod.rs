@@ -35,6 +35,7 @@ use self::known::{Known, Paths, Recorded, put};
 use self::question::{Question, aliases};
 use self::rpm::Rpm;
 use crate::clock;
+use crate::detect::acts::{self, Stage as Acts};
 use crate::detect::packages::held::{Hand, Held};
 use crate::detect::packages::proof::{Activity, Answer, PackageId, Verdict};
 use crate::detect::packages::window::Window;
@@ -86,6 +87,14 @@ impl Packages {
             stage.stir(now);
         }
         Ok(stage)
+    }
+
+    /// The acts of several changes that the last run had not told yet.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub fn acts(&self) -> rusqlite::Result<Acts> {
+        Ok(Acts::restore(acts::tables::load(self.known.connection())?))
     }
 
     /// Becomes readable when a database may have changed; none where there is no database.

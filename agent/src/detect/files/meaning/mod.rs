@@ -223,6 +223,11 @@ impl Case<'_> {
         {
             return Some(said);
         }
+        let link = subject::init_link(self.path);
+        if let Some((false, _)) = link {
+            // It keeps the service from being started.
+            return None;
+        }
         let gone = self.change.after.is_none();
         if gone {
             let defends = place.rule.starts_with("defence.");
@@ -232,6 +237,10 @@ impl Case<'_> {
         }
         if kind == Kind::Directory || !changes_content(self.fact) {
             return None;
+        }
+        if let Some((_, service)) = link.filter(|_| kind == Kind::Symlink) {
+            let words = format!("The init script of {} is run at boot from now on: {path}", quote(service));
+            return Some(Statement::new(place.rule, place.severity, place.technique, words));
         }
         let words = match self.fact {
             Fact::Created | Fact::Moved => {
@@ -350,6 +359,7 @@ fn place(subject: Subject) -> Option<Place> {
         Subject::MandatoryAccess => {
             ("defence.mac", Medium, "T1562.001", "a rule of mandatory access control")
         }
+        Subject::PasswordCopy => return None,
         Subject::ContainerSocket | Subject::Boot | Subject::Web | Subject::Configuration | Subject::Other => {
             return None;
         }

@@ -7,6 +7,7 @@ use picket_protocol::finding::Severity;
 use super::super::redact;
 use super::super::short;
 use super::{Case, STATEMENTS_MAX, Statement, counts, quote, suspicious};
+use crate::sense::files::object::Content;
 
 const RULE: &str = "persistence.systemd";
 const TECHNIQUE: &str = "T1543.002";
@@ -150,7 +151,15 @@ pub fn link(case: &Case<'_>, target: Option<&[u8]>) -> Option<Statement> {
             let words = format!("{unit} is no longer started with {}", quote(when));
             ("defence.service", severity, "T1562.001", words)
         }
-        (None, None) => return None,
+        (None, None) => {
+            let masked = matches!(&case.change.before, Some(state) if state.content == Content::Target(b"/dev/null".to_vec()));
+            let words = if masked {
+                format!("{unit} may be started again: it is masked no more")
+            } else {
+                format!("{unit} stands for no other unit any more")
+            };
+            (RULE, Severity::Low, TECHNIQUE, words)
+        }
     };
     Some(Statement::new(rule, severity, technique, words))
 }
