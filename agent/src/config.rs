@@ -92,6 +92,8 @@ pub struct LoginsConfig {
     pub records: bool,
     /// `[logins.thresholds]`: when is enough.
     pub thresholds: Thresholds,
+    /// `parsers_dir`: the customer's own rule files, default `/etc/picket/parsers.d`.
+    pub parsers_dir: PathBuf,
 }
 
 /// `[host]`: heartbeats.
@@ -230,6 +232,7 @@ impl Default for FilesConfig {
 impl Default for LoginsConfig {
     fn default() -> Self {
         let logs = ["/var/log/auth.log", "/var/log/secure"].map(PathBuf::from).to_vec();
+        let parsers_dir = PathBuf::from(crate::sense::logins::parse::parsers::DIRECTORY);
         Self {
             enabled: true,
             logs,
@@ -238,6 +241,7 @@ impl Default for LoginsConfig {
             audit_enable: false,
             records: true,
             thresholds: Thresholds::default(),
+            parsers_dir,
         }
     }
 }

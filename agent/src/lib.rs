@@ -12,6 +12,7 @@ pub mod detect;
 pub mod enrolment;
 pub mod layout;
 pub mod ledger;
+pub mod replay;
 pub mod respond;
 pub mod sense;
 pub mod status;

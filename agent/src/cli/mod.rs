@@ -20,6 +20,7 @@ mod hold_commands;
 pub mod output;
 mod probe;
 mod release;
+mod replay;
 mod run;
 mod scan;
 mod show;
@@ -107,6 +108,7 @@ enum Subcommand {
     Window(window::Arguments),
     Verify(verify::Arguments),
     Probe(probe::Arguments),
+    Replay(replay::Arguments),
     CheckConfig(check_config::Arguments),
 }
 
@@ -145,6 +147,7 @@ fn parse_and_run(arguments: impl Iterator<Item = OsString>) -> Exit {
         Subcommand::Window(arguments) => window::run(&global, arguments),
         Subcommand::Verify(arguments) => verify::run(&global, arguments),
         Subcommand::Probe(arguments) => probe::run(&global, arguments),
+        Subcommand::Replay(arguments) => replay::run(&global, arguments),
         Subcommand::CheckConfig(arguments) => check_config::run(&global, arguments),
     }
 }

@@ -77,6 +77,7 @@ fn logins(mut section: Section<'_, '_>) -> LoginsConfig {
         audit_enable: section.boolean("audit_enable", default.audit_enable),
         records: section.boolean("records", default.records),
         thresholds: thresholds(section.section_called("thresholds", "logins.thresholds")),
+        parsers_dir: section.text("parsers_dir", default.parsers_dir, absolute),
     };
     section.finish();
     config

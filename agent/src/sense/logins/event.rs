@@ -255,7 +255,7 @@ impl LoginEvent {
     pub fn new(parsed: &Parsed<'_>, message: &[u8], origin: Origin) -> Self {
         Self {
             event: parsed.kind,
-            service: Cow::Borrowed(parsed.service),
+            service: service(parsed.service),
             reporter: parsed.reporter,
             time: origin.time,
             user: parsed.user.map(|user| cut(user, NAME_BYTES_MAX)),
@@ -267,19 +267,27 @@ impl LoginEvent {
             target: parsed.target.map(|target| cut(target, NAME_BYTES_MAX)),
             command: parsed.command.map(|command| cut(command, TEXT_BYTES_MAX)),
             reason: parsed.reason.map(|reason| cut(reason, TEXT_BYTES_MAX)),
-            request: None,
-            status: None,
+            request: parsed.request.map(|request| cut(request, TEXT_BYTES_MAX)),
+            status: parsed.status,
             session: None,
             login_uid: None,
             repeats: parsed.repeats,
             ambiguous: parsed.ambiguous,
-            pid: origin.pid,
+            pid: origin.pid.or(parsed.pid),
             raw: parsed.ambiguous.then(|| cut(message, TEXT_BYTES_MAX)),
             source: origin.source,
             sources: Vec::new(),
             place: origin.place,
             sender: origin.sender,
         }
+    }
+}
+
+/// The frequent names cost no allocation.
+fn service(name: &str) -> Cow<'static, str> {
+    match ["sshd", "sudo", "su"].into_iter().find(|known| *known == name) {
+        Some(known) => Cow::Borrowed(known),
+        None => Cow::Owned(name.to_owned()),
     }
 }
 

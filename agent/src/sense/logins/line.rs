@@ -146,38 +146,26 @@ impl Stamp<'_> {
 }
 
 fn traditional(text: &[u8], now: Timestamp, zone: &TimeZone) -> Option<Timestamp> {
-    let month = match text.get(..3)? {
-        b"Jan" => 1,
-        b"Feb" => 2,
-        b"Mar" => 3,
-        b"Apr" => 4,
-        b"May" => 5,
-        b"Jun" => 6,
-        b"Jul" => 7,
-        b"Aug" => 8,
-        b"Sep" => 9,
-        b"Oct" => 10,
-        b"Nov" => 11,
-        b"Dec" => 12,
-        _ => return None,
-    };
+    let local_now = jiff::Timestamp::from_second(now.seconds()).ok()?.to_zoned(zone.clone());
+    let limit = now.plus(std::time::Duration::from_secs(86_400));
+    // The 29th of February may be up to eight years back.
+    let years = (0..=8).map(|back| local_now.year().saturating_add(1).saturating_sub(back));
+    years.filter_map(|year| traditional_in(text, year, zone)).find(|resolved| *resolved <= limit)
+}
+
+/// The time meant by `Nov 21 23:14:37` in `year`.
+pub fn traditional_in(text: &[u8], year: i16, zone: &TimeZone) -> Option<Timestamp> {
+    let month = super::parse::rules::stamp::month(text.get(..3)?)?;
     let two = |at: usize| -> Option<i8> {
         let digits = std::str::from_utf8(text.get(at..at + 2)?).ok()?;
         digits.trim_start_matches(' ').parse().ok()
     };
     let time = Time::new(two(7)?, two(10)?, two(13)?.min(59), 0).ok()?;
-    let local_now = jiff::Timestamp::from_second(now.seconds()).ok()?.to_zoned(zone.clone());
-    let limit = now.plus(std::time::Duration::from_secs(86_400));
-    let day = two(4)?;
-    // The 29th of February may be up to eight years back.
-    let years = (0..=8).map(|back| local_now.year().saturating_add(1).saturating_sub(back));
-    years
-        .filter_map(|year| Date::new(year, month, day).ok())
-        .filter_map(|date| resolve_local(DateTime::from_parts(date, time), zone))
-        .find(|resolved| *resolved <= limit)
+    let date = Date::new(year, month, two(4)?).ok()?;
+    resolve_local(DateTime::from_parts(date, time), zone)
 }
 
-fn resolve_local(local: DateTime, zone: &TimeZone) -> Option<Timestamp> {
+pub(super) fn resolve_local(local: DateTime, zone: &TimeZone) -> Option<Timestamp> {
     let instant = zone.to_ambiguous_timestamp(local).compatible().ok()?;
     Some(Timestamp::from_seconds(instant.as_second()))
 }

@@ -18,7 +18,8 @@
 //! 8 KiB (64 KiB in journalctl's JSON), one chunk of 64 KiB in memory, [`output::DRAFTS_MAX`] findings an entry,
 //! four entries on their way.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use picket_protocol::finding::Severity;
 use picket_protocol::record::Lifecycle;
@@ -45,6 +46,7 @@ use crate::config::LoginsConfig;
 use audit::{Audit, AuditRefusal};
 use journal::{Journal, JournalRefusal};
 use output::Output;
+use parse::Parsers;
 use position::{JOURNAL, JournalPosition, LogPosition, Store};
 use tail::Tail;
 use worker::{Inputs, Refused, Worker};
@@ -127,7 +129,9 @@ pub fn start(config: &LoginsConfig, context: SensorContext) -> Result<SensorHand
         report.rung.clone_from(&rung);
     });
     let store = Store::open(&context.database)?;
-    let mut output = Output::new(context.clone(), config.thresholds, store.detector()?, now);
+    let parsers = load_parsers(config);
+    let mut output =
+        Output::new(context.clone(), config.thresholds, Arc::clone(&parsers), store.detector()?, now);
     let before: Option<String> = store.position(RUNG)?;
     let is_new = |source: &str| before.as_ref().is_some_and(|before| before.split('+').all(|s| s != source));
     if let Some(before) = before.as_ref().filter(|before| **before != rung) {
@@ -142,12 +146,16 @@ pub fn start(config: &LoginsConfig, context: SensorContext) -> Result<SensorHand
         }
     };
     let journal = match &refusals.journal {
-        None => Some(open_journal(&store, &mut output, is_new("journal"))?),
+        None => Some(open_journal(&store, &mut output, &parsers, is_new("journal"))?),
         Some(_) => None,
     };
     let scratch = context.database.parent().unwrap_or(Path::new("/"));
+    let own_logs = parsers.logs().into_iter().map(|(path, _service)| path);
+    let mut paths = config.logs.clone();
+    let new: Vec<PathBuf> = own_logs.filter(|log| !paths.contains(log)).collect();
+    paths.extend(new);
     let mut tails = Vec::new();
-    for path in &config.logs {
+    for path in &paths {
         let stale = is_new("log") && is_repeated(path);
         tails.push(open_tail(path, scratch, stale, &store, &mut output, now)?);
     }
@@ -165,6 +173,15 @@ pub fn start(config: &LoginsConfig, context: SensorContext) -> Result<SensorHand
     Ok(handle)
 }
 
+/// The shipped parsers and the customer's own; what is wrong with the latter is told, and `agent check-config` tells it too.
+fn load_parsers(config: &LoginsConfig) -> Arc<Parsers> {
+    let (parsers, problems) = Parsers::load(&config.parsers_dir);
+    for problem in &problems {
+        tracing::warn!(%problem, "a rule file is left out: see `agent check-config`");
+    }
+    Arc::new(parsers)
+}
+
 /// What a source told while it was not read is nowhere: said, not hidden.
 fn changed_sources(before: &str, now: &str) -> Lifecycle {
     Lifecycle {
@@ -178,7 +195,12 @@ fn changed_sources(before: &str, now: &str) -> Lifecycle {
 }
 
 /// Takes the journal up where it was left; the first time at its end.
-fn open_journal(store: &Store, output: &mut Output, changed: bool) -> Result<Journal, SensorError> {
+fn open_journal(
+    store: &Store,
+    output: &mut Output,
+    parsers: &Parsers,
+    changed: bool,
+) -> Result<Journal, SensorError> {
     let known: Option<JournalPosition> = store.position(JOURNAL)?;
     let known = known.filter(|_| !changed);
     let cursor = match known {
@@ -186,7 +208,8 @@ fn open_journal(store: &Store, output: &mut Output, changed: bool) -> Result<Jou
         None => journal::last_cursor().unwrap_or_default(),
     };
     output.commit(JOURNAL, &JournalPosition { cursor: cursor.clone() })?;
-    Ok(Journal::new(cursor))
+    let identifiers = parsers.identifiers().into_iter().map(str::to_owned).collect();
+    Ok(Journal::new(cursor, identifiers))
 }
 
 fn open_tail(

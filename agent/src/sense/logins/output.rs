@@ -1,8 +1,9 @@
 //! From lines to the ledger: reads a message, asks the detector, and hands findings to the ledger together with
 //! the position behind the lines that they came from.
 
-use std::collections::VecDeque;
-use std::path::Path;
+use std::collections::{HashMap, VecDeque};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use super::event::{LoginEvent, LoginKind, Origin, Place, Source};
 use super::journal::Entry;
 use super::line::Line;
 use super::names::Names;
-use super::parse::parse;
+use super::parse::{Parsers, Scratch};
 use super::position::{write_detector, write_position};
 use super::tail::Found;
 use crate::detect::logins::merge::{Merge, Step};
@@ -55,6 +56,10 @@ pub struct Output {
     merge: Merge,
     names: Names,
     zone: TimeZone,
+    parsers: Arc<Parsers>,
+    /// Logs that a service writes itself, and its name.
+    own_logs: HashMap<PathBuf, String>,
+    scratch: Scratch,
     drafts: Vec<Draft>,
     open: VecDeque<Receiver<Result<Sealed, SealError>>>,
     /// When the positions that led to nothing were written last.
@@ -71,6 +76,7 @@ impl Output {
     pub fn new(
         context: SensorContext,
         thresholds: Thresholds,
+        parsers: Arc<Parsers>,
         rows: Vec<(String, String)>,
         now: Timestamp,
     ) -> Self {
@@ -85,6 +91,13 @@ impl Output {
             merge: Merge::default(),
             names: Names::of_host(),
             zone: super::line::local_zone(),
+            own_logs: parsers
+                .logs()
+                .into_iter()
+                .map(|(path, service)| (path, service.name.clone()))
+                .collect(),
+            parsers,
+            scratch: Scratch::default(),
             drafts: Vec::new(),
             open: VecDeque::new(),
             idle_since: now,
@@ -113,16 +126,24 @@ impl Output {
     /// time to commit.
     pub fn line(&mut self, path: &Path, found: Found<'_>, repeated: bool, now: Timestamp) -> bool {
         self.idle = true;
-        let Some(line) = Line::parse(found.bytes) else { return true };
-        let Some(parsed) = parse(line.program, line.message) else { return true };
-        let origin = Origin {
-            time: line.stamp.resolve(now, &self.zone).unwrap_or(now),
-            pid: line.pid,
-            source: Source::Log,
-            place: Place::Log { path: path.to_owned(), inode: found.inode, offset: found.offset },
-            sender: None,
+        let place = Place::Log { path: path.to_owned(), inode: found.inode, offset: found.offset };
+        let event = match self.own_logs.get(path).and_then(|name| self.parsers.service(name)) {
+            Some(service) => {
+                let Some(parsed) = service.line(found.bytes, &mut self.scratch) else { return true };
+                let time = parsed.time.and_then(|time| time.resolve(now, &self.zone)).unwrap_or(now);
+                let origin = Origin { time, pid: None, source: Source::Log, place, sender: None };
+                LoginEvent::new(&parsed, found.bytes, origin)
+            }
+            None => {
+                let Some(line) = Line::parse(found.bytes) else { return true };
+                let parsed = self.parsers.message(line.program, line.message, &mut self.scratch);
+                let Some(parsed) = parsed else { return true };
+                let time = line.stamp.resolve(now, &self.zone).unwrap_or(now);
+                let origin = Origin { time, pid: line.pid, source: Source::Log, place, sender: None };
+                LoginEvent::new(&parsed, line.message, origin)
+            }
         };
-        self.observe(LoginEvent::new(&parsed, line.message, origin), repeated, now);
+        self.observe(event, repeated, now);
         !self.is_full()
     }
 
@@ -131,8 +152,8 @@ impl Output {
         self.idle = true;
         self.tally.entries += 1;
         let (Some(identifier), Some(message)) = (entry.identifier(), entry.message()) else { return };
-        let Some(parsed) = parse(&identifier, &message) else { return };
-        if !entry.is_genuine(&identifier) {
+        let Some(parsed) = self.parsers.message(&identifier, &message, &mut self.scratch) else { return };
+        if !entry.is_genuine(&identifier, self.parsers.sender(&identifier)) {
             self.tally.untrusted += 1;
             return;
         }
@@ -144,7 +165,8 @@ impl Output {
             place: Place::Journal { cursor: entry.cursor.clone() },
             sender: Some(sender),
         };
-        self.observe(LoginEvent::new(&parsed, &message, origin), false, now);
+        let event = LoginEvent::new(&parsed, &message, origin);
+        self.observe(event, false, now);
     }
 
     /// Observes what audit told.

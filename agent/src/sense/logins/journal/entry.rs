@@ -8,6 +8,7 @@ use picket_protocol::time::Timestamp;
 use serde_json::Value;
 
 use crate::sense::logins::event::Sender;
+use crate::sense::logins::parse::rules::service::Sender as RuleSender;
 
 /// Executables that may speak as sshd.
 const SSHD: [&str; 3] = ["sshd", "sshd-session", "sshd-auth"];
@@ -22,6 +23,9 @@ const PRIVILEGED: [&str; 8] = [
     "/usr/bin/su-rs",
     "/usr/sbin/runuser",
 ];
+
+/// The names that they log by.
+const PRIVILEGED_NAMES: [&[u8]; 3] = [b"su", b"sudo", b"sudo-i"];
 
 /// The fields that are asked for.
 pub const FIELDS: &str =
@@ -108,8 +112,9 @@ impl Entry {
     /// sshd logs as root, and so must its lines come; a command name or executable, when journald caught one,
     /// must be sshd's. The executable is missing when the process ended before journald looked: then the user id
     /// decides, which the kernel attached to the message itself. su and sudo log under the caller's user id: there
-    /// the executable decides, and without one only root is believed.
-    pub fn is_genuine(&self, identifier: &[u8]) -> bool {
+    /// the executable decides, and without one only root is believed. Every other service says in its rule file which
+    /// executables may speak for it; those that cannot be known are believed when root runs them.
+    pub fn is_genuine(&self, identifier: &[u8], sender: Option<&RuleSender>) -> bool {
         let root = number(self.uid.as_ref()) == Some(0);
         let executable = self.executable.as_ref().and_then(Value::as_str);
         let executable = executable.map(|path| path.strip_suffix(" (deleted)").unwrap_or(path));
@@ -117,6 +122,16 @@ impl Entry {
         let command = self.command.as_ref().and_then(Value::as_str);
         if identifier.starts_with(b"sshd") {
             return root && base.or(command).is_none_or(|name| SSHD.contains(&name));
+        }
+        if let Some(sender) = sender.filter(|_| !PRIVILEGED_NAMES.contains(&identifier)) {
+            let named = |known: &String| {
+                if known.contains('/') { executable == Some(known) } else { base == Some(known) }
+            };
+            return match executable {
+                Some(_) if sender.executables.is_empty() => root || sender.root == Some(false),
+                Some(_) => sender.executables.iter().any(named),
+                None => root || sender.root == Some(false),
+            };
         }
         match executable {
             Some(path) => PRIVILEGED.contains(&path),
@@ -137,36 +152,36 @@ mod tests {
     #[test]
     fn an_ordinary_user_cannot_speak_as_sshd() {
         let logger = r#","_UID":"1000","_COMM":"logger","_EXE":"/usr/bin/logger""#;
-        assert!(!entry(logger).is_genuine(b"sshd"));
+        assert!(!entry(logger).is_genuine(b"sshd", None));
         // Gone before journald looked.
-        assert!(!entry(r#","_UID":"1000""#).is_genuine(b"sshd"));
+        assert!(!entry(r#","_UID":"1000""#).is_genuine(b"sshd", None));
         // With the right name, the wrong user.
-        assert!(!entry(r#","_UID":"1000","_COMM":"sshd","_EXE":"/home/al/sshd""#).is_genuine(b"sshd"));
+        assert!(!entry(r#","_UID":"1000","_COMM":"sshd","_EXE":"/home/al/sshd""#).is_genuine(b"sshd", None));
         // No trusted fields at all.
-        assert!(!entry("").is_genuine(b"sshd"));
+        assert!(!entry("").is_genuine(b"sshd", None));
     }
 
     #[test]
     fn root_cannot_speak_as_sshd_by_logger_either() {
-        assert!(!entry(r#","_UID":"0","_COMM":"logger","_EXE":"/usr/bin/logger""#).is_genuine(b"sshd"));
-        assert!(!entry(r#","_UID":"0","_COMM":"logger""#).is_genuine(b"sshd-session"));
+        assert!(!entry(r#","_UID":"0","_COMM":"logger","_EXE":"/usr/bin/logger""#).is_genuine(b"sshd", None));
+        assert!(!entry(r#","_UID":"0","_COMM":"logger""#).is_genuine(b"sshd-session", None));
     }
 
     #[test]
     fn sshd_itself_is_believed() {
-        assert!(entry(r#","_UID":"0","_COMM":"sshd","_EXE":"/usr/sbin/sshd""#).is_genuine(b"sshd"));
+        assert!(entry(r#","_UID":"0","_COMM":"sshd","_EXE":"/usr/sbin/sshd""#).is_genuine(b"sshd", None));
         let session = r#","_UID":"0","_COMM":"sshd-session","_EXE":"/usr/lib/openssh/sshd-session""#;
-        assert!(entry(session).is_genuine(b"sshd-session"));
-        assert!(entry(r#","_UID":"0","_EXE":"/usr/sbin/sshd (deleted)""#).is_genuine(b"sshd"));
-        assert!(entry(r#","_UID":"0""#).is_genuine(b"sshd"));
+        assert!(entry(session).is_genuine(b"sshd-session", None));
+        assert!(entry(r#","_UID":"0","_EXE":"/usr/sbin/sshd (deleted)""#).is_genuine(b"sshd", None));
+        assert!(entry(r#","_UID":"0""#).is_genuine(b"sshd", None));
     }
 
     #[test]
     fn su_and_sudo_are_known_by_their_path() {
-        assert!(entry(r#","_UID":"1000","_COMM":"sudo","_EXE":"/usr/bin/sudo""#).is_genuine(b"sudo"));
-        assert!(!entry(r#","_UID":"1000","_COMM":"sudo","_EXE":"/home/al/sudo""#).is_genuine(b"sudo"));
-        assert!(!entry(r#","_UID":"1000","_COMM":"sudo""#).is_genuine(b"sudo"));
-        assert!(entry(r#","_UID":"0""#).is_genuine(b"su"));
+        assert!(entry(r#","_UID":"1000","_COMM":"sudo","_EXE":"/usr/bin/sudo""#).is_genuine(b"sudo", None));
+        assert!(!entry(r#","_UID":"1000","_COMM":"sudo","_EXE":"/home/al/sudo""#).is_genuine(b"sudo", None));
+        assert!(!entry(r#","_UID":"1000","_COMM":"sudo""#).is_genuine(b"sudo", None));
+        assert!(entry(r#","_UID":"0""#).is_genuine(b"su", None));
     }
 
     #[test]

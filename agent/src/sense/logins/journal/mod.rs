@@ -18,8 +18,6 @@ mod entry;
 
 pub use entry::Entry;
 
-use super::parse::PROGRAMS;
-
 /// Longest line of journalctl that is read.
 pub const LINE_BYTES_MAX: usize = 64 * 1024;
 /// Bytes read at once.
@@ -91,6 +89,8 @@ fn journalctl() -> Command {
 pub struct Journal {
     /// The last entry that was handed on; empty for the journal's beginning.
     cursor: String,
+    /// The programs whose entries are wanted.
+    identifiers: Vec<String>,
     child: Option<(Child, ChildStdout)>,
     buffer: Vec<u8>,
     skipping: bool,
@@ -105,10 +105,11 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Follows from behind the entry at `cursor`.
-    pub fn new(cursor: String) -> Self {
+    /// Follows from behind the entry at `cursor` what programs of these names wrote.
+    pub fn new(cursor: String, identifiers: Vec<String>) -> Self {
         Self {
             cursor,
+            identifiers,
             child: None,
             buffer: Vec::new(),
             skipping: false,
@@ -173,7 +174,7 @@ impl Journal {
             // or was vacuumed. The entry at the cursor comes first and is dropped below.
             command.arg(format!("--cursor={}", self.cursor));
         }
-        command.args(PROGRAMS.map(|program| format!("SYSLOG_IDENTIFIER={program}")));
+        command.args(self.identifiers.iter().map(|program| format!("SYSLOG_IDENTIFIER={program}")));
         crate::sys::die_with_parent(&mut command);
         let mut child = command.spawn()?;
         let Some(output) = child.stdout.take() else {
@@ -254,7 +255,7 @@ mod tests {
     #[test]
     fn restarts_wait_longer_while_the_child_keeps_ending_and_at_most_a_minute() {
         let start = Timestamp::from_seconds(1_000);
-        let mut journal = Journal::new(String::new());
+        let mut journal = Journal::new(String::new(), Vec::new());
         assert_eq!(journal.restart_in(start), Some(Duration::ZERO));
         for (failures, wait) in [(1, 1), (2, 2), (3, 4), (7, 60), (1_000, 60)] {
             journal.failures = failures;
@@ -266,7 +267,7 @@ mod tests {
 
     #[test]
     fn lines_are_taken_whole_and_long_ones_skipped() {
-        let mut journal = Journal::new(String::new());
+        let mut journal = Journal::new(String::new(), Vec::new());
         let mut seen = Vec::new();
         let mut feed = |journal: &mut Journal, bytes: &[u8]| {
             journal.buffer.extend_from_slice(bytes);

@@ -11,14 +11,18 @@ use memchr::memmem;
 use memchr::memrchr;
 
 use super::event::{LoginKind, Reporter};
+use rules::stamp::Written;
+
+pub use parsers::Parsers;
+pub use rules::Scratch;
 
 mod pam;
+pub mod parsers;
+pub mod rules;
 mod sshd;
 mod su;
 mod sudo;
 
-/// Program names that have a parser, as in syslog tags and in the journal's `SYSLOG_IDENTIFIER`.
-pub const PROGRAMS: [&str; 6] = ["sshd", "sshd-session", "sshd-auth", "su", "sudo", "sudo-i"];
 /// The largest number of attempts that one line is believed to stand for.
 const REPEATS_MAX: u32 = 100_000;
 
@@ -28,7 +32,7 @@ pub struct Parsed<'a> {
     /// What happened.
     pub kind: LoginKind,
     /// `sshd`, `su`, `sudo`.
-    pub service: &'static str,
+    pub service: &'a str,
     /// Who reports it.
     pub reporter: Reporter,
     /// See [`super::LoginEvent`] for this and the following.
@@ -49,14 +53,22 @@ pub struct Parsed<'a> {
     pub command: Option<&'a [u8]>,
     /// Why not.
     pub reason: Option<&'a [u8]>,
+    /// What a web server was asked for.
+    pub request: Option<&'a [u8]>,
+    /// What it answered.
+    pub status: Option<u16>,
+    /// When, where a service's own log says so.
+    pub time: Option<Written<'a>>,
+    /// Process id, likewise.
+    pub pid: Option<u32>,
     /// How many attempts it stands for.
     pub repeats: u32,
     /// More than one reading.
     pub ambiguous: bool,
 }
 
-impl Parsed<'_> {
-    fn new(kind: LoginKind, service: &'static str, reporter: Reporter) -> Self {
+impl<'a> Parsed<'a> {
+    fn new(kind: LoginKind, service: &'a str, reporter: Reporter) -> Self {
         Self {
             kind,
             service,
@@ -70,20 +82,21 @@ impl Parsed<'_> {
             target: None,
             command: None,
             reason: None,
+            request: None,
+            status: None,
+            time: None,
+            pid: None,
             repeats: 1,
             ambiguous: false,
         }
     }
 }
 
-/// Reads `message` of `program`; none when it says nothing about a login or a change of privilege.
-pub fn parse<'a>(program: &[u8], message: &'a [u8]) -> Option<Parsed<'a>> {
-    let parser = match program {
-        b"sshd" | b"sshd-session" | b"sshd-auth" => sshd::parse,
-        b"su" => su::parse,
-        b"sudo" | b"sudo-i" => sudo::parse,
-        _ => return None,
-    };
+/// Reads `message`, or by how often it is repeated the message inside of it.
+fn repeated_by<'a>(
+    message: &'a [u8],
+    parser: impl FnOnce(&'a [u8]) -> Option<Parsed<'a>>,
+) -> Option<Parsed<'a>> {
     match repeated(message) {
         Some((times, inner)) => {
             let parsed = parser(inner)?;
@@ -94,7 +107,7 @@ pub fn parse<'a>(program: &[u8], message: &'a [u8]) -> Option<Parsed<'a>> {
     }
 }
 
-/// rsyslog's `message repeated 3 times: [ …]`. No message of the programs above begins like that.
+/// rsyslog's `message repeated 3 times: [ …]`. No message of a known program begins like that.
 fn repeated(message: &[u8]) -> Option<(u32, &[u8])> {
     let rest = message.strip_prefix(b"message repeated ")?;
     let (times, rest) = split_once(rest, b" times: [ ")?;

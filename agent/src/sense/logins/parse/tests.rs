@@ -4,6 +4,19 @@ use proptest::prelude::*;
 
 use super::*;
 
+/// Reads by the parsers that are written in Rust.
+fn parse<'a>(program: &[u8], message: &'a [u8]) -> Option<Parsed<'a>> {
+    let parser = match program {
+        b"sshd" | b"sshd-session" | b"sshd-auth" => sshd::parse,
+        b"su" => su::parse,
+        b"sudo" | b"sudo-i" => sudo::parse,
+        _ => return None,
+    };
+    repeated_by(message, parser)
+}
+
+const PROGRAMS: [&str; 4] = ["sshd", "sshd-session", "su", "sudo"];
+
 use LoginKind::{Failure, InvalidUser, PrivilegeFailure, PrivilegeSuccess, Probe};
 
 /// Checks a table: what it is, user, address, port, how often, message. `-` for none, `""` for an empty name.

@@ -1,0 +1,278 @@
+//! All parsers of this agent: those shipped in the binary, and the customer's own.
+
+use std::collections::HashMap;
+use std::io::Read as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use super::rules::file::{FILE_BYTES_MAX, read};
+use super::rules::service::{Format, Sender};
+use super::rules::{RuleProblem, Scratch, ServiceRules, check};
+use super::{Parsed, repeated_by};
+
+/// Where customers put rule files.
+pub const DIRECTORY: &str = "/etc/picket/parsers.d";
+/// Most files in that directory.
+pub const FILES_MAX: usize = 64;
+/// Most logs that services' globs lead to.
+pub const LOGS_MAX: usize = 64;
+
+macro_rules! shipped {
+    ($($name:literal),* $(,)?) => {
+        /// The rule files in the binary: name and text.
+        pub const SHIPPED: &[(&str, &str)] = &[
+            $(($name, include_str!(concat!("../../../../parsers/", $name, ".toml")))),*
+        ];
+    };
+}
+
+shipped!["sshd", "su", "sudo", "vsftpd"];
+
+/// A problem with a rule file.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct FileProblem {
+    /// The file; a shipped one has no directory.
+    pub file: PathBuf,
+    /// Line and message.
+    #[serde(flatten)]
+    pub problem: RuleProblem,
+}
+
+impl std::fmt::Display for FileProblem {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "{}:{}: {}", self.file.display(), self.problem.line, self.problem.message)
+    }
+}
+
+/// The parsers.
+#[derive(Debug, Default)]
+pub struct Parsers {
+    services: Vec<ServiceRules>,
+    by_program: HashMap<Vec<u8>, Vec<usize>>,
+    /// Services that read the messages of every program.
+    any: Vec<usize>,
+}
+
+impl Parsers {
+    /// The shipped ones.
+    pub fn shipped() -> Self {
+        // A test checks them; what a problem would leave out is less than what a panic would.
+        Self::of(SHIPPED.iter().filter_map(|(_, text)| read(text).0).collect())
+    }
+
+    /// The shipped ones, and those of `directory`, which replace shipped ones of the same service. Files
+    /// with problems are left out.
+    pub fn load(directory: &Path) -> (Self, Vec<FileProblem>) {
+        let (own, problems) = read_directory(directory);
+        let shipped = SHIPPED.iter().filter_map(|(_, text)| read(text).0);
+        let mut services: Vec<ServiceRules> =
+            shipped.filter(|shipped| own.iter().all(|own| own.name != shipped.name)).collect();
+        services.extend(own);
+        (Self::of(services), problems)
+    }
+
+    /// These.
+    pub fn of(services: Vec<ServiceRules>) -> Self {
+        let mut parsers = Self { services, ..Self::default() };
+        for (index, service) in parsers.services.iter().enumerate() {
+            for program in &service.programs {
+                if program == "*" {
+                    parsers.any.push(index);
+                } else {
+                    parsers.by_program.entry(program.clone().into_bytes()).or_default().push(index);
+                }
+            }
+        }
+        parsers
+    }
+
+    /// Every service.
+    pub fn services(&self) -> &[ServiceRules] {
+        &self.services
+    }
+
+    /// The service called `name`.
+    pub fn service(&self, name: &str) -> Option<&ServiceRules> {
+        self.services.iter().find(|service| service.name == name)
+    }
+
+    /// Program names to ask the journal for.
+    pub fn identifiers(&self) -> Vec<&str> {
+        let programs = self.services.iter().flat_map(|service| &service.programs);
+        let mut names: Vec<&str> = programs.map(String::as_str).filter(|name| *name != "*").collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
+    /// Who may speak as `program` in the journal, where a rule file says so.
+    pub fn sender(&self, program: &[u8]) -> Option<&Sender> {
+        let own = self.by_program.get(program).unwrap_or(&self.any);
+        own.first().and_then(|index| self.services.get(*index)).map(|service| &service.sender)
+    }
+
+    /// Whether `program` has a parser of its own.
+    pub fn knows(&self, program: &[u8]) -> bool {
+        self.by_program.contains_key(program)
+    }
+
+    /// Reads a message of `program` in syslog or the journal; none when it says nothing about a login.
+    pub fn message<'a>(
+        &'a self,
+        program: &[u8],
+        message: &'a [u8],
+        scratch: &'a mut Scratch,
+    ) -> Option<Parsed<'a>> {
+        let own = self.by_program.get(program).unwrap_or(&self.any);
+        let text = self
+            .chosen(own)
+            .find_map(|service| repeated_by(message, |message| service.text_message(message)));
+        text.or_else(|| {
+            // Those that read every program come last.
+            let any = if own == &self.any { &[] } else { self.any.as_slice() };
+            self.chosen(any).find_map(|service| repeated_by(message, |message| service.text_message(message)))
+        })
+        .or_else(|| self.structured(own, message, scratch))
+    }
+
+    /// Reads a line of an unknown service's own log, by its form alone.
+    pub fn line<'a>(&'a self, line: &'a [u8], scratch: &'a mut Scratch) -> Option<Parsed<'a>> {
+        let text = self.services.iter().find_map(|service| service.text_line(line));
+        text.or_else(|| {
+            let all: Vec<usize> = (0..self.services.len()).collect();
+            self.structured(&all, line, scratch)
+        })
+    }
+
+    fn chosen<'a>(&'a self, indices: &'a [usize]) -> impl Iterator<Item = &'a ServiceRules> {
+        indices.iter().filter_map(|index| self.services.get(*index))
+    }
+
+    fn structured<'a>(
+        &'a self,
+        indices: &[usize],
+        message: &'a [u8],
+        scratch: &'a mut Scratch,
+    ) -> Option<Parsed<'a>> {
+        let format = if message.first() == Some(&b'{') { Format::Json } else { Format::Logfmt };
+        let services = || indices.iter().filter_map(|index| self.services.get(*index));
+        let mut likely = services().filter(|service| service.format == format && service.may_be(message));
+        likely.next()?;
+        let values = scratch.read(format, message)?;
+        services().filter(|service| service.format == format).find_map(|service| service.values(values))
+    }
+
+    /// The logs that services write themselves and that exist now, each with its service.
+    pub fn logs(&self) -> Vec<(PathBuf, &ServiceRules)> {
+        let mut logs = Vec::new();
+        for service in &self.services {
+            for pattern in &service.logs {
+                logs.extend(expand(Path::new(pattern)).into_iter().map(|path| (path, service)));
+            }
+        }
+        logs.sort_by(|a, b| a.0.cmp(&b.0));
+        logs.dedup_by(|a, b| a.0 == b.0);
+        logs.truncate(LOGS_MAX);
+        logs
+    }
+}
+
+/// The files that a pattern with `*` in its names leads to.
+fn expand(pattern: &Path) -> Vec<PathBuf> {
+    let mut found = vec![PathBuf::from("/")];
+    for part in pattern.components().skip(1) {
+        let name = part.as_os_str();
+        let Some(glob) = name.to_str().filter(|name| name.contains('*')) else {
+            found.iter_mut().for_each(|path| path.push(name));
+            continue;
+        };
+        let Ok(glob) = globset::Glob::new(glob) else { return Vec::new() };
+        let glob = glob.compile_matcher();
+        found = found.iter().flat_map(|path| matching(path, &glob)).take(LOGS_MAX).collect();
+    }
+    found.retain(|path| path.is_file());
+    found
+}
+
+fn matching(directory: &Path, glob: &globset::GlobMatcher) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let mut paths: Vec<PathBuf> =
+        entries.filter(|entry| glob.is_match(entry.file_name())).map(|entry| entry.path()).collect();
+    paths.sort();
+    paths
+}
+
+/// Reads and checks every `*.toml` of a directory; a directory that does not exist has none.
+pub fn read_directory(directory: &Path) -> (Vec<ServiceRules>, Vec<FileProblem>) {
+    let mut problems = Vec::new();
+    let mut services: Vec<ServiceRules> = Vec::new();
+    let fail = |file: &Path, message: String| FileProblem {
+        file: file.to_owned(),
+        problem: RuleProblem { line: 1, message },
+    };
+    let entries = match std::fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return (services, problems),
+        Err(error) => return (services, vec![fail(directory, format!("cannot be read: {error}"))]),
+    };
+    let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "toml"));
+    files.sort();
+    if files.len() > FILES_MAX {
+        problems
+            .push(fail(directory, format!("has {} rule files; the first {FILES_MAX} are read", files.len())));
+        files.truncate(FILES_MAX);
+    }
+    for file in files {
+        let before = problems.len();
+        let service = match read_trusted(&file) {
+            Ok(text) => {
+                let (service, found) = check_text(&text);
+                problems.extend(found.into_iter().map(|problem| FileProblem { file: file.clone(), problem }));
+                service
+            }
+            Err(why) => {
+                problems.push(fail(&file, why));
+                None
+            }
+        };
+        let Some(service) = service.filter(|_| problems.len() == before) else { continue };
+        if services.iter().any(|known| known.name == service.name) {
+            problems.push(fail(&file, format!("another file is for the service {} already", service.name)));
+        } else {
+            services.push(service);
+        }
+    }
+    (services, problems)
+}
+
+/// Reads and checks the text of one rule file.
+pub fn check_text(text: &str) -> (Option<ServiceRules>, Vec<RuleProblem>) {
+    let (service, mut problems) = read(text);
+    if problems.is_empty()
+        && let Some(service) = &service
+    {
+        problems = check::check(service);
+    }
+    (service, problems)
+}
+
+/// Reads a file that only root, or whoever runs this, can have written; looked at on the open descriptor.
+fn read_trusted(path: &Path) -> Result<String, String> {
+    let file = std::fs::File::open(path).map_err(|error| format!("cannot be opened: {error}"))?;
+    let metadata = file.metadata().map_err(|error| format!("cannot be looked at: {error}"))?;
+    if !metadata.is_file() {
+        return Err("is no regular file".to_owned());
+    }
+    let own = rustix::process::geteuid().as_raw();
+    if metadata.uid() != 0 && metadata.uid() != own {
+        return Err(format!("belongs to uid {}; only root's files are believed: chown root", metadata.uid()));
+    }
+    if metadata.mode() & 0o022 != 0 {
+        return Err(format!("can be written by others (mode {:o}): chmod go-w", metadata.mode() & 0o7777));
+    }
+    let mut text = String::new();
+    let limit = u64::try_from(FILE_BYTES_MAX).unwrap_or(u64::MAX) + 1;
+    file.take(limit).read_to_string(&mut text).map_err(|error| format!("cannot be read: {error}"))?;
+    Ok(text)
+}

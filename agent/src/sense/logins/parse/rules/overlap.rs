@@ -1,0 +1,90 @@
+//! Whether some message could match two variants. Both are seen as sequences of byte sets, some of which repeat; the
+//! two sequences have a common message exactly when their product has a way from its beginning to its end.
+
+use super::bytes::ByteSet;
+use super::pattern::{Token, Variant};
+
+/// Most states of a product: two patterns of the longest kind.
+const STATES_MAX: usize = 4 * 1024 * 1024;
+
+enum Step {
+    One(ByteSet),
+    /// Any number, also none.
+    Many(ByteSet),
+}
+
+/// Whether a message could match both. True also when that would take too long to know.
+pub fn overlap(a: &Variant, b: &Variant) -> bool {
+    let (a, b) = (steps(a), steps(b));
+    let width = b.len() + 1;
+    let states = (a.len() + 1) * width;
+    if states > STATES_MAX {
+        return true;
+    }
+    let mut seen = vec![false; states];
+    let mut open = vec![(0, 0)];
+    while let Some((i, j)) = open.pop() {
+        match seen.get_mut(i * width + j) {
+            Some(seen) if !*seen => *seen = true,
+            _ => continue,
+        }
+        match (a.get(i), b.get(j)) {
+            (None, None) => return true,
+            (Some(Step::One(x)), Some(Step::One(y))) => open.extend(x.meets(y).then_some((i + 1, j + 1))),
+            (Some(Step::Many(x)), Some(Step::One(y))) => {
+                open.push((i + 1, j));
+                open.extend(x.meets(y).then_some((i, j + 1)));
+            }
+            (Some(Step::One(x)), Some(Step::Many(y))) => {
+                open.push((i, j + 1));
+                open.extend(x.meets(y).then_some((i + 1, j)));
+            }
+            (Some(Step::Many(_)), Some(Step::Many(_))) => open.extend([(i + 1, j), (i, j + 1)]),
+            (Some(Step::Many(_)), None) => open.push((i + 1, j)),
+            (None, Some(Step::Many(_))) => open.push((i, j + 1)),
+            (Some(Step::One(_)), None) | (None, Some(Step::One(_))) => {}
+        }
+    }
+    false
+}
+
+fn steps(variant: &Variant) -> Vec<Step> {
+    let mut steps = Vec::new();
+    for token in &variant.tokens {
+        match token {
+            Token::Literal(bytes) | Token::Choice(_, bytes) => {
+                steps.extend(bytes.iter().map(|byte| Step::One(ByteSet::default().with(*byte))));
+            }
+            Token::Field { bytes, optional, .. } => {
+                if !token.is_text() && !optional {
+                    steps.push(Step::One(*bytes));
+                }
+                steps.push(Step::Many(*bytes));
+            }
+        }
+    }
+    steps
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::pattern::compile;
+    use super::*;
+
+    fn check(a: &str, b: &str, expected: bool) {
+        let (a, b) = (compile(a).expect("a pattern"), compile(b).expect("a pattern"));
+        let found = a.iter().any(|a| b.iter().any(|b| overlap(a, b)));
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn patterns_that_share_a_message_are_known() {
+        check("login of {user} failed", "login of {user} done", false);
+        check("login of {user} failed", "login of {text} failed for {user} failed", true);
+        check("login of {user}", "logout of {user}", false);
+        check("{user} came from {address}", "{user} came from {number}", true);
+        check("{user} came from {number}.", "{user} came from {number}:", false);
+        check("for invalid user {user} from {host}", "for {account} from {host}", false);
+        check("for invalid user {user} from {host}", "for {user} from {host}", true);
+    }
+}
