@@ -155,6 +155,9 @@ fn units(root: &Path, slice: &Path) -> BTreeMap<String, Service> {
     for (role, units) in UNITS {
         for unit in units {
             let name = format!("{unit}.service");
+            if is_alias(root, &name) {
+                continue;
+            }
             let service = Service {
                 role,
                 running: is_populated(&slice.join(&name)),
@@ -192,6 +195,14 @@ fn wanted(directory: &Path) -> BTreeSet<String> {
     let lists = entries.flatten().map(|entry| entry.path()).filter(is_list);
     let units = lists.filter_map(|list| fs::read_dir(list).ok()).flat_map(Iterator::flatten);
     units.filter_map(|unit| unit.file_name().into_string().ok()).collect()
+}
+
+/// Whether the name stands for another unit, which is looked at itself.
+fn is_alias(root: &Path, name: &str) -> bool {
+    UNIT_DIRECTORIES.iter().any(|directory| {
+        let target = fs::read_link(root.join(directory).join(name));
+        target.is_ok_and(|target| target != Path::new("/dev/null") && !target.ends_with(name))
+    })
 }
 
 fn is_masked(root: &Path, name: &str) -> bool {
