@@ -15,6 +15,7 @@ mod logs;
 mod mass;
 mod meaning;
 mod model;
+mod namespaces;
 mod packages;
 mod silence;
 mod who;
