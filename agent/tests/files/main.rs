@@ -10,6 +10,7 @@ mod cases;
 mod everyday;
 mod faults;
 mod filesystems;
+mod foreign;
 mod lab;
 mod logs;
 mod mass;

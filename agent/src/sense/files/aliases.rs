@@ -59,6 +59,17 @@ impl Aliases {
         known.get(key.as_slice()).cloned().unwrap_or_default()
     }
 
+    /// Whether the file with that handle has several names, of which one is watched.
+    pub fn knows(&self, handle: &Handle<'_>) -> bool {
+        let known = self.lock();
+        if known.is_empty() {
+            return false;
+        }
+        let mut key = Vec::new();
+        write_key(&mut key, handle);
+        known.contains_key(key.as_slice())
+    }
+
     /// Forgets all: they are about to be visited again.
     pub fn clear(&self) {
         self.lock().clear();

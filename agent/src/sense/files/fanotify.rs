@@ -10,6 +10,7 @@
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,7 @@ use picket_protocol::time::Timestamp;
 use rustix::fs::OFlags;
 
 use super::dirty::Mark;
+use super::foreign::{CONTENT, Sifted};
 use super::mounts::Mount;
 use super::place;
 use super::probe::open_group;
@@ -32,16 +34,29 @@ use crate::sys::{FanotifyGroup, Stop};
 
 /// Bytes read at once; about a thousand events.
 const READ_BYTES: usize = 64 * 1024;
-/// What was read at once, and when, since boot and by the wall clock.
-type Batch = (Vec<u8>, Duration, Timestamp);
+/// Room for the longest event: less than this left in a buffer does not say that there are no more.
+const EVENT_BYTES_MAX: usize = 2 * 1024;
+/// While nothing that is watched changes, events of others gather for up to this long: each look costs more than what
+/// it finds, and the kernel's queue is not full before twice as many come as one processor can make.
+const FOREIGN_GATHER: Duration = Duration::from_millis(40);
+
+/// What was read at once.
+struct Batch {
+    bytes: Vec<u8>,
+    /// When, since boot and by the wall clock.
+    since_boot: Duration,
+    time: Timestamp,
+    /// Until when nothing was lost, as far as events of others told.
+    known_until: Timestamp,
+    /// The round, see [`super::foreign`].
+    epoch: u64,
+}
 
 /// Buffers that may wait to be resolved: 2 MiB.
 const BUFFERS_WAITING_MAX: usize = 32;
 /// After an error that should not be, before the next try.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Events about the file itself, by whichever name it was reached.
-const CONTENT: u64 = libc::FAN_MODIFY | libc::FAN_CLOSE_WRITE | libc::FAN_ATTRIB;
 /// Said when no more directories can be remembered.
 const FULL: &str = "too many directories on file systems that take no mark as a whole";
 
@@ -69,8 +84,16 @@ impl FanotifyRung {
         })?;
         let group = Arc::new(group);
         let (buffers, inbox) = sync_channel(BUFFERS_WAITING_MAX);
-        let (reader, reader_stop, debounce) = (Arc::clone(&group), stop.clone(), tuning.debounce);
-        handle.spawn("files-read", move || read_all(&reader, &reader_stop, debounce, &buffers))?;
+        let reader = Reader {
+            group: Arc::clone(&group),
+            stop: stop.clone(),
+            shared: Arc::clone(shared),
+            own_pid: tuning.own_pid,
+            debounce: tuning.debounce,
+            known_until: clock::now(),
+            buffers,
+        };
+        handle.spawn("files-read", move || reader.run())?;
         let (resolving, tuning) = (Arc::clone(shared), tuning.clone());
         handle.spawn("files-resolve", move || resolve_all(&resolving, &tuning, &inbox))?;
         let shared = Arc::clone(shared);
@@ -126,34 +149,69 @@ impl FanotifyRung {
     }
 }
 
-fn read_all(group: &FanotifyGroup, stop: &Stop, debounce: Duration, buffers: &SyncSender<Batch>) {
-    let mut buffer = vec![0; READ_BYTES];
-    loop {
-        match group.wait(stop) {
-            Ok(true) => {}
-            Ok(false) => return,
-            Err(error) => {
-                tracing::error!(%error, "waiting for file events failed");
-                stop.wait(RETRY);
+/// The thread that reads.
+struct Reader {
+    group: Arc<FanotifyGroup>,
+    stop: Stop,
+    shared: Arc<Shared>,
+    own_pid: Option<i32>,
+    debounce: Duration,
+    known_until: Timestamp,
+    buffers: SyncSender<Batch>,
+}
+
+impl Reader {
+    fn run(mut self) {
+        let mut buffer = vec![0; READ_BYTES];
+        let mut gather = self.debounce;
+        loop {
+            match self.group.wait(&self.stop) {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(error) => {
+                    tracing::error!(%error, "waiting for file events failed");
+                    self.stop.wait(RETRY);
+                }
+            }
+            if self.stop.wait(gather) {
+                return;
+            }
+            match self.read_waiting(&mut buffer) {
+                Some(true) => gather = self.debounce,
+                Some(false) => gather = (gather * 2).clamp(self.debounce, FOREIGN_GATHER.max(self.debounce)),
+                None => return,
             }
         }
-        if stop.wait(debounce) {
-            return;
-        }
+    }
+
+    /// Reads what waits and hands on what must be resolved; tells whether there was any. None when nobody takes it.
+    fn read_waiting(&mut self, buffer: &mut [u8]) -> Option<bool> {
+        let mut any = false;
         loop {
-            match group.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(count) => {
-                    let copy = buffer.get(..count).unwrap_or_default().to_vec();
-                    if buffers.send((copy, clock::since_boot(), clock::now())).is_err() {
-                        return;
-                    }
-                }
+            let bytes = match self.group.read(buffer) {
+                Ok(0) => return Some(any),
+                Ok(count) => buffer.get(..count).unwrap_or_default(),
                 Err(error) => {
                     tracing::error!(%error, "reading file events failed");
-                    stop.wait(RETRY);
-                    break;
+                    self.stop.wait(RETRY);
+                    return Some(true);
                 }
+            };
+            match self.shared.foreign.sift(bytes, self.own_pid, &self.shared.aliases) {
+                Sifted::Nothing { own } => {
+                    self.shared.counters.own.fetch_add(own, Ordering::Relaxed);
+                    self.known_until = clock::now();
+                }
+                Sifted::Something { epoch } => {
+                    any = true;
+                    let (since_boot, time) = (clock::since_boot(), clock::now());
+                    let known_until = self.known_until;
+                    let batch = Batch { bytes: bytes.to_vec(), since_boot, time, known_until, epoch };
+                    self.buffers.send(batch).ok()?;
+                }
+            }
+            if bytes.len() + EVENT_BYTES_MAX <= buffer.len() {
+                return Some(any);
             }
         }
     }
@@ -169,11 +227,14 @@ fn resolve_all(shared: &Arc<Shared>, tuning: &Tuning, inbox: &Receiver<Batch>) {
         time: clock::now(),
         now: Instant::now(),
         known_until: clock::now(),
+        epoch: 0,
         key: Vec::new(),
     };
-    while let Ok((buffer, since_boot, time)) = inbox.recv() {
-        marker.who.begin(since_boot);
-        marker.take(&buffer, time);
+    while let Ok(batch) = inbox.recv() {
+        marker.who.begin(batch.since_boot);
+        marker.epoch = batch.epoch;
+        marker.known_until = marker.known_until.max(batch.known_until);
+        marker.take(&batch.bytes, batch.time);
     }
 }
 
@@ -187,6 +248,8 @@ struct Marker<'a> {
     time: Timestamp,
     now: Instant,
     known_until: Timestamp,
+    /// The round in which the events were read.
+    epoch: u64,
     key: Vec<u8>,
 }
 
@@ -297,7 +360,7 @@ impl Marker<'_> {
     /// Where the entry is, as far as it is watched, or has watched trees beneath. What is too deep to be named is
     /// marked as part of a tree.
     fn watched_paths(&mut self, entry: &Entry<'_>) -> Vec<PathBuf> {
-        let places = self.resolver.directory(&entry.directory);
+        let places = self.resolver.directory(&entry.directory, self.epoch);
         let watched = &self.resolver.view().watched;
         let mut paths = Vec::new();
         for place in places.iter() {

@@ -25,6 +25,7 @@ mod examine;
 mod examiner;
 pub mod extended;
 mod fanotify;
+mod foreign;
 mod freeze;
 pub mod images;
 mod inotify;

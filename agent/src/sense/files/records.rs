@@ -201,4 +201,4 @@ impl Cursor<'_> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

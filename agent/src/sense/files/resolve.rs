@@ -10,6 +10,7 @@ use std::sync::Arc;
 use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::Errno;
 
+use super::foreign::Side;
 use super::place;
 use super::records::Handle;
 use super::shared::{Shared, View};
@@ -30,6 +31,13 @@ pub enum Place {
     Beneath(PathBuf),
 }
 
+/// What is known of a directory.
+#[derive(Clone)]
+struct Known {
+    places: Arc<[Place]>,
+    side: Option<Side>,
+}
+
 /// Resolves handles. Holds descriptors on mounts only between [`Resolver::begin`] and [`Resolver::end`], because an
 /// open one would keep the administrator from unmounting.
 pub struct Resolver {
@@ -37,8 +45,8 @@ pub struct Resolver {
     shared: Arc<Shared>,
     filesystems: Vec<Option<[u8; 8]>>,
     open: Vec<Option<OwnedFd>>,
-    young: HashMap<Box<[u8]>, Arc<[Place]>>,
-    old: HashMap<Box<[u8]>, Arc<[Place]>>,
+    young: HashMap<Box<[u8]>, Known>,
+    old: HashMap<Box<[u8]>, Known>,
     key: Vec<u8>,
 }
 
@@ -93,30 +101,53 @@ impl Resolver {
         self.view = view;
     }
 
-    /// Where the directory is within the trees or above them; nothing when it is elsewhere or gone.
-    pub fn directory(&mut self, handle: &Handle<'_>) -> Arc<[Place]> {
+    /// Where the directory is within the trees or above them; nothing when it is elsewhere or gone. `epoch` is the round
+    /// in which its event was read.
+    pub fn directory(&mut self, handle: &Handle<'_>, epoch: u64) -> Arc<[Place]> {
         write_key(&mut self.key, handle);
         if let Some(known) = self.singles().find(&self.key) {
             return known;
         }
         if let Some(known) = self.young.get(self.key.as_slice()) {
-            return Arc::clone(known);
+            // It may have been forgotten there.
+            known.side.inspect(|side| self.shared.foreign.remember(&self.key, *side, epoch));
+            return Arc::clone(&known.places);
         }
-        let known = self.old.get(self.key.as_slice()).map(Arc::clone);
-        let places = known.unwrap_or_else(|| {
-            let mut places = self.places(handle);
-            places.retain(|place| match place {
-                Place::At(path) => self.view.watched.covers(path) || self.view.watched.reaches_below(path),
-                Place::Beneath(path) => self.view.watched.covers(path),
-            });
-            Arc::from(places)
-        });
+        let known = self.old.get(self.key.as_slice()).cloned().unwrap_or_else(|| self.find(handle));
         if self.young.len() >= CACHED_MAX {
             self.old = std::mem::take(&mut self.young);
         }
         write_key(&mut self.key, handle);
-        self.young.insert(self.key.clone().into_boxed_slice(), Arc::clone(&places));
+        known.side.inspect(|side| self.shared.foreign.remember(&self.key, *side, epoch));
+        let places = Arc::clone(&known.places);
+        self.young.insert(self.key.clone().into_boxed_slice(), known);
         places
+    }
+
+    fn find(&mut self, handle: &Handle<'_>) -> Known {
+        let mut places = self.places(handle);
+        let side = self.side(&places);
+        places.retain(|place| match place {
+            Place::At(path) => self.view.watched.covers(path) || self.view.watched.reaches_below(path),
+            Place::Beneath(path) => self.view.watched.covers(path),
+        });
+        Known { places: Arc::from(places), side }
+    }
+
+    /// How a directory with these places lies to the trees, if it is in none of them. Of one that is nowhere, which may
+    /// pass, and of one too deep to be named nothing is said.
+    fn side(&self, places: &[Place]) -> Option<Side> {
+        let watched = &self.view.watched;
+        let mut side = None;
+        for place in places {
+            let Place::At(path) = place else { return None };
+            if watched.tree_of(path).is_some() {
+                return None;
+            }
+            let above = side == Some(Side::Above) || watched.reaches_below(path);
+            side = Some(if above { Side::Above } else { Side::Outside });
+        }
+        side
     }
 
     /// Where the object is, wherever that may be.

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::aliases::Aliases;
 use super::dirty::Dirty;
+use super::foreign::Foreign;
 use super::mounts::Mount;
 use super::single::Singles;
 use super::watched::Watched;
@@ -31,6 +32,8 @@ pub struct Shared {
     pub singles: Singles,
     /// Files with several names.
     pub aliases: Aliases,
+    /// Directories outside all trees.
+    pub foreign: Foreign,
     /// What was counted by others than the worker.
     pub counters: Counters,
 }
@@ -67,6 +70,7 @@ impl Shared {
             processes,
             singles: Singles::default(),
             aliases: Aliases::default(),
+            foreign: Foreign::default(),
             counters: Counters::default(),
         }
     }
@@ -79,7 +83,10 @@ impl Shared {
     /// Replaces the view.
     pub fn set_view(&self, view: View) {
         let roots = Arc::from(view.watched.trees());
+        let names = view.watched.names();
         *self.view.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(view);
         self.dirty.with(|set| set.set_roots(roots));
+        // After the view: what is resolved from now on is resolved by it.
+        self.foreign.begin(names);
     }
 }

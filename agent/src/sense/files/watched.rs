@@ -1,5 +1,6 @@
 //! Which paths are watched: trees, less what is excluded. Pure.
 
+use std::collections::HashSet;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
@@ -56,6 +57,11 @@ impl Watched {
     /// The trees, sorted, none beneath another.
     pub fn trees(&self) -> &[PathBuf] {
         &self.trees
+    }
+
+    /// All names on the ways to the trees.
+    pub fn names(&self) -> HashSet<Vec<u8>> {
+        self.trees.iter().flat_map(|tree| tree.iter()).map(|name| name.as_bytes().to_vec()).collect()
     }
 
     /// The tree that `path` lies in (or is).

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn handle(bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn handle(bytes: &[u8]) -> Vec<u8> {
     let mut out = b"fsid5678".to_vec();
     out.extend(u32::try_from(bytes.len()).unwrap().to_ne_bytes());
     out.extend(1i32.to_ne_bytes());
@@ -10,7 +10,7 @@ fn handle(bytes: &[u8]) -> Vec<u8> {
     out
 }
 
-fn record(kind: u8, body: &[u8]) -> Vec<u8> {
+pub(crate) fn record(kind: u8, body: &[u8]) -> Vec<u8> {
     let padded = body.len().next_multiple_of(4);
     let mut out = vec![kind, 0];
     out.extend(u16::try_from(4 + padded).unwrap().to_ne_bytes());
@@ -19,14 +19,14 @@ fn record(kind: u8, body: &[u8]) -> Vec<u8> {
     out
 }
 
-fn named(kind: u8, directory: &[u8], name: &[u8]) -> Vec<u8> {
+pub(crate) fn named(kind: u8, directory: &[u8], name: &[u8]) -> Vec<u8> {
     let mut body = handle(directory);
     body.extend(name);
     body.push(0);
     record(kind, &body)
 }
 
-fn event(mask: u64, pid: i32, records: &[Vec<u8>]) -> Vec<u8> {
+pub(crate) fn event(mask: u64, pid: i32, records: &[Vec<u8>]) -> Vec<u8> {
     let records = records.concat();
     let mut out = u32::try_from(HEADER_BYTES + records.len()).unwrap().to_ne_bytes().to_vec();
     out.extend([VERSION, 0]);
