@@ -73,6 +73,7 @@ fn main() -> Result<(), Failure> {
         stop: stop.clone(),
         status: status.clone(),
         processes: Default::default(),
+        sessions: Default::default(),
     };
     let (cpu, started) = (cpu_seconds(), Instant::now());
     let (handle, scanner) = files::start(config, context)?;

@@ -5,6 +5,7 @@
 
 pub mod actors;
 pub mod agent;
+pub mod audit;
 pub mod chaos;
 pub mod collector;
 pub mod host;

@@ -15,8 +15,27 @@ pub struct SshHost {
 impl SshHost {
     /// Starts it with its log below `dir`. Takes some seconds.
     pub fn start(dir: &Path) -> Self {
+        Self::start_in(dir, false, "demo")
+    }
+
+    /// The same with a user `name` instead of demo: audit tells of the logins of all tests.
+    pub fn start_for(dir: &Path, name: &str) -> Self {
+        Self::start_in(dir, false, name)
+    }
+
+    /// The same with the host's own process numbers, as on a host without containers.
+    pub fn start_with_host_processes(dir: &Path, name: &str) -> Self {
+        Self::start_in(dir, true, name)
+    }
+
+    fn start_in(dir: &Path, same: bool, name: &str) -> Self {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("lab/ssh-host");
-        let mut child = Command::new(script)
+        let mut command = Command::new(script);
+        if same {
+            command.env("SSH_HOST_SAME_PROCESSES", "1");
+        }
+        let mut child = command
+            .env("SSH_HOST_USER", name)
             .arg(dir)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -42,6 +61,16 @@ impl SshHost {
     /// One log-in that succeeds.
     pub fn log_in(&mut self) {
         self.ask("login");
+    }
+
+    /// The directory that is `/srv/shared` for those who log in.
+    pub fn shared(&self) -> PathBuf {
+        self.dir.join("shared")
+    }
+
+    /// One log-in that runs `command`.
+    pub fn execute(&mut self, command: &str) {
+        self.ask(&format!("run {command}"));
     }
 
     fn ask(&mut self, command: &str) {

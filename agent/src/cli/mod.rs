@@ -23,6 +23,7 @@ mod release;
 mod replay;
 mod run;
 mod scan;
+mod sessions;
 mod show;
 mod status;
 mod verify;
@@ -102,6 +103,7 @@ enum Subcommand {
     Ack(ack::Arguments),
     HoldCommands(hold_commands::Arguments),
     Release(release::Arguments),
+    Sessions(sessions::Arguments),
     Scan(scan::Arguments),
     Baseline(baseline::Arguments),
     Files(files::Arguments),
@@ -141,6 +143,7 @@ fn parse_and_run(arguments: impl Iterator<Item = OsString>) -> Exit {
         Subcommand::Ack(arguments) => ack::run(&global, arguments),
         Subcommand::HoldCommands(arguments) => hold_commands::run(&global, arguments),
         Subcommand::Release(arguments) => release::run(&global, arguments),
+        Subcommand::Sessions(arguments) => sessions::run(&global, arguments),
         Subcommand::Scan(arguments) => scan::run(&global, arguments),
         Subcommand::Baseline(arguments) => baseline::run(&global, arguments),
         Subcommand::Files(arguments) => files::run(&global, arguments),

@@ -78,6 +78,10 @@ fn print(shown: &Shown, style: Style) {
     if let Some(cause) = &finding.explained_by {
         row("explained", cause);
     }
+    let session = finding.evidence.get("session").and_then(|session| session.get("by")?.as_str());
+    if let Some(session) = session {
+        row("session", session);
+    }
     let evidence = serde_json::from_value::<FileEvidence>(finding.evidence.clone());
     let Ok(evidence) = evidence else {
         output::line(&style.paint(Tone::Faint, "  evidence"));

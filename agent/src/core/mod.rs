@@ -51,14 +51,15 @@ const ENROLMENT_POLL: Duration = Duration::from_secs(2);
 const CHECK_INTERVAL: Duration = Duration::from_secs(15);
 
 /// Tables of all modules but the ledger.
-pub fn schemas() -> [&'static str; 9] {
+pub fn schemas() -> [&'static str; 10] {
     use crate::detect::acts::tables as acts;
     use crate::detect::packages::tables as packages;
     use crate::sense::{files, host, logins};
     let sensors = [files::SCHEMA, packages::SCHEMA, logins::SCHEMA, host::SCHEMA, host::defences::SCHEMA];
     let [files, packages, logins, host, defences] = sensors;
     let [core, commands, freeze] = [lifecycle::SCHEMA, respond::SCHEMA, respond::FREEZE_SCHEMA];
-    [core, commands, freeze, files, packages, acts::SCHEMA, logins, host, defences]
+    let sessions = crate::sense::sessions::SCHEMA;
+    [core, commands, freeze, files, packages, acts::SCHEMA, logins, sessions, host, defences]
 }
 
 /// Why the agent did not start, or did not stop in good order.
@@ -225,6 +226,7 @@ impl Core {
             sealer: ledger.sealer(),
             scan: sensors.scan(),
             files: sensors.files(),
+            sessions: sensors.sessions(),
             identity: identity.clone(),
             cosigned,
             started: Moment::now(),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::error::Error as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use picket_protocol::record::Draft;
@@ -16,6 +16,7 @@ use crate::respond::work::Scan;
 use crate::sense::files::Scanner;
 use crate::sense::host::FigureSource;
 use crate::sense::processes::{self, Tuning};
+use crate::sense::sessions::Sessions;
 use crate::sense::{
     SensorContext, SensorError, SensorHandle, SensorProbe, SensorReport, SensorState, SensorStatus,
 };
@@ -62,6 +63,7 @@ pub struct Sensors {
     sealer: Sealer,
     scanner: Option<Scanner>,
     trees: Vec<PathBuf>,
+    sessions: Sessions,
 }
 
 impl Sensors {
@@ -82,18 +84,23 @@ impl Sensors {
             sealer: sealer.clone(),
             scanner: None,
             trees: trees.clone(),
+            sessions: Sessions::default(),
         };
         // The others ask it who did what they see.
         let status = statuses.get("processes");
         let processes =
             sensors.keep("processes", true, || processes::start(&Tuning::default(), &status, stop));
         let processes = processes.unwrap_or_default();
+        let sessions =
+            if config.logins.enabled { open_sessions(&database, &processes) } else { Sessions::default() };
+        sensors.sessions = sessions.clone();
         let context = |name| SensorContext {
             sealer: sealer.clone(),
             database: database.clone(),
             stop: stop.clone(),
             status: statuses.get(name),
             processes: processes.clone(),
+            sessions: sessions.clone(),
         };
         let logs = trees::look_up(&config.files.logs);
         let files_config = FilesConfig { trees, logs, ..config.files.clone() };
@@ -128,6 +135,11 @@ impl Sensors {
             let summary = scanner.scan(paths, deadline, progress).map_err(|error| error.to_string())?;
             Ok(json!({ "paths": paths.len(), "summary": summary }))
         }))
+    }
+
+    /// The login sessions, for whoever shows them.
+    pub fn sessions(&self) -> Sessions {
+        self.sessions.clone()
     }
 
     /// Finds sensors that have ended by themselves.
@@ -183,6 +195,14 @@ impl Sensors {
             tracing::error!(error, "the failure was not recorded");
         }
     }
+}
+
+/// Without them findings name no session, and that is all.
+fn open_sessions(database: &Path, processes: &processes::Processes) -> Sessions {
+    Sessions::open(database, processes, crate::clock::now()).unwrap_or_else(|error| {
+        tracing::error!(%error, "login sessions of earlier cannot be read");
+        Sessions::default()
+    })
 }
 
 fn defences_setup(config: &Config, trees: Vec<PathBuf>) -> host::defences::Setup {

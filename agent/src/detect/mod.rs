@@ -8,3 +8,4 @@ pub mod logins;
 pub mod logs;
 pub mod mass_change;
 pub mod packages;
+pub mod sessions;

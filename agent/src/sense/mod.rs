@@ -18,6 +18,7 @@ pub mod host;
 pub mod logins;
 pub mod packages;
 pub mod processes;
+pub mod sessions;
 
 /// What every sensor is given.
 #[derive(Clone)]
@@ -32,6 +33,8 @@ pub struct SensorContext {
     pub status: SensorStatus,
     /// Who the processes are that observations name by number.
     pub processes: processes::Processes,
+    /// Whose login session these processes belong to.
+    pub sessions: sessions::Sessions,
 }
 
 /// One mechanism of a ladder, tried.

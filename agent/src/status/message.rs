@@ -40,6 +40,8 @@ pub enum Request {
         /// With the diff of the text that it is about.
         diff: bool,
     },
+    /// Login sessions, the newest last, one item each.
+    Sessions {},
     /// Re-examine paths now; root only.
     Scan {
         /// Absolute; none for all watched trees.

@@ -13,6 +13,7 @@ use crate::respond::freeze::Freezer;
 use crate::respond::work::Scan;
 use crate::respond::{Moment, RespondReport, RespondStatus, Responder};
 use crate::sense::host::{Usage, usage};
+use crate::sense::sessions::Sessions;
 use crate::sense::{SensorReport, SensorState};
 use crate::uplink::{LinkReport, LinkState, LinkStatus};
 
@@ -112,6 +113,8 @@ pub struct Sources {
     pub scan: Option<Scan>,
     /// For what is asked of the file sensor.
     pub files: Option<Files>,
+    /// For `sessions`.
+    pub sessions: Sessions,
     /// Enrolment.
     pub identity: Identity,
     /// Cosignatures.

@@ -239,7 +239,11 @@ fn answer(client: Client, sources: &Sources, stop: &Stop) -> io::Result<()> {
 
 fn changes(request: &Request) -> bool {
     match request {
-        Request::Status {} | Request::Findings(_) | Request::Commands { .. } | Request::Show { .. } => false,
+        Request::Status {}
+        | Request::Findings(_)
+        | Request::Commands { .. }
+        | Request::Sessions {}
+        | Request::Show { .. } => false,
         Request::Window { action } => *action != WindowAction::Show {},
         Request::Scan { .. }
         | Request::Accept { .. }
@@ -261,6 +265,7 @@ fn handle(
         Request::Status {} => serde_json::to_value(sources.report(Moment::now())).map_err(|e| e.to_string()),
         Request::Findings(query) => return findings(&query, client, sources, stop),
         Request::Commands { limit } => return commands(limit, client, sources),
+        Request::Sessions {} => return sessions(client, sources),
         Request::Show { id, diff } => show(&sources.layout, &id, diff)
             .and_then(|shown| serde_json::to_value(shown).map_err(|error| error.to_string())),
         Request::Scan { paths } => scan(&paths, client, sources),
@@ -318,6 +323,14 @@ fn commands(limit: u32, client: &Client, sources: &Sources) -> io::Result<Answer
             Ok(Ok(json!({ "count": rows.len() })))
         }
     }
+}
+
+fn sessions(client: &Client, sources: &Sources) -> io::Result<Answer> {
+    let sessions = sources.sessions.list();
+    for session in &sessions {
+        client.send(&Reply::Item(serde_json::value::to_raw_value(session)?))?;
+    }
+    Ok(Ok(json!({ "count": sessions.len() })))
 }
 
 fn findings(query: &FindingQuery, client: &Client, sources: &Sources, stop: &Stop) -> io::Result<Answer> {

@@ -88,6 +88,7 @@ impl Lab {
             stop: stop.clone(),
             status: status.clone(),
             processes: Processes::default(),
+            sessions: Default::default(),
         };
         let handle = defences::start(self.setup.clone(), context).unwrap();
         self.running = Some(Running { stop, status, handle, writer });

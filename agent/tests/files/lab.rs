@@ -129,6 +129,7 @@ impl Lab {
             stop: stop.clone(),
             status: status.clone(),
             processes: self.processes.clone(),
+            sessions: Default::default(),
         };
         let (handle, scanner) =
             files::start_tuned(self.config.clone(), context, self.tuning.clone()).unwrap();

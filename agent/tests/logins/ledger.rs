@@ -58,6 +58,7 @@ impl Bench {
             stop: stop.clone(),
             status: status.clone(),
             processes: Default::default(),
+            sessions: Default::default(),
         };
         let sensor = logins::start(config, context).unwrap();
         Run { stop, sensor, writer, status }

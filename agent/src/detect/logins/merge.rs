@@ -118,7 +118,7 @@ impl Identity {
             service: event.service.clone(),
             class,
             // Some know an account by its number only.
-            user: event.user.clone().filter(|_| !matches!(class, Class::Account(_))),
+            user: event.user.clone().filter(|_| !by_process),
             // The end of a session is told without the address by some.
             address: event.address.filter(|_| class != Class::Logout),
             pid: event.pid.filter(|_| by_process),

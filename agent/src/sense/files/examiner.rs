@@ -31,6 +31,7 @@ use crate::detect::files::{Detector, Outcome};
 use crate::detect::mass_change::Habits;
 use crate::ledger::{Sealer, StateWrite};
 use crate::sense::packages::Packages;
+use crate::sense::sessions::Sessions;
 use crate::sense::{SensorContext, SensorState, SensorStatus};
 use crate::sys::Stop;
 
@@ -106,6 +107,7 @@ pub struct Examiner {
     pub stop: Stop,
     /// The ledger.
     pub sealer: Sealer,
+    sessions: Sessions,
     /// What `agent status` shows.
     pub status: SensorStatus,
     /// When the last finding was handed on.
@@ -160,6 +162,7 @@ impl Examiner {
             buffer: Vec::new(),
             stop: context.stop.clone(),
             sealer: context.sealer.clone(),
+            sessions: context.sessions.clone(),
             status: context.status.clone(),
             last_finding: None,
             rescan_rest: None,
@@ -262,7 +265,7 @@ impl Examiner {
             freeze::answer(&self.tuning.freezer, &self.shared.processes, &mut finding);
             self.tally.findings += 1;
             self.last_finding = Some(observed);
-            self.drafts.extend(draft(finding, path));
+            self.drafts.extend(draft(finding, path, &self.sessions));
         }
         self.writes.extend(outcome.writes);
     }
@@ -329,7 +332,7 @@ impl Examiner {
 
     /// Hands on a finding about the sensor itself.
     pub fn tell(&mut self, finding: Finding) -> Result<(), PassError> {
-        self.drafts.extend(draft(finding, Path::new("")));
+        self.drafts.extend(draft(finding, Path::new(""), &self.sessions));
         self.flush()
     }
 
@@ -362,7 +365,8 @@ impl Examiner {
 }
 
 /// The finding as a draft; without its evidence if that would be too long for a record.
-fn draft(mut finding: Finding, path: &Path) -> Option<Draft> {
+fn draft(mut finding: Finding, path: &Path, sessions: &Sessions) -> Option<Draft> {
+    sessions.link(&mut finding);
     let severity = finding.severity;
     if let Ok(draft) = Draft::new(RecordKind::Finding, severity, &finding) {
         return Some(draft);

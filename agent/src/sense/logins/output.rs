@@ -171,7 +171,13 @@ impl Output {
 
     /// Observes what audit told.
     pub fn heard(&mut self, heard: Heard, now: Timestamp) {
-        let Heard::Event(mut event) = heard else { return };
+        let mut event = match heard {
+            Heard::Event(event) => event,
+            Heard::Began { pid, login_uid, session } => {
+                return self.context.sessions.began(pid, login_uid, session, now);
+            }
+            Heard::Configured => return,
+        };
         self.tally.audit += 1;
         self.name_users(&mut event, now);
         self.observe(*event, false, now);
@@ -184,13 +190,17 @@ impl Output {
             kind => kind.is_account_change(),
         };
         let number = event.user.as_ref().filter(|_| numbered).and_then(|user| user.text.strip_prefix('#'));
-        if let Some(name) = number.and_then(|uid| self.names.name(uid.parse().ok()?, now)) {
+        let Some(uid) = number.and_then(|number| number.parse().ok()) else { return };
+        // Who is in a directory, not in /etc/passwd, is known by the name with which he logged in.
+        let known = self.names.name(uid, now);
+        if let Some(name) = known.or_else(|| self.context.sessions.user_of(event.session?, uid)) {
             event.user = Some(name);
         }
     }
 
-    fn observe(&mut self, event: LoginEvent, repeated: bool, now: Timestamp) {
+    fn observe(&mut self, mut event: LoginEvent, repeated: bool, now: Timestamp) {
         self.last_event = Some(now);
+        self.context.sessions.complete(&mut event, now);
         let steps = self.merge.report(event, repeated, now);
         self.take_steps(steps, now);
     }
@@ -199,16 +209,21 @@ impl Output {
         for step in steps {
             match step {
                 Step::New(event) => {
+                    self.context.sessions.observe(&event, now);
                     let findings = self.detector.observe(&event, now, &mut Uuid::now_v7);
                     self.add(findings);
                 }
-                Step::More { told, event } => self.detector.enrich(&told, &event, now),
+                Step::More { told, event } => {
+                    self.context.sessions.observe(&event, now);
+                    self.detector.enrich(&told, &event, now);
+                }
             }
         }
     }
 
     fn add(&mut self, findings: Vec<Finding>) {
-        for finding in findings {
+        for mut finding in findings {
+            self.context.sessions.link(&mut finding);
             match Draft::new(Kind::Finding, finding.severity, &finding) {
                 Ok(draft) => self.drafts.push(draft),
                 Err(error) => tracing::error!(%error, rule = finding.rule, "a finding cannot be sealed"),
@@ -231,6 +246,7 @@ impl Output {
 
     /// Raises what is due by the clock and commits it.
     pub fn tick(&mut self, now: Timestamp) -> Result<(), SealError> {
+        self.context.sessions.tick(now);
         let steps = self.merge.tick(now);
         self.take_steps(steps, now);
         let findings = self.detector.tick(now, DRAFTS_MAX);
@@ -240,7 +256,7 @@ impl Output {
 
     /// How long until [`Output::tick`] has something to do.
     pub fn due_in(&self, now: Timestamp) -> Option<Duration> {
-        let due = [self.merge.due_in(now), self.detector.due_in(now)];
+        let due = [self.merge.due_in(now), self.detector.due_in(now), self.context.sessions.due_in(now)];
         due.into_iter().flatten().min()
     }
 
@@ -276,6 +292,7 @@ impl Output {
 
     fn commit_writes(&mut self, mut writes: Vec<crate::ledger::StateWrite>) -> Result<(), SealError> {
         writes.extend(write_detector(self.detector.take_changes()));
+        writes.extend(self.context.sessions.writes());
         if self.drafts.is_empty() && writes.is_empty() {
             return Ok(());
         }

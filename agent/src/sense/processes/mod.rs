@@ -33,11 +33,53 @@ pub use proc::{Life, all as living, container as container_of, life};
 pub use process::{Budget, KnownBy, Process, Program, ProgramFacts, Users};
 pub use start::{BPF, CONNECTOR, PROC, Tuning, probe, start};
 
+use picket_protocol::time::Timestamp;
+
 use keeper::Keeper;
 
 /// Shared hold on what is known of processes; cheap to clone. The default knows nobody.
 #[derive(Clone, Debug, Default)]
 pub struct Processes(Option<Arc<Mutex<Keeper>>>);
+
+/// A process that belongs to a login session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Login {
+    /// The process.
+    pub pid: u32,
+    /// Who logged in.
+    pub login_uid: u32,
+    /// The session, as the kernel numbers it.
+    pub session: u32,
+    /// When the process began, by the wall clock as it is set now.
+    pub started: Timestamp,
+    /// What it runs.
+    pub executable: Box<[u8]>,
+    /// The container that it runs in.
+    pub container: Option<String>,
+}
+
+/// The session of the process `pid`, by `/proc`; none when it has none or is gone.
+pub fn login_of(pid: u32) -> Option<Login> {
+    let snapshot = proc::read(pid)?;
+    let boot = crate::clock::now().nanos().saturating_sub(signed(crate::clock::since_boot().as_nanos()));
+    Some(Login {
+        pid,
+        login_uid: snapshot.users.login?,
+        session: snapshot.users.session?,
+        started: Timestamp::from_nanos(boot.saturating_add(signed(u128::from(snapshot.started)))),
+        executable: snapshot.program.executable,
+        container: snapshot.program.container.map(String::from),
+    })
+}
+
+/// All processes that belong to a session.
+pub fn logins() -> Vec<Login> {
+    proc::all().into_iter().filter_map(login_of).collect()
+}
+
+fn signed(nanos: u128) -> i64 {
+    i64::try_from(nanos).unwrap_or(i64::MAX)
+}
 
 impl Processes {
     /// Takes up all that the kernel has told until now. To be called once for a batch of observations, after these

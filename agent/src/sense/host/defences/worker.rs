@@ -234,7 +234,8 @@ impl Worker {
     }
 
     fn seal(&mut self, outcome: Outcome) -> Result<(), SealError> {
-        let Outcome { findings, rows } = outcome;
+        let Outcome { mut findings, rows } = outcome;
+        findings.iter_mut().for_each(|finding| self.context.sessions.link(finding));
         if findings.is_empty() && rows.is_empty() {
             return Ok(());
         }

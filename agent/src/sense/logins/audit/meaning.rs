@@ -123,8 +123,10 @@ fn event(kind: u16, message: &Message<'_>) -> Option<LoginEvent> {
         }
         _ => found.user = account,
     }
-    if (kind, succeeded) == (USER_CMD, false) {
-        // After the failed passwords, which were told one by one, or instead of them.
+    // After the failed passwords, which were told one by one, or instead of them; and sudo tells the command in a message
+    // of its own, before this one.
+    let beside = (kind, succeeded) == (USER_CMD, false) || (kind == USER_START && found.service == "sudo");
+    if beside {
         found.reporter = Reporter::Notice;
     }
     found.address = message.last_word("addr").and_then(address);
@@ -160,8 +162,7 @@ impl Act<'_> {
             }
             (USER_START, true) if logs_in => Some(LoginKind::Success),
             (USER_END, _) if logs_in => Some(LoginKind::Logout),
-            // sudo tells the command in a message of its own.
-            (USER_START, true) if raises && self.service != "sudo" => Some(LoginKind::PrivilegeSuccess),
+            (USER_START, true) if raises => Some(LoginKind::PrivilegeSuccess),
             (USER_CMD, true) => Some(LoginKind::PrivilegeSuccess),
             (USER_CMD, false) => Some(LoginKind::PrivilegeFailure),
             (ADD_USER | ADD_GROUP, true) if !self.is_part() => Some(LoginKind::AccountCreated),

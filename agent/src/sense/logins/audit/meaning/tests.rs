@@ -40,7 +40,7 @@ fn recorded_messages_tell_each_act_once() {
         21 login.success sshd demo\n23 login.logout sshd demo\n\
         36 account.created useradd kxu\n37 account.created useradd #1001\n\
         39 account.changed chpasswd kxu\n43 account.changed chage #1001\n44 account.created groupadd group #1002\n47 account.changed usermod kxu\n\
-        51 privilege.success sudo #1001\n56 privilege.failure sudo #1001\n61 privilege.success su #0 kxu\n\
+        51 privilege.success sudo #1001\n53 privilege.success sudo #1001 root\n56 privilege.failure sudo #1001\n61 privilege.success su #0 kxu\n\
         64 privilege.failure su #1001 root\n65 account.removed groupdel group #1002\n\
         68 account.removed userdel #1001\n69 account.removed userdel kxu";
     assert_eq!(told.join("\n"), expected);

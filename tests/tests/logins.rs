@@ -1,0 +1,159 @@
+//! Logins end to end: a real sshd, real clients, real sudo, the kernel's real audit, and what a user reads of it.
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "tests fail loudly")]
+
+use std::path::Path;
+
+use picket_tests::agent::Agent;
+use picket_tests::audit::Audit;
+use picket_tests::ssh::SshHost;
+use picket_tests::wait_for;
+use serde_json::Value;
+
+/// An agent that is not enrolled, reads the log of `host` and watches what its users share.
+fn agent(dir: &Path, host: &SshHost, audit: bool) -> Agent {
+    let agent = Agent::configure(dir, "");
+    let path = dir.join("agent.toml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let text = text
+        .replace("audit = false", &format!("audit = {audit}"))
+        .replace(&agent.auth_log().display().to_string(), &host.auth_log().display().to_string())
+        .replace(&agent.watched().display().to_string(), &host.shared().display().to_string());
+    std::fs::write(&path, text).unwrap();
+    agent
+}
+
+fn wait_until_it_runs(agent: &Agent) {
+    wait_for("the agent to run with its baseline taken", || {
+        let status = agent.status()?;
+        let sensors = status.get("sensors")?.as_object()?.clone();
+        let ready = |name: &str| sensors.get(name).is_some_and(|sensor| sensor["state"] == "running");
+        (ready("files") && ready("logins")).then_some(())
+    });
+}
+
+/// The sealed findings of a rule.
+fn findings(agent: &Agent, rule: &str) -> Vec<Value> {
+    agent
+        .json(&["findings", "--rule", rule, "--limit", "1000"])
+        .into_iter()
+        .filter_map(|record| record.get("body").cloned())
+        .collect()
+}
+
+fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
+    value.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+}
+
+fn wait_for_finding(agent: &Agent, rule: &str, what: &str, fits: impl Fn(&Value) -> bool) -> Value {
+    wait_for(what, || findings(agent, rule).into_iter().rev().find(|finding| fits(finding)))
+}
+
+/// A user whom no other test has: audit tells of all that happens on this machine.
+fn name(what: &str) -> String {
+    format!("{what}{}", std::process::id())
+}
+
+/// Whether it is about `user`, and told by both.
+fn names_both_sources(finding: &Value, user: &str) -> bool {
+    if text(finding, "/evidence/event/user/text") != user {
+        return false;
+    }
+    let sources = finding.pointer("/evidence/event/sources").map(ToString::to_string).unwrap_or_default();
+    sources.contains("audit") && sources.contains("log") && finding.pointer("/evidence/event/port").is_some()
+}
+
+#[test]
+fn audit_and_log_tell_one_login_and_a_changed_file_names_it() {
+    let audit = match Audit::switch_on() {
+        Ok(audit) => audit,
+        Err(error) => {
+            println!("NOT TESTED with the kernel's audit, which cannot be used on this machine: {error}");
+            return;
+        }
+    };
+    let (dir, user, stranger) = (tempfile::tempdir().unwrap(), name("user"), name("stranger"));
+    let mut host = SshHost::start_for(&dir.path().join("lab"), &user);
+    let mut agent = agent(&dir.path().join("host"), &host, true);
+    agent.resume();
+    wait_until_it_runs(&agent);
+    let sources = agent.status().unwrap()["sensors"]["logins"]["sources"].clone();
+    assert!(sources.to_string().contains(r#""source":"audit","state":"running""#), "{sources}");
+
+    // A wrong password: told by audit at once, by the log a second or two later; one attempt, one finding.
+    host.fail(&user);
+    let failure = wait_for_finding(&agent, "login.failure", "the failure by both", |told| {
+        names_both_sources(told, &user)
+    });
+    assert_eq!(failure["observed"]["count"], 1, "{failure}");
+    let all = findings(&agent, "login.failure");
+    let ours = all.iter().filter(|told| text(told, "/evidence/event/user/text") == user);
+    assert!(ours.into_iter().all(|told| told["id"] == failure["id"]), "one act: {all:?}");
+
+    // A name that nobody has: audit knows it by another word.
+    host.fail(&stranger);
+    wait_for("the unknown user", || {
+        let all = agent.json(&["findings", "--rule", "login.", "--limit", "1000"]);
+        all.into_iter().find(|record| record.to_string().contains(&format!("\"text\":\"{stranger}\"")))
+    });
+
+    host.execute("echo x >/srv/shared/by-demo; sudo -n sh -c 'echo y >/srv/shared/by-root; sleep 0.2'");
+    let login = wait_for_finding(&agent, "login.success", "the login by both", |told| {
+        names_both_sources(told, &user)
+    });
+    assert_eq!(login["observed"]["count"], 1, "{login}");
+    let key = text(&login, "/evidence/event/key/text").to_owned();
+    assert!(key.contains("SHA256:"), "{login}");
+
+    let by_demo = wait_for_finding(&agent, "file.created", "demo's file", |finding| {
+        finding["title"].to_string().contains("by-demo")
+    });
+    let session = &by_demo["evidence"]["session"];
+    assert_eq!(session["address"], "127.0.0.1", "{by_demo}");
+    assert_eq!(text(session, "/key/text"), key, "{by_demo}");
+    assert!(text(&by_demo, "/title").contains("ssh from 127.0.0.1, key SHA256:"), "{by_demo}");
+    let by_root = wait_for_finding(&agent, "file.created", "root's file", |finding| {
+        finding["title"].to_string().contains("by-root")
+    });
+    let by = text(&by_root, "/evidence/session/by");
+    assert!(by.starts_with("root by sudo of ") && by.contains("after login"), "{by_root}");
+    assert_eq!(by_root["evidence"]["session"]["id"], session["id"], "one session");
+
+    // What a person is shown.
+    let shown = agent.run(&["show", by_root["id"].as_str().unwrap()]);
+    assert!(shown.contains("root by sudo of"), "{shown}");
+    let live = wait_for("the session to have ended", || {
+        let sessions = agent.json(&["sessions"]);
+        sessions.into_iter().find(|told| told["id"] == session["id"] && told["end"] == "logout")
+    });
+    assert_eq!((text(&live, "/service"), text(&live, "/address")), ("sshd", "127.0.0.1"), "{live}");
+    assert!(live["privileges"].to_string().contains("by-root"), "{live}");
+    let table = agent.run(&["sessions"]);
+    assert!(table.contains("sshd from 127.0.0.1 port") && table.contains("became root by sudo"), "{table}");
+
+    // It is known after a kill as well.
+    agent.kill();
+    agent.resume();
+    wait_until_it_runs(&agent);
+    let again = agent.json(&["sessions"]);
+    assert!(again.iter().any(|told| told["id"] == session["id"] && told["key"] == live["key"]), "{again:?}");
+    drop(audit);
+}
+
+#[test]
+fn without_audit_the_log_and_the_kernel_together_name_the_session() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut host = SshHost::start_with_host_processes(&dir.path().join("lab"), &name("plain"));
+    let mut agent = agent(&dir.path().join("host"), &host, false);
+    agent.resume();
+    wait_until_it_runs(&agent);
+    host.execute("sleep 1; sudo -n sh -c 'echo y >/srv/shared/by-root; sleep 0.2'");
+    let by_root = wait_for_finding(&agent, "file.created", "root's file", |finding| {
+        finding["title"].to_string().contains("by-root")
+    });
+    let session = &by_root["evidence"]["session"];
+    assert_eq!(session["address"], "127.0.0.1", "{by_root}");
+    assert!(text(session, "/key/text").contains("SHA256:"), "{by_root}");
+    assert!(session["port"].is_number() && session["audit_session"].is_number(), "{by_root}");
+    assert!(text(session, "/by").starts_with("root"), "{by_root}");
+    agent.stop();
+}
