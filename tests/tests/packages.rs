@@ -137,3 +137,67 @@ fn a_file_that_differs_from_what_apt_installed_is_high() {
     let mismatch = news.iter().find(|finding| finding["rule"] == "package.mismatch").unwrap();
     assert_eq!(mismatch["evidence"]["package"]["digest"], "md5, as dpkg recorded it", "{mismatch:#}");
 }
+
+/// Builds a wheel of `picket-wheel` by hand: modules, and a program by its entry point.
+const WHEEL: &str = r##"
+import base64, hashlib, sys, zipfile
+version = sys.argv[1]
+info = f"picket_wheel-{version}.dist-info"
+files = {f"picket_wheel/module{n}.py": f"# {version}\nvalue = {n}\n" for n in range(6)}
+files["picket_wheel/__init__.py"] = "def main(): pass\n"
+files[f"{info}/METADATA"] = f"Metadata-Version: 2.1\nName: picket-wheel\nVersion: {version}\n"
+files[f"{info}/WHEEL"] = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+files[f"{info}/entry_points.txt"] = "[console_scripts]\npicket-wheel = picket_wheel:main\n"
+digest = lambda text: base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
+record = "".join(f"{path},sha256={digest(text)},{len(text)}\n" for path, text in files.items())
+files[f"{info}/RECORD"] = record + f"{info}/RECORD,,\n"
+with zipfile.ZipFile(f"/tmp/picket_wheel-{version}-py3-none-any.whl", "w") as wheel:
+    for path, text in files.items():
+        wheel.writestr(path, text)
+"##;
+
+#[test]
+fn what_pip_installs_is_one_finding_a_distribution_and_what_differs_is_high() {
+    let mut host = Host::new();
+    host.write("/tmp/wheel.py", WHEEL.as_bytes());
+    host.shell("for version in 1.0 2.0 3.0; do python3 /tmp/wheel.py $version; done; python3 -m venv /usr/local/picket-app");
+    host.start_agent();
+    let mut known = host.findings().len();
+    let mut does = |script: &str, count: usize| {
+        host.shell(&format!("PATH=/usr/local/picket-app/bin:$PATH; pip() {{ python -m pip --isolated --quiet --disable-pip-version-check \"$@\"; }}; cd /usr/local/picket-app/lib/python3*/site-packages; {script}"));
+        let news = host.news(known, count);
+        known += news.len();
+        news
+    };
+    let install =
+        |version| format!("pip install --no-index --no-deps /tmp/picket_wheel-{version}-py3-none-any.whl");
+    let installed = does(&install("1.0"), 1);
+    let told_first = told(&installed);
+    assert!(
+        told_first[0].2.starts_with("picket_wheel 1.0 installed, ")
+            && told_first[0].2.ends_with(" all as packaged"),
+        "{installed:#?}"
+    );
+    assert_eq!((told_first.len(), told_first[0].1), (1, "info"), "{installed:#?}");
+    assert_eq!(installed[0]["evidence"]["digest"], "sha256, as pip recorded it");
+    let replaced = does(&install("2.0"), 1);
+    assert!(replaced[0]["title"].as_str().unwrap().starts_with("picket_wheel 1.0 → 2.0, "), "{replaced:#?}");
+    assert_eq!(replaced.len(), 1, "{replaced:#?}");
+    // As soon as pip has recorded what it put in place.
+    let tamper = "(until [ -f picket_wheel-3.0.dist-info/RECORD ]; do :; done; echo 'import evil' >> picket_wheel/module1.py) &";
+    let differs = does(&format!("{tamper} {}; wait", install("3.0")), 2);
+    let rules: Vec<_> = told(&differs).iter().map(|(rule, severity, _)| (*rule, *severity)).collect();
+    assert_eq!(rules, [("package.mismatch", "high"), ("package.transaction", "info")], "{differs:#?}");
+    // It is called pip, and is a shell.
+    let faked = does("cp /bin/sh /tmp/pip; /tmp/pip -c 'echo x > picket_wheel/module9.py'", 1);
+    assert_eq!(told(&faked)[0].0, "file.created", "{faked:#?}");
+    assert_eq!(faked[0]["explained_by"], Value::Null);
+    // Nobody but the package itself vouches for what every start of Python runs.
+    let startup = does("python -c \"open('picket.pth', 'w').write('import os')\"", 1);
+    assert_eq!(told(&startup)[0].0, "persistence.interpreter", "{startup:#?}");
+    let removed = does("rm picket_wheel/module9.py picket.pth", 2);
+    assert_eq!(removed.len(), 2, "{removed:#?}");
+    let removed = does("pip uninstall --yes picket-wheel", 1);
+    assert!(removed[0]["title"].as_str().unwrap().starts_with("picket_wheel 3.0 removed, "), "{removed:#?}");
+    assert_eq!(removed.len(), 1, "{removed:#?}");
+}

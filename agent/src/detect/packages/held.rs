@@ -7,6 +7,7 @@ use picket_protocol::crypto::Hash;
 use picket_protocol::finding::{Finding, Severity};
 use picket_protocol::time::Timestamp;
 
+use super::proof::site_of;
 use crate::sense::files::change::FileChange;
 use crate::sense::files::object::{Content, Kind, ObjectState};
 use crate::sense::processes::Actor;
@@ -137,7 +138,11 @@ pub struct Held {
     /// What is there now; none when it is gone.
     pub now: Option<Present>,
     /// What vanished with a directory, relative to it; incomplete when that is more than can be named.
+    #[serde(with = "names")]
     pub beneath: Vec<PathBuf>,
+    /// Of what was put aside ([`is_put_aside`]): where it stood.
+    #[serde(default, with = "names")]
+    pub stood: Vec<PathBuf>,
     /// More than that vanished.
     pub beneath_unnamed: bool,
     /// It may be used for more than before: set-id bits, or writable by all.
@@ -163,6 +168,7 @@ impl Held {
             now: change.after.as_ref().map(Present::new),
             beneath_unnamed: change.beneath_count > named,
             beneath,
+            stood: change.moved_from.iter().filter(|_| is_put_aside(&change.path)).cloned().collect(),
             gained: gained(change),
             hand: Hand::in_change(change),
             severity: finding.severity,
@@ -212,6 +218,30 @@ fn gained(change: &FileChange) -> bool {
 /// Endings of the names under which dpkg and rpm prepare and keep aside. Nothing loads or runs such a file by its
 /// place: the directories that matter take no names with these endings.
 const STAGING: &[&[u8]] = &[b".dpkg-new", b".dpkg-tmp"];
+
+/// Names with all their bytes: what is kept must be readable again.
+mod names {
+    use std::ffi::OsString;
+    use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+    use std::path::PathBuf;
+
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(names: &[PathBuf], to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(names.iter().map(|name| name.as_os_str().as_bytes()))
+    }
+
+    pub fn deserialize<'d, D: Deserializer<'d>>(from: D) -> Result<Vec<PathBuf>, D::Error> {
+        let names = Vec::<Vec<u8>>::deserialize(from)?;
+        Ok(names.into_iter().map(|name| PathBuf::from(OsString::from_vec(name))).collect())
+    }
+}
+
+/// Whether pip keeps there what it removes, until it has put the next version in place: `site-packages/~ame`.
+pub fn is_put_aside(path: &Path) -> bool {
+    let below = site_of(path).and_then(|site| path.strip_prefix(site).ok());
+    below.and_then(|below| below.iter().next()).is_some_and(|name| name.as_bytes().starts_with(b"~"))
+}
 
 /// The name under which the object will stand, of one that is being prepared.
 pub fn staged_for(path: &Path) -> Option<&Path> {

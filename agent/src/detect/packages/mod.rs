@@ -35,8 +35,8 @@ use picket_protocol::time::Timestamp;
 use serde_json::json;
 use uuid::Uuid;
 
-use self::held::{Hand, Held, kept_beside, staged_for};
-use self::proof::{Action, Activity, Answer, Manager, News, PackageId, Verdict};
+use self::held::{Hand, Held, is_put_aside, kept_beside, staged_for};
+use self::proof::{Action, Activity, Answer, Manager, News, PackageId, Verdict, site_of};
 use self::transaction::{Account, Fold, below_root, is_generated, mismatch, note, restored};
 use super::files::Outcome;
 use crate::ledger::StateWrite;
@@ -165,9 +165,17 @@ impl Stage {
             held.before = preparation.before;
         }
         if let Some(mut earlier) = self.take(&change.path) {
+            if held.now.is_none()
+                && let Some(stood) = earlier.stood.first().cloned()
+            {
+                writes.push(tables::remove_held(vec![change.path.clone()]));
+                writes.extend(self.put_aside_and_gone(stood, earlier, held, now));
+                return (None, writes);
+            }
             let vanished = earlier.before.is_none() && held.now.is_none();
             if vanished
                 && (staged_for(&change.path).is_some()
+                    || is_put_aside(&change.path)
                     || earlier.severity.max(held.severity) < Severity::Medium)
             {
                 writes.push(tables::remove_held(vec![change.path.clone()]));
@@ -186,11 +194,43 @@ impl Stage {
         (None, writes)
     }
 
+    /// What stood at `stood` was put aside, and is gone now: it was deleted, unless something else stands there.
+    fn put_aside_and_gone(
+        &mut self,
+        stood: PathBuf,
+        mut earlier: Held,
+        gone: Held,
+        now: Timestamp,
+    ) -> Option<StateWrite> {
+        self.last_held = Some(now);
+        earlier.stood = Vec::new();
+        earlier.add(gone);
+        if let Some(mut there) = self.take(&stood) {
+            there.before = there.before.or(earlier.before);
+            earlier = there;
+        }
+        let write = tables::put_held(&stood, &earlier);
+        self.put(stood, earlier);
+        Some(write)
+    }
+
     /// Whether a finding about the change would wait for the databases.
     pub fn may_hold(&self, change: &FileChange) -> bool {
         let waits =
             self.activity.is_some_and(|activity| activity.could_explain(change)) && self.may_wait(change);
-        waits || self.held.contains_key(&change.path)
+        waits || self.held.contains_key(&change.path) || self.may_be_pip(change)
+    }
+
+    /// Whether the change is what pip's work looks like: by an interpreter, or by whom nobody knows, in a directory
+    /// of Python packages; by an interpreter among programs, which pip puts there as well.
+    fn may_be_pip(&self, change: &FileChange) -> bool {
+        let hand = Hand::in_change(change);
+        let is_program = change.path.parent().is_some_and(|above| above.ends_with("bin"));
+        self.may_wait(change)
+            && match site_of(&change.path) {
+                Some(_) => matches!(hand, Hand::Interpreter | Hand::Unknown),
+                None => is_program && hand == Hand::Interpreter,
+            }
     }
 
     fn may_wait(&self, change: &FileChange) -> bool {
@@ -278,7 +318,11 @@ impl Stage {
                 self.fold(path, package, Account::Derived, round, changed);
             }
             Verdict::AsPackaged(package) | Verdict::Derived(package) => {
-                let why = if held.gained { "it gained rights" } else { "no package manager wrote it" };
+                let why = match package.manager {
+                    _ if held.gained => "it gained rights",
+                    Manager::Pip if !is_plain(held) => "the package's own word is no excuse for it",
+                    _ => "no package manager wrote it",
+                };
                 self.release(
                     path,
                     round,
@@ -449,6 +493,20 @@ struct Round<'a> {
     done: Vec<PathBuf>,
 }
 
+/// Whether nothing more is to be said of it than that a file is another than before. A package of pip's is vouched for by
+/// nobody but itself: what it brings to be run by every interpreter, for instance, is told.
+fn is_plain(held: &Held) -> bool {
+    const PLAIN: &[&str] = &[
+        "file.created",
+        "file.modified",
+        "file.deleted",
+        "file.moved",
+        "file.attributes",
+        "file.type-changed",
+    ];
+    held.severity < Severity::High && held.findings().all(|finding| PLAIN.contains(&finding.rule.as_str()))
+}
+
 /// Whether the digest may speak for itself.
 fn trusted(held: &Held, manager: Manager) -> bool {
     let by_hand = match held.hand {
@@ -456,6 +514,9 @@ fn trusted(held: &Held, manager: Manager) -> bool {
         Hand::Interpreter => manager != Manager::Dpkg,
         Hand::Other => false,
     };
+    if manager == Manager::Pip && !is_plain(held) {
+        return false;
+    }
     by_hand && (!held.gained || held.hand == Hand::Manager)
 }
 

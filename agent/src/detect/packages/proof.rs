@@ -1,7 +1,8 @@
 //! What the sensor tells of the package databases: whether a transaction may be behind a change, and what the
 //! databases say of an object once they have recorded it.
 
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use picket_protocol::time::Timestamp;
@@ -21,6 +22,8 @@ pub enum Manager {
     Dpkg,
     /// Red Hat's, below dnf and zypper.
     Rpm,
+    /// Python's: it has no archive's word, only the packages' own.
+    Pip,
 }
 
 impl Manager {
@@ -29,6 +32,7 @@ impl Manager {
         match self {
             Self::Dpkg => "dpkg",
             Self::Rpm => "rpm",
+            Self::Pip => "pip",
         }
     }
 
@@ -37,6 +41,7 @@ impl Manager {
         match self {
             Self::Dpkg => "md5, as dpkg recorded it",
             Self::Rpm => "sha256, as rpm recorded it",
+            Self::Pip => "sha256, as pip recorded it",
         }
     }
 }
@@ -48,7 +53,7 @@ pub struct PackageId {
     pub manager: Manager,
     /// Its name.
     pub name: String,
-    /// Its architecture; empty where it has none.
+    /// Its architecture, empty where it has none; of Python's packages the directory in which it is installed.
     pub architecture: String,
 }
 
@@ -67,6 +72,17 @@ impl Activity {
         let earliest = change.window.map_or(change.observed.first, |window| window.from);
         self.busy || earliest.since(self.changed) <= READ_LATE
     }
+}
+
+/// The directory of Python packages that `path` lies in: `…/lib/python3.11/site-packages` or `dist-packages`.
+pub fn site_of(path: &Path) -> Option<&Path> {
+    path.ancestors().skip(1).find(|above| {
+        let named = |path: Option<&Path>, test: fn(&[u8]) -> bool| {
+            path.and_then(Path::file_name).is_some_and(|name| test(name.as_bytes()))
+        };
+        named(Some(above), |name| name == b"site-packages" || name == b"dist-packages")
+            && named(above.parent(), |name| name.starts_with(b"python3"))
+    })
 }
 
 /// What a database says of a held change.

@@ -13,6 +13,7 @@ use crate::clock;
 impl Examiner {
     /// Tells the detector what goes on around a change: package transactions and planned work.
     pub(super) fn look_around(&mut self, change: &FileChange) -> Result<(), PassError> {
+        self.packages.note(&change.path, clock::now());
         self.detector.packages.set_activity(self.packages.activity(change.observed.last));
         self.detector.window = self.packages.window()?;
         Ok(())

@@ -13,8 +13,8 @@ use crate::detect::packages::proof::{Manager, PackageId};
 pub trait Database: std::fmt::Debug + Send {
     /// Whose it is.
     fn manager(&self) -> Manager;
-    /// The directory in which files appear or change when a transaction ends.
-    fn watched(&self) -> PathBuf;
+    /// The directory in which files appear or change when a transaction ends, where there is one.
+    fn watched(&self) -> Option<PathBuf>;
     /// Whether a notice about a file of this name in that directory is about the database.
     fn is_own(&self, name: &[u8]) -> bool;
     /// Whether somebody holds a lock.
@@ -28,6 +28,10 @@ pub trait Database: std::fmt::Debug + Send {
     fn read(&mut self, known: &Known, anew: bool) -> rusqlite::Result<()>;
     /// What was recorded anew.
     fn recorded(&self) -> Vec<&Recorded>;
+    /// Whether it was there long before it became known: that is no news.
+    fn is_of_old(&self, _recorded: &Recorded) -> bool {
+        false
+    }
     /// The paths of a package that was recorded anew, hashed.
     fn paths(&self, package: &PackageId) -> Paths;
     /// Says of each question which package that was recorded anew holds the object, and by what digest.

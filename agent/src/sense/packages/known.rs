@@ -163,6 +163,20 @@ impl Known {
     }
 }
 
+/// A row that says that a manager's packages were read once, even when there was none: from then on each is news.
+///
+/// # Errors
+/// What SQLite says.
+pub fn sentinel(known: &Known, manager: Manager) -> rusqlite::Result<Option<StateWrite>> {
+    let package = PackageId { manager, name: String::new(), architecture: String::new() };
+    if known.all(manager)?.contains_key(&(String::new(), String::new())) {
+        return Ok(None);
+    }
+    let fact = Fact { version: String::new(), installed: false, incomplete: false, recorded: 0 };
+    let recorded = Recorded { package, before: None, now: Some(fact) };
+    Ok(Some(put(&recorded, &Paths::default())))
+}
+
 /// Makes what is recorded what is known.
 pub fn put(recorded: &Recorded, paths: &Paths) -> StateWrite {
     let (package, now, paths) = (recorded.package.clone(), recorded.now.clone(), paths.to_bytes());

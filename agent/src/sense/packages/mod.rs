@@ -11,11 +11,13 @@
 //!
 //! **Limits.** The databases of the host itself are read, not those within containers. dpkg records MD5, and no
 //! owners, modes or link targets: a link is as packaged when it points to an object that a package holds.
+//! What pip recorded is judged in the same way ([`pip`]); it neither makes others wait nor explains other places.
 
 mod database;
 mod dpkg;
 mod known;
 mod md5;
+mod pip;
 mod place;
 mod question;
 mod rpm;
@@ -31,13 +33,14 @@ use rustix::fs::inotify;
 
 use self::database::Database;
 use self::dpkg::Dpkg;
-use self::known::{Known, Paths, Recorded, put};
+use self::known::{Known, Paths, Recorded, put, sentinel};
+use self::pip::Pip;
 use self::question::{Question, aliases};
 use self::rpm::Rpm;
 use crate::clock;
 use crate::detect::acts::{self, Stage as Acts};
 use crate::detect::packages::held::{Hand, Held};
-use crate::detect::packages::proof::{Activity, Answer, PackageId, Verdict};
+use crate::detect::packages::proof::{Activity, Answer, Manager, PackageId, Verdict};
 use crate::detect::packages::window::Window;
 use crate::detect::packages::{Stage, tables};
 use crate::sense::files::object::Kind;
@@ -53,6 +56,7 @@ pub struct Packages {
     root: PathBuf,
     known: Known,
     databases: Vec<Box<dyn Database>>,
+    pip: Pip,
     notices: Option<OwnedFd>,
     activity: Option<(Timestamp, Activity)>,
     anew: bool,
@@ -71,9 +75,10 @@ impl Packages {
         let dpkg = Dpkg::find(root).map(|dpkg| Box::new(dpkg) as Box<dyn Database>);
         let rpm = Rpm::find(root).map(|rpm| Box::new(rpm) as Box<dyn Database>);
         let databases: Vec<_> = dpkg.into_iter().chain(rpm).collect();
-        let notices = notices(databases.iter().map(|database| database.watched()).collect());
+        let notices = notices(databases.iter().filter_map(|database| database.watched()).collect());
         let known = Known::new(connection);
-        Ok(Self { root: root.to_path_buf(), known, databases, notices, activity: None, anew: true })
+        let pip = Pip::find(root);
+        Ok(Self { root: root.to_path_buf(), known, databases, pip, notices, activity: None, anew: true })
     }
 
     /// The detector's stage with what the last run held back.
@@ -83,9 +88,7 @@ impl Packages {
     pub fn stage(&self, now: Timestamp) -> rusqlite::Result<Stage> {
         let (held, folds) = tables::load(self.known.connection())?;
         let mut stage = Stage::restore(self.root.clone(), held, folds);
-        if !self.databases.is_empty() {
-            stage.stir(now);
-        }
+        stage.stir(now);
         Ok(stage)
     }
 
@@ -130,6 +133,17 @@ impl Packages {
         Some(activity)
     }
 
+    /// A change at `path` was seen: it may be one of several that a manager without a lock makes.
+    pub fn note(&mut self, path: &Path, now: Timestamp) {
+        self.pip.note(path, now);
+    }
+
+    /// All databases, pip's the last.
+    fn all(&self) -> impl Iterator<Item = &dyn Database> {
+        let pip: &dyn Database = &self.pip;
+        self.databases.iter().map(|database| database.as_ref() as &dyn Database).chain([pip])
+    }
+
     /// Planned work, open or over.
     ///
     /// # Errors
@@ -157,32 +171,40 @@ impl Packages {
         // Asked first: what is recorded while it is read belongs to the next answer.
         let is_settled =
             |database: &dyn Database| !database.is_busy() && now.since(database.changed()) >= SETTLE;
-        let settled = self.databases.iter().all(|database| is_settled(database.as_ref()));
+        let settled = self.all().all(is_settled);
         let anew = std::mem::take(&mut self.anew);
         for database in &mut self.databases {
             database.read(&self.known, anew)?;
         }
+        self.pip.read(&self.known, anew)?;
         let names = aliases(&self.root);
         let mut questions: Vec<Question<'_>> =
             held.iter().map(|(path, held)| Question::new(path, held, &self.root, &names)).collect();
-        self.databases.iter().for_each(|database| database.claim(&mut questions));
+        self.all().for_each(|database| database.claim(&mut questions));
         let verdicts = self.verdicts(&questions, settled)?;
         let mut answer = Answer { settled, verdicts, ..Answer::default() };
-        for database in self.databases.iter().filter(|_| settled) {
+        for database in self.all().filter(|_| settled) {
             // What was there before the agent is no news.
             let first_time = self.known.all(database.manager())?.is_empty();
             let recorded = database.recorded();
-            answer.news.extend(recorded.iter().filter(|_| !first_time).filter_map(|one| one.news()));
+            let is_late = |one: &Recorded| database.is_of_old(one);
+            let news = recorded.iter().filter(|one| !first_time && !is_late(one));
+            answer.news.extend(news.filter_map(|one| one.news()));
             answer.writes.extend(recorded.iter().map(|one| put(one, &database.paths(&one.package))));
+        }
+        if settled {
+            answer.writes.extend(sentinel(&self.known, Manager::Pip)?);
         }
         Ok(answer)
     }
 
     /// The news of the last answer are told.
     pub fn told(&mut self) {
-        for database in &self.databases {
+        let all = self.databases.iter().map(|database| database.as_ref() as &dyn Database);
+        for database in all.chain([&self.pip as &dyn Database]) {
             database.recorded().into_iter().for_each(|recorded| self.known.tell(recorded));
         }
+        self.pip.rest();
         self.anew = true;
     }
 
@@ -216,7 +238,7 @@ impl Packages {
     }
 
     fn recorded(&self) -> impl Iterator<Item = &Recorded> {
-        self.databases.iter().flat_map(|database| database.recorded())
+        self.all().flat_map(|database| database.recorded())
     }
 
     /// What the packages of the transaction held before it.

@@ -10,7 +10,7 @@ use super::known::Paths;
 use super::md5::Md5;
 use super::place;
 use crate::detect::packages::held::{Held, kept_beside};
-use crate::detect::packages::proof::{PackageId, Verdict};
+use crate::detect::packages::proof::{Manager, PackageId, Verdict};
 use crate::sense::files::object::Kind;
 
 /// A digest as a database keeps it.
@@ -122,6 +122,9 @@ impl<'a> Question<'a> {
         let claim = self.claim.as_ref()?;
         match now.kind {
             Kind::Directory if claim.digest.is_none() => Some(Verdict::AsPackaged(claim.package.clone())),
+            Kind::File if claim.digest.is_none() && claim.package.manager == Manager::Pip => {
+                Some(self.judge_undigested(claim))
+            }
             Kind::Symlink => {
                 let target = claim.target.as_ref()?;
                 Some(if now.target.as_ref() == Some(target) {
@@ -135,6 +138,15 @@ impl<'a> Question<'a> {
             }
             _ => Some(self.judge_file(now.digest, claim, claim.digest?)),
         }
+    }
+
+    /// pip records itself, and what Python compiles, without digests.
+    fn judge_undigested(&self, claim: &Claim) -> Verdict {
+        let name = self.path.file_name().unwrap_or_default().as_bytes();
+        let above = self.path.parent().and_then(Path::file_name).unwrap_or_default().as_bytes();
+        let compiled = name.ends_with(b".pyc") && above == b"__pycache__";
+        let itself = name == b"RECORD" && above.ends_with(b".dist-info");
+        if compiled || itself { Verdict::Derived(claim.package.clone()) } else { Verdict::Unpackaged }
     }
 
     fn judge_file(&self, seen: Option<Hash>, claim: &Claim, expected: Expected) -> Verdict {
@@ -195,7 +207,7 @@ pub fn aliases(root: &Path) -> Vec<Vec<u8>> {
 }
 
 /// Without `.` and `..`, by the words alone.
-fn normal(path: &Path) -> PathBuf {
+pub fn normal(path: &Path) -> PathBuf {
     let mut plain = PathBuf::from("/");
     for part in path.components() {
         match part {

@@ -140,8 +140,8 @@ impl Database for Dpkg {
         Manager::Dpkg
     }
 
-    fn watched(&self) -> PathBuf {
-        self.admin.clone()
+    fn watched(&self) -> Option<PathBuf> {
+        Some(self.admin.clone())
     }
 
     fn is_own(&self, name: &[u8]) -> bool {

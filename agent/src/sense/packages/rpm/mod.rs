@@ -131,8 +131,8 @@ impl Database for Rpm {
         Manager::Rpm
     }
 
-    fn watched(&self) -> PathBuf {
-        self.directory.clone()
+    fn watched(&self) -> Option<PathBuf> {
+        Some(self.directory.clone())
     }
 
     fn is_own(&self, name: &[u8]) -> bool {
