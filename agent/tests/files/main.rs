@@ -11,6 +11,7 @@ mod everyday;
 mod faults;
 mod filesystems;
 mod foreign;
+mod kinds;
 mod lab;
 mod logs;
 mod mass;

@@ -54,6 +54,7 @@ fn grammar(subject: Subject) -> Grammar {
     match subject {
         Subject::Shadow | Subject::Gshadow => Grammar::Hashes,
         Subject::Passwd | Subject::Group => Grammar::Accounts,
+        Subject::NameSwitch => Grammar::NameSwitch,
         _ => Grammar::Plain,
     }
 }

@@ -28,6 +28,8 @@ pub enum Grammar {
     Hashes,
     /// Colon-separated, with a password in the second field only on systems from before shadow.
     Accounts,
+    /// `passwd: files systemd`: names of databases, which are no secrets, and of where they are looked up.
+    NameSwitch,
 }
 
 /// The lines of a text, as they may be shown.
@@ -37,9 +39,22 @@ pub fn lines(grammar: Grammar, raw: &[&str]) -> Vec<String> {
         .map(|line| match grammar {
             Grammar::Hashes => hashes(line),
             Grammar::Accounts => state.line(&accounts(line)),
+            Grammar::NameSwitch if is_name_switch(line) => (*line).to_owned(),
+            Grammar::NameSwitch => state.line(line),
             Grammar::Plain => state.line(line),
         })
         .collect()
+}
+
+/// A database and where it is looked up, of letters that services have in their names.
+fn is_name_switch(line: &str) -> bool {
+    let word = |text: &str| {
+        let fine = |c: char| c.is_ascii_alphanumeric() || "_[]=!".contains(c);
+        text.len() < RANDOM_CHARS_MIN && text.chars().all(fine)
+    };
+    let Some((database, services)) = line.split_once(':') else { return false };
+    let is_database = !database.is_empty() && database.chars().all(|c| c.is_ascii_lowercase());
+    is_database && word(database) && services.split_whitespace().all(word)
 }
 
 /// One line that stands for itself.

@@ -244,6 +244,9 @@ fn hiding(case: &Case<'_>, after: &ObjectState, out: &mut Vec<Statement>) {
     } else if fresh && case.path.starts_with("/dev") {
         let words = format!("A program was put among the devices: {shown}");
         out.push(Statement::new("file.hidden", Severity::High, "T1564.001", words));
+    } else if fresh && world {
+        let words = format!("A program was put where anybody may write: {shown}");
+        out.push(Statement::new(case.fact.rule(), Severity::Low, "T1105", words));
     }
 }
 

@@ -147,3 +147,17 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_names_are_looked_up_in_is_no_secret_and_a_secret_among_it_is() {
+    let shown = |line: &str| lines(Grammar::NameSwitch, &[line]).remove(0);
+    for line in [
+        "passwd:         files systemd",
+        "hosts: files mdns4_minimal [NOTFOUND=return] dns",
+        "group: files evil",
+    ] {
+        assert_eq!(shown(line), line);
+    }
+    assert!(!shown("passwd: hunter2-and-more").contains("hunter2"));
+    assert!(!shown("passwd: aG93Y2FuaXRiZXRoYXRsb25n").contains("aG93"));
+}
