@@ -22,12 +22,13 @@ fn check_overlaps(rules: &ServiceRules) -> Vec<RuleProblem> {
     let mut told = std::collections::BTreeSet::new();
     let variants = rules.variants();
     for (index, (first, a)) in variants.iter().enumerate() {
-        for (second, b) in variants.iter().skip(index + 1) {
+        for (other_index, (second, b)) in variants.iter().enumerate().skip(index + 1) {
             let (Some(one), Some(other)) = (rules.rules().get(*first), rules.rules().get(*second)) else {
                 continue;
             };
             let accepted = one.may_overlap || other.may_overlap;
-            if !accepted && contradict(one, other) && !told.contains(&(first, second)) && overlap(a, b) {
+            let apart = rules.is_line(index) != rules.is_line(other_index);
+            if !accepted && !apart && contradict(one, other) && !told.contains(&(first, second)) && overlap(a, b) {
                 told.insert((first, second));
                 let message = format!(
                     "some message could match this rule and that of line {}, which says otherwise; make a field tighter \

@@ -130,6 +130,8 @@ pub struct ServiceRules {
     structured: Vec<(usize, Keys)>,
     /// The variants as they were compiled, for the check of overlaps and for tests.
     variants: Vec<(usize, Variant)>,
+    /// Which of them are for lines of the service's own logs.
+    of_lines: Vec<bool>,
 }
 
 impl Dispatch {
@@ -187,6 +189,7 @@ impl ServiceRules {
             lines: Dispatch::default(),
             structured: Vec::new(),
             variants: Vec::new(),
+            of_lines: Vec::new(),
         }
     }
 
@@ -199,12 +202,14 @@ impl ServiceRules {
     /// Adds a variant for messages.
     pub fn add_message(&mut self, rule: usize, variant: Variant) {
         self.variants.push((rule, variant.clone()));
+        self.of_lines.push(false);
         self.messages.add(rule, variant);
     }
 
     /// Adds a variant for lines of the service's own logs.
     pub fn add_log(&mut self, rule: usize, variant: Variant) {
         self.variants.push((rule, variant.clone()));
+        self.of_lines.push(true);
         self.lines.add(rule, variant);
     }
 
@@ -221,6 +226,11 @@ impl ServiceRules {
     /// Every variant with its rule's number.
     pub fn variants(&self) -> &[(usize, Variant)] {
         &self.variants
+    }
+
+    /// Whether the variant with this index is for lines of the service's own logs.
+    pub fn is_line(&self, variant: usize) -> bool {
+        self.of_lines.get(variant) == Some(&true)
     }
 
     /// Whether it is for messages of `program`.
