@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 
 use super::{Exit, Global, output, report_config_error};
 use crate::config::{Config, ConfigError, DEFAULT_PATH};
+use crate::sense::logins::parse::parsers::{FileProblem, SHIPPED, check_text, read_directory};
 
-/// Check a configuration file without starting anything.
+/// Check a configuration file, and the rule files for log lines, without starting anything.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  agent check-config\n  agent check-config ./agent.toml --json")]
 pub(super) struct Arguments {
@@ -16,10 +17,21 @@ pub(super) struct Arguments {
 pub(super) fn run(global: &Global, arguments: Arguments) -> Exit {
     let path = arguments.file.as_deref().or(global.config.as_deref());
     let result = Config::load(path);
+    let problems = match &result {
+        Ok(loaded) => rule_problems(&loaded.config.logins.parsers_dir),
+        Err(_) => Vec::new(),
+    };
     if global.json {
-        return json(path, &result.map(|_| ()));
+        return json(path, &result.map(|_| ()), &problems);
     }
     match result {
+        Ok(_) if !problems.is_empty() => {
+            output::error("rule files for log lines have problems, and are left out until they are mended:");
+            for problem in &problems {
+                eprintln!("  {}", picket_protocol::finding::printable(&problem.to_string()));
+            }
+            Exit::Usage
+        }
         Ok(loaded) => {
             let text = match loaded.source {
                 Some(path) => format!("{} is fine", path.display()),
@@ -35,16 +47,29 @@ pub(super) fn run(global: &Global, arguments: Arguments) -> Exit {
     }
 }
 
-fn json(path: Option<&Path>, result: &Result<(), ConfigError>) -> Exit {
+/// What is wrong with the customer's rule files, and with the shipped ones.
+fn rule_problems(directory: &Path) -> Vec<FileProblem> {
+    let (_, mut problems) = read_directory(directory);
+    for (name, text) in SHIPPED {
+        let file = PathBuf::from(format!("{name}.toml"));
+        let found = check_text(text).1;
+        problems.extend(found.into_iter().map(|problem| FileProblem { file: file.clone(), problem }));
+    }
+    problems
+}
+
+fn json(path: Option<&Path>, result: &Result<(), ConfigError>, rule_problems: &[FileProblem]) -> Exit {
+    let fine = result.is_ok() && rule_problems.is_empty();
     let problems = match result {
         Err(ConfigError::Invalid { problems, .. }) => problems.as_slice(),
         _ => &[],
     };
     output::json(&serde_json::json!({
         "file": path.unwrap_or(Path::new(DEFAULT_PATH)),
-        "fine": result.is_ok(),
+        "fine": fine,
         "error": result.as_ref().err().map(ToString::to_string),
         "problems": problems,
+        "rule_problems": rule_problems,
     }));
-    if result.is_ok() { Exit::Fine } else { Exit::Usage }
+    if fine { Exit::Fine } else { Exit::Usage }
 }

@@ -26,7 +26,41 @@ macro_rules! shipped {
     };
 }
 
-shipped!["sshd", "su", "sudo", "vsftpd"];
+shipped![
+    "sshd",
+    "dropbear",
+    "su",
+    "sudo",
+    "login",
+    "polkit",
+    "cron",
+    "pam",
+    "accounts",
+    "vsftpd",
+    "proftpd",
+    "pure-ftpd",
+    "dovecot",
+    "postfix",
+    "exim",
+    "mysql",
+    "postgresql",
+    "redis",
+    "nginx",
+    "apache",
+    "asterisk",
+    "freeswitch",
+    "kamailio",
+    "openvpn",
+    "wireguard",
+    "cockpit",
+    "webmin",
+    "phpmyadmin",
+    "wordpress",
+    "nextcloud",
+    "gitlab",
+    "gitea",
+    "grafana",
+];
 
 /// A problem with a rule file.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -72,7 +106,8 @@ impl Parsers {
     }
 
     /// These.
-    pub fn of(services: Vec<ServiceRules>) -> Self {
+    pub fn of(mut services: Vec<ServiceRules>) -> Self {
+        services.iter_mut().for_each(ServiceRules::compact);
         let mut parsers = Self { services, ..Self::default() };
         for (index, service) in parsers.services.iter().enumerate() {
             for program in &service.programs {

@@ -202,7 +202,18 @@ fn ended(message: &[u8]) -> Option<Parsed<'_>> {
     };
     let text = preauth(rest);
     let before_login = text.len() < rest.len();
-    let Peer { before, address, port } = peer_at_end(text)?;
+    let Some(Peer { before, address, port }) = peer_at_end(text) else {
+        // Without a port, as before OpenSSH 7.
+        return before_login.then(|| portless(text, b"connection closed"))?;
+    };
+    if let Some(user) = before.strip_prefix(b"user ").filter(|_| disconnected && !before_login) {
+        return Some(Parsed {
+            user: Some(user),
+            address,
+            port,
+            ..base(LoginKind::Logout, Reporter::Service)
+        });
+    }
     let user = match before {
         // The end of a session looks like this in OpenSSH 7.4.
         b"" if disconnected && !before_login => return None,
@@ -247,8 +258,14 @@ fn probe(message: &[u8]) -> Option<Parsed<'_>> {
     Some(Parsed { address: address(name), port, reason: Some(b"dropped"), ..parsed })
 }
 
+/// Nothing but an address.
+fn portless<'a>(text: &'a [u8], reason: &'static [u8]) -> Option<Parsed<'a>> {
+    let address = Some(address(text)?);
+    Some(Parsed { address, reason: Some(reason), ..base(LoginKind::Probe, Reporter::Service) })
+}
+
 /// A peer at the front of `rest`, right behind sshd's own words.
 fn probed<'a>(rest: &'a [u8], reason: &'static [u8]) -> Option<Parsed<'a>> {
-    let (address, port) = peer_at_front(rest)?;
+    let Some((address, port)) = peer_at_front(rest) else { return portless(preauth(rest), reason) };
     Some(Parsed { address, port, reason: Some(reason), ..base(LoginKind::Probe, Reporter::Service) })
 }

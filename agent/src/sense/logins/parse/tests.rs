@@ -100,6 +100,9 @@ login.probe | "" | 192.0.2.7 | 5 | 1 | Connection closed by invalid user  192.0.
 login.probe | root | 192.0.2.7 | 5 | 1 | Disconnected from authenticating user root 192.0.2.7 port 5 [preauth]
 login.probe | - | 192.0.2.7 | 5 | 1 | Disconnected from 192.0.2.7 port 5 [preauth]
 login.probe | - | 192.0.2.7 | 5 | 1 | Did not receive identification string from 192.0.2.7 port 5
+login.probe | - | 192.0.2.7 | - | 1 | Did not receive identification string from 192.0.2.7
+login.probe | - | 192.0.2.7 | - | 1 | Connection closed by 192.0.2.7 [preauth]
+login.logout | a b | 192.0.2.7 | 5 | 1 | Disconnected from user a b 192.0.2.7 port 5
 login.probe | - | 192.0.2.7 | 5 | 1 | Bad protocol version identification 'GET / HTTP/1.1' from 192.0.2.7 port 5
 login.probe | - | 192.0.2.7 | 5 | 1 | banner exchange: Connection from 192.0.2.7 port 5: invalid format
 login.probe | - | 192.0.2.7 | 5 | 1 | Unable to negotiate with 192.0.2.7 port 5: no matching host key type found. Their offer: ssh-dss [preauth]
@@ -151,7 +154,6 @@ fn what_is_no_attempt_is_nothing() {
         ("sshd", "Server listening on 0.0.0.0 port 22."),
         ("sshd", "Received disconnect from 192.0.2.7 port 5:11: Bye Bye [preauth]"),
         ("sshd", "Disconnected from 192.0.2.7 port 5"),
-        ("sshd", "Disconnected from user al 192.0.2.7 port 5"),
         ("sshd", "Connection closed by user al 192.0.2.7 port 5"),
         ("sshd", "pam_unix(sshd:session): session opened for user al(uid=1000) by (uid=0)"),
         ("sshd", "pam_unix(sshd:auth): check pass; user unknown"),

@@ -28,7 +28,12 @@ fn check_overlaps(rules: &ServiceRules) -> Vec<RuleProblem> {
             };
             let accepted = one.may_overlap || other.may_overlap;
             let apart = rules.is_line(index) != rules.is_line(other_index);
-            if !accepted && !apart && contradict(one, other) && !told.contains(&(first, second)) && overlap(a, b) {
+            if !accepted
+                && !apart
+                && contradict(one, other)
+                && !told.contains(&(first, second))
+                && overlap(a, b)
+            {
                 told.insert((first, second));
                 let message = format!(
                     "some message could match this rule and that of line {}, which says otherwise; make a field tighter \

@@ -231,19 +231,21 @@ impl Middle {
             let fixed =
                 self.latest(inside, start, index)? == found && !separator.overlaps(inside, found, found_end);
             if fixed {
-                if let Some(from) = sure {
-                    fields.set(capture, text.get(from..found)?);
-                }
                 separator.take(text, found, fields)?;
             } else {
-                fields.ambiguous = true;
+                fields.ambiguous |= separator.captures();
+            }
+            match sure.filter(|_| fixed) {
+                Some(from) => fields.set(capture, text.get(from..found)?),
+                None => fields.ambiguous |= capture != Capture::Nothing,
             }
             sure = fixed.then_some(found_end);
             capture = separator.then;
             early = found_end;
         }
-        if let Some(from) = sure {
-            fields.set(capture, text.get(from..end)?);
+        match sure {
+            Some(from) => fields.set(capture, text.get(from..end)?),
+            None => fields.ambiguous |= capture != Capture::Nothing,
         }
         Some(())
     }
@@ -265,6 +267,14 @@ impl Separator {
         let literal = tokens.first().and_then(Token::literal).unwrap_or_default().to_vec();
         let (forward, backward) = (Finder::new(&literal).into_owned(), FinderRev::new(&literal).into_owned());
         Self { tokens, forward, backward, then }
+    }
+
+    /// Whether it holds a field that is kept.
+    fn captures(&self) -> bool {
+        self.tokens.iter().any(|token| match token {
+            Token::Literal(_) => false,
+            Token::Choice(capture, _) | Token::Field { capture, .. } => *capture != Capture::Nothing,
+        })
     }
 
     /// Where it ends when it begins at `at`.
@@ -312,11 +322,11 @@ fn forward<'a>(token: &Token, text: &'a [u8], start: usize, fields: &mut Fields<
     let rest = text.get(start..)?;
     let length = match token {
         Token::Literal(bytes) | Token::Choice(_, bytes) => rest.starts_with(bytes).then_some(bytes.len())?,
-        Token::Field { shape, bytes, optional, .. } => {
+        Token::Field { shape, bytes, optional, give_back, .. } => {
             let length = match shape {
                 Shape::Quoted => quoted_forward(rest)?,
                 Shape::Time(form) => form.measure(rest)?,
-                _ => rest.iter().take_while(|byte| bytes.has(**byte)).count(),
+                _ => rest.iter().take_while(|byte| bytes.has(**byte)).count().checked_sub(*give_back)?,
             };
             accept(*shape, rest.get(..length)?, *optional)?;
             length

@@ -2,7 +2,8 @@
 //! two sequences have a common message exactly when their product has a way from its beginning to its end.
 
 use super::bytes::ByteSet;
-use super::pattern::{Token, Variant};
+use super::pattern::{Shape, Token, Variant};
+use super::stamp::Form;
 
 /// Most states of a product: two patterns of the longest kind.
 const STATES_MAX: usize = 4 * 1024 * 1024;
@@ -55,6 +56,7 @@ fn steps(variant: &Variant) -> Vec<Step> {
             Token::Literal(bytes) | Token::Choice(_, bytes) => {
                 steps.extend(bytes.iter().map(|byte| Step::One(ByteSet::default().with(*byte))));
             }
+            Token::Field { shape: Shape::Time(form), .. } => steps.extend(time_steps(*form)),
             Token::Field { bytes, optional, .. } => {
                 if !token.is_text() && !optional {
                     steps.push(Step::One(*bytes));
@@ -64,6 +66,32 @@ fn steps(variant: &Variant) -> Vec<Step> {
         }
     }
     steps
+}
+
+/// The layout of a time: `9` is a digit or space, `a` a letter, `?` what follows the seconds, all else itself.
+fn time_steps(form: Form) -> Vec<Step> {
+    let layout = match form {
+        Form::Rfc3339 => "9999-99-99T99:99:99?",
+        Form::Zoned => "9999-99-99T99:99:99? ?",
+        Form::Clf => "99/aaa/9999:99:99:99 z9999",
+        Form::Asctime => "aaa aaa 99 99:99:99? 9999",
+        Form::Slashed => "9999/99/99 99:99:99",
+        Form::DayFirst => "99saaas9999 99:99:99?",
+        Form::Short => "999999 99:99:99",
+        Form::Traditional => "aaa 99 99:99:99",
+        Form::Unknown => "?",
+    };
+    let of = |wanted: &[u8]| ByteSet::of(|byte| wanted.contains(&byte));
+    let layout = layout.bytes().map(|byte| match byte {
+        b'9' => Step::One(of(b"0123456789 ")),
+        b'a' => Step::One(ByteSet::of(|byte| byte.is_ascii_alphabetic())),
+        b'T' => Step::One(of(b"T ")),
+        b's' => Step::One(of(b" -/")),
+        b'z' => Step::One(of(b"+-")),
+        b'?' => Step::Many(ByteSet::of(|byte| byte.is_ascii_alphanumeric() || b".,+-:".contains(&byte))),
+        byte => Step::One(ByteSet::default().with(byte)),
+    });
+    layout.collect()
 }
 
 #[cfg(test)]

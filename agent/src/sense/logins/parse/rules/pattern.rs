@@ -9,7 +9,7 @@
 //! - Everything outside braces is literal; `{{` and `}}` stand for braces.
 //! - `{capture}` or `{capture:shape}` is a field. Captures: `user`, `account`, `address`, `host`, `peer`, `port`,
 //!   `method`, `key`, `tty`, `target`, `command`, `reason`, `request`, `status`, `repeats`, `service`, `pid`, `time`,
-//!   and `text`, `word`, `number`, `quoted` for what is not kept. Shapes: `text`, `word`, `account`, `number`, `host`, `address`,
+//!   and `text`, `word`, `number`, `quoted` for what is not kept. Shapes: `text`, `word`, `account`, `basic`, `number`, `host`, `address`,
 //!   `peer`, `quoted`; a `?` behind the shape permits the empty text. `{time:FORM}` is a time, see [`super::stamp`].
 //! - `{=one|two}` is one of several literals; `{capture=one|two}` keeps which; `{?literal}` may be missing.
 //!
@@ -78,6 +78,8 @@ pub enum Shape {
     Word,
     /// The name of an account that exists.
     Account,
+    /// The user of HTTP's basic authentication: anything but a colon, also nothing.
+    Basic,
     /// Digits.
     Number,
     /// An address or a host's name.
@@ -109,6 +111,9 @@ pub enum Token {
         bytes: ByteSet,
         /// It may be empty.
         optional: bool,
+        /// How many of these bytes belong to the literal behind it: where that begins with bytes that the field could
+        /// hold, the first one that it could not says where both end.
+        give_back: usize,
     },
 }
 
@@ -116,6 +121,18 @@ impl Token {
     /// Whether it can hold anything.
     pub fn is_text(&self) -> bool {
         matches!(self, Self::Field { shape: Shape::Text, .. })
+    }
+
+    /// What it keeps; an address with its port and one without are the same.
+    fn capture(&self) -> Option<Capture> {
+        match self {
+            Self::Literal(_) => None,
+            Self::Choice(capture, _) | Self::Field { capture, .. } => match capture {
+                Capture::Nothing => None,
+                Capture::Peer => Some(Capture::Address),
+                capture => Some(*capture),
+            },
+        }
     }
 
     /// The bytes of a literal.
@@ -289,7 +306,8 @@ fn part(inside: &str) -> Result<Part, String> {
     if matches!(shape, Shape::Time(Form::Unknown)) {
         return Err(format!("has a time without a form; {}", Form::known()));
     }
-    Ok(Part::Token(Token::Field { capture, shape, bytes: bytes_of(shape), optional }))
+    let optional = optional || shape == Shape::Basic;
+    Ok(Part::Token(Token::Field { capture, shape, bytes: bytes_of(shape), optional, give_back: 0 }))
 }
 
 fn field(name: &str) -> Result<(Capture, Shape), String> {
@@ -329,6 +347,7 @@ fn shape_of(name: &str) -> Result<Shape, String> {
         "text" => Shape::Text,
         "word" => Shape::Word,
         "account" => Shape::Account,
+        "basic" => Shape::Basic,
         "number" => Shape::Number,
         "host" => Shape::Host,
         "address" => Shape::Address,
@@ -336,7 +355,7 @@ fn shape_of(name: &str) -> Result<Shape, String> {
         "quoted" => Shape::Quoted,
         other => {
             return Err(format!(
-                "has an unknown shape {other:?}; known are text, word, account, number, host, address, peer and quoted"
+                "has an unknown shape {other:?}; known are text, word, account, basic, number, host, address, peer and quoted"
             ));
         }
     })
@@ -349,6 +368,7 @@ fn bytes_of(shape: Shape) -> ByteSet {
         Shape::Account => {
             ByteSet::of(|byte| byte > b' ' && byte != 0x7f && !b":/\"'`<>()[]{},;=|".contains(&byte))
         }
+        Shape::Basic => ByteSet::of(|byte| byte != b':' && byte != b'\n'),
         Shape::Number => ByteSet::of(|byte| byte.is_ascii_digit()),
         Shape::Host | Shape::Address => {
             ByteSet::of(|byte| byte.is_ascii_alphanumeric() || b".:%_-".contains(&byte))
@@ -382,6 +402,13 @@ fn tighten(tokens: Vec<Token>) -> Result<Vec<Token>, String> {
     if out.is_empty() {
         return Err("is empty".to_owned());
     }
+    let mut captures: Vec<Capture> = out.iter().filter_map(Token::capture).collect();
+    captures.sort_unstable();
+    if captures.windows(2).any(|pair| pair.first() == pair.last()) {
+        return Err(
+            "keeps the same thing twice; write {word:address} for an address that is not kept".to_owned()
+        );
+    }
     Ok(out)
 }
 
@@ -391,7 +418,8 @@ fn tighten_one(
     after: Option<&Token>,
     behind_text: bool,
 ) -> Result<Token, String> {
-    let Token::Field { capture, shape, mut bytes, optional } = token else { return Ok(token) };
+    let Token::Field { capture, shape, mut bytes, optional, .. } = token else { return Ok(token) };
+    let mut give_back = 0;
     if after.is_some_and(|after| after.literal().is_none()) {
         return Err("has two fields side by side; put a literal between them".to_owned());
     }
@@ -410,19 +438,32 @@ fn tighten_one(
                 );
             }
         }
-        _ => {
-            let (allowed, edges) = (bytes, [before.and_then(Token::last), after.and_then(Token::first)]);
-            for edge in edges.into_iter().flatten().filter(|edge| allowed.has(*edge)) {
-                // A word without the one byte is still a word; a number or an address would be another.
-                if !matches!(shape, Shape::Word | Shape::Account) {
-                    return Err(format!(
-                        "has a field of shape {shape:?} beside {:?}, which may be part of it",
-                        char::from(edge)
-                    ));
-                }
-                bytes = bytes.without(edge);
-            }
+        Shape::Word | Shape::Account => {
+            // A word without the one byte is still a word.
+            let edges = [before.and_then(Token::last), after.and_then(Token::first)];
+            bytes = edges.into_iter().flatten().fold(bytes, ByteSet::without);
         }
+        _ => give_back = shared_bytes(shape, &bytes, before, after, behind_text)?,
     }
-    Ok(Token::Field { capture, shape, bytes, optional })
+    Ok(Token::Field { capture, shape, bytes, optional, give_back })
+}
+
+/// How many bytes a field that could hold its neighbour's beginning gives back to it.
+fn shared_bytes(
+    shape: Shape,
+    bytes: &ByteSet,
+    before: Option<&Token>,
+    after: Option<&Token>,
+    behind_text: bool,
+) -> Result<usize, String> {
+    let refuse = |edge: u8| {
+        format!("has a field of shape {shape:?} beside {:?}, which may be part of it", char::from(edge))
+    };
+    let (last, first) = (before.and_then(Token::last), after.and_then(Token::first));
+    if behind_text && let Some(edge) = [last, first].into_iter().flatten().find(|edge| bytes.has(*edge)) {
+        return Err(refuse(edge));
+    }
+    let Some(first) = first.filter(|first| bytes.has(*first)) else { return Ok(0) };
+    let literal = after.and_then(Token::literal).unwrap_or_default();
+    literal.iter().position(|byte| !bytes.has(*byte)).ok_or_else(|| refuse(first))
 }

@@ -218,6 +218,13 @@ impl ServiceRules {
         self.structured.push((rule, keys));
     }
 
+    /// Forgets what only checks need, which is more than what reading needs.
+    pub fn compact(&mut self) {
+        self.variants = Vec::new();
+        self.of_lines = Vec::new();
+        self.samples = Vec::new();
+    }
+
     /// The rules.
     pub fn rules(&self) -> &[Rule] {
         &self.rules
