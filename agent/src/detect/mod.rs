@@ -9,3 +9,4 @@ pub mod logs;
 pub mod mass_change;
 pub mod packages;
 pub mod sessions;
+pub mod web;

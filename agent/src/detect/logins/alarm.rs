@@ -175,8 +175,20 @@ impl Alarms {
         true
     }
 
-    /// Opens an alarm at `key`, of which `event` is the newest; one that is open already grows.
+    /// Opens an alarm at `key`, of which `event` is the newest; one that is open already grows, and is told at once when
+    /// this matters more than what it was opened for.
     pub fn open(&mut self, key: AlarmKey, event: &LoginEvent, opening: Opening, turn: &mut Turn<'_>) {
+        if let Some(alarm) = self.open.touch(&key).filter(|alarm| alarm.severity < opening.severity) {
+            alarm.add(event, 1, turn.now);
+            alarm.severity = opening.severity;
+            alarm.words = opening.words;
+            alarm.newest.clone_from(event);
+            if let Value::Object(numbers) = opening.numbers {
+                alarm.numbers = numbers;
+            }
+            turn.findings.push(alarm.raise(&key, turn.now));
+            return;
+        }
         if self.grow(&key, event, 1, turn) {
             return;
         }

@@ -71,6 +71,11 @@ impl<K: Clone + Eq + Hash + Ord + Serialize + DeserializeOwned, V: Entry> Kept<K
         Some(value)
     }
 
+    /// The entry at `key`, to be changed in a way that no row need tell.
+    pub fn peek_mut(&mut self, key: &K) -> Option<&mut V> {
+        self.table.get_mut(key).map(|(value, _)| value)
+    }
+
     /// Puts an entry that was not there; gives what had to go for it.
     pub fn insert(&mut self, key: K, value: V) -> Option<(K, V)> {
         let evicted = self.table.insert(key.clone(), (value, false));

@@ -47,6 +47,7 @@ mod success;
 mod table;
 mod thresholds;
 mod tries;
+mod web;
 mod words;
 
 use alarm::{Alarms, Turn};
@@ -64,6 +65,7 @@ use pending::Waiting;
 use privilege::Privileges;
 use slow::SlowGuessing;
 pub use thresholds::Thresholds;
+use web::Requests;
 
 /// Rows of a table of tries that one commit writes: an ordinary commit has a handful. In a flood the rest waits.
 const WEAK_ROWS_MAX: usize = 128;
@@ -97,6 +99,7 @@ pub struct Detector {
     fresh_keys: FreshKeys,
     concurrent: Concurrent,
     waiting: Waiting,
+    requests: Requests,
     facts: Facts,
     /// Rows that could not be read, to be removed.
     damaged: Vec<String>,
@@ -122,6 +125,7 @@ impl Detector {
             fresh_keys: FreshKeys::new(),
             concurrent: Concurrent::new(),
             waiting: Waiting::new(),
+            requests: Requests::new(),
             facts: Facts::default(),
             damaged: Vec::new(),
             due: None,
@@ -157,7 +161,11 @@ impl Detector {
         let mut findings = Vec::new();
         let thresholds = self.thresholds;
         let mut turn = Turn { now, thresholds: &thresholds, new_id, findings: &mut findings };
-        let attempts = self.folds.add(event, &mut turn);
+        let attempts = match event.event {
+            // Requests are many, and ordinary.
+            LoginKind::WebRequest => 1,
+            _ => self.folds.add(event, &mut turn),
+        };
         if attempts > 0 {
             self.judge(event, attempts, &mut turn);
         }
@@ -185,6 +193,7 @@ impl Detector {
                     self.judge_success(event, turn);
                 }
             }
+            LoginKind::WebRequest => self.requests.asked(event, &mut self.alarms, turn),
             LoginKind::Logout => self.concurrent.ended(event),
             LoginKind::PrivilegeFailure => self.privileges.failed(event, attempts, &mut self.alarms, turn),
             LoginKind::PrivilegeSuccess => self.privileges.succeeded(event, &mut self.alarms, turn),
@@ -243,6 +252,7 @@ impl Detector {
             self.alarms.tick(max, &mut turn),
             self.guessing.tick(now, &thresholds),
             self.privileges.tick(now, &thresholds),
+            self.requests.tick(now, &thresholds),
         ];
         self.due = due.into_iter().flatten().min();
         // What lives for days needs no clock of its own.
@@ -278,6 +288,7 @@ impl Detector {
             self.alarms.set_back(now);
             self.guessing.set_back(now);
             self.waiting.set_back(now);
+            self.requests.set_back(now);
             self.privileges.set_back(now);
             self.due = self.due.map(|due| due.min(now));
         }
@@ -296,6 +307,7 @@ impl Detector {
         self.privileges.take_changes(&mut changes);
         self.habits.take_changes(&mut changes);
         self.waiting.take_changes(&mut changes);
+        self.requests.take_changes(&mut changes);
         self.fresh_keys.take_changes(&mut changes);
         self.concurrent.take_changes(&mut changes);
         changes.into_iter().collect()
@@ -312,6 +324,7 @@ impl Detector {
             || self.privileges.has_changes()
             || self.habits.has_changes()
             || self.waiting.has_changes()
+            || self.requests.has_changes()
             || self.fresh_keys.has_changes()
             || self.concurrent.has_changes()
     }
@@ -330,6 +343,7 @@ impl Detector {
                 .or_else(|| self.privileges.restore(&row, &state))
                 .or_else(|| self.habits.restore(&row, &state))
                 .or_else(|| self.waiting.restore(&row, &state))
+                .or_else(|| self.requests.restore(&row, &state))
                 .or_else(|| self.fresh_keys.restore(&row, &state))
                 .or_else(|| self.concurrent.restore(&row, &state));
             if known != Some(true) {
