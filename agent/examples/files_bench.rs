@@ -74,6 +74,7 @@ fn main() -> Result<(), Failure> {
         status: status.clone(),
         processes: Default::default(),
         sessions: Default::default(),
+        keys: Default::default(),
     };
     let (cpu, started) = (cpu_seconds(), Instant::now());
     let (handle, scanner) = files::start(config, context)?;

@@ -9,6 +9,7 @@
 
 use std::fmt;
 use std::io::{self, Read as _};
+use std::net::IpAddr;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -90,6 +91,8 @@ pub struct LoginsConfig {
     pub audit_enable: bool,
     /// `records`: read the utmp family (`btmp`, `wtmp`). Default true.
     pub records: bool,
+    /// `fleet`: addresses of the customer's other hosts. Default none.
+    pub fleet: Vec<IpAddr>,
     /// `[logins.thresholds]`: when is enough.
     pub thresholds: Thresholds,
     /// `parsers_dir`: the customer's own rule files, default `/etc/picket/parsers.d`.
@@ -240,6 +243,7 @@ impl Default for LoginsConfig {
             audit: true,
             audit_enable: false,
             records: true,
+            fleet: Vec::new(),
             thresholds: Thresholds::default(),
             parsers_dir,
         }

@@ -73,6 +73,21 @@ impl SshHost {
         self.ask(&format!("run {command}"));
     }
 
+    /// So many wrong passwords of `demo`, by `tool`: `hydra` or `medusa`.
+    pub fn guess(&mut self, count: u32, tool: &str) {
+        self.ask(&format!("guess {count} {tool}"));
+    }
+
+    /// So many wrong passwords of `demo` and then the right one, by hydra.
+    pub fn guess_right(&mut self, count: u32) {
+        self.ask(&format!("guess-right {count}"));
+    }
+
+    /// One password for so many names without accounts, by hydra.
+    pub fn spray(&mut self, count: u32) {
+        self.ask(&format!("spray {count}"));
+    }
+
     fn ask(&mut self, command: &str) {
         let input = self.input.as_mut().expect("open until dropped");
         writeln!(input, "{command}").expect("the ssh host listens");

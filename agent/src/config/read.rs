@@ -1,5 +1,6 @@
 //! Which keys there are, and what each accepts.
 
+use std::net::IpAddr;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ const TREES_MAX: usize = 256;
 const CANARIES_MAX: usize = 64;
 const EXCLUDES_MAX: usize = 1_024;
 const LOGS_MAX: usize = 16;
+const FLEET_MAX: usize = 4_096;
 const PATH_BYTES_MAX: usize = 4_095;
 const RUNGS: [&str; 5] = ["auto", "fanotify", "fanotify-inode", "inotify", "scan"];
 const ACTIONS: [&str; 3] = ["advise", "scan", "drill"];
@@ -76,6 +78,7 @@ fn logins(mut section: Section<'_, '_>) -> LoginsConfig {
         audit: section.boolean("audit", default.audit),
         audit_enable: section.boolean("audit_enable", default.audit_enable),
         records: section.boolean("records", default.records),
+        fleet: section.texts("fleet", default.fleet, FLEET_MAX, address),
         thresholds: thresholds(section.section_called("thresholds", "logins.thresholds")),
         parsers_dir: section.text("parsers_dir", default.parsers_dir, absolute),
     };
@@ -164,6 +167,10 @@ fn absolute(text: &str) -> Result<PathBuf, String> {
         return Err("must be an absolute path without \"..\", below /".to_owned());
     }
     Ok(path.components().collect())
+}
+
+fn address(text: &str) -> Result<IpAddr, String> {
+    text.parse().map_err(|_| "must be an IPv4 or IPv6 address".to_owned())
 }
 
 fn tree(text: &str) -> Result<PathBuf, String> {

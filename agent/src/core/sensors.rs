@@ -15,6 +15,7 @@ use crate::respond::freeze::Freezer;
 use crate::respond::work::Scan;
 use crate::sense::files::Scanner;
 use crate::sense::host::FigureSource;
+use crate::sense::keys::AddedKeys;
 use crate::sense::processes::{self, Tuning};
 use crate::sense::sessions::Sessions;
 use crate::sense::{
@@ -94,6 +95,7 @@ impl Sensors {
         let sessions =
             if config.logins.enabled { open_sessions(&database, &processes) } else { Sessions::default() };
         sensors.sessions = sessions.clone();
+        let keys = AddedKeys::default();
         let context = |name| SensorContext {
             sealer: sealer.clone(),
             database: database.clone(),
@@ -101,6 +103,7 @@ impl Sensors {
             status: statuses.get(name),
             processes: processes.clone(),
             sessions: sessions.clone(),
+            keys: keys.clone(),
         };
         let logs = trees::look_up(&config.files.logs);
         let files_config = FilesConfig { trees, logs, ..config.files.clone() };

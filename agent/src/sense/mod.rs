@@ -15,6 +15,7 @@ use crate::sys::Stop;
 
 pub mod files;
 pub mod host;
+pub mod keys;
 pub mod logins;
 pub mod packages;
 pub mod processes;
@@ -35,6 +36,8 @@ pub struct SensorContext {
     pub processes: processes::Processes,
     /// Whose login session these processes belong to.
     pub sessions: sessions::Sessions,
+    /// Keys that the file sensor saw added, for the login sensor.
+    pub keys: keys::AddedKeys,
 }
 
 /// One mechanism of a ladder, tried.

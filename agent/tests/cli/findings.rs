@@ -70,7 +70,7 @@ fn a_finding_is_shown_in_full_with_what_differs() {
     let running = host.start();
     wait_for("the baseline", || (host.status()["sensors"]["files"]["state"] == "running").then_some(()));
     std::fs::write(&list, key("AAAB") + &key("AAAC")).expect("written");
-    let rule = ["findings", "--rule", "persistence.ssh-key"];
+    let rule = ["findings", "--rule", "account.key-added"];
     let line = wait_for("the finding", || text(&host.agent(&rule).stdout).lines().next().map(str::to_owned));
     assert!(line.contains("(AAAC@example) was added to home's authorized_keys"), "{line}");
     let id = line.split_whitespace().last().expect("an id").to_owned();
@@ -79,7 +79,7 @@ fn a_finding_is_shown_in_full_with_what_differs() {
     let out = host.agent(&["show", &id, "--diff"]);
     let shown = text(&out.stdout);
     assert_eq!(out.status.code(), Some(0), "{}", text(&out.stderr));
-    for part in ["A key SHA256:", "persistence.ssh-key", "T1098.004", "file.modified", "account     home"] {
+    for part in ["A key SHA256:", "account.key-added", "T1098.004", "file.modified", "account     home"] {
         assert!(shown.contains(part), "{part} is not in {shown}");
     }
     assert!(shown.contains("     ssh-ed25519") && shown.contains("    +ssh-ed25519"), "{shown}");

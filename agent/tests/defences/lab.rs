@@ -89,6 +89,7 @@ impl Lab {
             status: status.clone(),
             processes: Processes::default(),
             sessions: Default::default(),
+            keys: Default::default(),
         };
         let handle = defences::start(self.setup.clone(), context).unwrap();
         self.running = Some(Running { stop, status, handle, writer });

@@ -130,6 +130,7 @@ impl Lab {
             status: status.clone(),
             processes: self.processes.clone(),
             sessions: Default::default(),
+            keys: Default::default(),
         };
         let (handle, scanner) =
             files::start_tuned(self.config.clone(), context, self.tuning.clone()).unwrap();

@@ -83,7 +83,7 @@ fn a_person_reads_in_one_line_what_happened() {
         ),
         (
             "echo 'ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAA eve' > /root/.ssh/authorized_keys",
-            "persistence.ssh-key",
+            "account.key-added",
             " (eve) was added to root's authorized_keys",
         ),
         (
@@ -135,7 +135,7 @@ fn the_text_that_was_is_known_after_a_restart_and_a_change_meanwhile() {
     fs::write(&list, "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAC two\n").unwrap();
     lab.start();
     let finding =
-        told(&lab, "persistence.ssh-key", "(two) was added to home's authorized_keys (and one more change)");
+        told(&lab, "account.key-added", "(two) was added to home's authorized_keys (and one more change)");
     assert_eq!(finding["evidence"]["seen_by"], "rescan");
     let said: Vec<&str> = finding["evidence"]["meaning"]
         .as_array()

@@ -59,6 +59,7 @@ impl Bench {
             status: status.clone(),
             processes: Default::default(),
             sessions: Default::default(),
+            keys: Default::default(),
         };
         let sensor = logins::start(config, context).unwrap();
         Run { stop, sensor, writer, status }

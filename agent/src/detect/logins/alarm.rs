@@ -167,7 +167,8 @@ impl Alarms {
     pub fn grow(&mut self, key: &AlarmKey, event: &LoginEvent, attempts: u64, turn: &mut Turn<'_>) -> bool {
         let Some(alarm) = self.open.touch(key) else { return false };
         alarm.add(event, attempts, turn.now);
-        let late = alarm.grew() && turn.now.since(alarm.raised_at) >= turn.thresholds.raise_interval;
+        let interval = key.rule.interval(turn.thresholds);
+        let late = alarm.grew() && turn.now.since(alarm.raised_at) >= interval;
         if late || is_step(alarm.raised, alarm.count) {
             alarm.newest.clone_from(event);
             turn.findings.push(alarm.raise(key, turn.now));
@@ -214,7 +215,7 @@ impl Alarms {
             let quiet = key.rule.quiet(turn.thresholds);
             let Some(alarm) = self.open.get(&key) else { continue };
             let end = alarm.touched.plus(quiet);
-            let next = alarm.raised_at.plus(turn.thresholds.raise_interval);
+            let next = alarm.raised_at.plus(key.rule.interval(turn.thresholds));
             if end <= turn.now {
                 if let Some(mut alarm) = self.open.remove(&key) {
                     turn.findings.extend(alarm.summary(&key, turn.now));

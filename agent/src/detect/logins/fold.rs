@@ -69,12 +69,8 @@ pub struct Strangers {
     pub addresses: Listed<IpAddr>,
 }
 
-impl Entry for Fold {
-    /// What was told to the last is told.
-    fn is_worth_a_row(&self) -> bool {
-        self.grew() || self.enriched.is_some()
-    }
-}
+/// Also what was told to the last: the next of its kind belongs to it, and so do the other reports of the same attempt.
+impl Entry for Fold {}
 
 impl Fold {
     /// A fold for events like `event`, without any yet.

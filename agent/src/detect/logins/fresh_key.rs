@@ -3,7 +3,7 @@
 //! Keys that were added are told by what watches the lists of keys. An administrator who adds a key tries it, too: from
 //! a network that is usual for the user it is medium, from another one high, and low while learning.
 
-use picket_protocol::finding::Severity;
+use picket_protocol::finding::{Entity, Finding, Severity};
 use picket_protocol::time::Timestamp;
 use serde_json::json;
 
@@ -31,6 +31,31 @@ pub struct FreshKey {
 }
 
 impl Entry for FreshKey {}
+
+/// The keys that a finding of the file sensor says were added: its sentences name each by its fingerprint.
+pub fn fresh_keys(finding: &Finding) -> Vec<FreshKey> {
+    let said = finding.evidence.get("meaning").and_then(serde_json::Value::as_array);
+    let added = said
+        .into_iter()
+        .flatten()
+        .filter(|said| said.get("rule").and_then(serde_json::Value::as_str) == Some("account.key-added"));
+    let user = finding.entities.iter().find_map(|entity| match entity {
+        Entity::User { name, .. } => Some(name.text.clone()),
+        _ => None,
+    });
+    let prints = added.filter_map(|said| {
+        let words = said.get("words").and_then(serde_json::Value::as_str)?;
+        words.split_ascii_whitespace().find(|word| word.starts_with("SHA256:"))
+    });
+    prints
+        .take(KEYS_MAX)
+        .map(|print| FreshKey {
+            fingerprint: print.to_owned(),
+            user: user.clone().unwrap_or_default(),
+            added: finding.observed.last,
+        })
+        .collect()
+}
 
 /// Keys added of late.
 #[derive(Debug)]

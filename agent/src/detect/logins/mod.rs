@@ -56,8 +56,8 @@ use concurrent::Concurrent;
 pub use facts::{AccountFacts, Facts};
 pub use finding::Reports;
 use fold::Folds;
-pub use fresh_key::FreshKey;
 use fresh_key::FreshKeys;
+pub use fresh_key::{FreshKey, fresh_keys};
 use guess::{Guessing, is_guess};
 use habit::Habits;
 use kept::Changes;
@@ -357,5 +357,7 @@ impl Detector {
     }
 }
 
+#[cfg(test)]
+mod scenarios;
 #[cfg(test)]
 mod tests;

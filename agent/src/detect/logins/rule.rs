@@ -90,6 +90,19 @@ impl Rule {
         }
     }
 
+    /// An alarm that grew is raised again at the latest after so long: guessing goes on, and who got in once and does so
+    /// again is no news.
+    pub fn interval(self, thresholds: &Thresholds) -> Duration {
+        match self {
+            Self::BruteForce
+            | Self::Spray
+            | Self::SlowBruteForce
+            | Self::Enumeration
+            | Self::PrivilegeBruteForce => thresholds.raise_interval,
+            _ => thresholds.raise_interval.max(Duration::from_secs(3_600)),
+        }
+    }
+
     /// An alarm ends when nothing came for so long: no shorter than the window that it watches.
     pub fn quiet(self, thresholds: &Thresholds) -> Duration {
         let window = match self {

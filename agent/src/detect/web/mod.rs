@@ -33,6 +33,7 @@ fn may_harm(request: &str) -> bool {
         || memchr::memchr3(b'{', b'\\', b'&', bytes).is_some()
         || memchr::memmem::find(bytes, b"..").is_some()
         || memchr::memmem::find(bytes, b"://").is_some()
+        || memchr::memmem::find(bytes, b"=/").is_some()
         || memchr::memchr(b'+', bytes).is_some()
 }
 

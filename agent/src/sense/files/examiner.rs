@@ -106,6 +106,7 @@ pub struct Examiner {
     /// Set when the agent stops.
     pub stop: Stop,
     /// The ledger.
+    keys: crate::sense::keys::AddedKeys,
     pub sealer: Sealer,
     sessions: Sessions,
     /// What `agent status` shows.
@@ -163,6 +164,7 @@ impl Examiner {
             stop: context.stop.clone(),
             sealer: context.sealer.clone(),
             sessions: context.sessions.clone(),
+            keys: context.keys.clone(),
             status: context.status.clone(),
             last_finding: None,
             rescan_rest: None,
@@ -265,6 +267,7 @@ impl Examiner {
             freeze::answer(&self.tuning.freezer, &self.shared.processes, &mut finding);
             self.tally.findings += 1;
             self.last_finding = Some(observed);
+            self.keys.note(&finding);
             self.drafts.extend(draft(finding, path, &self.sessions));
         }
         self.writes.extend(outcome.writes);
@@ -332,6 +335,7 @@ impl Examiner {
 
     /// Hands on a finding about the sensor itself.
     pub fn tell(&mut self, finding: Finding) -> Result<(), PassError> {
+        self.keys.note(&finding);
         self.drafts.extend(draft(finding, Path::new(""), &self.sessions));
         self.flush()
     }

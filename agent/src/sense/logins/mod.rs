@@ -27,6 +27,7 @@ use picket_protocol::time::Timestamp;
 
 pub mod audit;
 mod event;
+mod facts;
 pub mod journal;
 pub mod line;
 pub mod names;
@@ -131,8 +132,7 @@ pub fn start(config: &LoginsConfig, context: SensorContext) -> Result<SensorHand
     });
     let store = Store::open(&context.database)?;
     let parsers = load_parsers(config);
-    let mut output =
-        Output::new(context.clone(), config.thresholds, Arc::clone(&parsers), store.detector()?, now);
+    let mut output = Output::new(context.clone(), config, Arc::clone(&parsers), store.detector()?, now);
     let before: Option<String> = store.position(RUNG)?;
     let is_new = |source: &str| before.as_ref().is_some_and(|before| before.split('+').all(|s| s != source));
     if let Some(before) = before.as_ref().filter(|before| **before != rung) {

