@@ -48,6 +48,7 @@ pub(super) fn run(global: &Global, _: Arguments) -> Exit {
         ("events", "marks by events"),
         ("findings", "findings"),
         ("refreshed", "changes that said nothing"),
+        ("reverted", "of them, told by the kernel and undone before they were looked at"),
         ("transient", "came and went between two looks"),
         ("paced", "looks put off, of what changes all the time"),
         ("collapsed", "marks folded into whole directories"),

@@ -131,8 +131,13 @@ impl ObjectFacts {
             Content::Digest(digest) => facts.sha256 = Some(hex(digest)),
             Content::Target(target) => facts.target = Some(Text::from_bytes(target)),
             Content::Pending => {
-                facts.content_note =
-                    Some("pending: larger than hash_bytes_max, hashed in the background".to_owned());
+                facts.content_note = Some(
+                    match state.sample {
+                        Some(_) => "pending: larger than hash_bytes_max; judged by its ends and places between until it is hashed in the background",
+                        None => "pending: larger than hash_bytes_max, hashed in the background",
+                    }
+                    .to_owned(),
+                );
             }
             Content::Unreadable(errno) => {
                 let errno = std::io::Error::from_raw_os_error(*errno);

@@ -97,7 +97,10 @@ fn content_differs(before: &ObjectState, after: &ObjectState) -> bool {
         (Content::None, Content::None) => {
             before.meta.kind != Kind::Directory && before.meta.size != after.meta.size
         }
-        _ => before.meta.size != after.meta.size,
+        _ => {
+            let sampled = before.sample.zip(after.sample).filter(|_| before.meta.kind == Kind::File);
+            before.meta.size != after.meta.size || sampled.is_some_and(|(old, new)| old != new)
+        }
     }
 }
 

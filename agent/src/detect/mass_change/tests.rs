@@ -31,6 +31,7 @@ fn state(kind: Kind, format: Format, digest: u8) -> ObjectState {
         },
         content: if kind == Kind::File { Content::Digest([digest; 32]) } else { Content::None },
         traits: Traits { format, entropy },
+        sample: None,
         ..ObjectState::default()
     }
 }

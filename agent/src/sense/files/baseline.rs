@@ -390,14 +390,20 @@ fn apply(transaction: &Transaction<'_>, write: &Write) -> rusqlite::Result<()> {
 fn put(transaction: &Transaction<'_>, key: &Key, row: &Row) -> rusqlite::Result<()> {
     let mut flags = 0;
     let meta = row.state.meta;
+    let sample = row.state.sample.map_or_else(Vec::new, |sample| sample.to_vec());
+    let sampled;
     let content = match &row.state.content {
         Content::None => ValueRef::Null,
-        Content::Digest(digest) => ValueRef::Blob(digest),
+        Content::Digest(digest) if sample.is_empty() => ValueRef::Blob(digest),
+        Content::Digest(digest) => {
+            sampled = [digest.as_slice(), &sample].concat();
+            ValueRef::Blob(&sampled)
+        }
         Content::Target(target) => ValueRef::Blob(target),
         Content::Unreadable(errno) => ValueRef::Integer((*errno).into()),
         Content::Pending => {
             flags |= PENDING;
-            ValueRef::Null
+            if sample.is_empty() { ValueRef::Null } else { ValueRef::Blob(&sample) }
         }
     };
     flags |= if row.state.racy { RACY } else { 0 };
@@ -448,9 +454,14 @@ fn read_row(row: &SqlRow<'_>, first: usize) -> rusqlite::Result<Row> {
         links: row.get(column(10))?,
         guards: Guards::from_bits(low_byte(flags >> GUARDS_SHIFT) & 0xf),
     };
+    let mut sample = None;
     let content = match row.get_ref(column(12))? {
         ValueRef::Blob(target) if kind == Kind::Symlink => Content::Target(target.to_vec()),
-        ValueRef::Blob(digest) => digest.try_into().map_or(Content::Pending, Content::Digest),
+        ValueRef::Blob(bytes) => {
+            let (digest, sampled) = bytes.split_at(bytes.len() - bytes.len() % 32);
+            sample = sampled.try_into().ok();
+            digest.try_into().map_or(Content::Pending, Content::Digest)
+        }
         ValueRef::Integer(errno) => Content::Unreadable(i32::try_from(errno).unwrap_or(0)),
         _ if flags & PENDING != 0 => Content::Pending,
         _ => Content::None,
@@ -460,7 +471,7 @@ fn read_row(row: &SqlRow<'_>, first: usize) -> rusqlite::Result<Row> {
         _ => Extended::default(),
     };
     let traits = Traits::from_code(u16::try_from((flags >> TRAITS_SHIFT) & 0xfff).unwrap_or(0));
-    let state = ObjectState { meta, content, racy: flags & RACY != 0, extended, traits };
+    let state = ObjectState { meta, content, racy: flags & RACY != 0, extended, traits, sample };
     Ok(Row { id: row.get(column(0))?, state, listed: flags & LISTED != 0, absent: flags & ABSENT != 0 })
 }
 

@@ -106,7 +106,7 @@ impl Pass {
         self.record(examiner, conclusion, silent)
     }
 
-    /// A large file of the same size cannot be judged before it is hashed: its row stays as it is until then.
+    /// A large file of the same size and sample cannot be judged before it is hashed: its row stays as it is until then.
     fn defers(
         &self,
         examiner: &mut Examiner,
@@ -115,7 +115,8 @@ impl Pass {
         state: &ObjectState,
         paired: bool,
     ) -> bool {
-        if state.content != Content::Pending {
+        // What the background hasher gives is all that will be known.
+        if state.content != Content::Pending || candidate.known.is_some() {
             return false;
         }
         let queued = examiner.large.queue(candidate.path.clone(), candidate.mark.clone());
@@ -125,7 +126,9 @@ impl Pass {
                 == (new.kind, new.size, new.mode, new.uid, new.gid)
         });
         let same = located.row.as_ref().is_some_and(|row| row.state.meta.same_as(&state.meta));
-        (same || (queued && unchanged)) && !paired
+        let sampled = located.row.as_ref().and_then(|row| row.state.sample).zip(state.sample);
+        let differs = sampled.is_some_and(|(old, new)| old != new);
+        (same || (queued && unchanged)) && !paired && !differs
     }
 
     fn record(&mut self, examiner: &mut Examiner, done: Conclusion, silent: bool) -> Result<(), PassError> {

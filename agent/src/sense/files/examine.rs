@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use super::extended::Extended;
 use super::object::{Content, Kind, Metadata, ObjectState};
 use super::place;
+use super::sample;
 use super::traits::Traits;
 use crate::clock;
 
@@ -118,6 +119,9 @@ enum Attempt {
 
 /// What is not read: everything but regular files, and files that are too large to be read at once.
 fn look_only(spot: Spot<'_>, hash_bytes_max: u64) -> io::Result<Attempt> {
+    if let Some(sampled) = sample_only(spot, hash_bytes_max) {
+        return Ok(sampled);
+    }
     let fd = match spot.open(OFlags::PATH) {
         Ok(fd) => fd,
         Err(error) if place::is_absent(&error) => return Ok(Attempt::Absent),
@@ -136,6 +140,25 @@ fn look_only(spot: Spot<'_>, hash_bytes_max: u64) -> io::Result<Attempt> {
     };
     let extended = Extended::read(&fd, true);
     Ok(Attempt::Stable(ObjectState { meta, content, extended, ..ObjectState::default() }))
+}
+
+/// A file that is too large to be read at once, where it can be read at all.
+fn sample_only(spot: Spot<'_>, hash_bytes_max: u64) -> Option<Attempt> {
+    if !spot.metadata().ok()?.is_some_and(|meta| meta.kind == Kind::File && meta.size > hash_bytes_max) {
+        return None;
+    }
+    let file = spot.open_file().ok()?;
+    let started = clock::coarse();
+    let meta = place::metadata(&file).ok()?;
+    if meta.kind != Kind::File || meta.size <= hash_bytes_max {
+        return Some(Attempt::Unstable(None));
+    }
+    let (sample, traits) = sample::of(&file, meta.size).ok()?;
+    let (racy, extended) = (meta.ctime >= started.nanos(), Extended::read(&file, false));
+    let after = place::metadata(&file).ok()?;
+    let state =
+        ObjectState { meta: after, content: Content::Pending, racy, extended, traits, sample: Some(sample) };
+    Some(if after.same_as(&meta) { Attempt::Stable(state) } else { Attempt::Unstable(Some(state)) })
 }
 
 fn read_file(spot: Spot<'_>, seen: &Metadata, hash_bytes_max: u64, buffer: &mut Vec<u8>) -> Attempt {
@@ -161,7 +184,7 @@ fn read_file(spot: Spot<'_>, seen: &Metadata, hash_bytes_max: u64, buffer: &mut 
     };
     let extended = Extended::read(&file, false);
     let Ok(after) = place::metadata(&file) else { return Attempt::Unstable(None) };
-    let state = ObjectState { meta: after, content, racy, extended, traits };
+    let state = ObjectState { meta: after, content, racy, extended, traits, sample: None };
     if after.same_as(&meta) { Attempt::Stable(state) } else { Attempt::Unstable(Some(state)) }
 }
 

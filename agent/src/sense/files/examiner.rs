@@ -57,6 +57,8 @@ pub struct Tally {
     pub findings: u64,
     /// Changes that said nothing, taken into the baseline.
     pub refreshed: u64,
+    /// Of those, how many the kernel told of: what was changed was as before when it was looked at.
+    pub reverted: u64,
     /// Looks put off because the path changes all the time.
     pub paced: u64,
     /// Trees examined again.
@@ -237,6 +239,8 @@ impl Examiner {
             let outcome = self.detector.observe(change, clock::now(), &mut Uuid::now_v7);
             let told = !outcome.findings.is_empty() || !outcome.writes.is_empty();
             self.tally.refreshed += u64::from(!told);
+            let stayed = change.before.is_some() && change.after.is_some();
+            self.tally.reverted += u64::from(!told && stayed && change.seen_by == SeenBy::Event);
             self.take(outcome, change.observed.last, &change.path);
             told
         };

@@ -1,19 +1,23 @@
-//! Files beyond `hash_bytes_max` are hashed by a thread of their own, of the lowest priority, one at a time.
+//! Files beyond `hash_bytes_max` are hashed by a thread of their own, of the lowest priority, one at a time. Until then, and
+//! beyond [`WHOLE_BYTES_MAX`] for ever, their [`sample`] stands for them.
 
 use std::collections::HashMap;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use ring::digest;
+use rustix::fs::SeekFrom;
+use rustix::io::Errno;
 
 use super::dirty::{Mark, Wake};
 use super::examine::{BUFFER_BYTES, open_file};
 use super::extended::Extended;
 use super::object::{Content, ObjectState};
 use super::place;
-use super::traits::Traits;
+use super::sample;
 use crate::sense::{SensorError, SensorHandle};
 use crate::sys::{self, DiskPriority, Stop};
 
@@ -21,6 +25,9 @@ use crate::sys::{self, DiskPriority, Stop};
 const WAITING_MAX: usize = 256;
 /// Bytes a second, at most.
 const BYTES_A_SECOND: u64 = 64 * 1024 * 1024;
+/// Larger files are not read as a whole: that would take the one thread for more than an hour, and the disk with it. What
+/// is written to one where no sample looks, its size staying as it is, is not told.
+const WHOLE_BYTES_MAX: u64 = 256 * 1024 * 1024 * 1024;
 /// Bytes between two pauses.
 const STRETCH: u64 = 8 * 1024 * 1024;
 
@@ -54,7 +61,7 @@ impl Large {
         handle.spawn("files-large", move || {
             yield_to_all();
             while let Ok(job) = inbox.recv() {
-                let state = hash(&job.0, &stop);
+                let state = look(&job.0, &stop);
                 if stop.is_set() || results.send((job, state)).is_err() {
                     return;
                 }
@@ -106,48 +113,120 @@ fn yield_to_all() {
     }
 }
 
-fn hash(path: &Path, stop: &Stop) -> Option<ObjectState> {
+/// Reads a file as a whole; beyond [`WHOLE_BYTES_MAX`] its sample is all. None when it changed meanwhile, cannot be read,
+/// or the agent stops.
+fn look(path: &Path, stop: &Stop) -> Option<ObjectState> {
     let file = open_file(path).ok()?;
     let before = place::metadata(&file).ok()?;
     let started = crate::clock::coarse();
-    let mut buffer = vec![0; BUFFER_BYTES];
-    let mut context = digest::Context::new(&digest::SHA256);
-    let mut traits = Traits::default();
-    let (mut total, mut since) = (0u64, (0u64, Instant::now()));
-    loop {
-        let count = match rustix::io::read(&file, &mut buffer[..]) {
-            Ok(0) => break,
-            Ok(count) => count,
-            Err(rustix::io::Errno::INTR) => continue,
-            Err(_) => return None,
-        };
-        let block = buffer.get(..count)?;
-        if total == 0 {
-            traits = Traits::of(block);
-        }
-        context.update(block);
-        total += u64::try_from(count).ok()?;
-        if total - since.0 >= STRETCH {
-            // Whoever grows it faster than it is read is not waited for.
-            if total > before.size || pause(total - since.0, since.1, stop) {
-                return None;
-            }
-            since = (total, Instant::now());
-        }
-    }
+    let (sample, traits) = sample::of(&file, before.size).ok()?;
+    let content =
+        if before.size > WHOLE_BYTES_MAX { Content::Pending } else { hash(&file, before.size, stop)? };
     let extended = Extended::read(&file, false);
     let after = place::metadata(&file).ok()?;
-    if !after.same_as(&before) {
-        return None;
+    let racy = after.ctime >= started.nanos();
+    let state = ObjectState { meta: after, content, racy, extended, traits, sample: Some(sample) };
+    after.same_as(&before).then_some(state)
+}
+
+/// SHA-256 of a file of `size` bytes. Holes are not read: they are known to hold nothing.
+fn hash(file: &OwnedFd, size: u64, stop: &Stop) -> Option<Content> {
+    let mut buffer = vec![0; BUFFER_BYTES];
+    let zeros = vec![0; BUFFER_BYTES];
+    let mut context = digest::Context::new(&digest::SHA256);
+    let (mut at, mut since) = (0u64, (0u64, Instant::now()));
+    // Where the data begins that lies at or behind `at`; the end of the file when there is none.
+    let mut data = 0;
+    loop {
+        if at >= data {
+            data = next_data(file, at, size);
+        }
+        let hole = data.saturating_sub(at);
+        let count = if hole > 0 {
+            let count = usize::try_from(hole).unwrap_or(usize::MAX).min(BUFFER_BYTES);
+            context.update(zeros.get(..count)?);
+            count
+        } else {
+            let count = match rustix::io::pread(file, &mut buffer[..], at) {
+                Ok(0) => break,
+                Ok(count) => count,
+                Err(Errno::INTR) => continue,
+                Err(_) => return None,
+            };
+            context.update(buffer.get(..count)?);
+            count
+        };
+        at += u64::try_from(count).ok()?;
+        if at - since.0 >= STRETCH {
+            // Whoever grows it faster than it is read is not waited for.
+            if at > size || pause(at - since.0, since.1, stop) {
+                return None;
+            }
+            since = (at, Instant::now());
+        }
     }
     let mut digest = [0; 32];
     digest.copy_from_slice(context.finish().as_ref());
-    let racy = after.ctime >= started.nanos();
-    Some(ObjectState { meta: after, content: Content::Digest(digest), racy, extended, traits })
+    Some(Content::Digest(digest))
+}
+
+/// Where data begins at or behind `at`; `at` where the file system does not tell.
+fn next_data(file: &OwnedFd, at: u64, size: u64) -> u64 {
+    match rustix::fs::seek(file, SeekFrom::Data(at)) {
+        Ok(data) => data.max(at),
+        // Nothing but a hole up to the end.
+        Err(Errno::NXIO) => size.max(at),
+        Err(_) => at,
+    }
 }
 
 /// Waits until `bytes` since `from` are no more than the rate permits; tells whether to stop.
 fn pause(bytes: u64, from: Instant, stop: &Stop) -> bool {
     let due = Duration::from_millis(bytes.saturating_mul(1_000) / BYTES_A_SECOND);
     stop.wait(due.saturating_sub(from.elapsed()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt as _;
+
+    use super::*;
+
+    #[test]
+    fn holes_count_as_what_they_read_as() {
+        let file = tempfile::NamedTempFile::new_in("/var/tmp").unwrap();
+        let size = 3 * STRETCH / 8 + 17;
+        file.as_file().set_len(size).unwrap();
+        for at in [0, 70_000, size / 2, size - 3] {
+            file.as_file().write_all_at(b"abc", at).unwrap();
+        }
+        let stop = Stop::new().unwrap();
+        let whole = std::fs::read(file.path()).unwrap();
+        let wanted = Content::Digest(digest::digest(&digest::SHA256, &whole).as_ref().try_into().unwrap());
+        let state = look(file.path(), &stop).unwrap();
+        assert_eq!((&state.content, state.meta.size), (&wanted, size));
+        assert_eq!(state.sample, Some(sample::of(file.as_file(), size).unwrap().0));
+        // Without a word of the file system on holes.
+        file.as_file().write_all_at(&whole, 0).unwrap();
+        assert_eq!(look(file.path(), &stop).unwrap().content, wanted);
+        file.as_file().set_len(size + 1).unwrap();
+        assert_ne!(look(file.path(), &stop).unwrap().content, wanted);
+    }
+
+    #[test]
+    fn nobody_waits_for_the_hash_of_what_is_larger_than_any_disk() {
+        let file = tempfile::NamedTempFile::new_in("/var/tmp").unwrap();
+        file.as_file().set_len(WHOLE_BYTES_MAX + 1).unwrap();
+        let state = look(file.path(), &Stop::new().unwrap()).unwrap();
+        assert!(state.content == Content::Pending && state.sample.is_some());
+    }
+
+    #[test]
+    fn the_end_of_the_agent_ends_the_reading() {
+        let file = tempfile::NamedTempFile::new_in("/var/tmp").unwrap();
+        file.as_file().set_len(WHOLE_BYTES_MAX).unwrap();
+        let stop = Stop::new().unwrap();
+        stop.set();
+        assert_eq!(look(file.path(), &stop), None);
+    }
 }

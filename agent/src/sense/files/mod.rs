@@ -50,6 +50,7 @@ pub mod records;
 mod report;
 mod resolve;
 mod rung;
+pub mod sample;
 mod scanner;
 mod shared;
 mod single;
@@ -90,7 +91,7 @@ use crate::sense::{SensorContext, SensorError, SensorHandle};
 /// = racy (see `object::ObjectState`), 2 = hash pending, 4 = listed: a directory whose entries are all known, so
 /// that another one is news, 8 = a tree that is not there; 3 bits from 16 on: `object::Guards`; 12 bits from
 /// 256 on: what the content looks like ([`traits::Traits::code`]). `extended`: see [`extended`]. `content`: 32 bytes of
-/// SHA-256, a link's target, or an errno.
+/// SHA-256, a link's target, or an errno; of a large file 16 bytes of its [`sample`] follow, or stand alone.
 /// `file_log`: one row a log, in JSON, see [`log_state::LogState`].
 /// `file_log_habit`: how each family of logs grows, see `detect::logs::silence`.
 /// `file_habit`: what programs delete or rename by the dozen, see `detect::mass_change::habit`.

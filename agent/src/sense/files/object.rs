@@ -5,6 +5,7 @@ use rustix::fs::{FileType, Statx, StatxAttributes, StatxFlags, StatxTimestamp};
 
 use super::extended::Extended;
 
+use super::sample::Sample;
 use super::traits::Traits;
 
 /// The type of an object.
@@ -211,7 +212,7 @@ pub enum Content {
     Digest(Hash),
     /// Where a symbolic link points.
     Target(Vec<u8>),
-    /// A file larger than `hash_bytes_max`, to be hashed in the background.
+    /// A file larger than `hash_bytes_max`, to be hashed in the background; until then its sample stands for it.
     Pending,
     /// A regular file or link that could not be read; the errno.
     Unreadable(i32),
@@ -231,4 +232,6 @@ pub struct ObjectState {
     pub extended: Extended,
     /// What a regular file's content looks like, its entropy with it.
     pub traits: Traits,
+    /// Of a file larger than `hash_bytes_max`: what its beginning, end and some places between hold.
+    pub sample: Option<Sample>,
 }

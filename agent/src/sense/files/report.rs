@@ -77,6 +77,7 @@ impl Worker {
             ("examined", tally.examined),
             ("findings", tally.findings),
             ("refreshed", tally.refreshed),
+            ("reverted", tally.reverted),
             ("paced", tally.paced),
             ("rescans", tally.rescans),
             ("errors", tally.errors),

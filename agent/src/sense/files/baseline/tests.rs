@@ -30,7 +30,8 @@ fn row(id: Option<i64>, size: u64) -> Row {
         guards: Guards::from_bits(5),
     };
     let extended = Extended::from_bytes(&[1, 2, 3, 4]);
-    let state = ObjectState { meta, content, racy: true, extended, traits: Traits::from_code(0x7a3) };
+    let state =
+        ObjectState { meta, content, racy: true, extended, traits: Traits::from_code(0x7a3), sample: None };
     Row { id, state, listed: id.is_some(), absent: false }
 }
 
@@ -61,8 +62,12 @@ fn every_content_comes_back_as_it_went() {
         (Kind::Symlink, Content::Target(vec![1; 32])),
         (Kind::Fifo, Content::None),
     ];
-    for (number, (kind, content)) in contents.into_iter().enumerate() {
+    let sampled = [(Kind::File, Content::Digest([7; 32])), (Kind::File, Content::Pending)];
+    let contents = contents.into_iter().map(|content| (content, None));
+    let contents = contents.chain(sampled.map(|content| (content, Some([5; 16]))));
+    for (number, ((kind, content), sample)) in contents.enumerate() {
         let mut row = row(None, 1);
+        row.state.sample = sample;
         row.state.meta.kind = kind;
         row.state.content = content;
         let key = key(1, &number.to_string());
