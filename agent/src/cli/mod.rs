@@ -26,6 +26,7 @@ mod scan;
 mod sessions;
 mod show;
 mod status;
+mod top;
 mod verify;
 mod window;
 
@@ -107,6 +108,7 @@ enum Subcommand {
     Scan(scan::Arguments),
     Baseline(baseline::Arguments),
     Files(files::Arguments),
+    Top(top::Arguments),
     Window(window::Arguments),
     Verify(verify::Arguments),
     Probe(probe::Arguments),
@@ -147,6 +149,7 @@ fn parse_and_run(arguments: impl Iterator<Item = OsString>) -> Exit {
         Subcommand::Scan(arguments) => scan::run(&global, arguments),
         Subcommand::Baseline(arguments) => baseline::run(&global, arguments),
         Subcommand::Files(arguments) => files::run(&global, arguments),
+        Subcommand::Top(arguments) => top::run(&global, arguments),
         Subcommand::Window(arguments) => window::run(&global, arguments),
         Subcommand::Verify(arguments) => verify::run(&global, arguments),
         Subcommand::Probe(arguments) => probe::run(&global, arguments),

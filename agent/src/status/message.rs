@@ -47,6 +47,10 @@ pub enum Request {
         /// Absolute; none for all watched trees.
         paths: Vec<PathBuf>,
     },
+    /// What is watched and what keeps the file sensor busy: a [`super::spending::FilesReport`].
+    Files {},
+    /// What the agent spends: a [`super::spending::TopReport`].
+    Top {},
     /// Take what differs from the baseline for the new normal; root only.
     Accept {
         /// Absolute; none for all watched trees.

@@ -7,9 +7,11 @@
 mod accept;
 pub mod message;
 mod person;
+mod quieten;
 mod report;
 mod server;
 pub mod show;
+pub mod spending;
 pub mod window;
 
 pub use message::{FindingQuery, Reply, Request};

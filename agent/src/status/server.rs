@@ -19,7 +19,7 @@ use super::message::{COMMANDS_MAX, FindingQuery, REQUEST_BYTES_MAX, Reply, Reque
 use super::person::{group, peer};
 use super::report::Sources;
 use super::show::show;
-use super::window;
+use super::{spending, window};
 use crate::ledger::{KeptRecord, Reader};
 use crate::respond::store::Store;
 use crate::respond::work::SCAN_DEADLINE;
@@ -243,7 +243,9 @@ fn changes(request: &Request) -> bool {
         | Request::Findings(_)
         | Request::Commands { .. }
         | Request::Sessions {}
-        | Request::Show { .. } => false,
+        | Request::Show { .. }
+        | Request::Files {}
+        | Request::Top {} => false,
         Request::Window { action } => *action != WindowAction::Show {},
         Request::Scan { .. }
         | Request::Accept { .. }
@@ -269,6 +271,11 @@ fn handle(
         Request::Show { id, diff } => show(&sources.layout, &id, diff)
             .and_then(|shown| serde_json::to_value(shown).map_err(|error| error.to_string())),
         Request::Scan { paths } => scan(&paths, client, sources),
+        Request::Files {} => spending::files(sources)
+            .and_then(|report| serde_json::to_value(report).map_err(|error| error.to_string())),
+        Request::Top {} => {
+            serde_json::to_value(spending::top(sources, Moment::now())).map_err(|e| e.to_string())
+        }
         Request::Accept { paths } => accept::accept(paths, &person, sources, &mut progress_to(client)),
         Request::Ack { id } => {
             sources.responder.acknowledge(id, person).map(|ids| json!({ "acknowledged": ids })).map_err(words)

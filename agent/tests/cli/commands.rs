@@ -122,6 +122,8 @@ fn misuse_exits_3_and_help_has_examples() {
         "hold-commands",
         "baseline",
         "window",
+        "files",
+        "top",
     ];
     for command in commands {
         let out = host.agent(&[command, "--help"]);

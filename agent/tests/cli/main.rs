@@ -4,6 +4,7 @@
 mod baseline;
 mod clients;
 mod commands;
+mod files;
 mod findings;
 mod host;
 mod life;

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use picket_protocol::time::Timestamp;
 use rusqlite::config::DbConfig;
@@ -225,6 +226,27 @@ impl Baseline {
         let mut statement =
             self.connection.prepare_cached("SELECT COUNT(*) FROM file_object WHERE parent = ?1")?;
         statement.query_row([parent], |row| row.get::<_, i64>(0)).map(|count| u64::try_from(count).ok())
+    }
+
+    /// How many rows there are beneath a directory, counted until then; and whether that are all.
+    pub fn count_beneath(&self, id: i64, until: Instant) -> rusqlite::Result<(u64, bool)> {
+        let mut count =
+            self.connection.prepare_cached("SELECT COUNT(*) FROM file_object WHERE parent = ?1")?;
+        let mut beneath = self
+            .connection
+            .prepare_cached("SELECT id FROM file_object WHERE parent = ?1 AND id IS NOT NULL")?;
+        let (mut open, mut counted) = (vec![id], 0u64);
+        while let Some(parent) = open.pop() {
+            if Instant::now() >= until {
+                return Ok((counted, false));
+            }
+            let held: i64 = count.query_row([parent], |row| row.get(0))?;
+            counted = counted.saturating_add(u64::try_from(held).unwrap_or(0));
+            for id in beneath.query_map([parent], |row| row.get(0))? {
+                open.push(id?);
+            }
+        }
+        Ok((counted, true))
     }
 
     /// Calls `visit` with everything beneath a directory, its path relative to it, until it says stop.

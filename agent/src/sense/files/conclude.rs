@@ -88,6 +88,7 @@ impl Pass {
                 return Ok(());
             }
         };
+        examiner.shared.spending.on_read(&view.watched, &candidate.path, &state);
         examiner.shared.aliases.note(&candidate.path, &state.meta);
         if pair.is_none() && located.row.as_ref().is_some_and(|row| row.state == state) {
             if candidate.mark.closed {

@@ -23,6 +23,7 @@ use super::pressure::Pressure;
 use super::rung::Rung;
 use super::scanner::ScanNews;
 use super::shared::{Shared, View};
+use super::spending::Spent;
 use super::text;
 use super::tuning::Tuning;
 use crate::clock;
@@ -205,6 +206,7 @@ impl Examiner {
                 None => ready.push((path, mark)),
             }
         }
+        self.shared.spending.on_marks(&self.view().watched, &ready);
         ready
     }
 
@@ -267,6 +269,11 @@ impl Examiner {
     }
 
     pub(super) fn take(&mut self, outcome: Outcome, observed: Timestamp, path: &Path) {
+        if !outcome.findings.is_empty() {
+            let findings = u64::try_from(outcome.findings.len()).unwrap_or(u64::MAX);
+            let spent = Spent { findings, ..Spent::default() };
+            self.shared.spending.on_object(&self.view().watched, path, spent);
+        }
         for mut finding in outcome.findings {
             freeze::answer(&self.tuning.freezer, &self.shared.processes, &mut finding);
             self.tally.findings += 1;

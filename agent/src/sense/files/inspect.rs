@@ -3,6 +3,7 @@
 
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use super::baseline::{Baseline, Key, NO_PARENT, Row};
 use super::examine::examine;
@@ -80,6 +81,16 @@ impl Inspector {
             })?;
         }
         Ok(compared)
+    }
+
+    /// How many objects the baseline has at and beneath `path`, counted until then; and whether that are all.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn count(&mut self, path: &Path, until: Instant) -> rusqlite::Result<(u64, bool)> {
+        let Some(row) = self.find(path)? else { return Ok((0, true)) };
+        let Some(id) = row.id else { return Ok((1, true)) };
+        self.baseline.count_beneath(id, until).map(|(count, all)| (count + 1, all))
     }
 
     /// The watched trees that the baseline knows.

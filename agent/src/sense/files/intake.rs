@@ -94,6 +94,7 @@ impl Pass {
             return Ok(());
         }
         let looked_at = self.intake.examine_all(objects, examiner);
+        let view = examiner.view();
         let mut writes = Vec::with_capacity(looked_at.len() + listed.len());
         for (Waiting { path, key, row, .. }, state) in looked_at {
             let state = match state {
@@ -105,6 +106,7 @@ impl Pass {
                     continue;
                 }
             };
+            examiner.shared.spending.on_read(&view.watched, &path, &state);
             writes.extend(take_object(examiner, path, key, row, state, mark));
         }
         writes.extend(listed.into_iter().map(|(key, row)| Write::Put(key, Row { listed: true, ..row })));

@@ -54,6 +54,7 @@ pub mod sample;
 mod scanner;
 mod shared;
 mod single;
+pub mod spending;
 pub mod text;
 mod told;
 pub mod traits;
@@ -164,7 +165,7 @@ pub fn start_tuned(
     let mut handle = SensorHandle::default();
     let large = Large::start(&wake, &context.stop, &mut handle)?;
     let rung = Rung::start(&chosen.rung, &shared, &context.stop, &tuning, &mut handle)?;
-    let (scanner, requests) = Scanner::channel(Arc::clone(&wake));
+    let (scanner, requests) = Scanner::channel(Arc::clone(&wake), Arc::clone(&shared));
     let hash_bytes_max = config.hash_bytes_max;
     let worker = Worker {
         examiner: Examiner::new(baseline, shared, rung, large, tuning, hash_bytes_max, &context)?,

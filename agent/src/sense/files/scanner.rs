@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use picket_protocol::record::{Draft, RecordError};
 
 use super::dirty::Wake;
+use super::shared::Shared;
+use super::spending::Books;
 use crate::detect::files::acceptance::Acceptance;
 
 /// Scans that may wait for the worker; one more is refused as [`ScanError::Busy`].
@@ -96,12 +98,23 @@ pub(super) struct ScanRequest {
 pub struct Scanner {
     requests: SyncSender<ScanRequest>,
     wake: Arc<Wake>,
+    shared: Arc<Shared>,
 }
 
 impl Scanner {
-    pub(super) fn channel(wake: Arc<Wake>) -> (Self, Receiver<ScanRequest>) {
+    pub(super) fn channel(wake: Arc<Wake>, shared: Arc<Shared>) -> (Self, Receiver<ScanRequest>) {
         let (requests, inbox) = sync_channel(SCANS_WAITING_MAX);
-        (Self { requests, wake }, inbox)
+        (Self { requests, wake, shared }, inbox)
+    }
+
+    /// What the sensor has spent and on what, with at most `noisy_max` of the busiest directories.
+    pub fn spending(&self, noisy_max: usize) -> Books {
+        self.shared.spending.books(noisy_max)
+    }
+
+    /// The trees that are watched now, links followed.
+    pub fn trees(&self) -> Vec<PathBuf> {
+        self.shared.view().watched.trees().to_vec()
     }
 
     /// Compares everything at and beneath `paths` with the baseline, within `limit`. What differs becomes findings

@@ -8,6 +8,7 @@ use super::dirty::Dirty;
 use super::foreign::Foreign;
 use super::mounts::Mount;
 use super::single::Singles;
+use super::spending::Spending;
 use super::watched::Watched;
 use crate::sense::processes::Processes;
 
@@ -34,6 +35,8 @@ pub struct Shared {
     pub aliases: Aliases,
     /// Directories outside all trees.
     pub foreign: Foreign,
+    /// What is spent, and on what.
+    pub spending: Spending,
     /// What was counted by others than the worker.
     pub counters: Counters,
 }
@@ -71,6 +74,7 @@ impl Shared {
             singles: Singles::default(),
             aliases: Aliases::default(),
             foreign: Foreign::default(),
+            spending: Spending::default(),
             counters: Counters::default(),
         }
     }

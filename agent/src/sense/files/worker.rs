@@ -19,6 +19,7 @@ use super::mounts::{self, MountTable};
 use super::pass::{Candidate, Pass, Turn, command_mark};
 use super::scanner::{Acceptor, ScanError, ScanNews, ScanRequest, ScanSummary, Scanned};
 use super::shared::View;
+use super::spending::{Shares, Spent, thread_cpu_micros};
 use super::walk::{directory, forget};
 use super::watched::Watched;
 use crate::clock;
@@ -117,7 +118,10 @@ impl Worker {
         let rescans = marks.iter().filter(|(_, mark)| mark.seen_by == SeenBy::Rescan).count();
         let long = marks.iter().any(|(_, mark)| mark.scope == Scope::Tree);
         let started = Instant::now();
+        let (shares, micros) = (Shares::of(&marks), thread_cpu_micros());
         Pass { long, ..Pass::default() }.run(&mut self.examiner, marks)?;
+        let micros = thread_cpu_micros().saturating_sub(micros);
+        shares.charge(&self.examiner.shared.spending, &self.examiner.view().watched, micros);
         if rescans > 0 {
             self.examiner.tally.rescans += u64::try_from(rescans).unwrap_or(u64::MAX);
             self.examiner.rescan_rest = Some(Instant::now() + started.elapsed() * RESCAN_REST);
@@ -146,7 +150,9 @@ impl Worker {
         }
         pass.finish(&mut self.examiner)?;
         for tree in known {
+            let micros = thread_cpu_micros();
             pass.walk(&mut self.examiner, tree, &mark)?;
+            self.charge_round(tree, micros);
         }
         pass.finish(&mut self.examiner)?;
         pass.look_at_known_logs(&mut self.examiner, &Candidate::new(PathBuf::new(), mark.clone()))?;
@@ -160,6 +166,13 @@ impl Worker {
         self.next_scan = Instant::now() + self.scan_interval();
         self.next_stamp = Instant::now() + self.examiner.tuning.stamp;
         self.tell_lacks()
+    }
+
+    /// A tree was gone through, since the thread's clock of processor time stood at `from`.
+    fn charge_round(&self, tree: &Path, from: u64) {
+        let cpu_micros = thread_cpu_micros().saturating_sub(from);
+        let spent = Spent { rescans: 1, cpu_micros, ..Spent::default() };
+        self.examiner.shared.spending.on_tree(&self.examiner.view().watched, tree, spent);
     }
 
     fn scan_interval(&self) -> Duration {
@@ -269,7 +282,8 @@ impl Worker {
     ) -> Result<Result<ScanSummary, ScanError>, PassError> {
         let started = Instant::now();
         let mark = command_mark(clock::now(), self.complete);
-        let marks = paths.into_iter().map(|path| (path, mark.clone())).collect();
+        let marks: Vec<(PathBuf, Mark)> = paths.into_iter().map(|path| (path, mark.clone())).collect();
+        self.examiner.shared.spending.on_marks(&self.examiner.view().watched, &marks);
         let (deadline, news) = (Some(deadline), Some(news.clone()));
         let mut pass = Pass { long: true, deadline, news, ..Pass::default() };
         match pass.run(&mut self.examiner, marks) {

@@ -21,7 +21,7 @@ mod facts;
 mod usage;
 
 pub use facts::{Condition, Disk, Facts, Interface, Observer, facts};
-pub use usage::{Usage, usage};
+pub use usage::{ThreadUsage, Usage, threads, usage};
 
 /// The host sensor keeps no state of its own.
 pub const SCHEMA: &str = "";
