@@ -60,7 +60,12 @@ impl LastRun {
 ///
 /// # Errors
 /// Never in practice: the record is small.
-pub fn started(loaded: &Loaded, last: LastRun, boot: &str) -> Result<(Draft, StateWrite), RecordError> {
+pub fn started(
+    loaded: &Loaded,
+    last: LastRun,
+    boot: &str,
+    taken_over: Option<&str>,
+) -> Result<(Draft, StateWrite), RecordError> {
     let severity = match last {
         LastRun::None | LastRun::Clean => Severity::Info,
         LastRun::Unclean | LastRun::HostDown => Severity::Medium,
@@ -72,6 +77,7 @@ pub fn started(loaded: &Loaded, last: LastRun, boot: &str) -> Result<(Draft, Sta
         "last_run": last,
         "unclean": matches!(last, LastRun::Unclean | LastRun::HostDown),
         "pid": std::process::id(),
+        "taken_over": taken_over,
     });
     let draft = lifecycle(severity, "started", last.title().to_owned(), detail)?;
     let boot = boot.to_owned();

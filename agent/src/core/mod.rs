@@ -33,6 +33,7 @@ pub mod directories;
 mod lifecycle;
 mod sensors;
 mod start;
+mod takeover;
 pub mod trees;
 
 pub use cosigned::{Cosigned, Identity};
@@ -51,15 +52,16 @@ const ENROLMENT_POLL: Duration = Duration::from_secs(2);
 const CHECK_INTERVAL: Duration = Duration::from_secs(15);
 
 /// Tables of all modules but the ledger.
-pub fn schemas() -> [&'static str; 10] {
+pub fn schemas() -> [&'static str; 11] {
     use crate::detect::acts::tables as acts;
     use crate::detect::packages::tables as packages;
     use crate::sense::{files, host, logins};
     let sensors = [files::SCHEMA, packages::SCHEMA, logins::SCHEMA, host::SCHEMA, host::defences::SCHEMA];
     let [files, packages, logins, host, defences] = sensors;
-    let [core, commands, freeze] = [lifecycle::SCHEMA, respond::SCHEMA, respond::FREEZE_SCHEMA];
+    let agent = [lifecycle::SCHEMA, takeover::SCHEMA, respond::SCHEMA, respond::FREEZE_SCHEMA];
+    let [core, versions, commands, freeze] = agent;
     let sessions = crate::sense::sessions::SCHEMA;
-    [core, commands, freeze, files, packages, acts::SCHEMA, logins, sessions, host, defences]
+    [core, versions, commands, freeze, files, packages, acts::SCHEMA, logins, sessions, host, defences]
 }
 
 /// Why the agent did not start, or did not stop in good order.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use rusqlite::Connection;
 use uuid::Uuid;
 
+use super::takeover::TakeOver;
 use super::{CoreError, Cosigned, Identity, SEAL_TIMEOUT, Statuses, lifecycle, schemas, system};
 use crate::config::{Config, Loaded};
 use crate::enrolment::{Enrolment, EnrolmentError};
@@ -87,8 +88,9 @@ pub(super) fn record_start(
 ) -> Result<(), CoreError> {
     let connection: Connection = ledger::read_connection(&layout.database())?;
     let last = lifecycle::LastRun::read(&connection, boot)?;
-    let (draft, write) = lifecycle::started(loaded, last, boot)?;
-    match ledger.sealer().seal_durably(vec![draft], vec![write], SEAL_TIMEOUT) {
+    let take_over = TakeOver::look(&connection)?;
+    let (draft, write) = lifecycle::started(loaded, last, boot, take_over.meaning())?;
+    match ledger.sealer().seal_durably(vec![draft], vec![take_over.write(), write], SEAL_TIMEOUT) {
         // A full disk delays the record; it is no reason not to watch.
         Ok(_) | Err(SealError::Timeout | SealError::Storage(_)) => Ok(()),
         Err(error) => Err(error.into()),

@@ -3,9 +3,10 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
+use std::process::Command;
 
 use picket_agent::ledger::{Reader, RecordFilter};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::host::{DEADLINE, Host, text, wait_for};
 
@@ -62,6 +63,47 @@ fn state_from_a_newer_version_is_left_alone() {
     assert_eq!(out.status.code(), Some(2));
     assert!(text(&out.stderr).contains("newer version"), "{}", text(&out.stderr));
     assert_eq!(host.agent(&["verify"]).status.code(), Some(2));
+}
+
+/// What an agent of before extended attributes left behind: its baseline is used, and nothing is told of what it did not
+/// know; what changed meanwhile is.
+#[test]
+fn state_from_an_older_version_is_taken_over() {
+    let host = Host::new();
+    let set = |name: &str, flag: &str| {
+        let path = host.path("watched").join(name);
+        assert!(Command::new("chattr").arg(flag).arg(path).status().expect("chattr").success());
+    };
+    for name in ["kept", "guarded", "changed"] {
+        std::fs::write(host.path("watched").join(name), name).expect("written");
+    }
+    set("guarded", "+i");
+    let files = || host.status().pointer("/sensors/files/state").and_then(Value::as_str).map(str::to_owned);
+    let running = host.start();
+    wait_for("the baseline", || files().filter(|state| state == "running"));
+    assert_eq!(running.stop(), Some(0));
+    let database = rusqlite::Connection::open(host.layout().database()).expect("database");
+    let old = "ALTER TABLE file_object DROP COLUMN extended; UPDATE file_object SET flags = flags & 15;
+               DROP TABLE state_version; DROP TABLE file_log; DROP TABLE file_image;";
+    database.execute_batch(old).expect("as it was");
+    drop(database);
+    std::fs::write(host.path("watched/changed"), "while the agent was down").expect("written");
+    let running = host.start();
+    wait_for("the comparison", || files().filter(|state| state == "running"));
+    let taken = host.last_start().detail["taken_over"].as_str().map(str::to_owned);
+    assert!(taken.is_some_and(|taken| taken.contains("an older version is taken over")));
+    let findings = || text(&host.agent(&["findings", "--rule", "file."]).stdout);
+    let told = wait_for("the finding", || Some(findings()).filter(|told| told.contains("watched/changed")));
+    assert_eq!(told.lines().count(), 1, "{told}");
+    set("guarded", "-i");
+    // Not every kernel tells of it.
+    assert_eq!(host.agent(&["scan"]).status.code(), Some(0));
+    let told = || text(&host.agent(&["findings"]).stdout);
+    wait_for("what is known from now on", || told().contains("watched/guarded").then_some(()));
+    assert_eq!(running.stop(), Some(0));
+    let running = host.start();
+    assert!(host.last_start().detail["taken_over"].is_null(), "once");
+    assert_eq!(running.stop(), Some(0));
 }
 
 #[test]

@@ -80,7 +80,7 @@ pub fn aspects(before: &ObjectState, after: &ObjectState) -> Vec<Aspect> {
         (old.gid != new.gid, Aspect::Group),
         (regular && old.links != new.links, Aspect::Links),
         (regular && old.mtime != new.mtime, Aspect::Time),
-        (old.guards != new.guards, Aspect::Guards),
+        (old.guards != new.guards && !old.guards.contains(Guards::UNKNOWN), Aspect::Guards),
         (read && was.capability() != is.capability(), Aspect::Capabilities),
         (read && lists, Aspect::AccessList),
         (read && was.label() != is.label(), Aspect::Label),

@@ -31,8 +31,6 @@ const RACY: i64 = 1;
 const PENDING: i64 = 2;
 const LISTED: i64 = 4;
 const ABSENT: i64 = 8;
-/// `flags` from here on, 3 bits: [`Guards`].
-const GUARDS_SHIFT: u32 = 4;
 /// `flags` from here on, 12 bits: [`Traits::code`].
 const TRAITS_SHIFT: u32 = 8;
 
@@ -431,7 +429,7 @@ fn put(transaction: &Transaction<'_>, key: &Key, row: &Row) -> rusqlite::Result<
     flags |= if row.state.racy { RACY } else { 0 };
     flags |= if row.listed { LISTED } else { 0 };
     flags |= if row.absent { ABSENT } else { 0 };
-    flags |= i64::from(meta.guards.bits()) << GUARDS_SHIFT;
+    flags |= meta.guards.in_row();
     flags |= i64::from(row.state.traits.code()) << TRAITS_SHIFT;
     let mut statement = transaction.prepare_cached(
         "INSERT OR REPLACE INTO file_object (parent, name, id, kind, mode, uid, gid, size, mtime, ctime, birth, inode,
@@ -474,7 +472,7 @@ fn read_row(row: &SqlRow<'_>, first: usize) -> rusqlite::Result<Row> {
         birth: row.get(column(8))?,
         inode: row.get::<_, i64>(column(9))?.cast_unsigned(),
         links: row.get(column(10))?,
-        guards: Guards::from_bits(low_byte(flags >> GUARDS_SHIFT) & 0xf),
+        guards: Guards::from_bits(low_byte(flags >> Guards::ROW_SHIFT) & 0xf),
     };
     let mut sample = None;
     let content = match row.get_ref(column(12))? {

@@ -78,6 +78,11 @@ impl Extended {
         self.value(OTHERS)
     }
 
+    /// Nobody looked.
+    pub fn unknown() -> Self {
+        Self::of(Parts { unreadable: true, ..Parts::default() })
+    }
+
     /// Some attributes could not be read: their absence here says nothing.
     pub fn is_unreadable(&self) -> bool {
         self.value(UNREADABLE).is_some()

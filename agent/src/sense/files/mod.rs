@@ -90,7 +90,7 @@ use crate::sense::{SensorContext, SensorError, SensorHandle};
 /// `file_object`: one row an object, clustered by directory, so that a directory's move is one row and a listing is
 /// one range. `parent` is the `id` of the directory's row, 0 for a tree, whose `name` is its whole path. `flags`: 1
 /// = racy (see `object::ObjectState`), 2 = hash pending, 4 = listed: a directory whose entries are all known, so
-/// that another one is news, 8 = a tree that is not there; 3 bits from 16 on: `object::Guards`; 12 bits from
+/// that another one is news, 8 = a tree that is not there; 4 bits from 16 on: `object::Guards`; 12 bits from
 /// 256 on: what the content looks like ([`traits::Traits::code`]). `extended`: see [`extended`]. `content`: 32 bytes of
 /// SHA-256, a link's target, or an errno; of a large file 16 bytes of its [`sample`] follow, or stand alone.
 /// `file_log`: one row a log, in JSON, see [`log_state::LogState`].

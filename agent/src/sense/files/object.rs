@@ -94,7 +94,9 @@ impl Guards {
     pub const APPEND_ONLY: Self = Self(2);
     /// The content is sealed by the file system (fs-verity).
     pub const VERITY: Self = Self(4);
-    const ALL: u8 = 7;
+    /// What guarded it was not looked at: an older version of the agent wrote the row.
+    pub const UNKNOWN: Self = Self(8);
+    const ALL: u8 = 15;
 
     /// Whether all of `other` are set.
     pub fn contains(self, other: Self) -> bool {
@@ -110,6 +112,14 @@ impl Guards {
     pub fn from_bits(bits: u8) -> Self {
         Self(bits & Self::ALL)
     }
+
+    /// Where the bits stand in the `flags` of a row.
+    pub fn in_row(self) -> i64 {
+        i64::from(self.0) << Self::ROW_SHIFT
+    }
+
+    /// See [`Guards::in_row`]: 4 bits from here on.
+    pub const ROW_SHIFT: u32 = 4;
 
     fn from_statx(set: StatxAttributes) -> Self {
         let pairs = [
