@@ -104,6 +104,7 @@ pub struct Baseline {
     next_id: i64,
     directories: HashMap<PathBuf, (i64, bool)>,
     staged: Vec<Write>,
+    held: bool,
 }
 
 impl Baseline {
@@ -124,6 +125,7 @@ impl Baseline {
             next_id,
             directories: HashMap::new(),
             staged: Vec::new(),
+            held: false,
         })
     }
 
@@ -155,8 +157,27 @@ impl Baseline {
         self.in_flight.len()
     }
 
+    /// Look-ups from now on see the database as it is at the first of them, and lock it once instead of each for itself.
+    /// While it is held, the write-ahead log only grows: it is to be released before anybody waits.
+    pub fn hold(&mut self) -> rusqlite::Result<()> {
+        if !self.held {
+            self.connection.prepare_cached("BEGIN")?.execute([])?;
+            self.held = true;
+        }
+        Ok(())
+    }
+
+    /// Ends what [`Baseline::hold`] began, if anything.
+    pub fn release(&mut self) -> rusqlite::Result<()> {
+        if std::mem::take(&mut self.held) {
+            self.connection.prepare_cached("COMMIT")?.execute([])?;
+        }
+        Ok(())
+    }
+
     /// Forgets the rows that have arrived.
     pub fn refresh(&mut self) -> rusqlite::Result<()> {
+        self.release()?;
         if !self.in_flight.is_empty() {
             let arrived = meta(&self.connection, "generation")?.unwrap_or(0);
             self.in_flight.retain(|_, (generation, _)| *generation > arrived);

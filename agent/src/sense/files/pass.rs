@@ -3,11 +3,15 @@
 //! at that moment.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
 use picket_protocol::time::Timestamp;
+use rustix::fs::OFlags;
 
 use super::baseline::{Key, Located, NO_PARENT, Row, Write};
 use super::change::SeenBy;
@@ -75,6 +79,8 @@ pub struct Pass {
     pub(super) served: Option<Instant>,
     /// What is to be taken into a first baseline.
     pub(super) intake: Intake,
+    /// The directory in which an object was looked at last: marks come in the order of their paths.
+    pub(super) above: Option<(PathBuf, OwnedFd)>,
 }
 
 impl Pass {
@@ -91,6 +97,7 @@ impl Pass {
 
     /// Looks at all that is marked.
     pub fn run(&mut self, examiner: &mut Examiner, marks: Vec<(PathBuf, Mark)>) -> Result<(), PassError> {
+        examiner.baseline.hold()?;
         for (path, mark) in &marks {
             self.look(examiner, Candidate::new(path.clone(), mark.clone()))?;
         }
@@ -107,6 +114,7 @@ impl Pass {
 
     /// Concludes what is held back, and visits the new directories, until nothing is left.
     pub fn finish(&mut self, examiner: &mut Examiner) -> Result<(), PassError> {
+        self.above = None;
         loop {
             self.settle(examiner)?;
             let Some((path, mark)) = self.new_directories.pop() else { return Ok(()) };
@@ -136,7 +144,7 @@ impl Pass {
         if located.key.parent == NO_PARENT {
             examiner.watch_above(&candidate.path);
         }
-        let meta = match place::metadata_of(&candidate.path) {
+        let meta = match self.metadata_of(&candidate.path) {
             Ok(meta) => meta,
             Err(_) => {
                 self.fail(examiner);
@@ -144,6 +152,23 @@ impl Pass {
             }
         };
         self.compare(examiner, candidate, located, meta)
+    }
+
+    /// As [`place::metadata_of`], with the directory above opened once for all that is looked at in it.
+    fn metadata_of(&mut self, path: &Path) -> io::Result<Option<Metadata>> {
+        let (Some(above), Some(name)) = (path.parent(), path.file_name()) else {
+            return place::metadata_of(path);
+        };
+        let kept = self.above.take().filter(|(open, _)| open.as_os_str() == above.as_os_str());
+        let open = || Ok((above.to_path_buf(), place::open(above, OFlags::PATH | OFlags::DIRECTORY)?));
+        let (above, directory) = match kept.map_or_else(open, Ok) {
+            Ok(opened) => opened,
+            Err(error) if place::is_absent(&error) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let found = place::metadata_at(&directory, name.as_bytes());
+        self.above = Some((above, directory));
+        found
     }
 
     fn compare(

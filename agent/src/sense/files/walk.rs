@@ -109,6 +109,7 @@ impl Pass {
             return Ok(());
         }
         self.served = Some(now);
+        examiner.baseline.release()?;
         examiner.show_progress(self);
         // Whoever asked waits for the answer; the rest of the time the host comes first.
         if self.news.is_none() {
@@ -142,6 +143,7 @@ impl Pass {
                 return Ok(true);
             }
         };
+        examiner.baseline.hold()?;
         // It may have been moved since the walk saw its row.
         let Some((key, row)) = located(examiner, path)?.filter(|(_, row)| row.id == Some(id)) else {
             return Ok(false);

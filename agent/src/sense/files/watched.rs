@@ -66,12 +66,15 @@ impl Watched {
 
     /// The tree that `path` lies in (or is).
     pub fn tree_of(&self, path: &Path) -> Option<&Path> {
-        self.trees.iter().map(PathBuf::as_path).find(|tree| path.starts_with(tree))
+        self.trees.iter().map(PathBuf::as_path).find(|tree| is_within(path, tree))
     }
 
     /// Whether changes at `path` are reported.
     pub fn covers(&self, path: &Path) -> bool {
         let Some(tree) = self.tree_of(path) else { return false };
+        if self.exclude.is_empty() && self.barred.is_empty() {
+            return path.as_os_str().len() <= PATH_BYTES_MAX;
+        }
         path.as_os_str().len() <= PATH_BYTES_MAX
             && path
                 .ancestors()
@@ -91,6 +94,13 @@ impl Watched {
     pub fn reaches_below(&self, path: &Path) -> bool {
         self.trees.iter().any(|tree| tree.starts_with(path))
     }
+}
+
+/// As [`Path::starts_with`], for paths without dots and repeated slashes, of which all here are: by their bytes.
+fn is_within(path: &Path, tree: &Path) -> bool {
+    let tree = tree.as_os_str().as_bytes();
+    let Some(rest) = path.as_os_str().as_bytes().strip_prefix(tree) else { return false };
+    rest.is_empty() || rest.starts_with(b"/") || tree == b"/"
 }
 
 /// `path` relative to `tree`, as components; none for the tree itself.

@@ -358,6 +358,8 @@ impl Worker {
 
     /// Sleeps until something is marked, asked for, due, mounted, or over.
     fn wait(&mut self) {
+        // After an error something may be held still.
+        let _released = self.examiner.baseline.release().is_ok();
         let now = Instant::now();
         let due = self.examiner.shared.dirty.with(|set| set.next_due());
         let held = self.examiner.detector.due_in(clock::now()).map(|wait| now + wait);
