@@ -3,6 +3,8 @@
 mod attempt;
 mod bpf_programs;
 mod child;
+#[cfg(test)]
+mod counting;
 mod fanotify;
 mod memory;
 mod priority;
@@ -18,6 +20,8 @@ pub use attempt::{ACTS, attempt};
 pub use bpf_programs::load_nothing;
 pub use bpf_programs::{ProgramInfo, next_program, program_info};
 pub use child::{die_with_parent, read_only_child};
+#[cfg(test)]
+pub use counting::allocations;
 pub use fanotify::{
     Group as FanotifyGroup, HANDLE_BYTES_MAX, Reports as FanotifyReports, filesystem_id, handle_of,
     open_by_handle,

@@ -6,8 +6,10 @@
 //! above it is in the set.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsString;
 use std::ops::Bound;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -127,13 +129,16 @@ impl Mark {
 /// The set itself; pure.
 #[derive(Debug)]
 pub struct DirtySet {
-    marks: BTreeMap<PathBuf, Mark>,
+    /// By [`order`].
+    marks: BTreeMap<Vec<u8>, Mark>,
     roots: Arc<[PathBuf]>,
     paths_max: usize,
     bytes: usize,
     trees_marked: usize,
     /// Where the last round of taking ended, so that early names cannot starve late ones.
-    cursor: PathBuf,
+    cursor: Vec<u8>,
+    /// To look with, used again and again.
+    key: Vec<u8>,
     collapsed: u64,
     events: u64,
     told: Told,
@@ -149,7 +154,8 @@ impl DirtySet {
             paths_max,
             bytes: 0,
             trees_marked: 0,
-            cursor: PathBuf::new(),
+            cursor: Vec::new(),
+            key: Vec::new(),
             collapsed: 0,
             events: 0,
             told: Told::default(),
@@ -184,17 +190,18 @@ impl DirtySet {
 
     /// Whether `path` will be looked at: it is marked, or a tree above it is.
     pub fn covers(&self, path: &Path) -> bool {
-        self.marks.contains_key(path) || self.tree_above(path).is_some()
+        let key = order(path);
+        self.marks.contains_key(&key) || self.tree_above(&key).is_some()
     }
 
     /// Who made `path` what it is, as far as was told: last changed at `changed`, or at `now` not there.
     pub fn actors(&self, path: &Path, changed: Option<Timestamp>, now: Timestamp) -> Option<&Actors> {
-        let own = self.marks.get(path).map(|mark| &mark.actors).filter(|actors| !actors.is_hearsay());
+        let own = self.marks.get(&order(path)).map(|mark| &mark.actors).filter(|actors| !actors.is_hearsay());
         own.or_else(|| self.told.who(path, changed, now))
     }
 
-    /// Adds a mark.
-    pub fn mark(&mut self, path: PathBuf, mark: Mark) {
+    /// Adds a mark. One that folds into what is there already takes no memory.
+    pub fn mark(&mut self, path: &Path, mark: Mark) {
         self.events = self.events.saturating_add(1);
         self.insert(path, mark);
         if self.marks.len() > self.paths_max || self.bytes > DIRTY_BYTES_MAX {
@@ -205,7 +212,7 @@ impl DirtySet {
     /// Gives a mark back that was taken, to be looked at from `due` on.
     pub fn put_back(&mut self, path: PathBuf, mut mark: Mark, due: Instant) {
         mark.due = due;
-        self.insert(path, mark);
+        self.insert(&path, mark);
     }
 
     /// When the earliest mark is due.
@@ -215,98 +222,108 @@ impl DirtySet {
 
     /// Takes at most about `max` marks that are due, in the order of their paths, both ends of a move together.
     pub fn take_due(&mut self, now: Instant, max: usize) -> Vec<(PathBuf, Mark)> {
-        let mut due: Vec<PathBuf> = self.due_from(now, max);
+        let mut due: Vec<Vec<u8>> = self.due_from(now, max);
         if let Some(last) = due.last() {
             self.cursor.clone_from(last);
         }
-        let ends: Vec<PathBuf> = due
+        let ends: Vec<Vec<u8>> = due
             .iter()
-            .filter_map(|path| self.marks.get(path))
-            .flat_map(|mark| [mark.moved_from.clone(), mark.moved_to.clone()])
+            .filter_map(|key| self.marks.get(key))
+            .flat_map(|mark| [&mark.moved_from, &mark.moved_to])
             .flatten()
+            .map(|end| order(end))
             .collect();
         due.extend(ends);
-        due.sort();
+        due.sort_unstable();
         due.dedup();
-        due.into_iter().filter_map(|path| self.remove(&path).map(|mark| (path, mark))).collect()
+        due.into_iter().filter_map(|key| self.remove(&key).map(|mark| (path_of(key), mark))).collect()
     }
 
-    fn due_from(&self, now: Instant, max: usize) -> Vec<PathBuf> {
-        let after = self.marks.range::<Path, _>((Bound::Excluded(self.cursor.as_path()), Bound::Unbounded));
-        let before = self.marks.range::<Path, _>((Bound::Unbounded, Bound::Included(self.cursor.as_path())));
-        let is_due = |entry: &(&PathBuf, &Mark)| entry.1.due <= now;
-        after.chain(before).filter(is_due).take(max).map(|(path, _)| path.clone()).collect()
+    fn due_from(&self, now: Instant, max: usize) -> Vec<Vec<u8>> {
+        let cursor = self.cursor.as_slice();
+        let after = self.marks.range::<[u8], _>((Bound::Excluded(cursor), Bound::Unbounded));
+        let before = self.marks.range::<[u8], _>((Bound::Unbounded, Bound::Included(cursor)));
+        let is_due = |entry: &(&Vec<u8>, &Mark)| entry.1.due <= now;
+        after.chain(before).filter(is_due).take(max).map(|(key, _)| key.clone()).collect()
     }
 
-    fn insert(&mut self, path: PathBuf, mark: Mark) {
-        if let Some(above) = self.tree_above(&path).map(Path::to_path_buf)
-            && let Some(tree) = self.marks.get_mut(&above)
+    fn insert(&mut self, path: &Path, mark: Mark) {
+        let mut key = std::mem::take(&mut self.key);
+        write_order(&mut key, path);
+        self.insert_at(&key, path, mark);
+        self.key = key;
+    }
+
+    fn insert_at(&mut self, key: &[u8], path: &Path, mark: Mark) {
+        if let Some(above) = self.tree_above(key)
+            && let Some(tree) = self.marks.get_mut(above)
         {
-            self.told.remember(&path, mark.last, &mark.actors);
+            self.told.remember(path, mark.last, &mark.actors);
             tree.fold(&mark);
             return;
         }
         if mark.scope == Scope::Tree {
-            self.insert_tree(path, mark);
+            self.insert_tree(key.to_vec(), mark);
             return;
         }
-        match self.marks.get_mut(&path) {
+        match self.marks.get_mut(key) {
             Some(present) => {
                 present.fold(&mark);
                 present.moved_from = mark.moved_from.or(present.moved_from.take());
                 present.moved_to = mark.moved_to.or(present.moved_to.take());
             }
             None => {
-                self.bytes += path.as_os_str().len();
-                self.marks.insert(path, mark);
+                self.bytes += key.len();
+                self.marks.insert(key.to_vec(), mark);
             }
         }
     }
 
     /// A tree takes the place of all marks at and beneath its path.
-    fn insert_tree(&mut self, path: PathBuf, mut mark: Mark) {
-        let beneath: Vec<PathBuf> = self
-            .marks
-            .range::<Path, _>((Bound::Included(path.as_path()), Bound::Unbounded))
-            .take_while(|(marked, _)| marked.starts_with(&path))
-            .map(|(marked, _)| marked.clone())
-            .collect();
+    fn insert_tree(&mut self, key: Vec<u8>, mut mark: Mark) {
+        let beneath: Vec<Vec<u8>> = self.within(&key).map(|(marked, _)| marked.clone()).collect();
         for marked in beneath {
             if let Some(folded) = self.remove(&marked) {
-                self.told.remember(&marked, folded.last, &folded.actors);
                 mark.fold(&folded);
-                if marked == path {
+                if marked == key {
                     mark.moved_from = mark.moved_from.or(folded.moved_from);
                     mark.moved_to = mark.moved_to.or(folded.moved_to);
                 }
+                self.told.remember(&path_of(marked), folded.last, &folded.actors);
             }
         }
-        self.bytes += path.as_os_str().len();
+        self.bytes += key.len();
         self.trees_marked += 1;
-        self.marks.insert(path, mark);
+        self.marks.insert(key, mark);
     }
 
-    fn remove(&mut self, path: &Path) -> Option<Mark> {
-        let mark = self.marks.remove(path)?;
-        self.bytes -= path.as_os_str().len();
+    /// Marks at and beneath a place.
+    fn within(&self, above: &[u8]) -> impl Iterator<Item = (&Vec<u8>, &Mark)> {
+        let from = self.marks.range::<[u8], _>((Bound::Included(above), Bound::Unbounded));
+        from.take_while(move |(key, _)| is_within(key, above))
+    }
+
+    fn remove(&mut self, key: &[u8]) -> Option<Mark> {
+        let mark = self.marks.remove(key)?;
+        self.bytes -= key.len();
         self.trees_marked -= usize::from(mark.scope == Scope::Tree);
         Some(mark)
     }
 
-    /// The marked tree that `path` lies in or is.
-    fn tree_above<'a>(&self, path: &'a Path) -> Option<&'a Path> {
+    /// The marked tree that the place lies in or is.
+    fn tree_above<'a>(&self, key: &'a [u8]) -> Option<&'a [u8]> {
         if self.trees_marked == 0 {
             return None;
         }
-        let is_tree = |above: &&Path| self.marks.get(*above).is_some_and(|mark| mark.scope == Scope::Tree);
-        path.ancestors().find(is_tree)
+        let is_tree = |above: &&[u8]| self.marks.get(*above).is_some_and(|mark| mark.scope == Scope::Tree);
+        std::iter::successors(Some(key), |key| above(key)).find(is_tree)
     }
 
     /// Makes room: the directories that hold most marks are marked as trees, until half is free.
     fn collapse(&mut self) {
         while self.marks.len() > self.paths_max / 2 || self.bytes > DIRTY_BYTES_MAX / 2 {
             let before = (self.marks.len(), self.bytes);
-            let mut holders: Vec<(PathBuf, usize)> = self.holders().into_iter().collect();
+            let mut holders: Vec<(Vec<u8>, usize)> = self.holders().into_iter().collect();
             holders.sort_by(|left, right| right.1.cmp(&left.1).then_with(|| left.0.cmp(&right.0)));
             let fullest = holders.first().map_or(0, |(_, held)| *held);
             for (holder, held) in holders {
@@ -324,26 +341,22 @@ impl DirtySet {
     }
 
     /// How many marks each directory holds. A tree's root has no directory above it that is watched.
-    fn holders(&self) -> HashMap<PathBuf, usize> {
-        let mut holders: HashMap<PathBuf, usize> = HashMap::new();
-        for path in self.marks.keys() {
-            let holder = if self.is_root(path) { path } else { path.parent().unwrap_or(path) };
-            *holders.entry(holder.to_path_buf()).or_default() += 1;
+    fn holders(&self) -> HashMap<Vec<u8>, usize> {
+        let roots: Vec<Vec<u8>> = self.roots.iter().map(|root| order(root)).collect();
+        let mut holders: HashMap<Vec<u8>, usize> = HashMap::new();
+        for key in self.marks.keys() {
+            let holder = if roots.contains(key) { key } else { above(key).unwrap_or(key) };
+            match holders.get_mut(holder) {
+                Some(held) => *held += 1,
+                None => drop(holders.insert(holder.to_vec(), 1)),
+            }
         }
         holders
     }
 
-    fn is_root(&self, path: &Path) -> bool {
-        self.roots.iter().any(|root| root == path)
-    }
-
-    fn collapse_into(&mut self, holder: PathBuf) {
-        let mut within = self
-            .marks
-            .range::<Path, _>((Bound::Included(holder.as_path()), Bound::Unbounded))
-            .take_while(|(path, _)| path.starts_with(&holder))
-            .map(|(_, mark)| mark.clone());
-        let Some(mut tree) = within.next() else { return };
+    fn collapse_into(&mut self, holder: Vec<u8>) {
+        let mut within = self.within(&holder);
+        let Some(mut tree) = within.next().map(|(_, mark)| mark.clone()) else { return };
         let folded = within.count();
         tree.scope = Scope::Tree;
         (tree.moved_from, tree.moved_to, tree.count) = (None, None, 0);
@@ -351,6 +364,36 @@ impl DirtySet {
         self.collapsed = self.collapsed.saturating_add(u64::try_from(folded).unwrap_or(u64::MAX) + 1);
         self.insert_tree(holder, tree);
     }
+}
+
+/// A path as a key: its bytes, with the one that no path holds for each slash. So what lies beneath a directory comes right
+/// behind it, whatever other names begin alike, and two keys are compared byte by byte.
+fn order(path: &Path) -> Vec<u8> {
+    let mut key = Vec::new();
+    write_order(&mut key, path);
+    key
+}
+
+fn write_order(key: &mut Vec<u8>, path: &Path) {
+    key.clear();
+    key.extend(path.as_os_str().as_bytes());
+    key.iter_mut().filter(|byte| **byte == b'/').for_each(|byte| *byte = 0);
+}
+
+fn path_of(mut key: Vec<u8>) -> PathBuf {
+    key.iter_mut().filter(|byte| **byte == 0).for_each(|byte| *byte = b'/');
+    PathBuf::from(OsString::from_vec(key))
+}
+
+/// The directory that holds the place; none above the root.
+fn above(key: &[u8]) -> Option<&[u8]> {
+    let at = key.iter().rposition(|byte| *byte == 0)?;
+    if key.len() <= 1 { None } else { key.get(..at.max(1)) }
+}
+
+fn is_within(key: &[u8], above: &[u8]) -> bool {
+    let Some(rest) = key.strip_prefix(above) else { return false };
+    rest.is_empty() || rest.starts_with(&[0]) || above == [0]
 }
 
 /// An eventfd that wakes the worker.
@@ -403,6 +446,12 @@ impl Dirty {
 
     /// Marks; wakes the worker once, whatever the number of marks.
     pub fn mark_all(&self, marks: impl IntoIterator<Item = (PathBuf, Mark)>) {
+        let marks: Vec<(PathBuf, Mark)> = marks.into_iter().collect();
+        self.note_all(marks.iter().map(|(path, mark)| (path.as_path(), mark.clone())));
+    }
+
+    /// The same by borrowed paths.
+    pub fn note_all<'a>(&self, marks: impl IntoIterator<Item = (&'a Path, Mark)>) {
         let marked = self.with(|set| {
             let before = set.events;
             marks.into_iter().for_each(|(path, mark)| set.mark(path, mark));

@@ -7,27 +7,23 @@
 //! handles to paths, drops what is not watched, and marks the rest. When it falls behind, the reader waits, then the
 //! kernel's queue overflows, and the trees are marked for a rescan: memory stays bounded and nothing is forgotten.
 
-use std::os::unix::ffi::OsStrExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::time::{Duration, Instant};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::time::Duration;
 
 use picket_protocol::time::Timestamp;
 use rustix::fs::OFlags;
 
-use super::dirty::Mark;
-use super::foreign::{CONTENT, Sifted};
+use super::foreign::Sifted;
+use super::marker::{Batch, resolve_all};
 use super::mounts::Mount;
 use super::place;
 use super::probe::open_group;
-use super::records::{Entry, Event, Handle, events};
-use super::resolve::{Place, Resolver};
-use super::shared::{Counters, Shared};
+use super::shared::Shared;
 use super::single::Singly;
 use super::tuning::Tuning;
-use super::who::Who;
 use crate::clock;
 use crate::sense::{SensorError, SensorHandle};
 use crate::sys::{FanotifyGroup, Stop};
@@ -39,18 +35,6 @@ const EVENT_BYTES_MAX: usize = 2 * 1024;
 /// While nothing that is watched changes, events of others gather for up to this long: each look costs more than what
 /// it finds, and the kernel's queue is not full before twice as many come as one processor can make.
 const FOREIGN_GATHER: Duration = Duration::from_millis(40);
-
-/// What was read at once.
-struct Batch {
-    bytes: Vec<u8>,
-    /// When, since boot and by the wall clock.
-    since_boot: Duration,
-    time: Timestamp,
-    /// Until when nothing was lost, as far as events of others told.
-    known_until: Timestamp,
-    /// The round, see [`super::foreign`].
-    epoch: u64,
-}
 
 /// Buffers that may wait to be resolved: 2 MiB.
 const BUFFERS_WAITING_MAX: usize = 32;
@@ -214,200 +198,5 @@ impl Reader {
                 return Some(any);
             }
         }
-    }
-}
-
-fn resolve_all(shared: &Arc<Shared>, tuning: &Tuning, inbox: &Receiver<Batch>) {
-    let mut marker = Marker {
-        resolver: Resolver::new(Arc::clone(shared)),
-        who: Who::new(shared.processes.clone()),
-        shared,
-        tuning,
-        marks: Vec::new(),
-        time: clock::now(),
-        now: Instant::now(),
-        known_until: clock::now(),
-        epoch: 0,
-        key: Vec::new(),
-    };
-    while let Ok(batch) = inbox.recv() {
-        marker.who.begin(batch.since_boot);
-        marker.epoch = batch.epoch;
-        marker.known_until = marker.known_until.max(batch.known_until);
-        marker.take(&batch.bytes, batch.time);
-    }
-}
-
-/// Turns events into marks.
-struct Marker<'a> {
-    resolver: Resolver,
-    who: Who,
-    shared: &'a Shared,
-    tuning: &'a Tuning,
-    marks: Vec<(PathBuf, Mark)>,
-    time: Timestamp,
-    now: Instant,
-    known_until: Timestamp,
-    /// The round in which the events were read.
-    epoch: u64,
-    key: Vec<u8>,
-}
-
-impl Marker<'_> {
-    fn take(&mut self, buffer: &[u8], time: Timestamp) {
-        self.time = time;
-        self.now = Instant::now();
-        self.resolver.begin(self.shared.view());
-        let mut whole = true;
-        for event in events(buffer) {
-            match event {
-                Ok(event) if event.has(libc::FAN_Q_OVERFLOW) => {
-                    Counters::count(&self.shared.counters.overflows);
-                    whole = false;
-                }
-                Ok(event) if self.tuning.own_pid == Some(event.pid) => {
-                    Counters::count(&self.shared.counters.own)
-                }
-                Ok(event) => self.note(&event),
-                Err(error) => {
-                    tracing::error!(%error, "a file event cannot be read");
-                    Counters::count(&self.shared.counters.unresolved);
-                    whole = false;
-                }
-            }
-        }
-        self.resolver.end();
-        if whole {
-            self.known_until = self.time;
-        } else {
-            self.mark_everything();
-        }
-        self.shared.dirty.mark_all(self.marks.drain(..));
-    }
-
-    fn note(&mut self, event: &Event<'_>) {
-        let directory = event.has(libc::FAN_ONDIR);
-        if event.has(libc::FAN_RENAME | libc::FAN_MOVED_TO | libc::FAN_MOVED_FROM) && directory {
-            self.resolver.forget();
-        }
-        if event.old.is_some() || event.new.is_some() {
-            self.note_rename(event.old.as_ref(), event.new.as_ref(), directory, event.pid);
-        }
-        if let Some(entry) = event.entry {
-            let mut paths = self.watched_paths(&entry);
-            if let Some(object) = event.object.filter(|_| event.has(CONTENT) && !directory) {
-                let others = self.shared.aliases.find(&mut self.key, &object);
-                paths.extend(others);
-                paths.dedup();
-            }
-            if !paths.is_empty() {
-                let mark = self.mark_of(event).by(self.who.of(event.pid));
-                paths.into_iter().for_each(|path| self.push(path, mark.clone()));
-            }
-        } else if let (Some(object), None, None) = (event.object, event.old, event.new) {
-            self.note_object(&object, event.pid);
-        }
-    }
-
-    /// Both ends, each with the other as a hint (of a directory that is marked by itself the kernel tells only that
-    /// end); a directory with all beneath, because events in it that were read before may have been resolved to where
-    /// it was.
-    fn note_rename(&mut self, old: Option<&Entry<'_>>, new: Option<&Entry<'_>>, directory: bool, pid: i32) {
-        let from = old.map_or_else(Vec::new, |old| self.watched_paths(old));
-        let to = new.map_or_else(Vec::new, |new| self.watched_paths(new));
-        if from.is_empty() && to.is_empty() {
-            return;
-        }
-        let moved = Mark::event(self.time, self.now).by(self.who.of(pid));
-        let elsewhere = |marker: &mut Self, entry: Option<&Entry<'_>>, known: &[PathBuf]| {
-            known.first().cloned().or_else(|| marker.any_path(entry?))
-        };
-        let came_from = if to.is_empty() { None } else { elsewhere(self, old, &from) };
-        let went_to = if from.is_empty() { None } else { elsewhere(self, new, &to) };
-        for path in to {
-            let mark = Mark { moved_from: came_from.clone(), ..moved.clone() };
-            self.push(path, if directory { mark.whole_tree() } else { mark });
-        }
-        for path in from {
-            let mark = Mark { moved_to: went_to.clone(), ..moved.clone() };
-            self.push(path, mark);
-        }
-    }
-
-    /// An event about an object without its directory: the number of its links changed.
-    fn note_object(&mut self, object: &Handle<'_>, pid: i32) {
-        for place in self.resolver.places(object) {
-            if let Place::At(path) = place
-                && self.resolver.view().watched.covers(&path)
-            {
-                let mark = Mark::event(self.time, self.now).by(self.who.of(pid));
-                self.push(path, mark);
-            }
-        }
-    }
-
-    fn mark_of(&self, event: &Event<'_>) -> Mark {
-        let written = event.has(libc::FAN_MODIFY) && !event.has(libc::FAN_CLOSE_WRITE);
-        let created = event.has(libc::FAN_CREATE) && !event.has(libc::FAN_CLOSE_WRITE | libc::FAN_ONDIR);
-        let only_written = written && !event.has(libc::FAN_CREATE | libc::FAN_DELETE | libc::FAN_MOVED_FROM);
-        let due = if only_written { self.now + self.tuning.settle } else { self.now };
-        let closed = event.has(libc::FAN_CLOSE_WRITE);
-        let mark = Mark { open: written || created, closed, ..Mark::event(self.time, due) };
-        // Before 5.17 a directory that moved here is told by this alone.
-        if event.has(libc::FAN_MOVED_TO) && event.has(libc::FAN_ONDIR) { mark.whole_tree() } else { mark }
-    }
-
-    /// Where the entry is, as far as it is watched, or has watched trees beneath. What is too deep to be named is
-    /// marked as part of a tree.
-    fn watched_paths(&mut self, entry: &Entry<'_>) -> Vec<PathBuf> {
-        let places = self.resolver.directory(&entry.directory, self.epoch);
-        let watched = &self.resolver.view().watched;
-        let mut paths = Vec::new();
-        for place in places.iter() {
-            match place {
-                Place::At(directory) => {
-                    let path = entry.name.map_or_else(|| directory.clone(), |name| directory.join(name));
-                    let inside = watched.tree_of(&path).is_some();
-                    if (inside && !watched.leaves_out(&path)) || (!inside && watched.reaches_below(&path)) {
-                        paths.push(path);
-                    }
-                }
-                Place::Beneath(directory) => {
-                    self.marks.push((directory.clone(), Mark::event(self.time, self.now).whole_tree()));
-                }
-            }
-        }
-        paths
-    }
-
-    /// Where the entry is, watched or not: for the other end of a move.
-    fn any_path(&mut self, entry: &Entry<'_>) -> Option<PathBuf> {
-        let name = entry.name?;
-        if name.as_bytes().is_empty() {
-            return None;
-        }
-        self.resolver.places(&entry.directory).into_iter().find_map(|place| match place {
-            Place::At(directory) => Some(directory.join(name)),
-            Place::Beneath(_) => None,
-        })
-    }
-
-    /// A path above trees stands for these trees.
-    fn push(&mut self, path: PathBuf, mark: Mark) {
-        let view = self.resolver.view();
-        if view.watched.tree_of(&path).is_some() {
-            self.marks.push((path, mark));
-            return;
-        }
-        let above: Vec<PathBuf> =
-            view.watched.trees().iter().filter(|tree| tree.starts_with(&path)).cloned().collect();
-        self.marks.extend(above.into_iter().map(|tree| (tree, mark.clone().whole_tree())));
-    }
-
-    fn mark_everything(&mut self) {
-        let due = self.now + self.tuning.overflow_rest;
-        let trees = self.resolver.view().watched.trees().to_vec();
-        let mark = Mark::rescan(self.time, due, Some(self.known_until));
-        self.marks.extend(trees.into_iter().map(|tree| (tree, mark.clone())));
     }
 }

@@ -37,6 +37,7 @@ pub mod log_rotation;
 mod log_silence;
 pub mod log_state;
 pub mod logs;
+mod marker;
 pub mod mounts;
 pub mod note;
 pub mod object;

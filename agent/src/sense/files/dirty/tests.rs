@@ -17,7 +17,7 @@ fn many_events_on_a_path_are_one_mark_with_a_count() {
     let now = Instant::now();
     let mut set = set(10);
     for seconds in 1..=1_000 {
-        set.mark("/t/a".into(), event(seconds, now));
+        set.mark(Path::new("/t/a"), event(seconds, now));
     }
     let taken = set.take_due(now, 10);
     assert_eq!(taken.len(), 1);
@@ -30,10 +30,10 @@ fn many_events_on_a_path_are_one_mark_with_a_count() {
 fn a_mark_is_not_taken_before_it_is_due_and_an_earlier_one_pulls_it_forward() {
     let now = Instant::now();
     let mut set = set(10);
-    set.mark("/t/a".into(), event(1, now + Duration::from_secs(1)));
+    set.mark(Path::new("/t/a"), event(1, now + Duration::from_secs(1)));
     assert!(set.take_due(now, 10).is_empty());
     assert_eq!(set.next_due(), Some(now + Duration::from_secs(1)));
-    set.mark("/t/a".into(), event(2, now));
+    set.mark(Path::new("/t/a"), event(2, now));
     assert_eq!(set.take_due(now, 10).len(), 1);
 }
 
@@ -41,10 +41,10 @@ fn a_mark_is_not_taken_before_it_is_due_and_an_earlier_one_pulls_it_forward() {
 fn early_names_do_not_starve_late_ones() {
     let now = Instant::now();
     let mut set = set(10);
-    set.mark("/t/z".into(), event(1, now));
-    set.mark("/t/a".into(), event(1, now));
+    set.mark(Path::new("/t/z"), event(1, now));
+    set.mark(Path::new("/t/a"), event(1, now));
     assert_eq!(set.take_due(now, 1)[0].0, Path::new("/t/a"));
-    set.mark("/t/a".into(), event(2, now));
+    set.mark(Path::new("/t/a"), event(2, now));
     assert_eq!(set.take_due(now, 1)[0].0, Path::new("/t/z"));
 }
 
@@ -53,8 +53,8 @@ fn both_ends_of_a_move_are_taken_together() {
     let now = Instant::now();
     let mut set = set(10);
     let to = Mark { moved_from: Some("/t/z".into()), ..event(1, now) };
-    set.mark("/t/a".into(), to);
-    set.mark("/t/z".into(), event(1, now + Duration::from_secs(9)));
+    set.mark(Path::new("/t/a"), to);
+    set.mark(Path::new("/t/z"), event(1, now + Duration::from_secs(9)));
     assert_eq!(set.take_due(now, 1).len(), 2);
 }
 
@@ -62,9 +62,9 @@ fn both_ends_of_a_move_are_taken_together() {
 fn a_full_set_folds_the_fullest_directory_and_keeps_lone_marks() {
     let now = Instant::now();
     let mut set = set(10);
-    set.mark("/t/lone/file".into(), event(1, now));
+    set.mark(Path::new("/t/lone/file"), event(1, now));
     for number in 0..10 {
-        set.mark(format!("/t/noisy/{number}").into(), event(2, now));
+        set.mark(Path::new(&format!("/t/noisy/{number}")), event(2, now));
     }
     assert_eq!(set.collapsed(), 10);
     let taken = set.take_due(now, 100);
@@ -77,10 +77,13 @@ fn a_full_set_folds_the_fullest_directory_and_keeps_lone_marks() {
 fn a_tree_absorbs_what_lies_beneath_and_what_comes_later() {
     let now = Instant::now();
     let mut set = set(10);
-    set.mark("/t/d/x".into(), event(1, now));
-    set.mark("/t/dd".into(), event(1, now));
-    set.mark("/t/d".into(), Mark::rescan(Timestamp::from_seconds(2), now, Some(Timestamp::from_seconds(0))));
-    set.mark("/t/d/y".into(), event(3, now));
+    set.mark(Path::new("/t/d/x"), event(1, now));
+    set.mark(Path::new("/t/dd"), event(1, now));
+    set.mark(
+        Path::new("/t/d"),
+        Mark::rescan(Timestamp::from_seconds(2), now, Some(Timestamp::from_seconds(0))),
+    );
+    set.mark(Path::new("/t/d/y"), event(3, now));
     let taken = set.take_due(now, 100);
     assert_eq!(taken.len(), 2);
     assert_eq!(taken[0].0, Path::new("/t/d"));
@@ -104,7 +107,7 @@ proptest! {
         let mut open: Vec<PathBuf> = Vec::new();
         for (path, tree, take) in steps {
             let mark = event(1, now);
-            set.mark(path.clone(), if tree { mark.whole_tree() } else { mark });
+            set.mark(&path, if tree { mark.whole_tree() } else { mark });
             open.push(path);
             prop_assert!(set.len() <= paths_max);
             prop_assert!(open.iter().all(|path| set.covers(path)), "{open:?}");
@@ -117,11 +120,34 @@ proptest! {
                 });
             }
         }
-        let bytes: usize = set.marks.keys().map(|path| path.as_os_str().len()).sum();
+        let bytes: usize = set.marks.keys().map(Vec::len).sum();
         prop_assert_eq!(set.bytes, bytes);
         prop_assert_eq!(set.trees_marked, set.marks.values().filter(|mark| mark.scope == Scope::Tree).count());
         while !set.is_empty() {
             prop_assert!(!set.take_due(now, 7).is_empty());
+        }
+    }
+}
+
+#[test]
+fn what_lies_beneath_a_directory_comes_right_behind_it() {
+    let paths = ["/", "/t", "/t/a", "/t/a/b", "/t/a-b", "/t/a.b", "/t-", "/t0"];
+    let mut keys: Vec<Vec<u8>> = paths.iter().map(|path| order(Path::new(path))).collect();
+    keys.reverse();
+    keys.sort();
+    assert_eq!(keys.iter().cloned().map(path_of).collect::<Vec<_>>(), paths.map(PathBuf::from));
+    for (at, key) in keys.iter().enumerate() {
+        let above: Vec<PathBuf> = std::iter::successors(Some(key.as_slice()), |key| above(key))
+            .map(|key| path_of(key.to_vec()))
+            .collect();
+        assert_eq!(above, Path::new(paths[at]).ancestors().collect::<Vec<_>>());
+        for (other, path) in keys.iter().zip(paths) {
+            assert_eq!(
+                is_within(other, key),
+                Path::new(path).starts_with(paths[at]),
+                "{path} in {}",
+                paths[at]
+            );
         }
     }
 }
