@@ -201,3 +201,68 @@ fn what_pip_installs_is_one_finding_a_distribution_and_what_differs_is_high() {
     assert!(removed[0]["title"].as_str().unwrap().starts_with("picket_wheel 3.0 removed, "), "{removed:#?}");
     assert_eq!(removed.len(), 1, "{removed:#?}");
 }
+
+/// A configuration management tool as its package lays it out: a script, by an interpreter of the distribution's.
+const PUPPET: &str = r#"
+at=/tmp/build/puppet; mkdir -p $at/DEBIAN $at/usr/bin
+printf 'Package: picket-puppet\nVersion: 7.0-1\nArchitecture: all\nMaintainer: t <t@example.org>\nDescription: t\n' > $at/DEBIAN/control
+printf '#!/usr/bin/perl\nsystem("/bin/sh", "-c", $ARGV[0]);\n' > $at/usr/bin/puppet; chmod 755 $at/usr/bin/puppet
+(cd $at && md5sum usr/bin/puppet > DEBIAN/md5sums)
+dpkg-deb --root-owner-group -Znone --build $at /tmp/puppet.deb > /dev/null
+dpkg --install /tmp/puppet.deb > /dev/null
+"#;
+
+#[test]
+fn a_known_hand_explains_ordinary_files_and_nothing_weighty_and_a_pretended_one_nothing() {
+    let mut host = Host::new();
+    host.shell(PUPPET);
+    host.start_agent();
+    let mut known = host.findings().len();
+    let mut does = |script: &str| {
+        host.shell(script);
+        let mut news = host.news(known, 1);
+        known += news.len();
+        assert_eq!(news.len(), 1, "{script}: {news:#?}");
+        news.remove(0)
+    };
+    let ordinary = does("puppet 'echo x > /usr/local/bin/picket-a'");
+    assert_eq!(
+        (text(&ordinary, "rule"), text(&ordinary, "severity")),
+        ("file.created", "low"),
+        "{ordinary:#}"
+    );
+    assert_eq!(ordinary["explained_by"], "puppet did it (package picket-puppet 7.0-1)", "{ordinary:#}");
+    assert_eq!(ordinary["evidence"]["hand"]["program"], "/usr/bin/puppet", "{ordinary:#}");
+    let weighty = does("puppet 'install -m 4755 /bin/true /usr/local/bin/picket-b'");
+    assert_eq!(
+        (text(&weighty, "rule"), text(&weighty, "severity")),
+        ("privilege.setuid", "high"),
+        "{weighty:#}"
+    );
+    assert_eq!(
+        (&weighty["explained_by"], &weighty["evidence"]["hand"]["tool"]),
+        (&Value::Null, &"puppet".into())
+    );
+    let pretended = [
+        "cp /usr/bin/puppet /tmp/puppet; /tmp/puppet 'echo x > /usr/local/bin/picket-c'",
+        "perl -e 'open(F, q(>/usr/local/bin/picket-d)); print F 1; close F' /usr/bin/puppet",
+        "bash -c 'exec -a /usr/bin/puppet /bin/sh -c \"echo x > /usr/local/bin/picket-e\"'",
+    ];
+    for script in pretended {
+        let finding = does(script);
+        assert_eq!(
+            (text(&finding, "rule"), text(&finding, "severity")),
+            ("file.created", "medium"),
+            "{finding:#}"
+        );
+        assert_eq!(finding["explained_by"], Value::Null, "{finding:#}");
+    }
+    // The very script, but not as its package holds it any more.
+    does("echo '# backdoor' >> /usr/bin/puppet");
+    let tampered = does("puppet 'echo x > /usr/local/bin/picket-f'");
+    assert_eq!(
+        (text(&tampered, "severity"), &tampered["explained_by"]),
+        ("medium", &Value::Null),
+        "{tampered:#}"
+    );
+}

@@ -155,7 +155,7 @@ fn count(lab: &Lab, sql: &str) -> usize {
 }
 
 fn known(lab: &Lab) -> usize {
-    count(lab, "SELECT COUNT(*) FROM package_known")
+    count(lab, "SELECT COUNT(*) FROM package_known WHERE name != ''")
 }
 
 fn held(lab: &Lab) -> usize {

@@ -12,8 +12,12 @@ fn at(millis: i64) -> Timestamp {
 
 fn by(pid: u32, executable: &str, above: &[(u32, &str)]) -> Option<Arc<crate::sense::processes::Actor>> {
     let text = |text: &str| Some(Text::from_bytes(text.as_bytes()));
-    let parents =
-        above.iter().map(|(pid, above)| Ancestor { pid: *pid, started: None, executable: text(above) });
+    let parents = above.iter().map(|(pid, above)| Ancestor {
+        pid: *pid,
+        started: None,
+        executable: text(above),
+        script: None,
+    });
     Some(Arc::new(crate::sense::processes::Actor {
         pid,
         executable: text(executable),

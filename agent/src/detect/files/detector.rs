@@ -14,6 +14,7 @@ use crate::detect::acts::Stage as Acts;
 use crate::detect::logs::Logs;
 use crate::detect::mass_change::canary::Canaries;
 use crate::detect::mass_change::{Habits, MassChange, Seen, Thresholds};
+use crate::detect::packages::hands::{self, KnownHand};
 use crate::detect::packages::proof::Answer;
 use crate::detect::packages::window::Window;
 use crate::detect::packages::{Stage as Packages, tools};
@@ -40,6 +41,8 @@ pub struct Detector {
     pub packages: Packages,
     /// Gathers what is one act.
     pub acts: Acts,
+    /// The tool behind the change that is observed next, where one is known.
+    pub hand: Option<KnownHand>,
     /// Planned work, open or over.
     pub window: Option<Window>,
     /// Set while changes are looked at that somebody accepts.
@@ -72,6 +75,9 @@ impl Detector {
                 evidence.insert("part_of".to_owned(), id.to_string().into());
             }
             tools::explain(change, finding);
+            if let Some(hand) = &self.hand {
+                hands::explain(finding, hand);
+            }
         }
         let finding = self.canaries.judge(change, finding);
         // What is accepted waits for no other explanation.

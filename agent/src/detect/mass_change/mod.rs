@@ -389,7 +389,12 @@ fn is_program(actor: &Actor, programs: &[&str]) -> bool {
 
 /// A process and those above it that may be the origin of what it does, nearest first.
 fn lineage(actor: &Actor) -> impl Iterator<Item = Ancestor> {
-    let itself = Ancestor { pid: actor.pid, started: actor.started, executable: actor.executable.clone() };
+    let itself = Ancestor {
+        pid: actor.pid,
+        started: actor.started,
+        executable: actor.executable.clone(),
+        script: None,
+    };
     let above = actor.parents.iter().take(ANCESTORS_MAX).take_while(|parent| !is_session(parent)).cloned();
     std::iter::once(itself).chain(above)
 }

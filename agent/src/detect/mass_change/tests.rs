@@ -80,7 +80,12 @@ fn by(pid: u32, executable: &str, parents: &[(u32, &str)]) -> Option<Arc<Actor>>
         container: None,
         parents: parents
             .iter()
-            .map(|&(pid, name)| Ancestor { pid, started: Some(at(-100)), executable: program(name) })
+            .map(|&(pid, name)| Ancestor {
+                pid,
+                started: Some(at(-100)),
+                executable: program(name),
+                script: None,
+            })
             .collect(),
         known_by: "bpf".to_owned(),
     }))

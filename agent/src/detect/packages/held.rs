@@ -271,7 +271,7 @@ mod tests {
             command_line: Some(text(command_line)),
             parents: above
                 .iter()
-                .map(|above| Ancestor { pid: 1, started: None, executable: Some(text(above)) })
+                .map(|above| Ancestor { pid: 1, started: None, executable: Some(text(above)), script: None })
                 .collect(),
             ..super::super::tests::actor()
         };

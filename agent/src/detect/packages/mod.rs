@@ -19,6 +19,7 @@
 //!
 //! **Limits.** [`HELD_BYTES_MAX`] of what waits is in memory; a change beyond is told at once, unexplained.
 
+pub mod hands;
 pub mod held;
 pub mod proof;
 pub mod tables;

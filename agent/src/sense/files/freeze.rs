@@ -20,6 +20,7 @@ pub(super) fn answer(freezer: &Freezer, processes: &Processes, finding: &mut Fin
         pid: actor.pid,
         started: actor.started,
         executable: actor.executable,
+        script: None,
     });
     let origins: Vec<Ancestor> = evidence.origin.into_iter().chain(last).collect();
     if origins.is_empty() {

@@ -16,6 +16,7 @@ impl Examiner {
         self.packages.note(&change.path, clock::now());
         self.detector.packages.set_activity(self.packages.activity(change.observed.last));
         self.detector.window = self.packages.window()?;
+        self.detector.hand = self.packages.hand(change);
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! What every package database can be asked.
 
 use std::collections::{HashMap, HashSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use picket_protocol::time::Timestamp;
 
@@ -28,6 +28,10 @@ pub trait Database: std::fmt::Debug + Send {
     fn read(&mut self, known: &Known, anew: bool) -> rusqlite::Result<()>;
     /// What was recorded anew.
     fn recorded(&self) -> Vec<&Recorded>;
+    /// The package that holds the object at `path`, known by `names`, if that is as packaged: name and version.
+    fn vouch(&self, _path: &Path, _names: &[Vec<u8>]) -> Option<String> {
+        None
+    }
     /// Whether it was there long before it became known: that is no news.
     fn is_of_old(&self, _recorded: &Recorded) -> bool {
         false

@@ -15,6 +15,7 @@
 
 mod database;
 mod dpkg;
+mod hands;
 mod known;
 mod md5;
 mod pip;
@@ -33,6 +34,7 @@ use rustix::fs::inotify;
 
 use self::database::Database;
 use self::dpkg::Dpkg;
+use self::hands::Hands;
 use self::known::{Known, Paths, Recorded, put, sentinel};
 use self::pip::Pip;
 use self::question::{Question, aliases};
@@ -57,6 +59,7 @@ pub struct Packages {
     known: Known,
     databases: Vec<Box<dyn Database>>,
     pip: Pip,
+    hands: Hands,
     notices: Option<OwnedFd>,
     activity: Option<(Timestamp, Activity)>,
     anew: bool,
@@ -78,7 +81,17 @@ impl Packages {
         let notices = notices(databases.iter().filter_map(|database| database.watched()).collect());
         let known = Known::new(connection);
         let pip = Pip::find(root);
-        Ok(Self { root: root.to_path_buf(), known, databases, pip, notices, activity: None, anew: true })
+        let hands = Hands::default();
+        Ok(Self {
+            root: root.to_path_buf(),
+            known,
+            databases,
+            pip,
+            hands,
+            notices,
+            activity: None,
+            anew: true,
+        })
     }
 
     /// The detector's stage with what the last run held back.

@@ -14,6 +14,9 @@ pub struct Ancestor {
     /// The program that it ran when it started the process beneath.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub executable: Option<Text>,
+    /// The script that this program was started with, where it is an interpreter and the kernel told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub script: Option<Text>,
 }
 
 /// Who did it.

@@ -22,6 +22,7 @@ mod keeper;
 mod proc;
 mod process;
 mod record;
+pub mod script;
 mod start;
 pub mod table;
 

@@ -10,6 +10,7 @@ use picket_protocol::finding::Text;
 use picket_protocol::time::Timestamp;
 
 use super::actor::{Actor, Ancestor};
+use super::script::first_script;
 
 /// Ancestors that are named.
 pub const ANCESTORS_MAX: usize = 16;
@@ -196,7 +197,16 @@ impl Process {
             pid: self.pid,
             started: Some(self.started),
             executable: text(&self.program.facts().executable),
+            script: self.script().and_then(text),
         }
+    }
+
+    /// What the kernel said that an interpreter was started with; what is read later is the process's own word.
+    fn script(&self) -> Option<&[u8]> {
+        let facts = self.program.facts();
+        let arguments = facts.arguments.split(|byte| *byte == 0);
+        let told = self.known_by == KnownBy::Bpf;
+        first_script(&facts.executable, arguments).filter(|_| told)
     }
 
     /// The process itself while few are above it, else a copy that remembers only the nearest: whoever forks and

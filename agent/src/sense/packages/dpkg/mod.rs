@@ -229,6 +229,23 @@ impl Database for Dpkg {
         }
     }
 
+    fn vouch(&self, path: &Path, names: &[Vec<u8>]) -> Option<String> {
+        let (name, package) = self.owned(&names.iter().cloned().collect()).into_iter().next()?;
+        let sums = place::read(
+            &with_end(&self.info(&package.name, &package.architecture), ".md5sums"),
+            FILE_BYTES_MAX,
+        );
+        let expected = lines(&sums).find_map(|line| {
+            let (digits, path) = line.split_at_checked(34)?;
+            let digits = digits.strip_suffix(b"  ").filter(|_| name.strip_prefix(b"/") == Some(path))?;
+            super::md5::parse(digits)
+        })?;
+        let (_, found) = place::digests(path).ok()?;
+        let is_it = |stanza: &Stanza| stanza.name == package.name && stanza.state == State::Installed;
+        let stanza = self.stanzas().into_values().find(is_it)?;
+        (found == expected).then(|| format!("{} {}", stanza.name, stanza.version))
+    }
+
     fn owned(&self, names: &HashSet<Vec<u8>>) -> HashMap<Vec<u8>, PackageId> {
         let mut found = HashMap::new();
         let lists = std::fs::read_dir(self.admin.join("info")).into_iter().flatten();
