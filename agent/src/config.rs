@@ -89,10 +89,10 @@ pub struct LoginsConfig {
     pub audit: bool,
     /// `audit_enable`: switch audit on where it is off. Default false.
     pub audit_enable: bool,
-    /// `records`: read the utmp family (`btmp`, `wtmp`). Default true.
-    pub records: bool,
     /// `fleet`: addresses of the customer's other hosts. Default none.
     pub fleet: Vec<IpAddr>,
+    /// `records`: files of the utmp family, default `/var/log/btmp` and `/var/log/wtmp`, those that exist now or later.
+    pub records: Vec<PathBuf>,
     /// `[logins.thresholds]`: when is enough.
     pub thresholds: Thresholds,
     /// `parsers_dir`: the customer's own rule files, default `/etc/picket/parsers.d`.
@@ -235,6 +235,7 @@ impl Default for FilesConfig {
 impl Default for LoginsConfig {
     fn default() -> Self {
         let logs = ["/var/log/auth.log", "/var/log/secure"].map(PathBuf::from).to_vec();
+        let records = ["/var/log/btmp", "/var/log/wtmp"].map(PathBuf::from).to_vec();
         let parsers_dir = PathBuf::from(crate::sense::logins::parse::parsers::DIRECTORY);
         Self {
             enabled: true,
@@ -242,8 +243,8 @@ impl Default for LoginsConfig {
             journal: true,
             audit: true,
             audit_enable: false,
-            records: true,
             fleet: Vec::new(),
+            records,
             thresholds: Thresholds::default(),
             parsers_dir,
         }

@@ -35,7 +35,7 @@ impl Agent {
         let text = format!(
             "state_dir = \"{at}/state\"\nrun_dir = \"{at}/run\"\n\
              [files]\ntrees = [\"{at}/watched\"]\nlogs = [\"{at}/logs\"]\n\
-             [logins]\nlogs = [\"{at}/auth.log\"]\njournal = false\naudit = false\nrecords = false\n\
+             [logins]\nlogs = [\"{at}/auth.log\"]\njournal = false\naudit = false\nrecords = []\n\
              [uplink]\nuser = \"{UPLINK_UID}\"\nbackoff_max = \"2s\"\n{more}"
         );
         std::fs::write(dir.join("agent.toml"), text).expect("a configuration");

@@ -77,8 +77,8 @@ fn logins(mut section: Section<'_, '_>) -> LoginsConfig {
         journal: section.boolean("journal", default.journal),
         audit: section.boolean("audit", default.audit),
         audit_enable: section.boolean("audit_enable", default.audit_enable),
-        records: section.boolean("records", default.records),
         fleet: section.texts("fleet", default.fleet, FLEET_MAX, address),
+        records: section.texts("records", default.records, LOGS_MAX, absolute),
         thresholds: thresholds(section.section_called("thresholds", "logins.thresholds")),
         parsers_dir: section.text("parsers_dir", default.parsers_dir, absolute),
     };

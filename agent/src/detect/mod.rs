@@ -9,4 +9,5 @@ pub mod logs;
 pub mod mass_change;
 pub mod packages;
 pub mod sessions;
+pub mod silence;
 pub mod web;

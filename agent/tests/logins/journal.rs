@@ -45,7 +45,7 @@ fn config() -> LoginsConfig {
     LoginsConfig {
         logs: vec!["/var/log/auth.log".into()],
         audit: false,
-        records: false,
+        records: Vec::new(),
         ..LoginsConfig::default()
     }
 }

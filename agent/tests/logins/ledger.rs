@@ -125,13 +125,36 @@ pub fn config(logs: &[&Path]) -> LoginsConfig {
     let logs = logs.iter().map(|log| (*log).to_owned()).collect();
     // Each line is a stranger, and each is to be seen.
     let thresholds = Thresholds { strangers: u32::MAX, ..Thresholds::default() };
-    LoginsConfig { logs, journal: false, audit: false, records: false, thresholds, ..LoginsConfig::default() }
+    LoginsConfig {
+        logs,
+        journal: false,
+        audit: false,
+        records: Vec::new(),
+        thresholds,
+        ..LoginsConfig::default()
+    }
 }
 
 /// The `n`th failed login, of a user and an address of its own.
 pub fn line(n: u64) -> String {
     let [_, _, _, _, _, a, b, c] = n.to_be_bytes();
     format!("Nov 21 12:00:00 host sshd[{n}]: Failed password for u{n:07} from 10.{a}.{b}.{c} port 22 ssh2\n")
+}
+
+/// The same as a record of btmp, as sshd writes it.
+pub fn record(n: u64) -> Vec<u8> {
+    let [_, _, _, _, _, a, b, c] = n.to_be_bytes();
+    let mut record = vec![0; 384];
+    let mut put = |at: usize, bytes: &[u8]| record[at..at + bytes.len()].copy_from_slice(bytes);
+    put(0, &6u16.to_ne_bytes());
+    // No process has such a number.
+    put(4, &(u32::try_from(n).unwrap() + 4_194_304).to_ne_bytes());
+    put(8, b"ssh:notty");
+    put(44, format!("u{n:07}").as_bytes());
+    put(76, format!("10.{a}.{b}.{c}").as_bytes());
+    put(340, &1_795_000_000u32.to_ne_bytes());
+    put(348, &[10, a, b, c]);
+    record
 }
 
 /// The numbers in findings, in the order in which they were sealed.

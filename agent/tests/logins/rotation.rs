@@ -10,7 +10,9 @@ use std::thread::JoinHandle;
 
 use picket_agent::sys::Stop;
 
-use crate::ledger::{Bench, assert_complete, config, line, wait_for};
+use picket_agent::config::LoginsConfig;
+
+use crate::ledger::{Bench, assert_complete, config, line, record, wait_for};
 
 /// Writes numbered lines as fast as it can, as a log daemon does: to the file that it holds open until told to open it anew.
 struct Writer {
@@ -22,14 +24,14 @@ struct Writer {
 }
 
 impl Writer {
-    fn start(path: &Path) -> Self {
+    fn start(path: &Path, render: fn(u64) -> Vec<u8>) -> Self {
         let file = Arc::new(Mutex::new(append(path)));
         let written = Arc::new(AtomicU64::new(0));
         let stop = Stop::new().unwrap();
         let (to, count, end) = (Arc::clone(&file), Arc::clone(&written), stop.clone());
         let thread = std::thread::spawn(move || {
             for n in 0.. {
-                to.lock().unwrap().write_all(line(n).as_bytes()).unwrap();
+                to.lock().unwrap().write_all(&render(n)).unwrap();
                 count.store(n + 1, Ordering::SeqCst);
                 // Some thousand lines a second: faster than any sshd, slow enough to last through the test.
                 if n % 8 == 7 && end.wait(std::time::Duration::from_millis(1)) {
@@ -102,13 +104,29 @@ fn by_copy(log: &Path, writer: &Writer) {
     held.set_len(0).unwrap();
 }
 
-fn survives(rotate: impl Fn(&Path, &Writer), rotations: u32) {
+/// A text log, or a file of records.
+#[derive(Clone, Copy)]
+struct Form {
+    name: &'static str,
+    render: fn(u64) -> Vec<u8>,
+    config: fn(&Path) -> LoginsConfig,
+}
+
+const TEXT: Form =
+    Form { name: "auth.log", render: |n| line(n).into_bytes(), config: |path| config(&[path]) };
+const RECORDS: Form = Form {
+    name: "btmp.log",
+    render: record,
+    config: |path| LoginsConfig { records: vec![path.to_owned()], ..config(&[]) },
+};
+
+fn survives(form: Form, rotate: impl Fn(&Path, &Writer), rotations: u32) {
     let dir = tempfile::tempdir().unwrap();
-    let log = dir.path().join("auth.log");
+    let log = dir.path().join(form.name);
     File::create(&log).unwrap();
     let bench = Bench::new(dir.path());
-    let run = bench.start(&config(&[&log]));
-    let writer = Writer::start(&log);
+    let run = bench.start(&(form.config)(&log));
+    let writer = Writer::start(&log, form.render);
     for _ in 0..rotations {
         writer.run(200);
         rotate(&log, &writer);
@@ -124,29 +142,40 @@ fn survives(rotate: impl Fn(&Path, &Writer), rotations: u32) {
 
 #[test]
 fn twenty_rotations_by_rename() {
-    survives(by_rename, 20);
+    survives(TEXT, by_rename, 20);
 }
 
 #[test]
 fn twenty_rotations_by_rename_with_compression() {
-    survives(by_rename_and_compression, 20);
+    survives(TEXT, by_rename_and_compression, 20);
 }
 
 #[test]
 fn twenty_rotations_by_copy_and_truncation() {
-    survives(by_copy, 20);
+    survives(TEXT, by_copy, 20);
+}
+
+#[test]
+fn twenty_rotations_of_records_by_rename() {
+    survives(RECORDS, by_rename, 20);
+}
+
+#[test]
+fn twenty_rotations_of_records_by_copy_and_truncation() {
+    survives(RECORDS, by_copy, 20);
 }
 
 /// The sensor dies after a few entries, as in kill -9, again and again, while the log is rotated.
-fn survives_kills(rotate: impl Fn(&Path, &Writer), kills: usize) {
+fn survives_kills(form: Form, rotate: impl Fn(&Path, &Writer), kills: usize) {
     let dir = tempfile::tempdir().unwrap();
-    let log = dir.path().join("auth.log");
+    let log = dir.path().join(form.name);
     File::create(&log).unwrap();
+    let config = (form.config)(&log);
     let bench = Bench::new(dir.path());
-    bench.start(&config(&[&log])).stop();
-    let writer = Writer::start(&log);
+    bench.start(&config).stop();
+    let writer = Writer::start(&log, form.render);
     for kill in 0..kills {
-        let run = bench.start_with(&config(&[&log]), 3 + kill % 7);
+        let run = bench.start_with(&config, 3 + kill % 7);
         writer.run(150);
         rotate(&log, &writer);
         writer.run(50);
@@ -158,7 +187,7 @@ fn survives_kills(rotate: impl Fn(&Path, &Writer), kills: usize) {
         }
     }
     let count = writer.finish();
-    let run = bench.start(&config(&[&log]));
+    let run = bench.start(&config);
     wait_for("the last line", || (bench.findings.lock().unwrap().len() as u64 >= count).then_some(()));
     run.stop();
     assert_complete(&bench.sealed(), count);
@@ -166,17 +195,22 @@ fn survives_kills(rotate: impl Fn(&Path, &Writer), kills: usize) {
 
 #[test]
 fn kills_between_rotations_by_rename() {
-    survives_kills(by_rename, 12);
+    survives_kills(TEXT, by_rename, 12);
 }
 
 #[test]
 fn kills_between_rotations_with_compression() {
-    survives_kills(by_rename_and_compression, 12);
+    survives_kills(TEXT, by_rename_and_compression, 12);
 }
 
 #[test]
 fn kills_between_rotations_by_copy_and_truncation() {
-    survives_kills(by_copy, 12);
+    survives_kills(TEXT, by_copy, 12);
+}
+
+#[test]
+fn kills_between_rotations_of_records_by_rename() {
+    survives_kills(RECORDS, by_rename, 12);
 }
 
 #[test]

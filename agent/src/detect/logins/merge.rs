@@ -64,6 +64,12 @@ pub struct Closed {
     pub kind: LoginKind,
     /// Who reported it.
     pub sources: Vec<Source>,
+    /// Somebody reported an attempt, not only that a name was given.
+    pub attempted: bool,
+    /// By a key.
+    pub by_key: bool,
+    /// Not only a line of a text log that any local user can write.
+    pub confirmed: bool,
 }
 
 /// What became of reports, counted.
@@ -297,8 +303,14 @@ impl Merge {
             return self.attach(&identity, *event, now);
         }
         self.tally.unconfirmed += 1;
-        let sources = vec![event.source];
-        self.closed.push(Closed { service: event.service.clone(), kind: event.event, sources });
+        self.closed.push(Closed {
+            service: event.service.clone(),
+            kind: event.event,
+            sources: vec![event.source],
+            attempted: event.reporter != Reporter::Notice,
+            by_key: by_key(&event),
+            confirmed: false,
+        });
         Vec::new()
     }
 
@@ -387,8 +399,14 @@ impl Merge {
                 let mut sources: Vec<Source> = act.reported.iter().map(|(source, _)| *source).collect();
                 sources.sort_unstable();
                 sources.dedup();
-                let (service, kind) = (act.told.service.clone(), act.told.event);
-                self.closed.push(Closed { service, kind, sources });
+                self.closed.push(Closed {
+                    service: act.told.service.clone(),
+                    kind: act.told.event,
+                    sources,
+                    attempted: act.reported.iter().any(|(_, reporter)| *reporter != Reporter::Notice),
+                    by_key: by_key(&act.known),
+                    confirmed: true,
+                });
             }
             match acts.front() {
                 Some(act) => {
@@ -402,6 +420,10 @@ impl Merge {
             self.due_at(next);
         }
     }
+}
+
+fn by_key(event: &LoginEvent) -> bool {
+    event.method.as_ref().is_some_and(|method| method.text.starts_with("publickey"))
 }
 
 fn near(one: Timestamp, other: Timestamp) -> bool {

@@ -291,6 +291,46 @@ fn service(name: &str) -> Cow<'static, str> {
     }
 }
 
+impl LoginEvent {
+    /// An event of which no more is known yet.
+    pub fn bare(
+        event: LoginKind,
+        service: Cow<'static, str>,
+        reporter: Reporter,
+        source: Source,
+        time: Timestamp,
+        place: Place,
+    ) -> Self {
+        Self {
+            event,
+            service,
+            reporter,
+            time,
+            user: None,
+            address: None,
+            port: None,
+            method: None,
+            key: None,
+            tty: None,
+            target: None,
+            command: None,
+            reason: None,
+            request: None,
+            status: None,
+            session: None,
+            login_uid: None,
+            repeats: 1,
+            ambiguous: false,
+            pid: None,
+            raw: None,
+            source,
+            sources: Vec::new(),
+            place,
+            sender: None,
+        }
+    }
+}
+
 fn cut(bytes: &[u8], max: usize) -> Text {
     Text::from_bytes(bytes.get(..bytes.len().min(max)).unwrap_or_default())
 }

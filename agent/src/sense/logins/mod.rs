@@ -9,6 +9,7 @@
 //!   `logger -t sshd` is not sshd's.
 //! - `log`, text logs, where such a line cannot be told apart; its events say `source: log`. Beside the journal the
 //!   default logs only confirm what other sources say; logs that the customer added count by themselves.
+//! - `records`, `btmp` and `wtmp` ([`records`]).
 //!
 //! A line is read exactly once: the position behind it is committed in the ledger entry that seals what it
 //! led to. Nothing is queued: while the ledger is slow, lines wait in the log or the journal. Audit keeps nothing for those
@@ -49,8 +50,8 @@ use audit::{Audit, AuditRefusal};
 use journal::{Journal, JournalRefusal};
 use output::Output;
 use parse::Parsers;
-use position::{JOURNAL, JournalPosition, LogPosition, Store};
-use tail::Tail;
+use position::{JOURNAL, JournalPosition, LogPosition, SILENCE, Store};
+use tail::{Tail, Unit};
 use worker::{Inputs, Refused, Worker};
 
 /// Where the sensor stands in each source, and what the detector has to raise yet.
@@ -80,7 +81,12 @@ impl Refusals {
     /// Names of the sources that are read.
     fn rung(&self, config: &LoginsConfig) -> String {
         let logs = !config.logs.is_empty();
-        let sources = [("audit", self.audit.is_none()), ("journal", self.journal.is_none()), ("log", logs)];
+        let sources = [
+            ("audit", self.audit.is_none()),
+            ("journal", self.journal.is_none()),
+            ("log", logs),
+            ("records", !config.records.is_empty()),
+        ];
         let names: Vec<&str> = sources.into_iter().filter(|(_, read)| *read).map(|(name, _)| name).collect();
         names.join("+")
     }
@@ -100,6 +106,7 @@ impl Refusals {
             RungProbe { rung: "audit".to_owned(), usable: self.audit.is_none(), reason: audit },
             RungProbe { rung: "journal".to_owned(), usable: self.journal.is_none(), reason: journal },
             RungProbe { rung: "log".to_owned(), usable, reason: states.join("; ") },
+            records_probe(config),
         ]
     }
 }
@@ -107,6 +114,16 @@ impl Refusals {
 /// Tries the rungs of the ladder.
 pub fn probe(config: &LoginsConfig) -> SensorProbe {
     SensorProbe { sensor: "logins".to_owned(), rungs: Refusals::of(config).ladder(config) }
+}
+
+fn records_probe(config: &LoginsConfig) -> RungProbe {
+    let rung = "records".to_owned();
+    if config.records.is_empty() {
+        return RungProbe { rung, usable: false, reason: "switched off by logins.records".to_owned() };
+    }
+    let usable = config.records.iter().any(|path| std::fs::File::open(path).is_ok());
+    let states: Vec<String> = config.records.iter().map(|path| describe_log(path)).collect();
+    RungProbe { rung, usable, reason: states.join("; ") }
 }
 
 fn describe_log(path: &Path) -> String {
@@ -133,6 +150,9 @@ pub fn start(config: &LoginsConfig, context: SensorContext) -> Result<SensorHand
     let store = Store::open(&context.database)?;
     let parsers = load_parsers(config);
     let mut output = Output::new(context.clone(), config, Arc::clone(&parsers), store.detector()?, now);
+    if let Some(state) = store.position::<String>(SILENCE)? {
+        output.restore_silence(&state);
+    }
     let before: Option<String> = store.position(RUNG)?;
     let is_new = |source: &str| before.as_ref().is_some_and(|before| before.split('+').all(|s| s != source));
     if let Some(before) = before.as_ref().filter(|before| **before != rung) {
@@ -158,7 +178,11 @@ pub fn start(config: &LoginsConfig, context: SensorContext) -> Result<SensorHand
     let mut tails = Vec::new();
     for path in &paths {
         let stale = is_new("log") && is_repeated(path);
-        tails.push(open_tail(path, scratch, stale, &store, &mut output, now)?);
+        tails.push(open_tail(path, Unit::Line, scratch, stale, &store, &mut output, now)?);
+    }
+    for path in &config.records {
+        let unit = Unit::Record { bytes: records::RECORD_BYTES };
+        tails.push(open_tail(path, unit, scratch, is_new("records"), &store, &mut output, now)?);
     }
     if tails.is_empty() && journal.is_none() && audit.is_none() {
         return Err(SensorError::NoRung);
@@ -215,6 +239,7 @@ fn open_journal(
 
 fn open_tail(
     path: &Path,
+    unit: Unit,
     scratch: &Path,
     stale: bool,
     store: &Store,
@@ -225,7 +250,7 @@ fn open_tail(
     let source = path.as_os_str().as_bytes();
     let known: Option<LogPosition> = store.position(source)?;
     let known = known.filter(|_| !stale);
-    let tail = Tail::open(path, scratch, known.as_ref(), now);
+    let tail = Tail::open(path, unit, scratch, known.as_ref(), now);
     let tail = tail.map_err(|source| SensorError::System { doing: "open a log", source })?;
     output.commit(source, &tail.position())?;
     Ok(tail)

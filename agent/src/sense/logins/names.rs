@@ -1,7 +1,7 @@
 //! Names of local accounts by number, from `/etc/passwd` itself: a look-up through NSS would load foreign modules into a
 //! process that runs as root, and may wait for the network.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
@@ -21,6 +21,7 @@ const LOOK: std::time::Duration = std::time::Duration::from_secs(1);
 pub struct Names {
     path: PathBuf,
     names: HashMap<u32, Text>,
+    known: HashSet<Text>,
     looked: Timestamp,
     /// Device, inode, modification, size.
     seen: Option<(u64, u64, i64, i64, u64)>,
@@ -29,16 +30,32 @@ pub struct Names {
 impl Names {
     /// Reads `/etc/passwd` when it is first asked.
     pub fn of_host() -> Self {
-        Self { path: "/etc/passwd".into(), names: HashMap::new(), looked: Timestamp::default(), seen: None }
+        Self {
+            path: "/etc/passwd".into(),
+            names: HashMap::new(),
+            known: HashSet::new(),
+            looked: Timestamp::default(),
+            seen: None,
+        }
+    }
+
+    /// Whether there is a local account of that name.
+    pub fn has(&mut self, name: &Text, now: Timestamp) -> bool {
+        self.look_if_due(now);
+        self.known.contains(name)
     }
 
     /// The name of the account with the number `uid`; of several the first, as everywhere.
     pub fn name(&mut self, uid: u32, now: Timestamp) -> Option<Text> {
+        self.look_if_due(now);
+        self.names.get(&uid).cloned()
+    }
+
+    fn look_if_due(&mut self, now: Timestamp) {
         if now < self.looked || now.since(self.looked) >= LOOK {
             self.looked = now;
             self.look();
         }
-        self.names.get(&uid).cloned()
     }
 
     fn look(&mut self) {
@@ -52,6 +69,7 @@ impl Names {
         if file.take(BYTES_MAX).read_to_end(&mut bytes).is_ok() {
             self.seen = seen;
             self.names = parse(&bytes);
+            self.known = self.names.values().cloned().collect();
         }
     }
 }

@@ -21,11 +21,13 @@ use super::journal::Entry;
 use super::line::Line;
 use super::names::Names;
 use super::parse::{Parsers, Scratch};
-use super::position::{write_detector, write_position};
+use super::position::{SILENCE, write_detector, write_position};
+use super::records::Reading;
 use super::tail::Found;
 use crate::config::LoginsConfig;
 use crate::detect::logins::merge::{Merge, Step};
 use crate::detect::logins::{Detector, Facts};
+use crate::detect::silence::Silence;
 use crate::ledger::{SealError, Sealed};
 use crate::sense::SensorContext;
 
@@ -57,9 +59,14 @@ pub struct Output {
     context: SensorContext,
     detector: Detector,
     merge: Merge,
+    silence: Silence,
+    silence_written: Timestamp,
     names: Names,
     accounts: AccountFiles,
     fleet: BTreeSet<IpAddr>,
+    records: Reading,
+    /// How old the last event of each log was when it was read.
+    lags: HashMap<PathBuf, Duration>,
     zone: TimeZone,
     parsers: Arc<Parsers>,
     /// Logs that a service writes itself, and its name.
@@ -94,9 +101,13 @@ impl Output {
             context,
             detector,
             merge: Merge::default(),
+            silence: Silence::default(),
+            silence_written: now,
             names: Names::of_host(),
             accounts: AccountFiles::of_host(),
             fleet: config.fleet.iter().copied().collect(),
+            records: Reading::default(),
+            lags: HashMap::new(),
             zone: super::line::local_zone(),
             own_logs: parsers
                 .logs()
@@ -112,6 +123,16 @@ impl Output {
             last_event: None,
             tally: Tally::default(),
         }
+    }
+
+    /// Whether the journal tells nothing of what others tell.
+    pub fn journal_is_silent(&self) -> bool {
+        self.silence.is_silent(Source::Journal)
+    }
+
+    /// Takes back what was learnt of the sources.
+    pub fn restore_silence(&mut self, state: &str) {
+        self.silence.restore(state);
     }
 
     /// The detector, for its counts and for what is due.
@@ -150,8 +171,32 @@ impl Output {
                 LoginEvent::new(&parsed, line.message, origin)
             }
         };
+        self.lagged(path, event.time, now);
         self.observe(event, repeated, now);
         !self.is_full()
+    }
+
+    /// Observes a record of the utmp family in the file at `path`; false when it is time to commit.
+    pub fn record(&mut self, path: &Path, found: Found<'_>, now: Timestamp) -> bool {
+        self.idle = true;
+        let Self { records, names, .. } = self;
+        let Some(event) = records.event(path, found, |name| names.has(name, now)) else { return true };
+        self.lagged(path, event.time, now);
+        self.observe(event, false, now);
+        !self.is_full()
+    }
+
+    /// How old the last event of the log at `path` was when it was read.
+    pub fn lag(&self, path: &Path) -> Option<Duration> {
+        self.lags.get(path).copied()
+    }
+
+    fn lagged(&mut self, path: &Path, time: Timestamp, now: Timestamp) {
+        let lag = now.since(time);
+        match self.lags.get_mut(path) {
+            Some(known) => *known = lag,
+            None => drop(self.lags.insert(path.to_owned(), lag)),
+        }
     }
 
     /// Observes an entry of the journal.
@@ -266,9 +311,20 @@ impl Output {
         self.context.sessions.tick(now);
         let steps = self.merge.tick(now);
         self.take_steps(steps, now);
+        for act in self.merge.take_closed() {
+            let findings = self.silence.closed(&act, now, &mut Uuid::now_v7);
+            self.add(findings);
+        }
         let findings = self.detector.tick(now, DRAFTS_MAX);
         self.add(findings);
-        self.commit_writes(Vec::new())
+        // With findings at once, else seldom: what is lost of it is learnt again.
+        let due = now < self.silence_written || now.since(self.silence_written) >= IDLE_POSITION_AGE;
+        let state = if due || !self.drafts.is_empty() { self.silence.state() } else { None };
+        let write = state.and_then(|state| write_position(SILENCE, &state));
+        if write.is_some() {
+            self.silence_written = now;
+        }
+        self.commit_writes(write.into_iter().collect())
     }
 
     /// How long until [`Output::tick`] has something to do.

@@ -12,6 +12,9 @@ use crate::sense::SensorError;
 /// The key of the journal's row; logs have their path.
 pub const JOURNAL: &[u8] = b"journal";
 
+/// The key of the row that says what is known of the sources.
+pub const SILENCE: &[u8] = b"silence";
+
 /// Where the sensor stands in one text log: every file of it that is not finished, oldest first.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct LogPosition {

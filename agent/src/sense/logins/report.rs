@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::audit::Audit;
 use super::journal::Journal;
-use super::tail::{Tail, Tally};
+use super::tail::{Tail, Tally, Unit};
 use super::worker::Worker;
 use crate::sense::{SensorState, SourceReport};
 
@@ -12,17 +12,18 @@ impl Worker {
     /// Brings the status up to date.
     pub(super) fn report(&mut self) {
         let inputs = &self.inputs;
-        let logs = inputs.tails.iter().any(Tail::exists);
+        // Records alone know too little.
+        let texts = || inputs.tails.iter().filter(|tail| tail.unit() == Unit::Line);
+        let logs = texts().any(Tail::exists);
         let audited = inputs.audit.as_ref().is_some_and(|audit| audit.state().enabled);
         let (state, reason) = match self.trouble.as_str() {
             "" if logs || inputs.journal.is_some() => (SensorState::Running, String::new()),
-            "" if inputs.tails.is_empty() && audited => (SensorState::Running, String::new()),
-            "" if inputs.tails.is_empty() => {
+            "" if texts().next().is_none() && audited => (SensorState::Running, String::new()),
+            "" if texts().next().is_none() => {
                 (SensorState::Degraded, "audit is off and no log or journal is read".to_owned())
             }
             "" => {
-                let paths: Vec<_> =
-                    inputs.tails.iter().map(|tail| tail.path().display().to_string()).collect();
+                let paths: Vec<_> = texts().map(|tail| tail.path().display().to_string()).collect();
                 (SensorState::Degraded, format!("no log exists yet, waiting for {}", paths.join(" or ")))
             }
             trouble => (SensorState::Degraded, trouble.to_owned()),
@@ -84,7 +85,7 @@ impl Worker {
             Some(journal) => of_journal(journal, self.output.tally.entries),
             None => refused("journal", &inputs.refused.journal),
         };
-        let logs = inputs.tails.iter().map(of_log);
+        let logs = inputs.tails.iter().map(|tail| of_log(tail, self.output.lag(tail.path())));
         [audit, journal].into_iter().chain(logs).collect()
     }
 }
@@ -131,7 +132,7 @@ fn of_journal(journal: &Journal, entries: u64) -> SourceReport {
     }
 }
 
-fn of_log(tail: &Tail) -> SourceReport {
+fn of_log(tail: &Tail, lag: Option<Duration>) -> SourceReport {
     let (state, reason) = match (&tail.trouble, tail.exists()) {
         (Some(trouble), _) => (SensorState::Degraded, trouble.clone()),
         (None, true) => (SensorState::Running, String::new()),
@@ -146,7 +147,7 @@ fn of_log(tail: &Tail) -> SourceReport {
         position: position.unwrap_or_default(),
         read: tail.tally.lines,
         last_event: tail.last_read,
-        lag_ms: None,
+        lag_ms: lag.map(millis),
     }
 }
 

@@ -14,7 +14,7 @@ use super::is_repeated;
 use super::journal::Journal;
 use super::output::Output;
 use super::position::{JOURNAL, JournalPosition};
-use super::tail::{CHUNK_BYTES, Tail};
+use super::tail::{CHUNK_BYTES, Found, Tail, Unit};
 use super::watch::Watch;
 use crate::clock;
 use crate::ledger::SealError;
@@ -158,9 +158,11 @@ impl Worker {
         let audit = audit.as_ref().is_some_and(|audit| audit.state().enabled);
         let followed = journal.as_ref().is_some_and(|journal| journal.restarts <= RESTARTS_TOLERATED);
         let logs = tails.iter().filter(|tail| tail.exists()).count();
+        // A journal that has fallen silent is not waited for.
+        let confirms = followed && !self.output.journal_is_silent();
         // sudo tells audit of one act in two messages: they are to meet even where nobody else tells of it.
         let count = usize::from(audit) * 2 + usize::from(followed) + logs;
-        self.output.merge().sources(count, followed);
+        self.output.merge().sources(count, confirms);
     }
 
     fn read_audit(&mut self, now: Timestamp) -> Result<(), SealError> {
@@ -267,11 +269,15 @@ fn read_log(
     stop: &crate::sys::Stop,
 ) -> Result<std::io::Result<()>, SealError> {
     let path = tail.path().to_owned();
-    let repeated = is_repeated(&path);
+    let (repeated, unit) = (is_repeated(&path), tail.unit());
     let mut index = 0;
     while index < tail.files() {
         let now = clock::now();
-        let more = match tail.read(index, buffer, now, |found| output.line(&path, found, repeated, now)) {
+        let each = |found: Found<'_>| match unit {
+            Unit::Line => output.line(&path, found, repeated, now),
+            Unit::Record { .. } => output.record(&path, found, now),
+        };
+        let more = match tail.read(index, buffer, now, each) {
             Ok(more) => more,
             Err(error) => return Ok(Err(error)),
         };

@@ -73,6 +73,11 @@ pub fn login_of(pid: u32) -> Option<Login> {
     })
 }
 
+/// What the process `pid` runs now; none when it is gone or cannot be seen.
+pub fn executable_of(pid: u32) -> Option<Box<[u8]>> {
+    proc::program(pid).map(|program| program.executable).filter(|executable| !executable.is_empty())
+}
+
 /// All processes that belong to a session.
 pub fn logins() -> Vec<Login> {
     proc::all().into_iter().filter_map(login_of).collect()

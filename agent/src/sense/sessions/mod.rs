@@ -19,7 +19,7 @@ mod look;
 use super::SensorError;
 use super::logins::names::Names;
 use super::logins::{LoginEvent, LoginKind, Source};
-use super::processes::{Processes, login_of};
+use super::processes::{Processes, executable_of, login_of};
 use crate::clock;
 use crate::detect::sessions::{self, Session};
 use crate::ledger::StateWrite;
@@ -176,6 +176,11 @@ impl Sessions {
         let keeper = self.0.as_ref()?;
         Some(act(&mut keeper.lock().unwrap_or_else(PoisonError::into_inner)))
     }
+}
+
+/// The service that the process `pid` belongs to, by the program that it runs now.
+pub fn service_of(pid: u32) -> Option<String> {
+    look::service(&executable_of(pid)?)
 }
 
 impl Keeper {

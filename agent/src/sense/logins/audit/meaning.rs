@@ -212,32 +212,12 @@ fn service(program: &[u8]) -> &'static str {
 }
 
 fn blank(event: LoginKind, service: &'static str, message: &Message<'_>) -> LoginEvent {
+    let place = Place::Audit { serial: message.serial };
     LoginEvent {
-        event,
-        service: Cow::Borrowed(service),
-        reporter: Reporter::Audit,
-        time: message.time,
-        user: None,
-        address: None,
-        port: None,
-        method: None,
-        key: None,
-        tty: None,
-        target: None,
-        command: None,
-        reason: None,
-        request: None,
-        status: None,
         session: message.number("ses"),
         login_uid: message.number("auid"),
-        repeats: 1,
-        ambiguous: false,
         pid: message.number("pid"),
-        raw: None,
-        source: Source::Audit,
-        sources: Vec::new(),
-        place: Place::Audit { serial: message.serial },
-        sender: None,
+        ..LoginEvent::bare(event, Cow::Borrowed(service), Reporter::Audit, Source::Audit, message.time, place)
     }
 }
 

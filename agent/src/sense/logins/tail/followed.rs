@@ -7,7 +7,7 @@ use std::path::Path;
 
 use picket_protocol::time::Timestamp;
 
-use super::{Found, LINE_BYTES_MAX, Tally};
+use super::{Found, LINE_BYTES_MAX, Tally, Unit};
 use crate::sense::logins::position::{FilePosition, Head};
 use crate::sense::logins::watch::FileWatch;
 
@@ -40,14 +40,19 @@ impl Followed {
         Self::new(file, now).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"))
     }
 
-    /// Opens the file at `path` behind its last whole line; none when it does not exist.
-    pub fn at_end(path: &Path, now: Timestamp) -> io::Result<Option<Self>> {
+    /// Opens the file at `path` behind its last whole line or record; none when it does not exist.
+    pub fn at_end(path: &Path, unit: Unit, now: Timestamp) -> io::Result<Option<Self>> {
         let mut followed = match Self::open(path, now) {
             Ok(followed) => followed,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
         let size = followed.file.metadata()?.len();
+        if let Unit::Record { bytes } = unit {
+            let bytes = u64::try_from(bytes).unwrap_or(1).max(1);
+            followed.position.offset = size - size % bytes;
+            return Ok(Some(followed));
+        }
         let start = size.saturating_sub(u64::try_from(LINE_BYTES_MAX).unwrap_or(u64::MAX));
         let mut end = vec![0; LINE_BYTES_MAX];
         let count = read_at_most(&followed.file, &mut end, start)?;
@@ -102,6 +107,28 @@ impl Followed {
             }
         }
         Ok(())
+    }
+
+    /// Hands on the whole records of `chunk`, which begins at the position; true when there may be more.
+    pub fn take_records(
+        &mut self,
+        bytes: usize,
+        chunk: &[u8],
+        tally: &mut Tally,
+        mut record: impl FnMut(Found<'_>) -> bool,
+    ) -> bool {
+        let inode = self.position.inode;
+        let records = chunk.chunks_exact(bytes.max(1));
+        let whole = chunk.len() - records.remainder().len();
+        for bytes in records {
+            let offset = self.position.offset;
+            self.position.offset += u64::try_from(bytes.len()).unwrap_or(0);
+            tally.lines += 1;
+            if !record(Found { bytes, inode, offset }) {
+                return true;
+            }
+        }
+        whole > 0
     }
 
     /// Hands on the whole lines of `chunk`, which begins at the position; true when there may be more.

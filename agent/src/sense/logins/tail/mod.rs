@@ -62,10 +62,23 @@ pub struct Tally {
 /// A log whose name is free for longer is reported.
 const GONE: Duration = Duration::from_secs(60);
 
+/// What a log consists of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    /// Lines of text.
+    Line,
+    /// Records of a fixed size.
+    Record {
+        /// Each of so many bytes, fewer than [`CHUNK_BYTES`].
+        bytes: usize,
+    },
+}
+
 /// One log.
 #[derive(Debug)]
 pub struct Tail {
     path: PathBuf,
+    unit: Unit,
     /// Where the path leads when it is a symbolic link: rotation happens there.
     target: PathBuf,
     files: Vec<Followed>,
@@ -80,7 +93,7 @@ pub struct Tail {
     pub tally: Tally,
 }
 
-/// A line, with where it begins.
+/// A line or record, with where it begins.
 #[derive(Clone, Copy, Debug)]
 pub struct Found<'a> {
     /// Without its newline.
@@ -96,6 +109,7 @@ impl Tail {
     /// does not exist yet. Rotated files that were compressed before they were read are unpacked in `scratch`.
     pub fn open(
         path: &Path,
+        unit: Unit,
         scratch: &Path,
         known: Option<&LogPosition>,
         now: Timestamp,
@@ -103,6 +117,7 @@ impl Tail {
         let target = follow_links(path);
         let mut tail = Self {
             path: path.to_owned(),
+            unit,
             files: Vec::new(),
             siblings: Siblings::of(&target, scratch, known.map(|known| known.seen), now),
             target,
@@ -113,7 +128,7 @@ impl Tail {
         };
         match known {
             Some(known) => tail.resume(known, now),
-            None => tail.files.extend(Followed::at_end(path, now)?),
+            None => tail.files.extend(Followed::at_end(path, unit, now)?),
         }
         Ok(tail)
     }
@@ -138,6 +153,11 @@ impl Tail {
         let files: Vec<(u64, u64)> =
             self.files.iter().map(|file| (file.position.device, file.position.inode)).collect();
         move |device, inode| files.contains(&(device, inode))
+    }
+
+    /// What it consists of.
+    pub fn unit(&self) -> Unit {
+        self.unit
     }
 
     /// The log's path.
@@ -235,7 +255,9 @@ impl Tail {
                 break;
             }
             let oldest = self.files.remove(0);
-            oldest.unfinished_line(&mut last_line);
+            if self.unit == Unit::Line {
+                oldest.unfinished_line(&mut last_line);
+            }
             self.siblings.forget_copies_of(&oldest.head);
             if let Some(id) = oldest.watch {
                 watch.end(id);
@@ -280,7 +302,10 @@ impl Tail {
         self.last_read = Some(now);
         let chunk = buffer.get(..count).unwrap_or_default();
         let start = followed.position.offset;
-        let more = followed.take_lines(chunk, &mut self.tally, line);
+        let more = match self.unit {
+            Unit::Line => followed.take_lines(chunk, &mut self.tally, line),
+            Unit::Record { bytes } => followed.take_records(bytes, chunk, &mut self.tally, line),
+        };
         followed.grow_head(start, chunk)?;
         Ok(more)
     }

@@ -30,7 +30,7 @@ fn a_log_that_was_opened_empty_is_read_once_though_it_was_filled_rotated_and_com
     let log = dir.path().join("auth.log");
     append(&log, "before the agent\n");
     let now = Timestamp::from(std::time::SystemTime::now());
-    let mut tail = Tail::open(&log, dir.path(), None, now).expect("open");
+    let mut tail = Tail::open(&log, Unit::Line, dir.path(), None, now).expect("open");
     append(&log, "one\n");
     std::fs::rename(&log, dir.path().join("auth.log.1")).expect("rename");
     File::create(&log).expect("new log");
@@ -55,7 +55,7 @@ fn a_log_that_rotated_away_unseen_is_read_once_while_it_is_being_compressed() {
     let (log, old) = (dir.path().join("auth.log"), dir.path().join("auth.log.1"));
     append(&log, "before the agent\n");
     let now = Timestamp::from(std::time::SystemTime::now());
-    let mut tail = Tail::open(&log, dir.path(), None, now).expect("open");
+    let mut tail = Tail::open(&log, Unit::Line, dir.path(), None, now).expect("open");
     std::fs::rename(&log, dir.path().join("auth.log.2")).expect("rename");
     append(&log, "one\ntwo\n");
     std::fs::rename(&log, &old).expect("rename");
