@@ -13,6 +13,7 @@ mod firewall;
 mod lab;
 mod mounts;
 mod network;
+mod recorded;
 mod services;
 mod settings;
 mod systemd;
