@@ -111,6 +111,11 @@ impl Sensors {
         sensors.scanner = sensors.keep("files", config.files.enabled, || {
             files::start_tuned(files_config, context("files"), tuning)
         });
+        if sensors.scanner.is_some()
+            && sensors.trees.iter().any(|tree| Path::new("/etc/passwd").starts_with(tree))
+        {
+            keys.watch_accounts();
+        }
         sensors.keep("logins", config.logins.enabled, || {
             logins::start(&config.logins, context("logins")).map(|handle| (handle, ()))
         });

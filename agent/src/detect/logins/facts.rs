@@ -7,7 +7,7 @@ use picket_protocol::finding::Text;
 use picket_protocol::time::Timestamp;
 
 use super::rule::Subject;
-use crate::sense::logins::LoginEvent;
+use crate::sense::logins::{LoginEvent, LoginKind};
 
 /// Accounts of programs on most hosts, for hosts whose account files cannot be read.
 const SERVICE_NAMES: [&str; 34] = [
@@ -89,6 +89,8 @@ pub struct Facts {
     pub accounts: BTreeMap<String, AccountFacts>,
     /// Addresses of other hosts of the fleet.
     pub fleet: BTreeSet<IpAddr>,
+    /// The file sensor tells of every change of the account files, and of who made it.
+    pub accounts_watched: bool,
 }
 
 impl Facts {
@@ -105,6 +107,15 @@ impl Facts {
                 .contains(&user.text.as_str())
                 .then_some("its name is that of a program's account"),
         }
+    }
+
+    /// Whether the file sensor tells what this log line says of an account. The tools that make and remove accounts work on
+    /// the local files; of other changes only those of local accounts are seen there.
+    pub fn is_told_by_files(&self, event: &LoginEvent) -> bool {
+        let makes = matches!(event.event, LoginKind::AccountCreated | LoginKind::AccountRemoved);
+        let group = event.reason.as_ref().is_some_and(|reason| reason.text.contains("group"));
+        let local = event.user.as_ref().is_some_and(|user| self.accounts.contains_key(&user.text));
+        self.accounts_watched && (makes || group || local)
     }
 
     /// Whether `user` is root, by any name.

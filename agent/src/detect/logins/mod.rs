@@ -83,6 +83,8 @@ pub struct Tally {
     pub evicted: u64,
     /// Attempts of strangers that were told together.
     pub folded: u64,
+    /// Changes of accounts that the file sensor tells of.
+    pub context: u64,
 }
 
 /// The detector. Pure: the same events at the same times give the same findings.
@@ -164,6 +166,10 @@ impl Detector {
         let attempts = match event.event {
             // Requests are many, and ordinary.
             LoginKind::WebRequest => 1,
+            kind if kind.is_account_change() && self.facts.is_told_by_files(event) => {
+                self.tally.context += 1;
+                0
+            }
             _ => self.folds.add(event, &mut turn),
         };
         if attempts > 0 {

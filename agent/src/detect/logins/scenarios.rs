@@ -210,7 +210,7 @@ fn settled() -> Bench {
         accounts.insert(name.to_owned(), AccountFacts { uid, shell_refuses: false, last_login });
     }
     let fleet = ["10.0.0.5".parse().unwrap()].into_iter().collect();
-    bench.detector.set_facts(Facts { accounts, fleet });
+    bench.detector.set_facts(Facts { accounts, fleet, accounts_watched: true });
     for day in (0..28).filter(|day| day % 7 < 5) {
         let morning = MONDAY + day * DAY + 9 * 3_600;
         run(&mut bench, &[by_key("al", "198.51.100.7", "known", morning)]);
@@ -307,6 +307,26 @@ fn a_login_that_audit_tells_first_is_judged_by_what_the_log_says_of_it() {
         .map(|finding| (finding.rule, finding.severity))
         .collect();
     assert!(told.contains(&("login.direct-root".to_owned(), Severity::Medium)), "{told:?}");
+}
+
+#[test]
+fn what_the_file_sensor_tells_of_accounts_is_not_told_twice() {
+    let of = |kind, user: &str| LoginEvent {
+        service: "accounts".into(),
+        address: None,
+        method: None,
+        reason: text("password"),
+        ..event(kind, user, "", at(MONDAY + 28 * DAY))
+    };
+    let told = |bench: &mut Bench, event: &LoginEvent| bench.observe(event, MONDAY + 28 * DAY).len();
+    let mut watched = settled();
+    assert_eq!(told(&mut watched, &of(LoginKind::AccountCreated, "mallory")), 0);
+    assert_eq!(told(&mut watched, &of(LoginKind::AccountChanged, "al")), 0);
+    assert_eq!(watched.detector.tally.context, 2);
+    // An account of a directory is in no file.
+    assert_eq!(told(&mut watched, &of(LoginKind::AccountChanged, "of-the-directory")), 1);
+    let mut alone = Bench::new(Thresholds::default());
+    assert_eq!(told(&mut alone, &of(LoginKind::AccountCreated, "mallory")), 1);
 }
 
 #[test]

@@ -276,7 +276,11 @@ impl Output {
     /// Tells the detector what is new of accounts and keys; to be called before lines are read.
     pub fn look(&mut self, now: Timestamp) {
         if let Some(accounts) = self.accounts.look(now) {
-            self.detector.set_facts(Facts { accounts, fleet: self.fleet.clone() });
+            self.detector.set_facts(Facts {
+                accounts,
+                fleet: self.fleet.clone(),
+                accounts_watched: self.context.keys.accounts_watched(),
+            });
         }
         for key in self.context.keys.take() {
             self.detector.key_added(key);
