@@ -17,7 +17,7 @@ use crate::detect::logins::{Detector, Thresholds};
 use crate::sense::logins::journal::Entry;
 use crate::sense::logins::line::Line;
 use crate::sense::logins::parse::rules::ServiceRules;
-use crate::sense::logins::parse::{Parsed, Parsers, Scratch};
+use crate::sense::logins::parse::{Parsers, Scratch};
 use crate::sense::logins::{LoginEvent, Origin, Place, Source};
 use clock::LineClock;
 
@@ -103,17 +103,25 @@ impl Replay {
         self.line += 1;
         self.tally.lines += 1;
         let place = Place::Line { line: self.line };
-        let head = Line::parse(bytes);
+        let only = self.only.as_deref().and_then(|name| self.parsers.service(name));
+        let head = Line::parse(bytes).filter(|head| match only {
+            // A service's own log may begin like syslog's.
+            Some(service) => speaks(service, &self.parsers, head) || service.logs.is_empty(),
+            None => self.parsers.knows(head.program) || self.parsers.is_generic(head.message),
+        });
         let clock = &mut self.clock;
         let (parsed, message, time, pid) = match head {
             Some(head) => {
-                let parsed = message(&self.parsers, self.only.as_deref(), &head, &mut self.scratch);
+                if only.is_some_and(|service| !speaks(service, &self.parsers, &head)) {
+                    return Ok(false);
+                }
+                let parsed = self.parsers.message(head.program, head.message, &mut self.scratch);
                 let Some(parsed) = parsed else { return Ok(false) };
                 (parsed, head.message, clock.of_stamp(head.stamp), head.pid)
             }
             None => {
-                let parsed = match self.only.as_deref().and_then(|name| self.parsers.service(name)) {
-                    Some(service) => own_line(service, bytes, &mut self.scratch),
+                let parsed = match only {
+                    Some(service) => service.line(bytes, &mut self.scratch),
                     None => self.parsers.line(bytes, &mut self.scratch),
                 };
                 let Some(parsed) = parsed else { return Ok(false) };
@@ -240,9 +248,12 @@ impl Replay {
         {
             let expected =
                 format!("no parser is for the program {:?}", String::from_utf8_lossy(head.program));
-            all.push(Explanation { service: "none".to_owned(), rule: 0, bytes: 0, expected });
+            all.insert(0, Explanation { service: "none".to_owned(), rule: 0, bytes: usize::MAX, expected });
         }
         all.sort_by_key(|explanation| std::cmp::Reverse(explanation.bytes));
+        for explanation in &mut all {
+            explanation.bytes = explanation.bytes.min(bytes.len());
+        }
         all
     }
 }
@@ -264,23 +275,9 @@ fn explain_by(service: &ServiceRules, head: Option<&Line<'_>>, bytes: &[u8]) -> 
     reached.into_iter().map(|(bytes, rule, expected)| tell(rule, bytes, expected)).collect()
 }
 
-/// Reads a message by one service, or by all.
-fn message<'a>(
-    parsers: &'a Parsers,
-    only: Option<&str>,
-    head: &Line<'a>,
-    scratch: &'a mut Scratch,
-) -> Option<Parsed<'a>> {
-    let Some(service) = only.and_then(|name| parsers.service(name)) else {
-        return parsers.message(head.program, head.message, scratch);
-    };
-    let concerned =
-        service.speaks_as(head.program) || (service.speaks_as(b"*") && !parsers.knows(head.program));
-    concerned.then(|| parsers.message(head.program, head.message, scratch))?
-}
-
-fn own_line<'a>(service: &'a ServiceRules, bytes: &'a [u8], scratch: &'a mut Scratch) -> Option<Parsed<'a>> {
-    service.line(bytes, scratch)
+/// Whether the line is one of the service's programs, or of none that has a parser where the service reads all.
+fn speaks(service: &ServiceRules, parsers: &Parsers, head: &Line<'_>) -> bool {
+    service.speaks_as(head.program) || (service.speaks_as(b"*") && !parsers.knows(head.program))
 }
 
 /// Whether a finding says no more than the event that it is about, which was told already.

@@ -151,6 +151,12 @@ impl Parsers {
         self.by_program.contains_key(program)
     }
 
+    /// Whether a message of a program without a parser of its own is for those that read every program.
+    pub fn is_generic(&self, message: &[u8]) -> bool {
+        self.chosen(&self.any)
+            .any(|service| repeated_by(message, |message| service.text_message(message)).is_some())
+    }
+
     /// Reads a message of `program` in syslog or the journal; none when it says nothing about a login.
     pub fn message<'a>(
         &'a self,
