@@ -248,8 +248,11 @@ fn redis() {
 fn mariadb() {
     let directory = directory();
     let port = free_port();
-    let (data, log, socket) =
-        (directory.path().join("data"), directory.path().join("mariadb.log"), directory.path().join("socket"));
+    let (data, log, socket) = (
+        directory.path().join("data"),
+        directory.path().join("mariadb.log"),
+        directory.path().join("socket"),
+    );
     let installed = program("mariadb-install-db")
         .args(["--no-defaults", "--user=root", "--auth-root-authentication-method=normal", "--skip-test-db"])
         .arg(format!("--datadir={}", data.display()))
