@@ -30,10 +30,16 @@ fn findings_go_on_when_the_clock_jumps_back_an_hour_and_forward_a_year() {
     agent.set_clock_file(&offset);
     agent.resume();
     agent.wait_until_ready();
-    for (shift, name) in [("-3600", "an-hour-back"), ("+1y", "a-year-on"), ("+0", "back-to-now")] {
+    let jumps = [
+        ("-3600", "an-hour-back", "The clock was set back by 60 min"),
+        ("+1y", "a-year-on", "The clock was set forward by 365 days"),
+        ("+0", "back-to-now", "The clock was set back by 36"),
+    ];
+    for (shift, name, words) in jumps {
         std::fs::write(&offset, shift).unwrap();
         std::fs::write(agent.watched().join(name), shift).unwrap();
         arrives(&collector, "file.created", name);
+        arrives(&collector, "host.clock", words);
     }
     wait_for("the clock's jumps on record", || {
         agent.run(&["verify"]).to_lowercase().contains("verified").then_some(())

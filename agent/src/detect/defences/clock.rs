@@ -65,11 +65,13 @@ pub fn went_back(last_seen: Timestamp, now: Timestamp) -> Option<Told> {
 }
 
 fn length(size: Duration) -> String {
+    // To the nearest: a clock that was set back by an hour reads some milliseconds less.
     let seconds = size.as_secs();
+    let nearest = |unit: u64| (seconds + unit / 2) / unit;
     match seconds {
         0..120 => format!("{seconds} s"),
-        120..7_200 => format!("{} min", seconds / 60),
-        7_200..172_800 => format!("{} h", seconds / 3_600),
-        _ => format!("{} days", seconds / 86_400),
+        120..7_170 => format!("{} min", nearest(60)),
+        7_170..171_000 => format!("{} h", nearest(3_600)),
+        _ => format!("{} days", nearest(86_400)),
     }
 }
