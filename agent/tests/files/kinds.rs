@@ -92,7 +92,7 @@ const ACCOUNTS: &[Act] = &[
     ),
     (
         "ssh-keygen -q -t ed25519 -N '' -C eve -f $T/key && cp $T/key.pub /root/.ssh/authorized_keys",
-        "persistence.ssh-key",
+        "account.key-added",
         "(eve) was added to root's",
     ),
     ("echo 'PermitEmptyPasswords yes' > /etc/ssh/sshd_config.d/x.conf", "defence.service", "password"),

@@ -220,6 +220,7 @@ mod tests {
         for rule in [
             "privilege.setuid",
             "persistence.ssh-key",
+            "account.key-added",
             "persistence.pam",
             "privilege.sudoers",
             "persistence.preload",
