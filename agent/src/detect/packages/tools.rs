@@ -1,8 +1,8 @@
 //! Other programs that change files as a matter of course: what they are for, and nothing else, is explained.
 //!
-//! The proof is the process tree as the kernel showed it, or the result; never a name or a command line. A program that
-//! an interpreter runs (ansible, puppet, cloud-init, npm) is known to the kernel only as the interpreter, so its
-//! process proves nothing: for such work there is `agent window`.
+//! The proof is the process tree as the kernel showed it, or the result; never a name or a command line. What
+//! interpreters run (ansible, puppet, cloud-init, npm) is known by its script and package, and proves less: see
+//! [`super::hands`]. Where neither serves, as for what ansible does from another host, there is `agent window`.
 
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
