@@ -120,6 +120,10 @@ impl Entry {
         let executable = executable.map(|path| path.strip_suffix(" (deleted)").unwrap_or(path));
         let base = executable.map(|path| path.rsplit('/').next().unwrap_or(path));
         let command = self.command.as_ref().and_then(Value::as_str);
+        if identifier == b"kernel" {
+            // journald names the user of every message but the kernel's own.
+            return self.uid.is_none() && executable.is_none();
+        }
         if identifier.starts_with(b"sshd") {
             return root && base.or(command).is_none_or(|name| SSHD.contains(&name));
         }
@@ -182,6 +186,13 @@ mod tests {
         assert!(!entry(r#","_UID":"1000","_COMM":"sudo","_EXE":"/home/al/sudo""#).is_genuine(b"sudo", None));
         assert!(!entry(r#","_UID":"1000","_COMM":"sudo""#).is_genuine(b"sudo", None));
         assert!(entry(r#","_UID":"0""#).is_genuine(b"su", None));
+    }
+
+    #[test]
+    fn nobody_but_the_kernel_speaks_as_the_kernel() {
+        assert!(entry("").is_genuine(b"kernel", None));
+        assert!(!entry(r#","_UID":"1000","_EXE":"/usr/bin/logger""#).is_genuine(b"kernel", None));
+        assert!(!entry(r#","_UID":"0""#).is_genuine(b"kernel", None));
     }
 
     #[test]

@@ -32,6 +32,8 @@ const EMPTY_RETRY: Duration = Duration::from_secs(2);
 const NATIVE_SOCKET: &str = "/run/systemd/journal/socket";
 /// Where journald takes what programs send to `/dev/log`.
 const SYSLOG_SOCKET: &str = "/run/systemd/journal/dev-log";
+/// Syslog's facilities auth and authpriv: what is not in them is asked for by name.
+const AUTHENTICATION: [&str; 2] = ["SYSLOG_FACILITY=4", "SYSLOG_FACILITY=10"];
 
 /// Why the journal cannot be the source.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -175,6 +177,10 @@ impl Journal {
             command.arg(format!("--cursor={}", self.cursor));
         }
         command.args(self.identifiers.iter().map(|program| format!("SYSLOG_IDENTIFIER={program}")));
+        if !self.identifiers.is_empty() {
+            // What PAM says inside of any other program, and programs that add to their names.
+            command.args(["+"].into_iter().chain(AUTHENTICATION));
+        }
         crate::sys::die_with_parent(&mut command);
         let mut child = command.spawn()?;
         let Some(output) = child.stdout.take() else {

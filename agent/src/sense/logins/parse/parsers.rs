@@ -31,6 +31,7 @@ shipped![
     "dropbear",
     "su",
     "sudo",
+    "doas",
     "login",
     "polkit",
     "cron",
@@ -142,13 +143,13 @@ impl Parsers {
 
     /// Who may speak as `program` in the journal, where a rule file says so.
     pub fn sender(&self, program: &[u8]) -> Option<&Sender> {
-        let own = self.by_program.get(program).unwrap_or(&self.any);
+        let own = self.own(program);
         own.first().and_then(|index| self.services.get(*index)).map(|service| &service.sender)
     }
 
     /// Whether `program` has a parser of its own.
     pub fn knows(&self, program: &[u8]) -> bool {
-        self.by_program.contains_key(program)
+        self.by_program.contains_key(program) || self.by_program.contains_key(base(program))
     }
 
     /// Whether a message of a program without a parser of its own is for those that read every program.
@@ -164,7 +165,7 @@ impl Parsers {
         message: &'a [u8],
         scratch: &'a mut Scratch,
     ) -> Option<Parsed<'a>> {
-        let own = self.by_program.get(program).unwrap_or(&self.any);
+        let own = self.own(program);
         let text = self
             .chosen(own)
             .find_map(|service| repeated_by(message, |message| service.text_message(message)));
@@ -183,6 +184,12 @@ impl Parsers {
             let all: Vec<usize> = (0..self.services.len()).collect();
             self.structured(&all, line, scratch)
         })
+    }
+
+    /// The services of `program`, or those of every program.
+    fn own(&self, program: &[u8]) -> &Vec<usize> {
+        let known = self.by_program.get(program).or_else(|| self.by_program.get(base(program)));
+        known.unwrap_or(&self.any)
     }
 
     fn chosen<'a>(&'a self, indices: &'a [usize]) -> impl Iterator<Item = &'a ServiceRules> {
@@ -215,6 +222,14 @@ impl Parsers {
         logs.dedup_by(|a, b| a.0 == b.0);
         logs.truncate(LOGS_MAX);
         logs
+    }
+}
+
+/// `wordpress` of `wordpress(example.org)`: some programs say in their tag for whom they speak.
+fn base(program: &[u8]) -> &[u8] {
+    match memchr::memchr(b'(', program) {
+        Some(at) if at > 0 && program.ends_with(b")") => program.get(..at).unwrap_or(program),
+        _ => program,
     }
 }
 
@@ -316,4 +331,25 @@ fn read_trusted(path: &Path) -> Result<String, String> {
     let limit = u64::try_from(FILE_BYTES_MAX).unwrap_or(u64::MAX) + 1;
     file.take(limit).read_to_string(&mut text).map_err(|error| format!("cannot be read: {error}"))?;
     Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_in_parentheses_does_not_hide_a_program() {
+        let parsers = Parsers::shipped();
+        for (program, service) in [
+            ("wordpress", "wordpress"),
+            ("wordpress(example.org)", "wordpress"),
+            ("(sshd)", ""),
+            ("x(wordpress)", ""),
+        ] {
+            let mut scratch = Scratch::default();
+            let message = b"Authentication failure for admin from 192.0.2.7";
+            let parsed = parsers.message(program.as_bytes(), message, &mut scratch);
+            assert_eq!(parsed.map_or("", |parsed| parsed.service), service, "{program}");
+        }
+    }
 }

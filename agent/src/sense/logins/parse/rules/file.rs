@@ -46,6 +46,8 @@ struct RawFile {
     format: Format,
     #[serde(default)]
     prefixes: Vec<Spanned<String>>,
+    #[serde(default)]
+    message_prefixes: Vec<Spanned<String>>,
     parser: Option<Spanned<String>>,
     message_bytes_max: Option<Spanned<usize>>,
     #[serde(default)]
@@ -123,6 +125,20 @@ pub fn read(text: &str) -> (Option<ServiceRules>, Vec<RuleProblem>) {
     (rules, reader.problems)
 }
 
+/// What stands before every message of a service.
+struct Prefixes {
+    /// In its own logs.
+    lines: Vec<String>,
+    /// In syslog and the journal, for programs that write their own time there too. An empty one is none at all.
+    messages: Vec<String>,
+}
+
+/// The prefixes, or the one that is empty.
+fn or_bare(prefixes: &[String]) -> impl Iterator<Item = &str> {
+    let bare = prefixes.is_empty().then_some("");
+    bare.into_iter().chain(prefixes.iter().map(String::as_str))
+}
+
 struct Reader<'a> {
     text: &'a str,
     problems: Vec<RuleProblem>,
@@ -163,7 +179,10 @@ impl Reader<'_> {
                 "names neither programs nor logs, so nothing would ever be read by it".to_owned(),
             );
         }
-        let prefixes = self.names(&raw.prefixes, "prefixes");
+        let prefixes = Prefixes {
+            lines: self.names(&raw.prefixes, "prefixes"),
+            messages: self.names(&raw.message_prefixes, "message_prefixes"),
+        };
         if raw.rule.len() > RULES_MAX || raw.sample.len() > SAMPLES_MAX {
             self.report(0..0, format!("up to {RULES_MAX} rules and {SAMPLES_MAX} samples are accepted"));
         }
@@ -192,13 +211,14 @@ impl Reader<'_> {
                 format!("{key} has {} entries; up to {NAMES_MAX} are accepted", names.len()),
             );
         }
-        if let Some(empty) = names.iter().find(|name| name.get_ref().is_empty()) {
+        let may_be_empty = key == "message_prefixes";
+        if let Some(empty) = names.iter().find(|name| !may_be_empty && name.get_ref().is_empty()) {
             self.report(empty.span(), format!("{key} has an empty entry"));
         }
         names.iter().take(NAMES_MAX).map(|name| name.get_ref().clone()).collect()
     }
 
-    fn rule(&mut self, raw: Spanned<RawRule>, prefixes: &[String], rules: &mut ServiceRules) {
+    fn rule(&mut self, raw: Spanned<RawRule>, prefixes: &Prefixes, rules: &mut ServiceRules) {
         let span = raw.span();
         let line = self.line(span.start);
         let raw = raw.into_inner();
@@ -214,11 +234,12 @@ impl Reader<'_> {
         match (raw.pattern, structured) {
             (Some(pattern), false) if raw.keys.is_empty() => {
                 if raw.place != Where::Log {
-                    self.compile(&pattern, "", |variant| rules.add_message(id, variant));
+                    for prefix in or_bare(&prefixes.messages) {
+                        self.compile(&pattern, prefix, |variant| rules.add_message(id, variant));
+                    }
                 }
                 if raw.place != Where::Message && !rules.logs.is_empty() {
-                    let bare = [String::new()];
-                    for prefix in if prefixes.is_empty() { &bare } else { prefixes } {
+                    for prefix in or_bare(&prefixes.lines) {
                         self.compile(&pattern, prefix, |variant| rules.add_log(id, variant));
                     }
                 }
@@ -232,6 +253,7 @@ impl Reader<'_> {
     }
 
     fn compile(&mut self, pattern: &Spanned<String>, prefix: &str, mut add: impl FnMut(Variant)) {
+        let prefix = &without_address(prefix, pattern.get_ref());
         match compile(&format!("{prefix}{}", pattern.get_ref())) {
             Ok(variants) => variants.into_iter().for_each(&mut add),
             Err(why) => {
@@ -272,6 +294,16 @@ impl Reader<'_> {
             constants.push((capture, value.get_ref().as_bytes().into()));
         }
         constants
+    }
+}
+
+/// The prefix; where the rule itself knows the address, that of the prefix is not kept.
+fn without_address(prefix: &str, pattern: &str) -> String {
+    let knows = ["{host", "{address", "{peer"].iter().any(|field| pattern.contains(field));
+    if knows {
+        prefix.replace("{host}", "{word:host}").replace("{address}", "{word:address}")
+    } else {
+        prefix.to_owned()
     }
 }
 

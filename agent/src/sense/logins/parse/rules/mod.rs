@@ -5,6 +5,10 @@
 //! which a peer would like to be taken for another. Every shipped file is checked by a test, customers' own files by
 //! `agent check-config` ([`check`]).
 //!
+//! What stands before every message is not repeated in each pattern: `prefixes` are those of a service's own logs, and
+//! `message_prefixes` those in syslog and the journal, for services that write their own time there too (`""` for messages without).
+//! Where a rule has an address of its own, that of a prefix is not kept.
+//!
 //! What makes a pattern safe: it describes the message from end to end; a field that a peer fills is
 //! text and can hold anything, all others hold what cannot be confused with their neighbours; where several readings
 //! remain, the event says so and has only what all of them share ([`matcher`]); and rules whose outcomes differ must
