@@ -67,8 +67,9 @@ use slow::SlowGuessing;
 pub use thresholds::Thresholds;
 use web::Requests;
 
-/// Rows of a table of tries that one commit writes: an ordinary commit has a handful. In a flood the rest waits.
-const WEAK_ROWS_MAX: usize = 128;
+/// Rows of a table of tries that one commit writes: an ordinary commit has a handful. In a flood the rest waits, and most
+/// of it is forgotten before it would be written: rows cost more than all else there.
+const WEAK_ROWS_MAX: usize = 16;
 
 /// What became of events, counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
