@@ -10,6 +10,8 @@ pub mod config;
 pub mod core;
 pub mod detect;
 pub mod enrolment;
+#[cfg(test)]
+mod hostile;
 pub mod layout;
 pub mod ledger;
 pub mod replay;

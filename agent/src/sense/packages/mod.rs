@@ -14,14 +14,14 @@
 //! What pip recorded is judged in the same way ([`pip`]); it neither makes others wait nor explains other places.
 
 mod database;
-mod dpkg;
+pub(crate) mod dpkg;
 mod hands;
 mod known;
 mod md5;
 mod pip;
 mod place;
 mod question;
-mod rpm;
+pub(crate) mod rpm;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -21,7 +21,7 @@ mod feed;
 mod keeper;
 mod proc;
 mod process;
-mod record;
+pub(crate) mod record;
 pub mod script;
 mod start;
 pub mod table;

@@ -82,6 +82,15 @@ fn note(told: &mut Told, message: Message<'_>) {
     }
 }
 
+/// Whether a message of a dump says something: for those who try hostile ones.
+#[cfg(test)]
+pub fn understands(message: Message<'_>) -> bool {
+    let (mut told, mut rules) = (Told::default(), Rules::default());
+    note(&mut told, message);
+    rules.add(message);
+    table(message).is_some() || chain(message).is_some()
+}
+
 /// The whole rule set.
 ///
 /// # Errors

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use super::super::{RungProbe, SensorContext, SensorError, SensorHandle, SensorProbe, SensorState};
 
 mod audit;
-mod firewall;
+pub(crate) mod firewall;
 mod mac;
 mod modules;
 mod mounts;

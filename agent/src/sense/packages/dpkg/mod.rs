@@ -5,7 +5,7 @@
 //! told by the locks that dpkg and apt hold; when something was recorded, by the status change times of these files, which
 //! nobody can set.
 
-mod status;
+pub(crate) mod status;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::unix::ffi::OsStrExt as _;

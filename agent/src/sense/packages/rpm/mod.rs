@@ -5,7 +5,7 @@
 //! transaction gives a header a new number, and that is how news are told apart. Of packages that are there in several
 //! versions (kernels) the newest counts.
 
-mod header;
+pub(crate) mod header;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
