@@ -175,7 +175,7 @@ fn survives_kills(form: Form, rotate: impl Fn(&Path, &Writer), kills: usize) {
     bench.start(&config).stop();
     let writer = Writer::start(&log, form.render);
     for kill in 0..kills {
-        let run = bench.start_with(&config, 3 + kill % 7);
+        let run = bench.start_with(&config, 16 + kill % 7);
         writer.run(150);
         rotate(&log, &writer);
         writer.run(50);

@@ -191,7 +191,11 @@ pub fn start(config: &LoginsConfig, context: SensorContext) -> Result<SensorHand
         audit: refusals.audit.map(|refusal| refusal.to_string()).unwrap_or_default(),
         journal: refusals.journal.map(|refusal| refusal.to_string()).unwrap_or_default(),
     };
-    let worker = Worker::new(context.clone(), output, Inputs { audit, journal, tails, refused })?;
+    let worker = Worker::new(
+        context.clone(),
+        output,
+        Inputs { audit, journal, tails, configured: config.logs.len(), refused },
+    )?;
     context.status.update(|report| report.state = SensorState::Running);
     let mut handle = SensorHandle::default();
     handle.spawn("logins", move || worker.run())?;

@@ -13,7 +13,7 @@ impl Worker {
     pub(super) fn report(&mut self) {
         let inputs = &self.inputs;
         // Records alone know too little.
-        let texts = || inputs.tails.iter().filter(|tail| tail.unit() == Unit::Line);
+        let texts = || inputs.tails.iter().take(inputs.configured).filter(|tail| tail.unit() == Unit::Line);
         let logs = texts().any(Tail::exists);
         let audited = inputs.audit.as_ref().is_some_and(|audit| audit.state().enabled);
         let (state, reason) = match self.trouble.as_str() {

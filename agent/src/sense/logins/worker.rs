@@ -36,8 +36,10 @@ pub struct Inputs {
     pub audit: Option<Audit>,
     /// journald.
     pub journal: Option<Journal>,
-    /// Text logs.
+    /// Text logs, those of the configuration first.
     pub tails: Vec<Tail>,
+    /// How many of them the configuration names: services' own logs tell of no other service.
+    pub configured: usize,
     /// What is not read.
     pub refused: Refused,
 }
