@@ -336,7 +336,7 @@ fn field(name: &str) -> Result<(Capture, Shape), String> {
         "quoted" => (Capture::Nothing, Shape::Quoted),
         other => {
             return Err(format!(
-                "has an unknown field {other:?}; see `man agent-parsers` for the known ones"
+                "has an unknown field {other:?}; known are user, account, address, host, peer, port, method, key, tty, target, command, reason, request, status, repeats, service, pid, time, text, word, number and quoted"
             ));
         }
     })
