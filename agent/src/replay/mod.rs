@@ -23,6 +23,8 @@ use clock::LineClock;
 
 /// Findings that one tick may raise; more come with the next.
 const FINDINGS_MAX: usize = 1_024;
+/// What the detectors would store is thrown away after so many events: it is made when it is taken.
+const FORGET_EVERY: u64 = 4_096;
 /// After the end, time goes on for so long that every window has closed: detectors of slow attempts look back some weeks.
 const AFTERWARDS: Duration = Duration::from_secs(60 * 86_400);
 /// Steps that time takes meanwhile.
@@ -75,6 +77,8 @@ pub struct Replay {
     scratch: Scratch,
     line: u64,
     ids: u64,
+    /// The second in which was last looked for what is due.
+    ticked: i64,
     /// Counts.
     pub tally: Tally,
 }
@@ -84,7 +88,7 @@ impl Replay {
     pub fn new(parsers: Parsers, only: Option<String>, thresholds: Thresholds, clock: LineClock) -> Self {
         let detector = Detector::new(thresholds);
         let (scratch, tally) = (Scratch::default(), Tally::default());
-        Self { parsers, only, detector, clock, scratch, line: 0, ids: 0, tally }
+        Self { parsers, only, detector, clock, scratch, line: 0, ids: 0, ticked: i64::MIN, tally }
     }
 
     /// A line that was too long to be read.
@@ -172,7 +176,7 @@ impl Replay {
         tell: &mut impl FnMut(Outcome<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
         let now = self.clock.now_at(event.time);
-        self.tick(now, tell)?;
+        self.tick_at(now, tell)?;
         self.tally.events += 1;
         tell(Outcome::Event(self.line, event))?;
         let ids = &mut self.ids;
@@ -181,9 +185,24 @@ impl Replay {
             Uuid::from_u64_pair(0, *ids)
         };
         let findings = self.detector.observe(event, now, &mut next_id);
-        // What would be stored for a restart is of no use here.
-        let _state = self.detector.take_changes();
+        if self.tally.events.is_multiple_of(FORGET_EVERY) {
+            // What would be stored for a restart is of no use here.
+            let _state = self.detector.take_changes();
+        }
         self.told(&findings, tell)
+    }
+
+    /// What falls due is raised once a second of the lines' time, as the sensor does it after each batch of lines.
+    fn tick_at<E>(
+        &mut self,
+        now: Timestamp,
+        tell: &mut impl FnMut(Outcome<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        if now.seconds() == self.ticked {
+            return Ok(());
+        }
+        self.ticked = now.seconds();
+        self.tick(now, tell)
     }
 
     fn tick<E>(
@@ -193,7 +212,6 @@ impl Replay {
     ) -> Result<(), E> {
         while self.detector.due_in(now) == Some(Duration::ZERO) {
             let findings = self.detector.tick(now, FINDINGS_MAX);
-            let _state = self.detector.take_changes();
             self.told(&findings, tell)?;
             if findings.len() < FINDINGS_MAX {
                 break;
