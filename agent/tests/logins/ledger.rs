@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use picket_agent::config::LoginsConfig;
 use picket_agent::detect::logins::Thresholds;
-use picket_agent::ledger::{Entry, Sealed, Sealer};
-use picket_agent::sense::{SensorContext, SensorHandle, SensorReport, SensorStatus, logins};
+use picket_agent::ledger::{Entry, SealError, Sealed, Sealer};
+use picket_agent::sense::{SensorContext, SensorError, SensorHandle, SensorReport, SensorStatus, logins};
 use picket_agent::sys::Stop;
 use picket_protocol::finding::Finding;
 use picket_protocol::record::{Kind, Record};
@@ -61,7 +61,12 @@ impl Bench {
             sessions: Default::default(),
             keys: Default::default(),
         };
-        let sensor = logins::start(config, context).unwrap();
+        let sensor = match logins::start(config, context) {
+            Ok(sensor) => sensor,
+            // Killed while it was starting.
+            Err(SensorError::Seal(SealError::Stopped)) if entries < usize::MAX => SensorHandle::default(),
+            Err(error) => panic!("the sensor does not start: {error}"),
+        };
         Run { stop, sensor, writer, status }
     }
 
@@ -145,7 +150,8 @@ pub fn line(n: u64) -> String {
 pub fn record(n: u64) -> Vec<u8> {
     let [_, _, _, _, _, a, b, c] = n.to_be_bytes();
     let mut record = vec![0; 384];
-    let mut put = |at: usize, bytes: &[u8]| record[at..at + bytes.len()].copy_from_slice(bytes);
+    let mut put =
+        |at: usize, bytes: &[u8]| record.get_mut(at..at + bytes.len()).unwrap().copy_from_slice(bytes);
     put(0, &6u16.to_ne_bytes());
     // No process has such a number.
     put(4, &(u32::try_from(n).unwrap() + 4_194_304).to_ne_bytes());
