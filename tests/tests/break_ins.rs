@@ -22,8 +22,8 @@ impl Lab {
         let mut agent = Agent::configure(&host, "");
         agent.resume();
         wait_for("the login sensor", || {
-            let state = agent.status()?["sensors"]["logins"]["state"].clone();
-            (state == "running").then_some(())
+            let status = agent.status()?;
+            (status.pointer("/sensors/logins/state")? == "running").then_some(())
         });
         Self { _dir: dir, ssh, agent }
     }
