@@ -7,7 +7,7 @@
 //! Who was let go is not stopped again by this run of the agent: a lease ends. Begin and end are sealed. Never stopped are the first process, the kernel's threads, the agent and those above it,
 //! sshd's listener, service managers, and package managers at their own place.
 //!
-//! **Limits.** [`ACTIONS_MAX`] at once, [`freeze_tree::PROCESSES_MAX`] processes each; what is beyond is told and goes on. A
+//! **Limits.** [`ACTIONS_MAX`] at once, `freeze_tree::PROCESSES_MAX` processes each; what is beyond is told and goes on. A
 //! process that leaves its tree is found again only where the process table tells who started it (rungs `bpf`,
 //! `connector`). Root can let a process go on by itself.
 

@@ -7,11 +7,11 @@
 //!
 //! One attempt is often reported in several lines (`Invalid user`, PAM, `Failed password`): they count once, see
 //! [`Reports::count`]. What several attempts mean together is the matter of the detectors, one file each, which see every
-//! attempt once; what they find are alarms ([`alarm`]), told by the very event that reaches the threshold.
+//! attempt once; what they find are alarms (`alarm`), told by the very event that reaches the threshold.
 //!
 //! Memory is bounded: tables of fixed size that forget what was touched longest ago, strangers first; what they
 //! forget is raised first when it had grown, and counted. A flood of strangers is told in one finding for all of
-//! them ([`fold`]). What must survive the process are rows ([`Detector::take_changes`], [`Detector::restore`]), which are
+//! them (`fold`). What must survive the process are rows ([`Detector::take_changes`], [`Detector::restore`]), which are
 //! committed together with the position in the source: a crash loses nothing and repeats nothing. In a flood the
 //! rows of who was seen once come later than their position; a crash then forgets some of these tries.
 

@@ -5,7 +5,7 @@
 //! one alone is never enough, unless it can be nothing else. Who searches for "union select" is no attacker; who asks for
 //! `1' union select null--` is.
 //!
-//! Pure. [`decode::BYTES_MAX`] of a request are looked at. Whether an attack worked, no log tells; the server's answer
+//! Pure. `decode::BYTES_MAX` of a request are looked at. Whether an attack worked, no log tells; the server's answer
 //! only raises or lowers the alarm.
 
 mod decode;

@@ -3,7 +3,7 @@
 //! **Promise.** A directory that causes more than one in [`NOISY_MAX`] of all work is in the table. The table is of a
 //! fixed size and found by counting as in "space saving" (Metwally, Agrawal, El Abbadi: Efficient computation of frequent
 //! and top-k elements in data streams): who is not in it takes the place of the one that weighs least, and its weight with
-//! it, so that newcomers stand a chance. Weights halve every [`HALF_LIFE`]: what was busy long ago makes room. Counts of a
+//! it, so that newcomers stand a chance. Weights halve every `HALF_LIFE`: what was busy long ago makes room. Counts of a
 //! directory begin when it enters. Nothing is counted while the kernel's events are read: marks carry how many events they
 //! stand for, and are counted when they are taken; names are kept in buffers that are used again.
 

@@ -11,7 +11,7 @@
 //!
 //! **Limits.** The databases of the host itself are read, not those within containers. dpkg records MD5, and no
 //! owners, modes or link targets: a link is as packaged when it points to an object that a package holds.
-//! What pip recorded is judged in the same way ([`pip`]); it neither makes others wait nor explains other places.
+//! What pip recorded is judged in the same way (`pip`); it neither makes others wait nor explains other places.
 
 mod database;
 pub(crate) mod dpkg;

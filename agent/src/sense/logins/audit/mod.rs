@@ -6,7 +6,7 @@
 //! The socket lets through the types of [`meaning::TYPES`] only, so that audit rules of others cost nothing here, and
 //! holds [`SOCKET_BYTES`] of them. What overflows is counted ([`Audit::overflows`]) and recorded: the other sources tell
 //! it, later. While audit is switched off nothing comes; that is asked for at each change of its configuration and every
-//! [`ASK`], and shown. It is switched on only where `logins.audit_enable` says so.
+//! `ASK`, and shown. It is switched on only where `logins.audit_enable` says so.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
