@@ -1,7 +1,8 @@
 //! A real journald, alone in a mount namespace of its own: `/run` and `/dev/log` are its, the machine's stay untouched.
 
+use std::io::Write as _;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use picket_agent::config::LoginsConfig;
@@ -60,9 +61,22 @@ fn sshd_says(dir: &Path, message: &str) {
     assert!(Command::new(sshd).args(["-t", "sshd", "-p", "auth.info", message]).status().unwrap().success());
 }
 
-fn logger_says(user: &str, message: &str) {
-    let logger = ["-u", user, "--", "logger", "-t", "sshd", "-p", "auth.info", message];
-    assert!(Command::new("runuser").args(logger).status().unwrap().success());
+/// A line by `logger`, which lives until the answer is dropped: of a process that has ended journald may know no more than
+/// its user, and then root is believed.
+fn logger_says(user: &str, message: &str) -> Logger {
+    let logger = ["-u", user, "--", "logger", "-t", "sshd", "-p", "auth.info"];
+    let mut child = Command::new("runuser").args(logger).stdin(Stdio::piped()).spawn().unwrap();
+    writeln!(child.stdin.as_mut().unwrap(), "{message}").unwrap();
+    Logger(child)
+}
+
+struct Logger(Child);
+
+impl Drop for Logger {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        let _ended = self.0.wait().is_ok();
+    }
 }
 
 fn failed(user: &str) -> String {
@@ -83,8 +97,7 @@ fn the_journal_is_the_source_and_only_sshd_speaks_as_sshd() {
     let bench = Bench::new(dir.path());
     let run = bench.start(&config());
     assert_eq!(run.report().rung, "journal+log");
-    logger_says("nobody", &failed("forged-by-nobody"));
-    logger_says("root", &failed("forged-by-root"));
+    let forgers = ["nobody", "root"].map(|user| logger_says(user, &failed(&format!("forged-by-{user}"))));
     let begin = Instant::now();
     sshd_says(dir.path(), &failed("genuine"));
     wait_for("the genuine line", || (!bench.sealed().is_empty()).then_some(()));
@@ -95,6 +108,7 @@ fn the_journal_is_the_source_and_only_sshd_speaks_as_sshd() {
     wait_for("the forgeries to be counted", || {
         (run.report().counters.get("untrusted") == Some(&2)).then_some(())
     });
+    drop(forgers);
     assert_eq!(run.report().state, SensorState::Running);
     run.stop();
 
