@@ -12,7 +12,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let records = std::env::args().nth(1).and_then(|word| word.parse::<u64>().ok()).unwrap_or(500_000);
     let dir = tempfile::tempdir()?;
     let collector = Collector::start(dir.path());
-    let agent = Agent::start(&dir.path().join("host"), &collector, "bench");
+    let agent = Agent::start_counting(&dir.path().join("host"), &collector, "bench");
     let size = |agent: &Agent| {
         agent.status().and_then(|status| status.pointer("/ledger/size")?.as_u64()).unwrap_or(0)
     };

@@ -140,7 +140,7 @@ impl Lab {
             Command::new("mount").args(["-t", "tmpfs", "-o", "mode=711,size=512m", "tmpfs"]).arg(&state),
         );
         let (collector, proxy) = Collector::start_behind_proxy(dir);
-        let agent = Agent::start(&dir.join("host"), &collector, "chaos");
+        let agent = Agent::start_counting(&dir.join("host"), &collector, "chaos");
         Self { collector, proxy, agent, filler: state.join("filler") }
     }
 
