@@ -28,10 +28,13 @@ pub fn parse(message: &[u8]) -> Option<Parsed<'_>> {
         b'm' => too_many(message),
         b'U' => user_or_unable(message),
         b'R' => root_refused(message),
-        b'P' => pam_error(message).or_else(|| Some(pam::failure(message)?.of_login(SERVICE))),
+        b'P' => pam_error(message).or_else(|| Some(pam::failure(message)?.of_login(SERVICE))).or_else(|| {
+            probed(message.strip_prefix(b"Protocol major versions differ for ")?, b"old protocol")
+        }),
         b'p' => Some(pam::failure(message)?.of_login(SERVICE)),
         b'C' | b'D' => ended(message),
-        b'B' | b'T' | b'b' | b'd' | b's' => probe(message),
+        b'B' | b'T' | b'b' | b'd' | b'r' | b's' => probe(message),
+        b'/' => wrong_place(split_once(message, b": Authentication tried for ")?.1),
         _ => None,
     }
 }
@@ -51,6 +54,10 @@ fn preauth(text: &[u8]) -> &[u8] {
 /// `password for [invalid user ]<user> from <address> port <port> ssh2[: <key or principal>]`.
 fn attempt(text: &[u8], kind: LoginKind) -> Option<Parsed<'_>> {
     let (method, _) = split_once(text, b" for ")?;
+    if contains(method, b" ") {
+        // `Accepted certificate ID "…" (serial 7) signed by …`, `Accepted key … found at …`: no login yet.
+        return None;
+    }
     if text.len() > MESSAGE_BYTES_MAX {
         return Some(ambiguous(kind, Reporter::Service));
     }
@@ -65,6 +72,8 @@ fn attempt(text: &[u8], kind: LoginKind) -> Option<Parsed<'_>> {
     let (_, user) = split_once(before.strip_suffix(b" from")?, b" for ")?;
     let (kind, user) = match user.strip_prefix(b"invalid user ") {
         Some(user) if kind == LoginKind::Failure => (LoginKind::InvalidUser, user),
+        // Where empty passwords are permitted, every client begins with this question, honest ones too.
+        _ if kind == LoginKind::Failure && method == b"none" => (LoginKind::Probe, user),
         _ => (kind, user),
     };
     let key = extra.and_then(key_of);
@@ -155,8 +164,30 @@ fn root_refused(message: &[u8]) -> Option<Parsed<'_>> {
     Some(Parsed { user: Some(b"root"), address, port, reason: Some(b"root login refused"), ..parsed })
 }
 
-/// `Access denied for user <user> by PAM account configuration`.
+/// `<user> with correct key but not from a permitted host (host=<name>, ip=<address>, required=<list>).`, or `… with valid
+/// certificate but not from a permitted source address (<address>).`: somebody has the key, where it must not be.
+fn wrong_place(text: &[u8]) -> Option<Parsed<'_>> {
+    let parsed = base(LoginKind::Failure, Reporter::Notice);
+    let parsed = Parsed { method: Some(b"publickey"), ..parsed };
+    if let Some((user, rest)) = split_once(text, b" with correct key but not from a permitted host (host=") {
+        let (_, rest) = split_once(rest, b", ip=")?;
+        // The host's name comes from DNS.
+        let twice = contains(rest, b", ip=");
+        let address = if twice { None } else { address(split_once(rest, b", required=")?.0) };
+        let reason = Some(&b"not a permitted host"[..]);
+        return Some(Parsed { user: Some(user), address, reason, ambiguous: twice, ..parsed });
+    }
+    let (user, rest) =
+        split_once(text, b" with valid certificate but not from a permitted source address (")?;
+    let address = address(split_once(rest, b")")?.0);
+    Some(Parsed { user: Some(user), address, reason: Some(b"not a permitted address"), ..parsed })
+}
+
+/// `Access denied for user <user> by PAM account configuration`; `Authentication tried for …`, before OpenSSH 7.7.
 fn access_denied(message: &[u8]) -> Option<Parsed<'_>> {
+    if let Some(text) = message.strip_prefix(b"Authentication tried for ") {
+        return wrong_place(text);
+    }
     let text = preauth(message.strip_prefix(b"Access denied for user ")?);
     let user = text.strip_suffix(b" by PAM account configuration")?;
     let parsed = base(LoginKind::Failure, Reporter::Notice);
@@ -165,11 +196,17 @@ fn access_denied(message: &[u8]) -> Option<Parsed<'_>> {
 
 /// `PAM: <what> for [illegal user ]<user> from <host>`: with keyboard-interactive often the only line.
 fn pam_error(message: &[u8]) -> Option<Parsed<'_>> {
-    const KNOWN: [&[u8]; 4] = [
+    const KNOWN: [&[u8]; 10] = [
         b"Authentication failure",
         b"User not known to the underlying authentication module",
         b"Permission denied",
         b"User account has expired",
+        b"Have exhausted maximum number of retries for service",
+        b"Authentication service cannot retrieve authentication info",
+        b"Authentication token is no longer valid; new one required",
+        b"Insufficient credentials to access authentication data",
+        b"Critical error - immediate abort",
+        b"System error",
     ];
     let text = message.strip_prefix(b"PAM: ")?;
     let (reason, text) =
@@ -183,47 +220,70 @@ fn pam_error(message: &[u8]) -> Option<Parsed<'_>> {
     Some(Parsed { user: Some(user), address: address(host), reason: Some(reason), ..parsed })
 }
 
-/// The end of a connection that never authenticated: `Connection closed by [authenticating user <user>
-/// |invalid user <user> ]<address> port <port>[ [preauth]]`, likewise `reset by` and `Disconnected from`.
+/// The end of a connection: `Connection closed by [authenticating user <user> |invalid user <user> |user <user>
+/// ]<address> port <port>[ [preauth]]`, likewise `reset by`, `from … timed out` and `Disconnected from`.
 fn ended(message: &[u8]) -> Option<Parsed<'_>> {
-    let (rest, disconnected) = match message.strip_prefix(b"Disconnected from ") {
-        Some(rest) => (rest, true),
-        None => match message.strip_prefix(b"Connection ") {
-            Some(rest) => {
-                (rest.strip_prefix(b"closed by ").or_else(|| rest.strip_prefix(b"reset by "))?, false)
-            }
-            None => {
-                return probed(
-                    message.strip_prefix(b"Did not receive identification string from ")?,
-                    b"no identification",
-                );
-            }
-        },
-    };
+    if let Some(rest) = message.strip_prefix(b"Disconnected from ") {
+        return end_of(rest, b"disconnected");
+    }
+    if let Some(rest) = message.strip_prefix(b"Disconnecting ") {
+        return disconnecting(preauth(rest));
+    }
+    if let Some(rest) = message.strip_prefix(b"Did not receive identification string from ") {
+        return probed(rest, b"no identification");
+    }
+    let rest = message.strip_prefix(b"Connection ")?;
+    if let Some(rest) = rest.strip_prefix(b"closed by ").or_else(|| rest.strip_prefix(b"reset by ")) {
+        return end_of(rest, b"connection closed");
+    }
+    let rest = rest.strip_prefix(b"from ")?;
+    let lost = preauth(rest).strip_suffix(b" timed out")?;
+    peer_of(lost, preauth(rest).len() < rest.len(), b"connection lost")
+}
+
+/// Reads `<peer>[ [preauth]]`.
+fn end_of<'a>(rest: &'a [u8], reason: &'static [u8]) -> Option<Parsed<'a>> {
     let text = preauth(rest);
-    let before_login = text.len() < rest.len();
+    peer_of(text, text.len() < rest.len(), reason)
+}
+
+/// Whose connection ended: of somebody who was logged in, or of one who never was.
+fn peer_of<'a>(text: &'a [u8], before_login: bool, reason: &'static [u8]) -> Option<Parsed<'a>> {
     let Some(Peer { before, address, port }) = peer_at_end(text) else {
         // Without a port, as before OpenSSH 7.
         return before_login.then(|| portless(text, b"connection closed"))?;
     };
-    if let Some(user) = before.strip_prefix(b"user ").filter(|_| disconnected && !before_login) {
-        return Some(Parsed {
-            user: Some(user),
-            address,
-            port,
-            ..base(LoginKind::Logout, Reporter::Service)
-        });
+    if let Some(user) = before.strip_prefix(b"user ").filter(|_| !before_login) {
+        let parsed = base(LoginKind::Logout, Reporter::Service);
+        return Some(Parsed { user: Some(user), address, port, ..parsed });
     }
     let user = match before {
         // The end of a session looks like this in OpenSSH 7.4.
-        b"" if disconnected && !before_login => return None,
+        b"" if reason == b"disconnected" && !before_login => return None,
         b"" => None,
-        _ => Some(
-            before.strip_prefix(b"authenticating user ").or_else(|| before.strip_prefix(b"invalid user "))?,
-        ),
+        _ => Some(stranger(before)?),
     };
-    let reason: &[u8] = if disconnected { b"disconnected" } else { b"connection closed" };
     Some(Parsed { user, address, port, reason: Some(reason), ..base(LoginKind::Probe, Reporter::Service) })
+}
+
+/// The name in what sshd puts before the address of a peer that is not logged in.
+fn stranger(before: &[u8]) -> Option<&[u8]> {
+    before.strip_prefix(b"authenticating user ").or_else(|| before.strip_prefix(b"invalid user "))
+}
+
+/// `<peer>: Too many authentication failures`, or `<peer>: Change of username or service not allowed: (…) -> (…)`, where
+/// everything behind the colon may be the peer's words.
+fn disconnecting(text: &[u8]) -> Option<Parsed<'_>> {
+    const CHANGE: &[u8] = b": Change of username or service not allowed: (";
+    let parsed = base(LoginKind::Probe, Reporter::Service);
+    if let Some(text) = text.strip_suffix(b": Too many authentication failures") {
+        return peer_of(text, true, b"too many authentication failures");
+    }
+    let (peer, rest) = split_once(text, CHANGE)?;
+    if contains(rest, CHANGE) {
+        return Some(ambiguous(parsed.kind, parsed.reporter));
+    }
+    peer_of(peer, true, b"changed the user's name")
 }
 
 /// Other connections that cannot have been meant as logins.
@@ -232,7 +292,17 @@ fn probe(message: &[u8]) -> Option<Parsed<'_>> {
         return probed(rest, b"not an SSH client");
     }
     if let Some(rest) = message.strip_prefix(b"ssh_dispatch_run_fatal: Connection from ") {
-        return probed(rest, b"broken protocol");
+        // What is wrong is in sshd's words, without a colon.
+        let (peer, _) = rsplit_once(rest, b": ")?;
+        return peer_of(peer, preauth(rest).len() < rest.len(), b"broken protocol");
+    }
+    if let Some(rest) = message.strip_prefix(b"refused connect from ") {
+        // By hosts.deny: `<name> (<address>)`.
+        let name = rsplit_once(rest, b" (").and_then(|(_, name)| name.strip_suffix(b")")).unwrap_or(rest);
+        return portless(name, b"refused by hosts.deny");
+    }
+    if let Some(rest) = message.strip_prefix(b"Timeout, client not responding from ") {
+        return peer_of(rest, false, b"connection lost").filter(|parsed| parsed.kind == LoginKind::Logout);
     }
     if let Some(rest) = message.strip_prefix(b"Bad protocol version identification ") {
         // What it sent stands before; the peer at the end.

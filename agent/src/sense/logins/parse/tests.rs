@@ -154,7 +154,7 @@ fn what_is_no_attempt_is_nothing() {
         ("sshd", "Server listening on 0.0.0.0 port 22."),
         ("sshd", "Received disconnect from 192.0.2.7 port 5:11: Bye Bye [preauth]"),
         ("sshd", "Disconnected from 192.0.2.7 port 5"),
-        ("sshd", "Connection closed by user al 192.0.2.7 port 5"),
+        ("sshd", "Connection closed by user al 192.0.2.7"),
         ("sshd", "pam_unix(sshd:session): session opened for user al(uid=1000) by (uid=0)"),
         ("sshd", "pam_unix(sshd:auth): check pass; user unknown"),
         ("sshd", "Failed to release session: x"),
@@ -286,6 +286,15 @@ proptest! {
         assert_true(&parse(b"sshd", &line).expect("an attempt"), &[InvalidUser], user);
         let line = joined(&[b"Connection closed by invalid user ", user, b" ", PEER, b" [preauth]"]);
         assert_true(&parse(b"sshd", &line).expect("a probe"), &[Probe], user);
+        for (before, behind) in [
+            (&b"Disconnecting"[..], &b": Too many authentication failures"[..]),
+            (b"Disconnecting", b": Change of username or service not allowed: (a,b) -> (c,d)"),
+            (b"Connection from", b" timed out"),
+            (b"ssh_dispatch_run_fatal: Connection from", b": incomplete message"),
+        ] {
+            let line = joined(&[before, b" invalid user ", user, b" ", PEER, behind, b" [preauth]"]);
+            assert_true(&parse(b"sshd", &line).expect("a probe"), &[Probe], user);
+        }
         let line = joined(&[b"error: maximum authentication attempts exceeded for invalid user ", user, b" from ", PEER, b" ssh2 [preauth]"]);
         assert_true(&parse(b"sshd", &line).expect("an attempt"), &[InvalidUser], user);
         let line = joined(&[b"Bad protocol version identification '", user, b"' from ", PEER]);
