@@ -91,7 +91,8 @@ pub struct LoginsConfig {
     pub audit_enable: bool,
     /// `fleet`: addresses of the customer's other hosts. Default none.
     pub fleet: Vec<IpAddr>,
-    /// `records`: files of the utmp family, default `/var/log/btmp` and `/var/log/wtmp`, those that exist now or later.
+    /// `records`: files of the utmp family and the databases that follow them (`*.db`), those that exist now or later.
+    /// Default [`RECORDS`].
     pub records: Vec<PathBuf>,
     /// `[logins.thresholds]`: when is enough.
     pub thresholds: Thresholds,
@@ -186,6 +187,17 @@ pub const DEFAULT_TREES: [&str; 21] = [
     "/var/spool/cron",
 ];
 
+/// Where the host records who came and went, unless the configuration says otherwise: the utmp family, and the databases to
+/// which distributions move (the older place of wtmpdb's last but one).
+pub const RECORDS: [&str; 6] = [
+    "/var/log/btmp",
+    "/var/log/wtmp",
+    "/var/log/lastlog",
+    "/var/lib/wtmpdb/wtmp.db",
+    "/var/log/wtmp.db",
+    "/var/lib/lastlog/lastlog2.db",
+];
+
 /// Where logs and histories of shells lie.
 pub const DEFAULT_LOGS: [&str; 4] =
     ["/var/log", "/root/.bash_history", "/home/*/.bash_history", "/home/*/.zsh_history"];
@@ -235,7 +247,7 @@ impl Default for FilesConfig {
 impl Default for LoginsConfig {
     fn default() -> Self {
         let logs = ["/var/log/auth.log", "/var/log/secure"].map(PathBuf::from).to_vec();
-        let records = ["/var/log/btmp", "/var/log/wtmp"].map(PathBuf::from).to_vec();
+        let records = RECORDS.map(PathBuf::from).to_vec();
         let parsers_dir = PathBuf::from(crate::sense::logins::parse::parsers::DIRECTORY);
         Self {
             enabled: true,

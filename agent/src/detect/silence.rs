@@ -209,6 +209,8 @@ fn name(source: Source) -> &'static str {
         Source::Log => "log",
         Source::Audit => "audit",
         Source::Record => "record",
+        Source::Wtmpdb => "wtmpdb",
+        Source::Lastlog => "lastlog",
     }
 }
 
@@ -218,6 +220,8 @@ fn words(source: Source) -> &'static str {
         Source::Log => "the text log",
         Source::Audit => "the kernel's audit",
         Source::Record => "the record of failed logins (btmp)",
+        Source::Wtmpdb => "wtmpdb",
+        Source::Lastlog => "lastlog2",
     }
 }
 

@@ -19,6 +19,8 @@ use rusqlite::Connection;
 pub struct Bench {
     pub database: PathBuf,
     pub findings: Arc<Mutex<Vec<Finding>>>,
+    /// Findings by all other rules.
+    pub others: Arc<Mutex<Vec<Finding>>>,
 }
 
 /// A sensor that runs.
@@ -35,7 +37,7 @@ impl Bench {
         let connection = Connection::open(&database).unwrap();
         connection.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = OFF").unwrap();
         connection.execute_batch(logins::SCHEMA).unwrap();
-        Self { database, findings: Arc::default() }
+        Self { database, findings: Arc::default(), others: Arc::default() }
     }
 
     /// Starts the sensor; the ledger dies without a word after `entries`, as in a kill: what was not
@@ -44,10 +46,10 @@ impl Bench {
         let (sealer, receiver) = Sealer::queue();
         let mut connection = Connection::open(&self.database).unwrap();
         connection.busy_timeout(Duration::from_secs(10)).unwrap();
-        let findings = Arc::clone(&self.findings);
+        let (findings, others) = (Arc::clone(&self.findings), Arc::clone(&self.others));
         let writer = std::thread::spawn(move || {
             for mut entry in receiver.into_iter().take(entries) {
-                commit(&mut connection, &mut entry, &findings);
+                commit(&mut connection, &mut entry, &findings, &others);
             }
         });
         let stop = Stop::new().unwrap();
@@ -74,13 +76,24 @@ impl Bench {
         self.start_with(config, usize::MAX)
     }
 
+    /// What was sealed so far by the rule `rule`, which is not login.failure.
+    pub fn sealed_by(&self, rule: &str) -> Vec<Finding> {
+        let others = self.others.lock().unwrap();
+        others.iter().filter(|finding| finding.rule == rule).cloned().collect()
+    }
+
     /// What was sealed so far.
     pub fn sealed(&self) -> Vec<Finding> {
         self.findings.lock().unwrap().clone()
     }
 }
 
-fn commit(connection: &mut Connection, entry: &mut Entry, findings: &Mutex<Vec<Finding>>) {
+fn commit(
+    connection: &mut Connection,
+    entry: &mut Entry,
+    findings: &Mutex<Vec<Finding>>,
+    others: &Mutex<Vec<Finding>>,
+) {
     let transaction = connection.transaction().unwrap();
     for write in &mut entry.writes {
         write(&transaction).unwrap();
@@ -93,6 +106,8 @@ fn commit(connection: &mut Connection, entry: &mut Entry, findings: &Mutex<Vec<F
         // What many lines mean together is not what these tests count.
         if finding.rule == "login.failure" {
             sealed.push(finding);
+        } else {
+            others.lock().unwrap().push(finding);
         }
     }
     if let Some(done) = entry.done.take() {

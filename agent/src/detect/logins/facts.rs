@@ -80,6 +80,8 @@ pub struct AccountFacts {
     pub shell_refuses: bool,
     /// When it logged in last, by the records that the host kept before the agent came.
     pub last_login: Option<Timestamp>,
+    /// From where, as far as they say.
+    pub last_from: Option<IpAddr>,
 }
 
 /// What is passed in.
@@ -197,7 +199,7 @@ mod tests {
         let text = |name: &str| Text::from_bytes(name.as_bytes());
         let mut facts = Facts::default();
         assert!(facts.why_service(&text("www-data")).is_some() && facts.why_service(&text("al")).is_none());
-        let of = |uid, shell_refuses| AccountFacts { uid, shell_refuses, last_login: None };
+        let of = |uid, shell_refuses| AccountFacts { uid, shell_refuses, ..AccountFacts::default() };
         facts.accounts.insert("al".to_owned(), of(1_000, false));
         facts.accounts.insert("www-data".to_owned(), of(1_001, false));
         facts.accounts.insert("nagios".to_owned(), of(112, false));

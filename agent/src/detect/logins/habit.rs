@@ -74,8 +74,10 @@ pub struct View {
     pub familiar_key: bool,
     /// Too early to be surprised.
     pub learning: bool,
-    /// No login of this user was ever seen.
+    /// No login of this user was ever seen, nor do the host's records have one.
     pub new_user: bool,
+    /// This is the first that was seen, and the records have one of this time from before the agent.
+    before: Option<Timestamp>,
     pub new_address: bool,
     new_network: Option<IpAddr>,
     new_key: bool,
@@ -121,8 +123,9 @@ impl Habits {
             self.users.insert(key.clone(), Habit::default());
         }
         let Some(habit) = self.users.get_mut(&key) else { return View::default() };
-        let known_before = facts.accounts.get(&user.text).and_then(|facts| facts.last_login);
-        let view = habit.view(event, began, known_before.filter(|_| shell), turn);
+        let records = facts.accounts.get(&user.text).filter(|_| shell);
+        let before = records.and_then(|facts| Some((facts.last_login?, facts.last_from)));
+        let view = habit.view(event, began, before, turn);
         habit.learn(event);
         first_seen(user, event, &view, shell, alarms, turn);
         hour(user, event, &view, shell, alarms, turn);
@@ -183,24 +186,27 @@ impl Habit {
         &self,
         event: &LoginEvent,
         began: Timestamp,
-        known_before: Option<Timestamp>,
+        before: Option<(Timestamp, Option<IpAddr>)>,
         turn: &Turn<'_>,
     ) -> View {
         let thresholds = turn.thresholds;
-        let new_user = self.logins == 0;
+        let first = self.logins == 0;
         let from = event.address.map(|address| network(address, 24, 48));
-        let own = if new_user { Duration::ZERO } else { event.time.since(self.first) };
+        let own = if first { Duration::ZERO } else { event.time.since(self.first) };
         let learning = event.time.since(began) < thresholds.learning || own < thresholds.learning;
-        let last = self.last.max(known_before.unwrap_or_default());
+        let last = self.last.max(before.map(|(time, _)| time).unwrap_or_default());
         let away = event.time.since(last);
         let way = way(event);
+        let known = before.and_then(|(_, from)| from).map(|from| network(from, 24, 48));
         View {
             familiar: from.is_some_and(|from| on_another_day(&self.networks, &from, event.time)),
             familiar_key: event.key.as_ref().is_some_and(|key| on_another_day(&self.keys, key, event.time)),
             learning,
-            new_user,
+            new_user: first && before.is_none(),
+            before: before.map(|(time, _)| time).filter(|_| first),
             new_address: event.address.is_some_and(|is| !self.addresses.iter().any(|seen| seen.what == is)),
-            new_network: from.filter(|from| !self.networks.iter().any(|seen| seen.what == *from)),
+            new_network: from
+                .filter(|from| Some(*from) != known && !self.networks.iter().any(|seen| seen.what == *from)),
             new_key: event.key.as_ref().is_some_and(|key| !self.keys.iter().any(|seen| seen.what == *key)),
             new_way: Some(way).filter(|way| !self.ways.iter().any(|seen| seen.what == *way)),
             unusual_hour: self.is_unusual_hour(event.time, thresholds),
@@ -279,13 +285,19 @@ fn first_seen(
         _ => Severity::Medium,
     };
     let from = event.address.map(|address| format!(" from {address}")).unwrap_or_default();
-    let words = if view.new_user {
+    let words = if let Some(before) = view.before {
+        format!(
+            "{} logged in{from} by {} for the first time since the agent looks; the host's records have a login of {before}",
+            word(user),
+            event.service
+        )
+    } else if view.new_user {
         format!("{} logged in{from} by {} for the first time", word(user), event.service)
     } else {
         format!("{} logged in{from} as never before: {}", word(user), news.join(", "))
     };
     let numbers = json!({
-        "new_user": view.new_user, "new_network": view.new_network, "new_key": view.new_key,
+        "new_user": view.new_user, "before_the_agent": view.before, "new_network": view.new_network, "new_key": view.new_key,
         "new_way": view.new_way, "learning": view.learning, "learning_seconds": turn.thresholds.learning.as_secs(),
     });
     let opening = Opening::once(severity, event, words, numbers);

@@ -202,6 +202,7 @@ impl Merge {
         // Clients ask for the methods by trying none: no attempt at anything.
         let asked = event.method.as_ref().is_some_and(|method| method.text == "none");
         let identity = Identity::of(&event).filter(|_| !asked);
+        let identity = identity.map(|identity| self.with_address(identity, &event));
         let unconfirmed = repeated_log && self.confirms;
         let Some(identity) = identity else {
             return if unconfirmed { Vec::new() } else { vec![Step::New(Box::new(event))] };
@@ -264,6 +265,19 @@ impl Merge {
 
     fn due_at(&mut self, time: Timestamp) {
         self.due = Some(self.due.map_or(time, |due| due.min(time)));
+    }
+
+    /// Records may have the peer's name instead of his address: then the login that others told of with an address is meant.
+    fn with_address(&self, identity: Identity, event: &LoginEvent) -> Identity {
+        let nameless_peer = event.source.keeps_records() && identity.class == Class::Success;
+        if !nameless_peer || identity.address.is_some() {
+            return identity;
+        }
+        let same = |other: &Identity| {
+            (&other.service, other.class, &other.user) == (&identity.service, identity.class, &identity.user)
+        };
+        let known = self.acts.keys().into_iter().find(|other| same(other) && self.is_open(other, event));
+        known.unwrap_or(identity)
     }
 
     /// The identity of an open attempt of the same process.
@@ -436,6 +450,7 @@ fn learn(known: &mut LoginEvent, other: &LoginEvent) -> bool {
     let services_own = other.reporter == Reporter::Service;
     let by_number = known.user.as_ref().is_some_and(|user| user.text.contains('#'));
     fill(&mut known.user, &other.user, by_number);
+    fill(&mut known.pid, &other.pid, false);
     fill(&mut known.port, &other.port, false);
     fill(&mut known.address, &other.address, false);
     fill(&mut known.method, &other.method, services_own);

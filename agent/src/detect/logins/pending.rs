@@ -53,7 +53,7 @@ impl Waiting {
         now: Timestamp,
         new_id: &mut dyn FnMut() -> Uuid,
     ) -> (bool, Option<Pending>) {
-        let partial = matches!(event.source, Source::Audit | Source::Record);
+        let partial = event.source == Source::Audit || event.source.keeps_records();
         let unclear = event.event == LoginKind::Success && event.method.is_none() && event.address.is_some();
         if !partial || !unclear {
             return (false, None);

@@ -207,7 +207,7 @@ fn settled() -> Bench {
     let mut accounts = BTreeMap::new();
     for (name, uid) in [("root", 0), ("al", 1_000), ("old", 1_001), ("postgres", 113)] {
         let last_login = (name == "old").then(|| at(MONDAY - 200 * DAY));
-        accounts.insert(name.to_owned(), AccountFacts { uid, shell_refuses: false, last_login });
+        accounts.insert(name.to_owned(), AccountFacts { uid, last_login, ..AccountFacts::default() });
     }
     let fleet = ["10.0.0.5".parse().unwrap()].into_iter().collect();
     bench.detector.set_facts(Facts { accounts, fleet, accounts_watched: true });

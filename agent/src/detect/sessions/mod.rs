@@ -276,8 +276,8 @@ impl Sessions {
         let led = event.pid.and_then(|pid| self.led_by(pid, event.user.as_ref(), event.time));
         let id = match self.one_of(numbered, led) {
             Some(id) => id,
-            // Records of the utmp family name a session's user and terminal only.
-            None if event.reporter == Reporter::Record && event.pid.is_none() => return,
+            // Some sources name a user, a peer and a terminal only: no session can be known by that.
+            None if event.session.is_none() && event.pid.is_none() => return,
             None => self.begin(new_id(), event.time, false),
         };
         self.change(id, |session| {

@@ -112,6 +112,18 @@ pub enum Source {
     Audit,
     /// A record of the utmp family: only root and group utmp write them.
     Record,
+    /// A row of wtmpdb: only root writes them.
+    Wtmpdb,
+    /// A row of lastlog2: only root writes them.
+    Lastlog,
+}
+
+impl Source {
+    /// Whether it keeps who came and went rather than what was said: it knows no method, no port and no process that
+    /// can be trusted.
+    pub fn keeps_records(self) -> bool {
+        matches!(self, Self::Record | Self::Wtmpdb | Self::Lastlog)
+    }
 }
 
 /// Where the line is, so that it can be found again.
@@ -136,6 +148,13 @@ pub enum Place {
     Audit {
         /// The event's serial number.
         serial: u64,
+    },
+    /// A row of a login database.
+    Row {
+        /// The database.
+        path: PathBuf,
+        /// The row's number in it.
+        row: i64,
     },
     /// A line of a recorded log that is replayed.
     Line {

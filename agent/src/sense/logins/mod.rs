@@ -9,7 +9,8 @@
 //!   `logger -t sshd` is not sshd's.
 //! - `log`, text logs, where such a line cannot be told apart; its events say `source: log`. Beside the journal the
 //!   default logs only confirm what other sources say; logs that the customer added count by themselves.
-//! - `records`, `btmp` and `wtmp` ([`records`]).
+//! - `records`, `btmp` and `wtmp` ([`records`]), and the databases to which distributions move from them, wtmpdb and
+//!   lastlog2 ([`database`]).
 //!
 //! A line is read exactly once: the position behind it is committed in the ledger entry that seals what it
 //! led to. Nothing is queued: while the ledger is slow, lines wait in the log or the journal. Audit keeps nothing for those
@@ -19,6 +20,7 @@
 //! 8 KiB (64 KiB in journalctl's JSON), one chunk of 64 KiB in memory, [`output::DRAFTS_MAX`] findings an entry,
 //! four entries on their way.
 
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -27,6 +29,8 @@ use picket_protocol::record::Lifecycle;
 use picket_protocol::time::Timestamp;
 
 pub mod audit;
+pub mod database;
+mod discover;
 mod event;
 mod facts;
 pub mod journal;
@@ -47,6 +51,8 @@ use super::{RungProbe, SensorContext, SensorError, SensorHandle, SensorProbe, Se
 use crate::clock;
 use crate::config::LoginsConfig;
 use audit::{Audit, AuditRefusal};
+use database::{Database, DatabasePosition, Form};
+use discover::Discovery;
 use journal::{Journal, JournalRefusal};
 use output::Output;
 use parse::Parsers;
@@ -133,6 +139,11 @@ fn describe_log(path: &Path) -> String {
     }
 }
 
+/// Whether it is the old file of last logins, which is read at the start only ([`facts`]).
+fn is_lastlog(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name == "lastlog")
+}
+
 /// Whether the journal has the lines of the log at `path`.
 fn is_repeated(path: &Path) -> bool {
     DEFAULT_LOGS.iter().any(|log| path == Path::new(log))
@@ -170,21 +181,12 @@ pub fn start(config: &LoginsConfig, context: SensorContext) -> Result<SensorHand
         None => Some(open_journal(&store, &mut output, &parsers, is_new("journal"))?),
         Some(_) => None,
     };
-    let scratch = context.database.parent().unwrap_or(Path::new("/"));
-    let own_logs = parsers.logs().into_iter().map(|(path, _service)| path);
-    let mut paths = config.logs.clone();
-    let new: Vec<PathBuf> = own_logs.filter(|log| !paths.contains(log)).collect();
-    paths.extend(new);
-    let mut tails = Vec::new();
-    for path in &paths {
-        let stale = is_new("log") && is_repeated(path);
-        tails.push(open_tail(path, Unit::Line, scratch, stale, &store, &mut output, now)?);
-    }
-    for path in &config.records {
-        let unit = Unit::Record { bytes: records::RECORD_BYTES };
-        tails.push(open_tail(path, unit, scratch, is_new("records"), &store, &mut output, now)?);
-    }
-    if tails.is_empty() && journal.is_none() && audit.is_none() {
+    let scratch = context.database.parent().unwrap_or(Path::new("/")).to_owned();
+    let mut opener = Opener { store: &store, output: &mut output, scratch: &scratch, now };
+    let mut tails = opener.logs(config, &parsers, is_new("log"))?;
+    let (records, databases) = opener.records(config, is_new("records"))?;
+    tails.extend(records);
+    if tails.is_empty() && databases.is_empty() && journal.is_none() && audit.is_none() {
         return Err(SensorError::NoRung);
     }
     let refused = Refused {
@@ -194,7 +196,15 @@ pub fn start(config: &LoginsConfig, context: SensorContext) -> Result<SensorHand
     let worker = Worker::new(
         context.clone(),
         output,
-        Inputs { audit, journal, tails, configured: config.logs.len(), refused },
+        Inputs {
+            audit,
+            journal,
+            tails,
+            databases,
+            discovery: Discovery::new(parsers, now),
+            configured: config.logs.len(),
+            refused,
+        },
     )?;
     context.status.update(|report| report.state = SensorState::Running);
     let mut handle = SensorHandle::default();
@@ -241,21 +251,83 @@ fn open_journal(
     Ok(Journal::new(cursor, identifiers))
 }
 
-fn open_tail(
-    path: &Path,
-    unit: Unit,
-    scratch: &Path,
-    stale: bool,
-    store: &Store,
-    output: &mut Output,
+/// When the sensor looked at any of the logs last, in an earlier run.
+fn last_look(paths: &[&PathBuf], store: &Store) -> Result<Option<Timestamp>, SensorError> {
+    let mut last = None;
+    for path in paths {
+        let position: Option<LogPosition> = store.position(path.as_os_str().as_bytes())?;
+        last = last.max(position.map(|position| position.seen));
+    }
+    Ok(last)
+}
+
+fn is_younger(path: &Path, time: Timestamp) -> bool {
+    let born = std::fs::metadata(path).and_then(|metadata| metadata.created());
+    born.is_ok_and(|born| Timestamp::from(born) > time)
+}
+
+/// Takes files up where they were left.
+struct Opener<'a> {
+    store: &'a Store,
+    output: &'a mut Output,
+    scratch: &'a Path,
     now: Timestamp,
-) -> Result<Tail, SensorError> {
-    use std::os::unix::ffi::OsStrExt;
-    let source = path.as_os_str().as_bytes();
-    let known: Option<LogPosition> = store.position(source)?;
-    let known = known.filter(|_| !stale);
-    let tail = Tail::open(path, unit, scratch, known.as_ref(), now);
-    let tail = tail.map_err(|source| SensorError::System { doing: "open a log", source })?;
-    output.commit(source, &tail.position())?;
-    Ok(tail)
+}
+
+impl Opener<'_> {
+    /// The logs of the configuration, and behind them those that services write themselves.
+    fn logs(
+        &mut self,
+        config: &LoginsConfig,
+        parsers: &Parsers,
+        changed: bool,
+    ) -> Result<Vec<Tail>, SensorError> {
+        let own_logs = parsers.logs().into_iter().map(|(path, _service)| path);
+        let own_logs: Vec<PathBuf> = own_logs.filter(|log| !config.logs.contains(log)).collect();
+        let paths: Vec<&PathBuf> = config.logs.iter().chain(&own_logs).collect();
+        let looked = last_look(&paths, self.store)?;
+        let mut tails = Vec::new();
+        for path in paths {
+            let known = self.known(path)?.filter(|_| !(changed && is_repeated(path)));
+            // A service's log that came while nobody looked is read from its first byte.
+            let fresh = !config.logs.contains(path) && looked.is_some_and(|looked| is_younger(path, looked));
+            let begin = || fresh.then(|| LogPosition { seen: self.now, files: Vec::new() });
+            let known = known.or_else(begin);
+            tails.push(self.tail(path, Unit::Line, known.as_ref())?);
+        }
+        Ok(tails)
+    }
+
+    /// Files of the utmp family, and databases.
+    fn records(
+        &mut self,
+        config: &LoginsConfig,
+        changed: bool,
+    ) -> Result<(Vec<Tail>, Vec<Database>), SensorError> {
+        let (mut tails, mut databases) = (Vec::new(), Vec::new());
+        for path in config.records.iter().filter(|path| !is_lastlog(path)) {
+            if let Some(form) = Form::of(path) {
+                let known: Option<Option<DatabasePosition>> =
+                    self.store.position(path.as_os_str().as_bytes())?;
+                let known = known.flatten().filter(|_| !changed);
+                databases.push(Database::new(path, form, self.scratch, known, self.now));
+                continue;
+            }
+            let known = self.known(path)?.filter(|_| !changed);
+            let unit = Unit::Record { bytes: records::RECORD_BYTES };
+            tails.push(self.tail(path, unit, known.as_ref())?);
+        }
+        Ok((tails, databases))
+    }
+
+    fn known(&self, path: &Path) -> Result<Option<LogPosition>, SensorError> {
+        self.store.position(path.as_os_str().as_bytes())
+    }
+
+    fn tail(&mut self, path: &Path, unit: Unit, known: Option<&LogPosition>) -> Result<Tail, SensorError> {
+        let tail = Tail::open(path, unit, self.scratch, known, self.now);
+        let tail = tail.map_err(|source| SensorError::System { doing: "open a log", source })?;
+        self.output.commit(path.as_os_str().as_bytes(), &tail.position())?;
+        Ok(tail)
+    }
 }

@@ -21,7 +21,7 @@ use super::journal::Entry;
 use super::line::Line;
 use super::names::Names;
 use super::parse::{Parsers, Scratch};
-use super::position::{SILENCE, write_detector, write_position};
+use super::position::{SILENCE, forget_position, write_detector, write_position};
 use super::records::Reading;
 use super::tail::Found;
 use crate::config::LoginsConfig;
@@ -92,6 +92,8 @@ impl Output {
         rows: Vec<(String, String)>,
         now: Timestamp,
     ) -> Self {
+        let scratch = context.database.parent().unwrap_or(Path::new("/"));
+        let accounts = AccountFiles::of_host(&config.records, scratch);
         let mut detector = Detector::new(config.thresholds);
         let damaged = detector.restore(rows);
         if damaged > 0 {
@@ -104,7 +106,7 @@ impl Output {
             silence: Silence::default(),
             silence_written: now,
             names: Names::of_host(),
-            accounts: AccountFiles::of_host(),
+            accounts,
             fleet: config.fleet.iter().copied().collect(),
             records: Reading::default(),
             lags: HashMap::new(),
@@ -184,6 +186,26 @@ impl Output {
         self.lagged(path, event.time, now);
         self.observe(event, false, now);
         !self.is_full()
+    }
+
+    /// Observes a row of a login database; false when it is time to commit.
+    pub fn row(&mut self, path: &Path, event: LoginEvent, now: Timestamp) -> bool {
+        self.idle = true;
+        self.lagged(path, event.time, now);
+        self.observe(event, false, now);
+        !self.is_full()
+    }
+
+    /// From now on the log at `path` is one that `service` writes itself.
+    pub fn own_log(&mut self, path: &Path, service: String) {
+        self.own_logs.insert(path.to_owned(), service);
+    }
+
+    /// The log at `path` is read no more.
+    pub fn forget_log(&mut self, path: &Path) -> Result<(), SealError> {
+        self.own_logs.remove(path);
+        self.lags.remove(path);
+        self.commit_writes(vec![forget_position(path.as_os_str().as_encoded_bytes())])
     }
 
     /// How old the last event of the log at `path` was when it was read.

@@ -121,6 +121,15 @@ pub fn write_position(source: &[u8], position: &impl serde::Serialize) -> Option
     }))
 }
 
+/// Removes the position in `source`, which is read no more.
+pub fn forget_position(source: &[u8]) -> StateWrite {
+    let source = source.to_owned();
+    Box::new(move |transaction| {
+        let statement = "DELETE FROM logins_position WHERE source = ?1";
+        transaction.prepare_cached(statement)?.execute([&source]).map(|_rows| ())
+    })
+}
+
 /// Writes the rows of the detector that changed; a row without state is removed.
 pub fn write_detector(changes: Vec<(String, Option<String>)>) -> Option<StateWrite> {
     if changes.is_empty() {

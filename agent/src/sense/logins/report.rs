@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::audit::Audit;
+use super::database::Database;
 use super::journal::Journal;
 use super::tail::{Tail, Tally, Unit};
 use super::worker::Worker;
@@ -51,6 +52,7 @@ impl Worker {
         let audit = self.inputs.audit.as_ref();
         vec![
             ("lines", sum(|tally| tally.lines) + self.output.tally.entries),
+            ("rows", self.inputs.databases.iter().map(|database| database.rows).sum()),
             ("events", detector.events),
             ("findings", detector.raised),
             ("evicted", detector.evicted),
@@ -86,7 +88,9 @@ impl Worker {
             None => refused("journal", &inputs.refused.journal),
         };
         let logs = inputs.tails.iter().map(|tail| of_log(tail, self.output.lag(tail.path())));
-        [audit, journal].into_iter().chain(logs).collect()
+        let databases = &inputs.databases;
+        let rows = databases.iter().map(|database| of_database(database, self.output.lag(database.path())));
+        [audit, journal].into_iter().chain(logs).chain(rows).collect()
     }
 }
 
@@ -147,6 +151,23 @@ fn of_log(tail: &Tail, lag: Option<Duration>) -> SourceReport {
         position: position.unwrap_or_default(),
         read: tail.tally.lines,
         last_event: tail.last_read,
+        lag_ms: lag.map(millis),
+    }
+}
+
+fn of_database(database: &Database, lag: Option<Duration>) -> SourceReport {
+    let (state, reason) = match (&database.trouble, database.exists()) {
+        (Some(trouble), _) => (SensorState::Degraded, trouble.clone()),
+        (None, true) => (SensorState::Running, String::new()),
+        (None, false) => (SensorState::Disabled, "it does not exist yet".to_owned()),
+    };
+    SourceReport {
+        source: database.path().display().to_string(),
+        state,
+        reason,
+        position: database.place(),
+        read: database.rows,
+        last_event: database.last_read,
         lag_ms: lag.map(millis),
     }
 }

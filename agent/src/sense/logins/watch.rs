@@ -6,7 +6,10 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::inotify::{self, CreateFlags, Reader, WatchFlags};
+use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
+
+/// Names that appear in a directory.
+const NAMES: WatchFlags = WatchFlags::CREATE.union(WatchFlags::MOVED_TO).union(WatchFlags::ONLYDIR);
 
 /// An inotify instance. Watches on files hold the inode, whatever its name becomes.
 #[derive(Debug)]
@@ -36,10 +39,9 @@ impl Watch {
 
     /// Wakes when a name appears in the directory of `path`, or in the nearest of its ancestors that exists.
     pub fn directory_of(&self, path: &Path) -> io::Result<()> {
-        let flags = WatchFlags::CREATE | WatchFlags::MOVED_TO | WatchFlags::ONLYDIR;
         let mut last = io::Error::from(io::ErrorKind::NotFound);
         for directory in path.ancestors().skip(1) {
-            match inotify::add_watch(&self.0, directory, flags) {
+            match inotify::add_watch(&self.0, directory, NAMES) {
                 Ok(_watch) => return Ok(()),
                 Err(error) => last = error.into(),
             }
@@ -47,11 +49,23 @@ impl Watch {
         Err(last)
     }
 
-    /// Takes all that waits.
-    pub fn drain(&self) {
+    /// Wakes when a name appears in `directory`.
+    pub fn names_in(&self, directory: &Path) -> io::Result<()> {
+        inotify::add_watch(&self.0, directory, NAMES)?;
+        Ok(())
+    }
+
+    /// Takes all that waits; whether a name may have appeared in a directory.
+    pub fn drain(&self) -> bool {
         let mut buffer = [MaybeUninit::uninit(); 4_096];
         let mut reader = Reader::new(&self.0, &mut buffer);
-        while reader.next().is_ok() {}
+        let mut appeared = false;
+        while let Ok(event) = reader.next() {
+            appeared |= event
+                .events()
+                .intersects(ReadFlags::CREATE | ReadFlags::MOVED_TO | ReadFlags::QUEUE_OVERFLOW);
+        }
+        appeared
     }
 }
 

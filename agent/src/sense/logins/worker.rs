@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::time::Duration;
 
 use picket_protocol::finding::Severity;
@@ -10,10 +11,12 @@ use picket_protocol::time::Timestamp;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::audit::Audit;
+use super::database::Database;
+use super::discover::Discovery;
 use super::is_repeated;
 use super::journal::Journal;
 use super::output::Output;
-use super::position::{JOURNAL, JournalPosition};
+use super::position::{JOURNAL, JournalPosition, LogPosition};
 use super::tail::{CHUNK_BYTES, Found, Tail, Unit};
 use super::watch::Watch;
 use crate::clock;
@@ -30,6 +33,9 @@ const RESTARTS_TOLERATED: u64 = 3;
 /// Whoever signs off must not find the rest of the sources unread: rounds before the ledger is waited for.
 const AUDIT_ROUNDS_MAX: usize = 64;
 
+/// Rounds of a login database before the other sources get their turn.
+const DATABASE_ROUNDS_MAX: usize = 16;
+
 /// What is read.
 pub struct Inputs {
     /// The kernel's audit.
@@ -38,6 +44,10 @@ pub struct Inputs {
     pub journal: Option<Journal>,
     /// Text logs, those of the configuration first.
     pub tails: Vec<Tail>,
+    /// Login databases.
+    pub databases: Vec<Database>,
+    /// Looks for more of them.
+    pub discovery: Discovery,
     /// How many of them the configuration names: services' own logs tell of no other service.
     pub configured: usize,
     /// What is not read.
@@ -102,8 +112,10 @@ impl Worker {
             self.output.look(now);
             // The services' own lines know most: where they are there already, they come first.
             self.read_journal(now)?;
+            self.discover(now)?;
             self.read_logs(now)?;
             self.read_audit(now)?;
+            self.read_databases(now)?;
             self.output.tick(now)?;
             if self.output.idle_positions_due(now) {
                 self.write_positions()?;
@@ -117,13 +129,15 @@ impl Worker {
     }
 
     /// Waits for something to do; true when the stop signal is set.
-    fn wait(&self, now: Timestamp) -> bool {
+    fn wait(&mut self, now: Timestamp) -> bool {
         let due = [
             self.output.due_in(now),
+            Some(self.inputs.discovery.due_in(now)),
             self.output.idle_positions_in(now),
             self.inputs.journal.as_ref().and_then(|journal| journal.restart_in(now)),
             self.inputs.journal.as_ref().and_then(|journal| journal.replace_in(now)),
             self.inputs.audit.as_ref().map(|audit| audit.ask_in(now)),
+            self.inputs.databases.iter().filter_map(|database| database.due_in(now)).min(),
             self.stale.then_some(REPORT_INTERVAL),
         ];
         let wait = due.into_iter().flatten().fold(LOOK_INTERVAL, Duration::min);
@@ -141,7 +155,9 @@ impl Worker {
             .map(|descriptor| PollFd::from_borrowed_fd(*descriptor, PollFlags::IN))
             .collect();
         let _interrupted_or_late = poll(&mut polled, Some(&timeout));
-        self.watch.drain();
+        if self.watch.drain() {
+            self.inputs.discovery.stir();
+        }
         self.context.stop.is_set()
     }
 
@@ -156,10 +172,11 @@ impl Worker {
 
     /// Sources that tell something now; the journal's word counts before the text logs' while it is followed.
     fn count_sources(&mut self) {
-        let Inputs { audit, journal, tails, .. } = &self.inputs;
+        let Inputs { audit, journal, tails, databases, .. } = &self.inputs;
         let audit = audit.as_ref().is_some_and(|audit| audit.state().enabled);
         let followed = journal.as_ref().is_some_and(|journal| journal.restarts <= RESTARTS_TOLERATED);
-        let logs = tails.iter().filter(|tail| tail.exists()).count();
+        let logs = tails.iter().filter(|tail| tail.exists()).count()
+            + databases.iter().filter(|database| database.exists()).count();
         // A journal that has fallen silent is not waited for.
         let confirms = followed && !self.output.journal_is_silent();
         // sudo tells audit of one act in two messages: they are to meet even where nobody else tells of it.
@@ -210,6 +227,49 @@ impl Worker {
         Ok(())
     }
 
+    /// Logs of services that appeared are read from their first byte; those that are gone for good are let go.
+    fn discover(&mut self, now: Timestamp) -> Result<(), SealError> {
+        let Self {
+            inputs: Inputs { tails, discovery, configured, .. }, watch, output, trouble, context, ..
+        } = self;
+        let gone = |(at, tail): (usize, &Tail)| {
+            (at >= *configured && tail.unit() == Unit::Line && tail.is_gone(now)).then_some(at)
+        };
+        let gone: Vec<usize> = tails.iter().enumerate().filter_map(gone).collect();
+        for at in gone.into_iter().rev() {
+            let mut tail = tails.remove(at);
+            tail.let_go(watch, |path, found| {
+                output.line(path, found, false, now);
+            });
+            output.forget_log(tail.path())?;
+        }
+        let Some(found) = discovery.look(watch, now) else { return Ok(()) };
+        if let Err(error) = found.watched {
+            *trouble = format!("inotify: {error}; new logs of services are looked for every 30 s");
+        }
+        let scratch = context.database.parent().unwrap_or(Path::new("/"));
+        for (path, service) in found.logs {
+            if tails.iter().any(|tail| tail.path() == path) {
+                continue;
+            }
+            // What is beside it was there before it.
+            let begin = LogPosition { seen: now, files: Vec::new() };
+            match Tail::open(&path, Unit::Line, scratch, Some(&begin), now) {
+                Ok(tail) => {
+                    tracing::info!(log = %path.display(), service, "a service's log appeared and is read");
+                    output.own_log(&path, service);
+                    output.commit(path.as_os_str().as_bytes(), &tail.position())?;
+                    tails.push(tail);
+                }
+                Err(error) => *trouble = format!("{}: {error}", path.display()),
+            }
+        }
+        if self.buffer.is_empty() && !self.inputs.tails.is_empty() {
+            self.buffer = vec![0; CHUNK_BYTES];
+        }
+        Ok(())
+    }
+
     fn read_logs(&mut self, now: Timestamp) -> Result<(), SealError> {
         let Self { inputs: Inputs { tails, .. }, watch, output, buffer, trouble, context, .. } = self;
         for tail in tails {
@@ -239,9 +299,39 @@ impl Worker {
         Ok(())
     }
 
+    /// Last of all: what others said of the same login is known by then.
+    fn read_databases(&mut self, now: Timestamp) -> Result<(), SealError> {
+        let Self { inputs: Inputs { databases, .. }, watch, output, trouble, context, .. } = self;
+        for database in databases {
+            let path = database.path().to_owned();
+            if let Err(error) = database.look(watch, now) {
+                *trouble = format!("{}: inotify: {error}; looked at every 30 s", path.display());
+            }
+            for _ in 0..DATABASE_ROUNDS_MAX {
+                let Some((rows, more)) = database.read(now) else { break };
+                for event in rows.iter().filter_map(|row| database.event(row)) {
+                    output.row(&path, event, now);
+                }
+                if output.has_news() || !rows.is_empty() {
+                    output.commit(path.as_os_str().as_bytes(), &database.position())?;
+                }
+                if !more || context.stop.is_set() {
+                    break;
+                }
+            }
+            if let Some(why) = &database.trouble {
+                *trouble = format!("{}: {why}", path.display());
+            }
+        }
+        Ok(())
+    }
+
     fn write_positions(&mut self) -> Result<(), SealError> {
         for tail in &self.inputs.tails {
             self.output.commit(tail.path().as_os_str().as_bytes(), &tail.position())?;
+        }
+        for database in self.inputs.databases.iter().filter(|database| database.position().is_some()) {
+            self.output.commit(database.path().as_os_str().as_bytes(), &database.position())?;
         }
         if let Some(journal) = &self.inputs.journal {
             self.output.commit(JOURNAL, &JournalPosition { cursor: journal.cursor().to_owned() })?;

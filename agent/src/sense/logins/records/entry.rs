@@ -70,7 +70,7 @@ impl Record {
 }
 
 /// Up to the first NUL, or all of it.
-fn text(bytes: &[u8]) -> Option<Text> {
+pub fn text(bytes: &[u8]) -> Option<Text> {
     let text = bytes.split(|&byte| byte == 0).next().filter(|text| !text.is_empty())?;
     Some(Text::from_bytes(text))
 }

@@ -218,6 +218,23 @@ impl Tail {
         (now.since(since) >= GONE).then(|| format!("it is gone since {since}"))
     }
 
+    /// Whether nothing has the log's name for longer than any rotation leaves it free.
+    pub fn is_gone(&self, now: Timestamp) -> bool {
+        self.gone.is_some_and(|since| now.since(since) >= GONE)
+    }
+
+    /// Ends the watches on its files, and tells what they hold behind their last newline.
+    pub fn let_go(&mut self, watch: &Watch, mut last_line: impl FnMut(&Path, Found<'_>)) {
+        for file in std::mem::take(&mut self.files) {
+            if self.unit == Unit::Line {
+                file.unfinished_line(&mut |found| last_line(&self.path, found));
+            }
+            if let Some(id) = file.watch {
+                watch.end(id);
+            }
+        }
+    }
+
     fn rotated(&mut self, current: Followed, now: Timestamp) {
         if let Some(newest) = self.files.last_mut() {
             newest.active = now;
