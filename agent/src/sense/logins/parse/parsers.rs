@@ -88,6 +88,14 @@ pub struct Parsers {
     any: Vec<usize>,
 }
 
+/// Who reads the messages of one program.
+#[derive(Clone, Copy, Debug)]
+pub struct Readers<'a> {
+    own: &'a [usize],
+    /// Whether the program has a parser of its own.
+    pub known: bool,
+}
+
 impl Parsers {
     /// The shipped ones.
     pub fn shipped() -> Self {
@@ -143,19 +151,26 @@ impl Parsers {
 
     /// Who may speak as `program` in the journal, where a rule file says so.
     pub fn sender(&self, program: &[u8]) -> Option<&Sender> {
-        let own = self.own(program);
+        let own = self.readers(program).own;
         own.first().and_then(|index| self.services.get(*index)).map(|service| &service.sender)
     }
 
     /// Whether `program` has a parser of its own.
     pub fn knows(&self, program: &[u8]) -> bool {
-        self.by_program.contains_key(program) || self.by_program.contains_key(base(program))
+        self.readers(program).known
     }
 
-    /// Whether a message of a program without a parser of its own is for those that read every program.
-    pub fn is_generic(&self, message: &[u8]) -> bool {
-        self.chosen(&self.any)
-            .any(|service| repeated_by(message, |message| service.text_message(message)).is_some())
+    /// Reads a message of a program without a parser of its own, by those that read every program.
+    pub fn generic<'a>(&'a self, message: &'a [u8]) -> Option<Parsed<'a>> {
+        self.text(&self.any, message)
+    }
+
+    /// Who reads the messages of `program`.
+    pub fn readers(&self, program: &[u8]) -> Readers<'_> {
+        match self.by_program.get(program).or_else(|| self.by_program.get(base(program))) {
+            Some(own) => Readers { own, known: true },
+            None => Readers { own: &self.any, known: false },
+        }
     }
 
     /// Reads a message of `program` in syslog or the journal; none when it says nothing about a login.
@@ -165,16 +180,25 @@ impl Parsers {
         message: &'a [u8],
         scratch: &'a mut Scratch,
     ) -> Option<Parsed<'a>> {
-        let own = self.own(program);
-        let text = self
-            .chosen(own)
-            .find_map(|service| repeated_by(message, |message| service.text_message(message)));
-        text.or_else(|| {
+        self.read(self.readers(program), message, scratch)
+    }
+
+    /// As [`Self::message`], by readers that are known already.
+    pub fn read<'a>(
+        &'a self,
+        readers: Readers<'a>,
+        message: &'a [u8],
+        scratch: &'a mut Scratch,
+    ) -> Option<Parsed<'a>> {
+        self.text(readers.own, message)
             // Those that read every program come last.
-            let any = if own == &self.any { &[] } else { self.any.as_slice() };
-            self.chosen(any).find_map(|service| repeated_by(message, |message| service.text_message(message)))
-        })
-        .or_else(|| self.structured(own, message, scratch))
+            .or_else(|| readers.known.then(|| self.text(&self.any, message))?)
+            .or_else(|| self.structured(readers.own, message, scratch))
+    }
+
+    fn text<'a>(&'a self, indices: &'a [usize], message: &'a [u8]) -> Option<Parsed<'a>> {
+        self.chosen(indices)
+            .find_map(|service| repeated_by(message, |message| service.text_message(message)))
     }
 
     /// Reads a line of an unknown service's own log, by its form alone.
@@ -184,12 +208,6 @@ impl Parsers {
             let all: Vec<usize> = (0..self.services.len()).collect();
             self.structured(&all, line, scratch)
         })
-    }
-
-    /// The services of `program`, or those of every program.
-    fn own(&self, program: &[u8]) -> &Vec<usize> {
-        let known = self.by_program.get(program).or_else(|| self.by_program.get(base(program)));
-        known.unwrap_or(&self.any)
     }
 
     fn chosen<'a>(&'a self, indices: &'a [usize]) -> impl Iterator<Item = &'a ServiceRules> {

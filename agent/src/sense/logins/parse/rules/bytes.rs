@@ -36,6 +36,13 @@ impl ByteSet {
         self.0.get(usize::from(byte >> 6)).is_some_and(|word| word >> (byte & 63) & 1 == 1)
     }
 
+    /// The byte, where there is only one.
+    pub fn only(&self) -> Option<u8> {
+        let count: u32 = self.0.iter().map(|word| word.count_ones()).sum();
+        let (high, word) = (0u8..4).zip(self.0).find(|(_, word)| *word != 0).filter(|_| count == 1)?;
+        u8::try_from(word.trailing_zeros()).ok().map(|low| (high << 6) | low)
+    }
+
     /// Whether some byte is in both.
     pub fn meets(&self, other: &Self) -> bool {
         self.0.iter().zip(other.0).any(|(a, b)| a & b != 0)

@@ -1,7 +1,9 @@
 //! Checks a rule file beyond its form: its samples, and that no message can be read as two outcomes.
 
+use std::collections::BTreeSet;
+
 use super::file::{PlacedSample, RuleProblem, Sample};
-use super::overlap::overlap;
+use super::overlap::{Steps, overlap, rivals};
 use super::service::{ServiceRules, contradict};
 use super::structured::Scratch;
 use crate::sense::logins::parse::{Parsed, repeated_by};
@@ -18,33 +20,30 @@ pub fn check(rules: &ServiceRules) -> Vec<RuleProblem> {
 
 /// Rules that contradict one another in some message.
 fn check_overlaps(rules: &ServiceRules) -> Vec<RuleProblem> {
-    let mut problems = Vec::new();
-    let mut told = std::collections::BTreeSet::new();
     let variants = rules.variants();
-    for (index, (first, a)) in variants.iter().enumerate() {
-        for (other_index, (second, b)) in variants.iter().enumerate().skip(index + 1) {
-            let (Some(one), Some(other)) = (rules.rules().get(*first), rules.rules().get(*second)) else {
-                continue;
-            };
-            let accepted = one.may_overlap || other.may_overlap;
-            let apart = rules.is_line(index) != rules.is_line(other_index);
-            if !accepted
-                && !apart
-                && contradict(one, other)
-                && !told.contains(&(first, second))
-                && overlap(a, b)
-            {
-                told.insert((first, second));
-                let message = format!(
-                    "some message could match this rule and that of line {}, which says otherwise; make a field tighter \
-                     ({{account}} for {{user}}), or set may_overlap = true: then such a message tells nothing",
-                    one.line
-                );
-                problems.push(RuleProblem { line: other.line, message });
-            }
+    let steps: Vec<Steps> = variants.iter().map(|(_, variant)| Steps::of(variant)).collect();
+    let mut told = BTreeSet::new();
+    rivals(&steps, |index, other_index| {
+        let pair = || Some((variants.get(index)?.0, variants.get(other_index)?.0));
+        let Some((first, second)) = pair().filter(|pair| !told.contains(pair)) else { return };
+        let (Some(one), Some(other)) = (rules.rules().get(first), rules.rules().get(second)) else { return };
+        let accepted = one.may_overlap || other.may_overlap;
+        let apart = rules.is_line(index) != rules.is_line(other_index);
+        let meet = || steps.get(index).zip(steps.get(other_index)).is_some_and(|(a, b)| overlap(a, b));
+        if !accepted && !apart && contradict(one, other) && meet() {
+            told.insert((first, second));
         }
-    }
-    problems
+    });
+    let problem = |(first, second): &(usize, usize)| {
+        let (one, other) = (rules.rules().get(*first)?, rules.rules().get(*second)?);
+        let message = format!(
+            "some message could match this rule and that of line {}, which says otherwise; make a field tighter \
+             ({{account}} for {{user}}), or set may_overlap = true: then such a message tells nothing",
+            one.line
+        );
+        Some(RuleProblem { line: other.line, message })
+    };
+    told.iter().filter_map(problem).collect()
 }
 
 /// Rules that no sample shows at work.
