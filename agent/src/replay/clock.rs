@@ -1,35 +1,32 @@
 //! The time that a recorded log's lines tell.
-//!
-//! Lines of one minute share everything but their seconds, so a minute is computed once.
 
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
 use picket_protocol::time::Timestamp;
 
-use crate::sense::logins::line::{Stamp, local_zone, traditional_in};
+use crate::sense::logins::line::{Minute, Stamp, local_zone, traditional_in};
 use crate::sense::logins::parse::rules::stamp::Written;
 
 /// Lines that are this much older than the one before them were written by a clock that was set back; what is nearer
 /// merely came out of order, and time goes on.
 const DISORDER_MAX: Duration = Duration::from_secs(3_600);
-/// Bytes of a stamp up to its minutes.
-const TRADITIONAL_MINUTE: usize = 13;
-const FULL_MINUTE: usize = 17;
 
 /// Tells the time of lines, and of the detectors.
 #[derive(Debug)]
 pub struct LineClock {
     zone: TimeZone,
     started: Timestamp,
-    /// The year of lines that have none, once it is known, and the month of the newest of them.
+    years: Years,
+    minute: Minute,
+    newest: Timestamp,
+}
+
+/// The year of lines that have none, once it is known, and the month of the newest of them.
+#[derive(Debug)]
+struct Years {
     year: Option<i16>,
     month: u8,
-    /// The minute of the line before: its text, its zone's text, its time.
-    minute: Vec<u8>,
-    suffix: Vec<u8>,
-    base: i64,
-    newest: Timestamp,
 }
 
 impl LineClock {
@@ -38,28 +35,23 @@ impl LineClock {
         Self {
             zone: local_zone(),
             started: now,
-            year,
-            month: 0,
-            minute: Vec::new(),
-            suffix: Vec::new(),
-            base: 0,
+            years: Years { year, month: 0 },
+            minute: Minute::default(),
             newest: Timestamp::from_nanos(i64::MIN),
         }
     }
 
     /// When the line was written; where that cannot be told, when the one before it was.
     pub fn of_stamp(&mut self, stamp: Stamp<'_>) -> Timestamp {
-        let time = match stamp {
-            Stamp::Full(text) => self.full(text),
-            Stamp::Traditional(text) => self.traditional(text),
-        };
-        time.unwrap_or_else(|| self.unknown())
+        self.known(stamp).unwrap_or_else(|| self.unknown())
     }
 
     /// As above, for times of services' own logs.
     pub fn of_written(&mut self, written: Option<Written<'_>>) -> Timestamp {
         let time = written.and_then(|written| match written.form {
-            crate::sense::logins::parse::rules::stamp::Form::Traditional => self.traditional(written.text),
+            crate::sense::logins::parse::rules::stamp::Form::Traditional => {
+                self.known(Stamp::Traditional(written.text))
+            }
             _ => written.resolve(self.started, &self.zone),
         });
         time.unwrap_or_else(|| self.unknown())
@@ -82,40 +74,21 @@ impl LineClock {
         (self.newest.nanos() != i64::MIN).then_some(self.newest)
     }
 
-    fn full(&mut self, text: &[u8]) -> Option<Timestamp> {
-        let (minute, tail) = text.split_at_checked(FULL_MINUTE)?;
-        let (seconds, rest) = tail.split_at_checked(2)?;
-        let digits = match rest.strip_prefix(b".") {
-            Some(rest) => rest.iter().take_while(|byte| byte.is_ascii_digit()).count() + 1,
-            None => 0,
-        };
-        let suffix = rest.get(digits..)?;
-        if minute != self.minute || suffix != self.suffix {
-            let whole = [minute, b"00", suffix].concat();
-            self.base = Timestamp::parse(std::str::from_utf8(&whole).ok()?)?.nanos();
-            self.minute = minute.to_vec();
-            self.suffix = suffix.to_vec();
-        }
-        let fraction = rest.get(1..digits).unwrap_or_default();
-        Some(Timestamp::from_nanos(self.base.checked_add(seconds_of(seconds)? + nanos_of(fraction))?))
+    fn known(&mut self, stamp: Stamp<'_>) -> Option<Timestamp> {
+        let Self { zone, started, years, minute, .. } = self;
+        minute.time(stamp, |stamp| match stamp {
+            Stamp::Full(_) => stamp.resolve(*started, zone),
+            Stamp::Traditional(text) => years.minute(text, *started, zone),
+        })
     }
+}
 
-    fn traditional(&mut self, text: &[u8]) -> Option<Timestamp> {
-        let (minute, seconds) = text.split_at_checked(TRADITIONAL_MINUTE)?;
-        if minute != self.minute {
-            let whole = [minute, b"00"].concat();
-            self.base = self.traditional_minute(&whole)?.nanos();
-            self.minute = minute.to_vec();
-            self.suffix.clear();
-        }
-        Some(Timestamp::from_nanos(self.base.checked_add(seconds_of(seconds)?)?))
-    }
-
-    fn traditional_minute(&mut self, text: &[u8]) -> Option<Timestamp> {
+impl Years {
+    fn minute(&mut self, text: &[u8], started: Timestamp, zone: &TimeZone) -> Option<Timestamp> {
         let month = u8::try_from(crate::sense::logins::parse::rules::stamp::month(text.get(..3)?)?).ok()?;
         let Some(year) = self.year else {
-            let time = Stamp::Traditional(text).resolve(self.started, &self.zone)?;
-            let zoned = jiff::Timestamp::from_second(time.seconds()).ok()?.to_zoned(self.zone.clone());
+            let time = Stamp::Traditional(text).resolve(started, zone)?;
+            let zoned = jiff::Timestamp::from_second(time.seconds()).ok()?.to_zoned(zone.clone());
             (self.year, self.month) = (Some(zoned.year()), month);
             return Some(time);
         };
@@ -124,31 +97,12 @@ impl LineClock {
         // A line of the old year that came late.
         let late = self.month == 1 && month == 12;
         let line_year = year.checked_add(i16::from(turned))?.checked_sub(i16::from(late))?;
-        let time = traditional_in(text, line_year, &self.zone)?;
+        let time = traditional_in(text, line_year, zone)?;
         if !late {
             (self.year, self.month) = (Some(line_year), month);
         }
         Some(time)
     }
-}
-
-fn seconds_of(text: &[u8]) -> Option<i64> {
-    match text {
-        [tens @ b'0'..=b'6', ones @ b'0'..=b'9'] => {
-            Some((i64::from(tens - b'0') * 10 + i64::from(ones - b'0')).min(59) * 1_000_000_000)
-        }
-        _ => None,
-    }
-}
-
-fn nanos_of(fraction: &[u8]) -> i64 {
-    let mut unit = 100_000_000;
-    let mut sum = 0;
-    for digit in fraction {
-        sum += i64::from(digit.saturating_sub(b'0')) * unit;
-        unit /= 10;
-    }
-    sum
 }
 
 #[cfg(test)]

@@ -71,7 +71,7 @@ pub struct Explanation {
 pub struct Replay {
     parsers: Parsers,
     /// The only service to read by; none for whichever a line is from.
-    only: Option<String>,
+    only: Option<usize>,
     detector: Detector,
     clock: LineClock,
     scratch: Scratch,
@@ -84,11 +84,20 @@ pub struct Replay {
 }
 
 impl Replay {
-    /// Reads by the parser called `only`, or by all.
-    pub fn new(parsers: Parsers, only: Option<String>, thresholds: Thresholds, clock: LineClock) -> Self {
+    /// Reads by the parser called `only`, or by all; none when there is no such parser.
+    pub fn new(
+        parsers: Parsers,
+        only: Option<&str>,
+        thresholds: Thresholds,
+        clock: LineClock,
+    ) -> Option<Self> {
+        let only = match only {
+            Some(name) => Some(parsers.services().iter().position(|service| service.name == name)?),
+            None => None,
+        };
         let detector = Detector::new(thresholds);
         let (scratch, tally) = (Scratch::default(), Tally::default());
-        Self { parsers, only, detector, clock, scratch, line: 0, ids: 0, ticked: i64::MIN, tally }
+        Some(Self { parsers, only, detector, clock, scratch, line: 0, ids: 0, ticked: i64::MIN, tally })
     }
 
     /// A line that was too long to be read.
@@ -106,36 +115,41 @@ impl Replay {
     ) -> Result<bool, E> {
         self.line += 1;
         self.tally.lines += 1;
-        let place = Place::Line { line: self.line };
-        let only = self.only.as_deref().and_then(|name| self.parsers.service(name));
-        let head = Line::parse(bytes).filter(|head| match only {
-            // A service's own log may begin like syslog's.
-            Some(service) => speaks(service, &self.parsers, head) || service.logs.is_empty(),
-            None => self.parsers.knows(head.program) || self.parsers.is_generic(head.message),
-        });
-        let clock = &mut self.clock;
-        let (parsed, message, time, pid) = match head {
-            Some(head) => {
-                if only.is_some_and(|service| !speaks(service, &self.parsers, &head)) {
-                    return Ok(false);
-                }
-                let parsed = self.parsers.message(head.program, head.message, &mut self.scratch);
-                let Some(parsed) = parsed else { return Ok(false) };
-                (parsed, head.message, clock.of_stamp(head.stamp), head.pid)
-            }
-            None => {
-                let parsed = match only {
-                    Some(service) => service.line(bytes, &mut self.scratch),
-                    None => self.parsers.line(bytes, &mut self.scratch),
-                };
-                let Some(parsed) = parsed else { return Ok(false) };
-                (parsed, bytes, clock.of_written(parsed.time), None)
-            }
-        };
-        let origin = Origin { time, pid, source: Source::Log, place, sender: None };
-        let event = LoginEvent::new(&parsed, message, origin);
+        let Some(event) = self.read(bytes) else { return Ok(false) };
         self.observe(&event, tell)?;
         Ok(true)
+    }
+
+    fn read(&mut self, bytes: &[u8]) -> Option<LoginEvent> {
+        let Self { parsers, only, clock, scratch, line, .. } = self;
+        let only = only.and_then(|index| parsers.services().get(index));
+        let source = Source::Log;
+        let place = Place::Line { line: *line };
+        if let Some(head) = Line::parse(bytes) {
+            let readers = parsers.readers(head.program);
+            let parsed = match only {
+                Some(service) if speaks(service, readers.known, &head) => {
+                    Some(parsers.read(readers, head.message, scratch)?)
+                }
+                // A service's own log may begin like syslog's.
+                Some(service) if !service.logs.is_empty() => None,
+                Some(_) => return None,
+                None if readers.known => Some(parsers.read(readers, head.message, scratch)?),
+                // So may any, of a program that nobody knows.
+                None => parsers.generic(head.message),
+            };
+            if let Some(parsed) = parsed {
+                let origin =
+                    Origin { time: clock.of_stamp(head.stamp), pid: head.pid, source, place, sender: None };
+                return Some(LoginEvent::new(&parsed, head.message, origin));
+            }
+        }
+        let parsed = match only {
+            Some(service) => service.line(bytes, scratch),
+            None => parsers.line(bytes, scratch),
+        }?;
+        let origin = Origin { time: clock.of_written(parsed.time), pid: None, source, place, sender: None };
+        Some(LoginEvent::new(&parsed, bytes, origin))
     }
 
     /// Reads a line of `journalctl -o json`; whether it led to an event.
@@ -150,7 +164,7 @@ impl Replay {
         let (Some(identifier), Some(message)) = (entry.identifier(), entry.message()) else {
             return Ok(false);
         };
-        let only = self.only.as_deref().and_then(|name| self.parsers.service(name));
+        let only = self.only.and_then(|index| self.parsers.services().get(index));
         if only.is_some_and(|service| !service.speaks_as(&identifier)) {
             return Ok(false);
         }
@@ -251,9 +265,9 @@ impl Replay {
     /// How far each parser got with a line that led to nothing, the furthest first.
     pub fn explain(&self, bytes: &[u8]) -> Vec<Explanation> {
         let head = Line::parse(bytes);
-        let only = self.only.as_deref();
+        let only = self.only.and_then(|index| self.parsers.services().get(index));
         let concerned = |service: &&ServiceRules| match (only, head) {
-            (Some(only), _) => service.name == only,
+            (Some(only), _) => service.name == only.name,
             (None, Some(head)) => service.speaks_as(head.program) || service.speaks_as(b"*"),
             (None, None) => !service.logs.is_empty(),
         };
@@ -293,9 +307,9 @@ fn explain_by(service: &ServiceRules, head: Option<&Line<'_>>, bytes: &[u8]) -> 
     reached.into_iter().map(|(bytes, rule, expected)| tell(rule, bytes, expected)).collect()
 }
 
-/// Whether the line is one of the service's programs, or of none that has a parser where the service reads all.
-fn speaks(service: &ServiceRules, parsers: &Parsers, head: &Line<'_>) -> bool {
-    service.speaks_as(head.program) || (service.speaks_as(b"*") && !parsers.knows(head.program))
+/// Whether the line is one of the service's programs, or of none that has a parser (is `known`) where the service reads all.
+fn speaks(service: &ServiceRules, known: bool, head: &Line<'_>) -> bool {
+    service.speaks_as(head.program) || (!known && service.speaks_as(b"*"))
 }
 
 /// Whether a finding says no more than the event that it is about, which was told already.

@@ -145,6 +145,120 @@ impl Stamp<'_> {
     }
 }
 
+/// The minute of the stamp before: stamps of one minute share everything but their seconds, so a minute is computed once.
+#[derive(Debug, Default)]
+pub struct Minute {
+    /// The stamp's text up to its minutes, and what stands behind its seconds (the zone).
+    text: Vec<u8>,
+    zone: Vec<u8>,
+    begin: i64,
+}
+
+impl Minute {
+    /// Bytes of a stamp up to its seconds.
+    const TRADITIONAL: usize = 13;
+    /// Likewise.
+    const FULL: usize = 17;
+
+    /// The time of `stamp`; `compute` gives that of the same stamp with zero seconds, unless it is known from the one
+    /// before.
+    pub fn time(
+        &mut self,
+        stamp: Stamp<'_>,
+        compute: impl FnOnce(Stamp<'_>) -> Option<Timestamp>,
+    ) -> Option<Timestamp> {
+        let (text, length) = match stamp {
+            Stamp::Full(text) => (text, Self::FULL),
+            Stamp::Traditional(text) => (text, Self::TRADITIONAL),
+        };
+        let (minute, tail) = text.split_at_checked(length)?;
+        let (seconds, rest) = tail.split_at_checked(2)?;
+        let (fraction, zone) = rest.split_at_checked(fraction_bytes(rest))?;
+        let begin = if minute == self.text && zone == self.zone {
+            self.begin
+        } else {
+            let whole = [minute, b"00", zone].concat();
+            let begin = match stamp {
+                Stamp::Full(_) => compute(Stamp::Full(&whole)),
+                Stamp::Traditional(_) => compute(Stamp::Traditional(&whole)),
+            };
+            self.begin = begin?.nanos();
+            self.text = minute.to_vec();
+            self.zone = zone.to_vec();
+            self.begin
+        };
+        let behind = seconds_of(seconds)?.checked_add(nanos_of(fraction.get(1..).unwrap_or_default()))?;
+        Some(Timestamp::from_nanos(begin.checked_add(behind)?))
+    }
+
+    /// Forgets it: what it was computed by is no longer true.
+    pub fn forget(&mut self) {
+        self.text.clear();
+    }
+}
+
+/// Bytes of `.123456` at the front.
+fn fraction_bytes(text: &[u8]) -> usize {
+    match text.strip_prefix(b".") {
+        Some(digits) => digits.iter().take_while(|byte| byte.is_ascii_digit()).count() + 1,
+        None => 0,
+    }
+}
+
+/// Two digits as nanoseconds; a leap second is the one before it.
+fn seconds_of(text: &[u8]) -> Option<i64> {
+    match text {
+        [tens @ b'0'..=b'5', ones @ b'0'..=b'9'] => {
+            Some((i64::from(tens - b'0') * 10 + i64::from(ones - b'0')) * 1_000_000_000)
+        }
+        b"60" => Some(59 * 1_000_000_000),
+        _ => None,
+    }
+}
+
+fn nanos_of(fraction: &[u8]) -> i64 {
+    let mut unit = 100_000_000;
+    let mut sum = 0;
+    for digit in fraction {
+        sum += i64::from(digit.saturating_sub(b'0')) * unit;
+        unit /= 10;
+    }
+    sum
+}
+
+/// Tells the time of lines as they are written.
+#[derive(Debug)]
+pub struct LiveClock {
+    zone: TimeZone,
+    minute: Minute,
+    /// When the minute was computed: the year of a stamp without one depends on it.
+    computed: Timestamp,
+}
+
+impl LiveClock {
+    /// How long a minute that was computed is believed.
+    const BELIEVED: std::time::Duration = std::time::Duration::from_secs(60);
+
+    /// Stamps without a zone are in `zone`.
+    pub fn new(zone: TimeZone) -> Self {
+        Self { zone, minute: Minute::default(), computed: Timestamp::default() }
+    }
+
+    /// When `stamp` was written, as of `now`; see [`Stamp::resolve`].
+    pub fn time(&mut self, stamp: Stamp<'_>, now: Timestamp) -> Option<Timestamp> {
+        if now < self.computed || now.since(self.computed) >= Self::BELIEVED {
+            self.minute.forget();
+            self.computed = now;
+        }
+        self.minute.time(stamp, |stamp| stamp.resolve(now, &self.zone))
+    }
+
+    /// The host's zone.
+    pub fn zone(&self) -> &TimeZone {
+        &self.zone
+    }
+}
+
 fn traditional(text: &[u8], now: Timestamp, zone: &TimeZone) -> Option<Timestamp> {
     let local_now = jiff::Timestamp::from_second(now.seconds()).ok()?.to_zoned(zone.clone());
     let limit = now.plus(std::time::Duration::from_secs(86_400));
@@ -232,6 +346,35 @@ mod tests {
         assert_eq!(resolved("Feb 29 12:00:00", "2026-11-21T00:00:00Z"), "2024-02-29T12:00:00.000000000Z");
         assert_eq!(resolved("Feb 30 12:00:00", "2026-11-21T00:00:00Z"), "");
         assert_eq!(resolved("Nov 21 24:14:37", "2026-11-21T23:14:38Z"), "");
+    }
+
+    #[test]
+    fn a_clock_that_remembers_the_minute_tells_what_each_stamp_says() {
+        let zone = TimeZone::fixed(jiff::tz::offset(2));
+        let mut clock = LiveClock::new(zone.clone());
+        let mut now = Timestamp::parse("2026-12-31T21:59:59Z").unwrap();
+        let stamps: [&[u8]; 12] = [
+            b"Dec 31 23:59:58",
+            b"Dec 31 23:59:59",
+            b"Dec 31 23:58:59",
+            b"Jan  1 00:00:01",
+            b"Feb 30 00:00:01",
+            b"Jan  1 00:00:x1",
+            b"2026-12-31T21:59:59.123456Z",
+            b"2026-12-31T21:59:59.5Z",
+            b"2026-12-31T23:59:59+02:00",
+            b"2026-12-31T23:59:59+01:00",
+            b"2026-12-31T23:59:60Z",
+            b"2026-13-31T23:59:59Z",
+        ];
+        for _ in 0..400 {
+            for text in stamps {
+                let stamp =
+                    if text.contains(&b'T') { Stamp::Full(text) } else { Stamp::Traditional(text) };
+                assert_eq!(clock.time(stamp, now), stamp.resolve(now, &zone), "{}", text.escape_ascii());
+                now = now.plus(std::time::Duration::from_secs(7_919));
+            }
+        }
     }
 
     #[test]
