@@ -133,7 +133,8 @@ fn play(mut replay: Replay, source: Box<dyn Read>, wish: &Wish) -> Result<(), Fa
             Outcome::Event(..) if wish.findings => Ok(()),
             outcome => printer.tell(&outcome),
         };
-        let read = if wish.journal { replay.entry(bytes, &mut tell)? } else { replay.line(bytes, &mut tell)? };
+        let read =
+            if wish.journal { replay.entry(bytes, &mut tell)? } else { replay.line(bytes, &mut tell)? };
         if wish.explain && !read && !bytes.is_empty() {
             printer.explain(replay.tally.lines, &replay.explain(bytes))?;
         }

@@ -357,7 +357,10 @@ mod tests {
              \"port\":22,\"repeats\":5,\"ambiguous\":true,\"time\":\"2016-11-24T15:06:40.000000007Z\"}\n"
         );
         let plain = printed(false, &event);
-        assert!(plain.starts_with("     7  2016-11-24T15:06:40Z  login.failure  sshd  user a \"b\""), "{plain}");
+        assert!(
+            plain.starts_with("     7  2016-11-24T15:06:40Z  login.failure  sshd  user a \"b\""),
+            "{plain}"
+        );
         assert!(plain.ends_with("  address 192.0.2.7  port 22  repeats 5  ambiguous\n"), "{plain}");
         assert!(!plain.contains('\x1b'), "nothing unescaped");
     }

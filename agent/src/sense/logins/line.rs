@@ -369,8 +369,7 @@ mod tests {
         ];
         for _ in 0..400 {
             for text in stamps {
-                let stamp =
-                    if text.contains(&b'T') { Stamp::Full(text) } else { Stamp::Traditional(text) };
+                let stamp = if text.contains(&b'T') { Stamp::Full(text) } else { Stamp::Traditional(text) };
                 assert_eq!(clock.time(stamp, now), stamp.resolve(now, &zone), "{}", text.escape_ascii());
                 now = now.plus(std::time::Duration::from_secs(7_919));
             }

@@ -197,8 +197,7 @@ impl Parsers {
     }
 
     fn text<'a>(&'a self, indices: &'a [usize], message: &'a [u8]) -> Option<Parsed<'a>> {
-        self.chosen(indices)
-            .find_map(|service| repeated_by(message, |message| service.text_message(message)))
+        self.chosen(indices).find_map(|service| repeated_by(message, |message| service.text_message(message)))
     }
 
     /// Reads a line of an unknown service's own log, by its form alone.
