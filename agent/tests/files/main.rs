@@ -7,10 +7,12 @@
 
 mod attributes;
 mod cases;
+mod edits;
 mod everyday;
 mod faults;
 mod filesystems;
 mod foreign;
+mod host;
 mod kinds;
 mod lab;
 mod logs;

@@ -7,6 +7,7 @@ use std::process::Command;
 use serde_json::Value;
 
 use crate::filesystems::in_namespace;
+use crate::host::private_places;
 use crate::lab::{Lab, rule};
 
 fn run(program: &str, arguments: &[&str]) {
@@ -16,23 +17,6 @@ fn run(program: &str, arguments: &[&str]) {
 
 fn shell(script: &str) {
     run("sh", &["-c", script]);
-}
-
-/// `/etc` and `/root` become directories of this namespace alone.
-fn private_places(lab: &Lab) {
-    let place = lab.directory.path().join("places");
-    fs::create_dir_all(place.join("etc")).unwrap();
-    fs::create_dir_all(place.join("root/.ssh")).unwrap();
-    let at = place.display();
-    shell(&format!(
-        "cd /etc && cp -aL passwd group login.defs nsswitch.conf pam.d security default hosts {at}/etc/ 2>/dev/null; \
-         for each in ld.so.cache ld.so.conf localtime; do cp -aL /etc/$each {at}/etc/ 2>/dev/null; done; \
-         printf 'root:$y$j9T$Geheim$Geheimnis:19000:0:99999:7:::\\n' > {at}/etc/shadow; \
-         printf 'root:*::\\n' > {at}/etc/gshadow; : > {at}/etc/subuid; : > {at}/etc/subgid; \
-         mkdir -p {at}/etc/ssh {at}/etc/cron.d {at}/etc/sudoers.d; \
-         printf 'PermitRootLogin no\\n' > {at}/etc/ssh/sshd_config; \
-         mount --bind {at}/etc /etc && mount --bind {at}/root /root"
-    ));
 }
 
 /// Waits for a finding of the rule whose title holds `words`.
@@ -87,7 +71,7 @@ fn a_person_reads_in_one_line_what_happened() {
             " (eve) was added to root's authorized_keys",
         ),
         (
-            "sed -i s/no/yes/ /etc/ssh/sshd_config",
+            "sed -i '/PermitRootLogin/s/no/yes/' /etc/ssh/sshd_config",
             "defence.service",
             "sshd now permits root logins by password",
         ),

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use picket_protocol::finding::{Finding, Severity};
 
 use crate::sense::files::change::FileChange;
-use crate::sense::files::object::Kind;
+use crate::sense::files::object::{Content, Kind, ObjectState};
 
 /// Files that are edited in a copy beside them, and how the copy is called.
 const COPIES: &[(&str, &str)] = &[
@@ -58,6 +58,49 @@ fn account(name: &[u8]) -> Option<&[u8]> {
     (known && (end == b"lock" || end.iter().all(u8::is_ascii_digit))).then_some(stem)
 }
 
+/// The file of which a copy as it was lies at `path`, by its name: what editors (`NAME~`), `sed -i.bak`, `patch` and
+/// package managers leave.
+pub fn original(path: &Path) -> Option<PathBuf> {
+    const ENDINGS: &[&[u8]] = &[
+        b"~",
+        b".bak",
+        b".orig",
+        b".old",
+        b".save",
+        b".dpkg-old",
+        b".dpkg-bak",
+        b".dpkg-dist",
+        b".ucf-old",
+        b".ucf-dist",
+        b".rpmsave",
+        b".rpmorig",
+        b".rpmnew",
+        b".augsave",
+    ];
+    let name = path.file_name()?.as_bytes();
+    let stem = ENDINGS.iter().find_map(|ending| name.strip_suffix(*ending))?;
+    (!stem.is_empty()).then(|| path.with_file_name(std::ffi::OsStr::from_bytes(stem)))
+}
+
+/// A regular file, as far as a copy of it must be the same: nothing new is in it, and nobody else may read it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Former {
+    digest: [u8; 32],
+    mode: u32,
+    uid: u32,
+    gid: u32,
+}
+
+impl Former {
+    /// Of a state; none of what is no regular file, or is not hashed yet.
+    pub fn of(state: &ObjectState) -> Option<Self> {
+        let Content::Digest(digest) = state.content else { return None };
+        let meta = &state.meta;
+        let plain = meta.kind == Kind::File && state.extended.capability().is_none();
+        plain.then_some(Self { digest, mode: meta.mode, uid: meta.uid, gid: meta.gid })
+    }
+}
+
 /// `tmp.` and six letters or digits.
 fn is_temporary(name: &[u8]) -> bool {
     name.strip_prefix(b"tmp.")
@@ -96,6 +139,17 @@ mod tests {
 
     fn check(path: &str, expected: Option<&str>) {
         assert_eq!(target(Path::new(path)).as_deref(), expected.map(Path::new), "{path}");
+    }
+
+    #[test]
+    fn copies_of_what_was_are_known_by_their_names() {
+        let original = |path: &str| original(Path::new(path));
+        assert_eq!(original("/etc/hosts.bak"), Some("/etc/hosts".into()));
+        assert_eq!(original("/etc/hosts~"), Some("/etc/hosts".into()));
+        assert_eq!(original("/etc/ssh/sshd_config.dpkg-old"), Some("/etc/ssh/sshd_config".into()));
+        assert_eq!(original("/etc/.bak"), None);
+        assert_eq!(original("/etc/hosts"), None);
+        assert_eq!(original("/etc/bak"), None);
     }
 
     #[test]

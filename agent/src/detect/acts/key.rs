@@ -7,6 +7,7 @@ use std::path::Path;
 use picket_protocol::finding::{Finding, Severity, Text};
 use picket_protocol::time::Timestamp;
 
+use super::edit;
 use crate::detect::files::subject;
 use crate::sense::files::change::FileChange;
 use crate::sense::files::object::{Content, ObjectState};
@@ -55,6 +56,8 @@ pub enum Key {
     Alternative(String),
     /// What an editor keeps beside a file.
     Edit,
+    /// The copy of what a file was, which was left beside it.
+    Copy(edit::Former),
 }
 
 impl Key {

@@ -10,6 +10,9 @@
 //! What an editor keeps beside the file that it edits ([`edit`]) is told when it outlives the edit: it waits until it is
 //! gone or stands in the file's place, at most [`EDIT_MAX`].
 //!
+//! The copy of what it was that `sed -i.bak` or an editor leaves beside the file is part of the edit, which shows that text
+//! already: it waits for the edit no longer than [`QUIET`], and is not told beside it.
+//!
 //! What waits is in the table `act_held`, written with the baseline row of the change; after a start it is told
 //! at once.
 //!
@@ -30,6 +33,7 @@ use picket_protocol::finding::{Finding, Severity};
 use picket_protocol::time::Timestamp;
 use uuid::Uuid;
 
+use self::edit::Former;
 use self::key::{Key, Line};
 use super::files::Outcome;
 use super::packages::transaction::note;
@@ -51,6 +55,8 @@ pub const HELD_BYTES_MAX: usize = 4 * 1024 * 1024;
 pub const ALSO_BYTES_MAX: usize = 64 * 1024;
 /// Acts that were told and may have more to come.
 const TOLD_MAX: usize = 32;
+/// Files that were modified lately, as they were.
+const FORMER_MAX: usize = 64;
 /// For so long.
 const TOLD_FOR: Duration = Duration::from_secs(10);
 
@@ -128,6 +134,7 @@ pub struct Stage {
     acts: Vec<Act>,
     edits: BTreeMap<PathBuf, Part>,
     told: VecDeque<Told>,
+    former: VecDeque<(PathBuf, Former, Timestamp)>,
     bytes: usize,
 }
 
@@ -138,7 +145,7 @@ impl Stage {
         let mut stage = Self::default();
         for part in parts {
             stage.bytes += part.bytes();
-            if part.key == Key::Edit {
+            if matches!(part.key, Key::Edit | Key::Copy(_)) {
                 let path = PathBuf::from(std::ffi::OsString::from_vec(part.path.clone()));
                 stage.edits.insert(path, part);
                 continue;
@@ -157,9 +164,10 @@ impl Stage {
         stage
     }
 
-    /// Parts of acts that wait. What lies beside a file that is being edited is not counted: it may lie there for long.
+    /// Parts of acts, and copies, that wait. What lies beside a file that is being edited is not counted: it may lie there for long.
     pub fn waiting(&self) -> usize {
-        self.acts.iter().map(|act| act.parts.len()).sum()
+        let copies = self.edits.values().filter(|part| part.key != Key::Edit).count();
+        self.acts.iter().map(|act| act.parts.len()).sum::<usize>() + copies
     }
 
     /// Passes the finding of a change on, or keeps it for its act. `packaged`: a package transaction may account
@@ -183,6 +191,18 @@ impl Stage {
             return (finding, outcome);
         }
         let Some(finding) = finding else { return (None, outcome) };
+        if !packaged {
+            self.remember_former(change, now, &mut outcome);
+            if change.after.is_none() && self.ends_copy(change, now, &mut outcome) {
+                return (None, outcome);
+            }
+            if let Some(original) = edit::original(&change.path)
+                && finding.severity <= Severity::Low
+            {
+                let finding = self.observe_copy(&original, change, finding, now, &mut outcome);
+                return (finding, outcome);
+            }
+        }
         let key = Key::of(change, &finding).filter(|key| !packaged || *key == Key::Accounts);
         let Some(key) = key else { return (Some(finding), outcome) };
         let line = Line::of(change);
@@ -263,6 +283,63 @@ impl Stage {
         None
     }
 
+    /// Keeps in mind what a file was that is edited, and takes the copy of it that waits as told.
+    fn remember_former(&mut self, change: &FileChange, now: Timestamp, outcome: &mut Outcome) {
+        let (Some(before), Some(_)) = (&change.before, &change.after) else { return };
+        let Some(former) = Former::of(before) else { return };
+        let copies = self.edits.iter().filter(|(path, part)| {
+            part.key == Key::Copy(former) && edit::original(path).as_ref() == Some(&change.path)
+        });
+        for path in copies.map(|(path, _)| path.clone()).collect::<Vec<_>>() {
+            self.drop_edit(&path, outcome);
+        }
+        if self.former.len() >= FORMER_MAX {
+            self.former.pop_front();
+        }
+        self.former.push_back((change.path.clone(), former, now));
+    }
+
+    /// Whether what is gone was a copy that came with an edit.
+    fn ends_copy(&mut self, change: &FileChange, now: Timestamp, outcome: &mut Outcome) -> bool {
+        let waited = self.edits.get(&change.path).is_some_and(|part| matches!(part.key, Key::Copy(_)));
+        if waited {
+            return self.drop_edit(&change.path, outcome);
+        }
+        let copy = change.before.as_ref().and_then(Former::of);
+        let (Some(original), Some(copy)) = (edit::original(&change.path), copy) else { return false };
+        self.was(&original, copy, now)
+    }
+
+    /// Whether the file was so before an edit of these moments.
+    fn was(&mut self, original: &Path, copy: Former, now: Timestamp) -> bool {
+        self.former.retain(|(_, _, at)| *at <= now && now.since(*at) <= TOLD_FOR);
+        self.former.iter().any(|(path, former, _)| path == original && *former == copy)
+    }
+
+    /// The copy of what a file was, or so it seems by its name.
+    fn observe_copy(
+        &mut self,
+        original: &Path,
+        change: &FileChange,
+        finding: Finding,
+        now: Timestamp,
+        outcome: &mut Outcome,
+    ) -> Option<Finding> {
+        self.drop_edit(&change.path, outcome);
+        let Some(copy) = change.after.as_ref().and_then(Former::of) else { return Some(finding) };
+        if self.was(original, copy, now) {
+            return None;
+        }
+        let part = Part::new(Key::Copy(copy), &change.path, &finding, now);
+        if self.bytes + part.bytes() > HELD_BYTES_MAX {
+            return Some(finding);
+        }
+        self.bytes += part.bytes();
+        outcome.writes.push(tables::put(&part));
+        self.edits.insert(change.path.clone(), part);
+        None
+    }
+
     fn drop_edit(&mut self, path: &Path, outcome: &mut Outcome) -> bool {
         let Some(part) = self.edits.remove(path) else { return false };
         self.bytes = self.bytes.saturating_sub(part.bytes());
@@ -332,7 +409,8 @@ impl Stage {
 }
 
 fn edit_due_in(part: &Part, now: Timestamp) -> Duration {
-    if part.since > now { Duration::ZERO } else { EDIT_MAX.saturating_sub(now.since(part.since)) }
+    let most = if part.key == Key::Edit { EDIT_MAX } else { QUIET };
+    if part.since > now { Duration::ZERO } else { most.saturating_sub(now.since(part.since)) }
 }
 
 #[cfg(test)]

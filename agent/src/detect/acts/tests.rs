@@ -264,3 +264,41 @@ proptest! {
         prop_assert_eq!(world.stage.bytes, 0);
     }
 }
+
+/// What `sed -i.bak` leaves, whichever of the two is looked at first.
+#[test]
+fn the_copy_of_what_was_is_part_of_the_edit_and_any_other_copy_is_not() {
+    let state = |content: u8| {
+        let mut state = change("/x").after.unwrap();
+        state.content = crate::sense::files::object::Content::Digest([content; 32]);
+        state
+    };
+    let edit = FileChange { before: Some(state(1)), after: Some(state(2)), ..change("/etc/ntp.conf") };
+    let copy =
+        |content| FileChange { before: None, after: Some(state(content)), ..change("/etc/ntp.conf.bak") };
+    let told = |first: &FileChange, second: &FileChange| {
+        let mut world = World::new();
+        for (millis, each) in [(0, first), (5, second)] {
+            world.n += 1;
+            let finding = Finding { severity: Severity::Low, ..told(each, world.n) };
+            let (finding, outcome) = world.stage.observe(each, Some(finding), false, at(millis));
+            world.told.extend(finding.into_iter().chain(outcome.findings));
+        }
+        world.tick(2_000);
+        assert_eq!(world.stage.waiting(), 0);
+        world.told.len()
+    };
+    assert_eq!(told(&edit, &copy(1)), 1);
+    assert_eq!(told(&copy(1), &edit), 1);
+    // An editor's, which is gone when all is written.
+    let gone = FileChange { before: copy(1).after, after: None, ..change("/etc/ntp.conf.bak") };
+    assert_eq!(told(&edit, &gone), 1);
+    assert_eq!(told(&copy(1), &gone), 0);
+    // Of other content it is no copy.
+    assert_eq!(told(&edit, &copy(3)), 2);
+    assert_eq!(told(&copy(3), &edit), 2);
+    // Nor when more people may read it.
+    let mut open = copy(1);
+    open.after.as_mut().unwrap().meta.mode = 0o666;
+    assert_eq!(told(&edit, &open), 2);
+}

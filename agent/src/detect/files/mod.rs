@@ -117,7 +117,9 @@ pub fn finding(change: &FileChange, id: Uuid) -> Option<Finding> {
     let lead = meaning.statements.first();
     let severity = match lead {
         Some(lead) => lead.severity.max(severity_of_opening(change, class)),
-        None if meaning.harmless => plain.min(Severity::Low),
+        None if meaning.harmless || meaning.weighed => {
+            plain.min(severity_of_permissions(change, &changed, class).max(Severity::Low))
+        }
         None => plain,
     };
     let title = match lead {
@@ -206,6 +208,13 @@ fn severity_of_opening(change: &FileChange, class: Class) -> Severity {
     let opened = change.after.as_ref().is_some_and(open)
         && change.before.as_ref().is_none_or(|before| before.meta.mode & WORLD_WRITABLE == 0);
     if opened { lower(class.severity()).max(Severity::Low) } else { Severity::Info }
+}
+
+/// What it adds that permissions changed, beside a text that opens nothing.
+fn severity_of_permissions(change: &FileChange, changed: &[Aspect], class: Class) -> Severity {
+    let by_class =
+        if changed.iter().any(Aspect::is_permission) { lower(class.severity()) } else { Severity::Info };
+    by_class.max(severity_of_opening(change, class))
 }
 
 fn lower(severity: Severity) -> Severity {

@@ -8,6 +8,8 @@ use std::sync::LazyLock;
 
 use memchr::memmem::Finder;
 
+use crate::detect::acts::edit;
+
 /// A kind of file whose changes have a meaning of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Subject {
@@ -188,7 +190,7 @@ const PLACES: &[Place] = &[
     within(Subject::SystemdUnit, "/.config/systemd/user/", ""),
     is(Subject::LogSettings, "/etc/systemd/journald.conf"),
     under(Subject::LogSettings, "/etc/systemd/journald.conf.d"),
-    under(Subject::SystemdUnit, "/etc/systemd"),
+    under(Subject::SystemdUnit, "/etc/systemd/network"),
     under(Subject::Init, "/etc/init.d"),
     under(Subject::Init, "/etc/init"),
     under(Subject::Init, "/etc/rc.d"),
@@ -372,7 +374,6 @@ impl Subject {
                 | Self::PasswordCopy
                 | Self::Certificate
                 | Self::ContainerSocket
-                | Self::MandatoryAccess
         )
     }
 }
@@ -445,8 +446,13 @@ fn is_password_copy(path: &[u8]) -> bool {
 pub fn is_editors_own(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().as_bytes();
     let passed_over = path.parent() == Some(Path::new("/etc/sudoers.d")) && name.contains(&b'.');
-    let backup = name.len() > 1 && name.ends_with(b"~") && path.starts_with("/etc");
-    passed_over || backup || crate::detect::acts::edit::target(path).is_some()
+    // Some crons read all files in their directories but these with a tilde.
+    let read =
+        ["/etc/cron.d", "/etc/cron.hourly", "/etc/cron.daily", "/etc/cron.weekly", "/etc/cron.monthly"];
+    let backup = path.starts_with("/etc")
+        && edit::original(path).is_some()
+        && (name.ends_with(b"~") || !read.iter().any(|place| path.starts_with(place)));
+    passed_over || backup || edit::target(path).is_some()
 }
 
 /// `/etc/ssh/ssh_host_*_key`, with and without `.pub`.
@@ -473,6 +479,11 @@ mod tests {
         check("/etc/sudoers.d/.90-cloud.swp", Subject::Other);
         check("/etc/sudoers.d/90-cloud.tmp", Subject::Other);
         check("/etc/cron.d/job~", Subject::Other);
+        check("/etc/cron.d/job.bak", Subject::SystemCrontab);
+        check("/etc/ssh/sshd_config.bak", Subject::Other);
+        check("/etc/pam.d/sshd.orig", Subject::Other);
+        check("/etc/shadow.bak", Subject::PasswordCopy);
+        check("/etc/systemd/system.conf", Subject::Configuration);
         check("/etc/sudoers.d/90-cloud", Subject::Sudoers);
         check("/root/.ssh/authorized_keys", Subject::AuthorizedKeys);
         check("/etc/ssh/ssh_host_ed25519_key", Subject::SshHostKey);

@@ -4,12 +4,19 @@
 //! weightiest leads: its rule is the finding's, its sentence the title. What the text of a file says is read by the
 //! parser of its [`Subject`]; without the text (it was never seen, or is too long) the place alone speaks.
 //!
+//! How much an edit matters is what it says, not where it stands: a remark in `sshd_config` or another umask in
+//! `/etc/profile` is `low`, a deny rule that is gone or a program that is started from now on is more. What is added as
+//! a whole file weighs as its place does, since something reads it from now on; so does an edit of what gives power by
+//! whatever it says ([`grave`]).
+//!
 //! Parsers take any bytes that a file may hold: they never fail, look at no more than [`STATEMENTS_MAX`] things, and
 //! quote nothing that [`super::redact`] would leave out.
 
 mod accounts;
+mod configuration;
 mod jobs;
 mod object;
+mod pam;
 mod settings;
 mod ssh;
 mod sudoers;
@@ -65,6 +72,8 @@ pub struct Meaning {
     pub diff_note: Option<&'static str>,
     /// The text is known, and nothing in it that counts has changed.
     pub harmless: bool,
+    /// The text before and after is known: what was edited is judged by what it says.
+    pub weighed: bool,
     /// Whose key, password or group is concerned: for the finding's entities.
     pub users: Vec<String>,
 }
@@ -80,6 +89,8 @@ struct Case<'a> {
     after: Lines<'a>,
     /// The text before is known, or there was none.
     compared: bool,
+    /// Lines of a file that was there before were changed, and both texts are known.
+    edited: bool,
 }
 
 /// What the change means.
@@ -99,13 +110,16 @@ pub fn read(change: &FileChange, fact: Fact, changed: &[Aspect]) -> Meaning {
         before: Lines::new(subject, before.as_deref().unwrap_or_default()),
         after: Lines::new(subject, after.as_deref().unwrap_or_default()),
         compared: before.is_some() || fresh,
+        edited: before.is_some() && after.is_some() && fact == Fact::Modified,
     };
     let mut meaning = Meaning::default();
     object::read(&case, changed, &mut meaning.statements);
     if after.is_some() && case.compared && changes_content(fact) {
         let found = meaning.statements.len();
         case.parse(&mut meaning);
-        meaning.harmless = meaning.statements.len() == found && parsed(subject);
+        let silent = meaning.statements.len() == found;
+        meaning.harmless = silent && (parsed(subject) || case.edited && case.only_remarks());
+        meaning.weighed = case.edited;
         if before.is_some() || fact == Fact::Created {
             meaning.diff = Some(diff::unified(&case.before, &case.after, DIFF_BYTES_MAX));
         }
@@ -175,6 +189,23 @@ fn parsed(subject: Subject) -> bool {
     )
 }
 
+/// Whether any edit of such a file may give power, whatever its lines seem to say.
+fn grave(subject: Subject) -> bool {
+    matches!(
+        subject,
+        Subject::Polkit
+            | Subject::SshRc
+            | Subject::SystemdGenerator
+            | Subject::LoaderPath
+            | Subject::Interpreter
+            | Subject::PackageKey
+            | Subject::Certificate
+            | Subject::KnownHosts
+            | Subject::MandatoryAccess
+            | Subject::AtJob
+    )
+}
+
 impl Case<'_> {
     fn parse(&self, meaning: &mut Meaning) {
         let out = &mut meaning.statements;
@@ -189,8 +220,15 @@ impl Case<'_> {
             Subject::SystemCrontab | Subject::UserCrontab => jobs::crontab(self, out),
             Subject::SystemdUnit => units::read(self, out),
             Subject::Web => web::read(self, out),
+            Subject::Pam => pam::read(self, out),
+            Subject::Configuration | Subject::Boot => configuration::read(self, out),
             _ => settings::read(self, out),
         }
+    }
+
+    /// Whether nothing but remarks and blank lines came or went.
+    fn only_remarks(&self) -> bool {
+        self.added().is_empty() && self.removed().is_empty()
     }
 
     /// Lines that came, as they are and as they may be shown; blank ones and comments left out.
@@ -242,6 +280,11 @@ impl Case<'_> {
             let words = format!("The init script of {} is run at boot from now on: {path}", quote(service));
             return Some(Statement::new(place.rule, place.severity, place.technique, words));
         }
+        let severity = if self.edited && !grave(self.subject) {
+            place.severity.min(Severity::Low)
+        } else {
+            place.severity
+        };
         let words = match self.fact {
             Fact::Created | Fact::Moved => {
                 let from = self.change.moved_from.as_deref();
@@ -250,7 +293,7 @@ impl Case<'_> {
             }
             _ => format!("{} was changed: {path}", capital(place.noun)),
         };
-        Some(Statement::new(place.rule, place.severity, place.technique, words))
+        Some(Statement::new(place.rule, severity, place.technique, words))
     }
 }
 
@@ -272,10 +315,12 @@ impl Case<'_> {
     }
 }
 
-/// Whether a line says anything.
+/// Whether a line says anything: more than a remark. What begins like one and is obeyed counts, too.
 fn counts(line: &str) -> bool {
+    const OBEYED: &[&str] = &["#!", "#include", "#clear"];
     let line = line.trim();
-    !line.is_empty() && !line.starts_with(['#', ';'])
+    let remark = line.starts_with(['#', ';']) && !OBEYED.iter().any(|start| line.starts_with(start));
+    !line.is_empty() && !remark
 }
 
 fn quote(text: &str) -> String {

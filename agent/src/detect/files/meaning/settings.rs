@@ -7,9 +7,6 @@ use super::super::short;
 use super::super::subject::Subject;
 use super::{Case, STATEMENTS_MAX, Statement, place, quote, suspicious};
 
-/// Modules of PAM that let anybody in, or run programs.
-const PAM_WEAK: &[&str] =
-    &["pam_permit.so", "pam_exec.so", "pam_succeed_if.so", "pam_rootok.so", "pam_script.so"];
 /// Kernel settings, and the values that weaken a host.
 const WEAKENING: &[(&str, &str)] = &[
     ("kernel.randomize_va_space", "0"),
@@ -59,6 +56,7 @@ fn came(case: &Case<'_>, raw: &str, shown: &str) -> Option<Statement> {
     let sentence = match case.subject {
         Subject::Preload => format!("{path} now loads {shown} into every program"),
         Subject::LoaderPath => format!("Libraries are now looked for in {shown} as well ({path})"),
+        Subject::Hosts if is_access(case) => return access(case, raw, &shown, true),
         Subject::Hosts => return host(case, raw, &shown),
         Subject::Resolver => match first {
             "nameserver" => format!("Names are now looked up at {}", quote(second)),
@@ -72,7 +70,10 @@ fn came(case: &Case<'_>, raw: &str, shown: &str) -> Option<Statement> {
             }
         },
         Subject::NameSwitch => format!("What names stand for is now looked up so: {shown}"),
-        Subject::ModuleList => module(first, raw, &shown, &path),
+        Subject::ModuleList => {
+            severity = severity_of_module(first, raw);
+            module(first, raw, &shown, &path)
+        }
         Subject::Udev => {
             if !raw.contains("RUN") && !raw.contains("PROGRAM") && !raw.contains("IMPORT") {
                 severity = Severity::Low;
@@ -81,20 +82,17 @@ fn came(case: &Case<'_>, raw: &str, shown: &str) -> Option<Statement> {
                 format!("A rule of udev now runs a program: {shown}")
             }
         }
-        Subject::Pam => {
-            let weak = PAM_WEAK.iter().any(|module| raw.contains(module)) && raw.contains("sufficient");
-            let stack = case.path.file_name().map(|name| quote(&name.to_string_lossy())).unwrap_or_default();
-            if weak {
-                format!("PAM lets whoever passes this line in without more ({stack}): {shown}")
-            } else {
-                format!("PAM's stack {stack} has a new line: {shown}")
-            }
-        }
         Subject::PackageSource => return source(raw, &shown, &path),
         Subject::KernelSetting => return kernel(raw, &shown, &path),
+        Subject::AuditRules if is_daemons(case) => return audit_daemon(raw, &shown, &path),
         Subject::AuditRules if raw.starts_with("-D") || raw.starts_with("-e 0") => {
             severity = Severity::High;
             format!("Auditing is switched off from the next start on: {shown} ({path})")
+        }
+        Subject::MandatoryAccess => return mandatory(raw, &shown, &path),
+        Subject::LogSettings if cuts_logging(raw) => {
+            severity = Severity::Medium;
+            format!("Less is logged from now on: {shown} ({path})")
         }
         Subject::LogSettings | Subject::AuditRules | Subject::FirewallRules => {
             severity = Severity::Low;
@@ -124,14 +122,20 @@ fn went(case: &Case<'_>, raw: &str, shown: &str) -> Option<Statement> {
     let path = short(&case.change.path);
     let shown = quote(shown);
     let (severity, words) = match case.subject {
+        Subject::AuditRules if is_daemons(case) => return None,
+        Subject::AuditRules if is_replaced(case, raw) => {
+            (Severity::Low, format!("An audit rule was changed, it was: {shown} ({path})"))
+        }
         Subject::AuditRules => (Severity::High, format!("An audit rule was removed: {shown} ({path})")),
         Subject::FirewallRules => {
             (Severity::Medium, format!("A firewall rule was removed: {shown} ({path})"))
         }
+        // What is kept, for how long and under which name; and what another line of the same kind took the place of.
+        Subject::LogSettings if is_rotation(case) || is_replaced(case, raw) => return None,
         Subject::LogSettings => {
             (Severity::Medium, format!("What is logged was changed, this is gone: {shown} ({path})"))
         }
-        Subject::Pam => (Severity::High, format!("A line of PAM is gone: {shown} ({path})")),
+        Subject::Hosts if is_access(case) => return access(case, raw, &shown, false),
         Subject::Hosts => {
             let names = raw.split_whitespace().nth(1).unwrap_or_default();
             (Severity::Low, format!("{} is no longer in {path}", quote(names)))
@@ -144,6 +148,95 @@ fn went(case: &Case<'_>, raw: &str, shown: &str) -> Option<Statement> {
         _ => return None,
     };
     Some(Statement::new(place.rule, severity, place.technique, words))
+}
+
+/// Whether a line that begins with the same two words came in the place of the one that went.
+fn is_replaced(case: &Case<'_>, gone: &str) -> bool {
+    fn start(line: &str) -> (Option<&str>, Option<&str>) {
+        let mut words = line.split([' ', '\t', '=']).filter(|word| !word.is_empty());
+        (words.next(), words.next())
+    }
+    let key = |line| if case.subject == Subject::LogSettings { (start(line).0, None) } else { start(line) };
+    case.added().iter().any(|(line, _)| key(line) == key(gone))
+}
+
+/// `logrotate.conf` and what it includes.
+fn is_rotation(case: &Case<'_>) -> bool {
+    case.path.starts_with("/etc/logrotate.d") || case.path.ends_with("logrotate.conf")
+}
+
+/// What sends messages nowhere.
+fn cuts_logging(raw: &str) -> bool {
+    let lower = raw.to_ascii_lowercase();
+    let line = lower.trim_end();
+    let (key, value) = line.split_once('=').unwrap_or((line, ""));
+    let journal = match (key.trim(), value.trim()) {
+        ("storage", "none") | ("audit", "no" | "0" | "false") => true,
+        ("maxlevelstore" | "maxlevelsyslog", level) => ["emerg", "alert", "crit"].contains(&level),
+        _ => false,
+    };
+    journal
+        || line.contains("/dev/null")
+        || [" stop", "\tstop", " ~", "\t~", "{stop}"].iter().any(|end| line.ends_with(end))
+        || line.contains("discard")
+}
+
+/// `auditd.conf` and its plugins: no rules.
+fn is_daemons(case: &Case<'_>) -> bool {
+    case.path.extension().is_some_and(|extension| extension == "conf")
+}
+
+fn audit_daemon(raw: &str, shown: &str, path: &str) -> Option<Statement> {
+    let (key, value) = raw.split_once('=')?;
+    let (key, value) = (key.trim().to_ascii_lowercase(), value.trim().to_ascii_lowercase());
+    let off = matches!((key.as_str(), value.as_str()), ("write_logs" | "local_events", "no"))
+        || key == "log_file" && value.starts_with("/dev/");
+    let words = format!("What is audited is no longer written down: {shown} ({path})");
+    off.then(|| Statement::new("defence.audit", Severity::High, "T1562.012", words))
+}
+
+/// `SELINUX=permissive`; of profiles the diff says more.
+fn mandatory(raw: &str, shown: &str, path: &str) -> Option<Statement> {
+    let (key, value) = raw.split_once('=')?;
+    let off = key.trim() == "SELINUX" && ["permissive", "disabled"].contains(&value.trim());
+    let words = format!("SELinux forbids nothing from the next start on: {shown} ({path})");
+    off.then(|| Statement::new("defence.mac", Severity::High, "T1562.001", words))
+}
+
+/// `hosts.allow` and `hosts.deny`.
+fn is_access(case: &Case<'_>) -> bool {
+    case.path.ends_with("hosts.allow") || case.path.ends_with("hosts.deny")
+}
+
+/// `daemons : clients [: command]`.
+fn access(case: &Case<'_>, raw: &str, shown: &str, came: bool) -> Option<Statement> {
+    let path = short(&case.change.path);
+    let allows = case.path.ends_with("hosts.allow");
+    let clients = raw.split(':').nth(1).unwrap_or_default();
+    let anybody = clients.split([' ', '\t', ',']).any(|client| client == "ALL");
+    let runs = ["spawn", "twist"].iter().any(|word| raw.contains(word));
+    let (severity, words) = match (allows, came) {
+        (_, true) if runs => {
+            (Severity::High, format!("Whoever connects sets off a command: {shown} ({path})"))
+        }
+        (true, true) if anybody => (Severity::Medium, format!("Anybody may connect now: {shown} ({path})")),
+        (true, true) => (Severity::Low, format!("Others may connect now: {shown} ({path})")),
+        (false, true) => (Severity::Low, format!("Others are kept from connecting: {shown} ({path})")),
+        (true, false) => (Severity::Low, format!("No longer let in by its own line: {shown} ({path})")),
+        (false, false) => (Severity::Medium, format!("No longer kept from connecting: {shown} ({path})")),
+    };
+    Some(Statement::new("trust.hosts", severity, "T1562.004", words))
+}
+
+/// To keep a module from being loaded, and to set how one is, opens nothing.
+fn severity_of_module(first: &str, raw: &str) -> Severity {
+    let command = raw.split_whitespace().nth(2).unwrap_or_default();
+    let to_nothing = ["/bin/false", "/bin/true", "/usr/bin/false", "/usr/bin/true"].contains(&command);
+    match first {
+        "install" | "remove" if to_nothing => Severity::Low,
+        "blacklist" | "options" | "alias" => Severity::Low,
+        _ => Severity::Medium,
+    }
 }
 
 /// `address name …`.
@@ -217,12 +310,25 @@ fn kernel(raw: &str, shown: &str, path: &str) -> Option<Statement> {
     Some(Statement::new("defence.kernel-setting", severity, "T1562", words))
 }
 
-/// A line of a script that something runs by itself: only a suspicious one is quoted, the rest is in the diff.
+/// A line of a script that something runs by itself: only what is suspicious, or starts what the system did not
+/// bring, is quoted; the rest is in the diff.
 fn script(case: &Case<'_>, raw: &str, shown: &str) -> Option<Statement> {
     let place = place(case.subject)?;
-    let why = suspicious::reason(raw)?;
     let line = quote(&redact::line(shown));
     let what = short(&case.change.path);
-    let words = format!("{what} now {why}: {line}");
-    Some(Statement::new(place.rule, Severity::High, place.technique, words))
+    let (severity, words) = if let Some(why) = suspicious::reason(raw) {
+        (Severity::High, format!("{what} now {why}: {line}"))
+    } else if let Some(asked) = suspicious::impersonated(raw) {
+        (Severity::High, format!("{what} puts something else in the place of {asked}: {line}"))
+    } else if case.edited && (suspicious::own_program(raw).is_some() || starts(case, raw)) {
+        (place.severity, format!("{what} now starts a program outside the system's own places: {line}"))
+    } else {
+        return None;
+    };
+    Some(Statement::new(place.rule, severity, place.technique, words))
+}
+
+/// What a desktop starts.
+fn starts(case: &Case<'_>, raw: &str) -> bool {
+    case.subject == Subject::Autostart && raw.starts_with("Exec=")
 }

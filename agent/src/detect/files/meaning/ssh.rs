@@ -220,15 +220,38 @@ fn settings(lines: &[&str]) -> Settings {
     found
 }
 
+/// What holds now, and whether it may let more in than before. A line that is gone leaves sshd its own default.
+fn effective(keyword: &str, old: Option<&Vec<String>>, new: Option<&Vec<String>>) -> (String, bool) {
+    let default = match keyword {
+        "permitrootlogin" => "prohibit-password",
+        "passwordauthentication" | "kbdinteractiveauthentication" => "yes",
+        "usepam" => "no",
+        _ => "",
+    };
+    let first = |values: Option<&Vec<String>>| {
+        values
+            .and_then(|values| values.first())
+            .map_or(default.to_owned(), |value| value.to_ascii_lowercase())
+    };
+    let (was, value) = (first(old), first(new));
+    let loosens = match keyword {
+        _ if default.is_empty() => true,
+        "usepam" => was == "yes",
+        _ => new.is_some() || was == "no" || was == "forced-commands-only",
+    };
+    (value, loosens)
+}
+
 fn directive(
     keyword: &str,
     old: Option<&Vec<String>>,
     new: Option<&Vec<String>>,
 ) -> (&'static str, Severity, &'static str, String) {
     let loosened = |severity, words: &str| ("defence.service", severity, "T1556", words.to_owned());
-    let value = new.and_then(|values| values.first()).map(String::as_str).unwrap_or_default();
+    let (value, loosens) = effective(keyword, old, new);
     let shown = quote(&redact::line(&new.map(|values| values.join(", ")).unwrap_or_default()));
-    match (keyword, value.to_ascii_lowercase().as_str()) {
+    match (keyword, value.as_str()) {
+        _ if new.is_none() && !loosens => default_again(keyword, old),
         ("permitrootlogin", "yes") => loosened(Severity::High, "sshd now permits root logins by password"),
         ("permitrootlogin", "prohibit-password" | "without-password") => {
             loosened(Severity::Medium, "sshd now permits root logins by key")
@@ -280,12 +303,7 @@ fn directive(
                 format!("Whom sshd lets in was changed: {keyword} is {now}"),
             )
         }
-        _ if new.is_none() => {
-            let was = quote(&redact::line(&old.map(|values| values.join(", ")).unwrap_or_default()));
-            let words =
-                format!("sshd has its own default for {} again (it was {was}) in {{path}}", quote(keyword));
-            ("file.modified", Severity::Low, "T1556", words)
-        }
+        _ if new.is_none() => default_again(keyword, old),
         _ => (
             "file.modified",
             Severity::Low,
@@ -293,4 +311,10 @@ fn directive(
             format!("sshd: {} is {shown} now, in {{path}}", quote(keyword)),
         ),
     }
+}
+
+fn default_again(keyword: &str, old: Option<&Vec<String>>) -> (&'static str, Severity, &'static str, String) {
+    let was = quote(&redact::line(&old.map(|values| values.join(", ")).unwrap_or_default()));
+    let words = format!("sshd has its own default for {} again (it was {was}) in {{path}}", quote(keyword));
+    ("file.modified", Severity::Low, "T1556", words)
 }

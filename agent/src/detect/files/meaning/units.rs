@@ -113,7 +113,11 @@ fn came(case: &Case<'_>, unit: &str, key: &str, value: &str, fresh: bool) -> Opt
         // A value of `Environment` is `NAME=secret` more often than not.
         let shown = quote(&redact::line(&format!("{key}={value}")));
         let loads = value.contains("LD_PRELOAD") || value.contains("LD_LIBRARY_PATH");
-        let severity = if loads { Severity::High } else { Severity::Medium };
+        let severity = match key {
+            _ if loads => Severity::High,
+            "Environment" | "EnvironmentFile" => Severity::Low,
+            _ => Severity::Medium,
+        };
         return Some(Statement::new(RULE, severity, TECHNIQUE, format!("{unit} has {shown} now")));
     }
     None
