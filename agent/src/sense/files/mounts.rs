@@ -1,5 +1,6 @@
 //! What is mounted where: read from `/proc/thread-self/mountinfo`, whose descriptor also tells of changes.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -68,16 +69,19 @@ impl Mount {
 /// Parses mountinfo (proc(5)): `36 35 98:0 /root /point options optional… - type source options`. A later line hides
 /// an earlier one at the same point. Lines that are not of this form are passed over.
 pub fn parse(text: &[u8]) -> Vec<Mount> {
-    let mut mounts: Vec<Mount> = Vec::new();
-    for line in text.split(|&byte| byte == b'\n') {
+    // A host of containers has thousands, and reads them at each change.
+    let mut newest: HashMap<PathBuf, (usize, String)> = HashMap::new();
+    for (place, line) in text.split(|&byte| byte == b'\n').enumerate() {
         let mut fields = line.split(|&byte| byte == b' ');
         let Some(point) = fields.nth(4).map(unescape) else { continue };
         let Some(filesystem) = fields.skip_while(|&field| field != b"-").nth(1) else { continue };
         let filesystem = String::from_utf8_lossy(filesystem).into_owned();
-        mounts.retain(|mount| mount.point != point);
-        mounts.push(Mount { point, filesystem });
+        newest.insert(point, (place, filesystem));
     }
-    mounts
+    let mut mounts: Vec<(usize, Mount)> =
+        newest.into_iter().map(|(point, (place, filesystem))| (place, Mount { point, filesystem })).collect();
+    mounts.sort_unstable_by_key(|(place, _)| *place);
+    mounts.into_iter().map(|(_, mount)| mount).collect()
 }
 
 /// A path of the mount table: `\040` is a blank, and so on, three octal digits.
@@ -113,9 +117,14 @@ pub struct Relevant {
 /// Picks what concerns `watched`. A tree that itself begins on a barred file system is watched: it was asked for.
 pub fn relevant(mounts: &[Mount], watched: &Watched) -> Relevant {
     let mut found = Relevant::default();
+    let holders: Vec<&Path> = watched
+        .trees()
+        .iter()
+        .filter_map(|tree| holder(mounts, tree))
+        .map(|mount| mount.point.as_path())
+        .collect();
     for mount in mounts {
-        let holds_a_tree =
-            watched.trees().iter().any(|tree| holder(mounts, tree).is_some_and(|holder| holder == mount));
+        let holds_a_tree = holders.contains(&mount.point.as_path());
         let beneath = watched.tree_of(&mount.point).is_some();
         if holds_a_tree || (beneath && !mount.is_barred()) {
             found.entered.push(mount.clone());
