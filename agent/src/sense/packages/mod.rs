@@ -18,7 +18,7 @@ pub(crate) mod dpkg;
 mod hands;
 mod known;
 mod md5;
-mod pip;
+pub(crate) mod pip;
 mod place;
 mod question;
 pub(crate) mod rpm;

@@ -218,10 +218,8 @@ impl Database for Dpkg {
             };
             lines(&self.list(entry)).for_each(|name| claim(name, None, false));
             let sums = place::read(&with_end(&entry.info, ".md5sums"), FILE_BYTES_MAX);
-            for line in lines(&sums) {
-                let Some((digits, name)) = line.split_at_checked(34) else { continue };
-                let digest = digits.strip_suffix(b"  ").and_then(super::md5::parse);
-                claim(&[b"/", name].concat(), digest, false);
+            for (name, digest) in self::sums(&sums) {
+                claim(&[b"/", name].concat(), Some(digest), false);
             }
             for (name, digest) in &entry.conffiles {
                 claim(name, Some(*digest), true);
@@ -235,11 +233,8 @@ impl Database for Dpkg {
             &with_end(&self.info(&package.name, &package.architecture), ".md5sums"),
             FILE_BYTES_MAX,
         );
-        let expected = lines(&sums).find_map(|line| {
-            let (digits, path) = line.split_at_checked(34)?;
-            let digits = digits.strip_suffix(b"  ").filter(|_| name.strip_prefix(b"/") == Some(path))?;
-            super::md5::parse(digits)
-        })?;
+        let below = name.strip_prefix(b"/")?;
+        let (_, expected) = self::sums(&sums).find(|(path, _)| *path == below)?;
         let (_, found) = place::digests(path).ok()?;
         let is_it = |stanza: &Stanza| stanza.name == package.name && stanza.state == State::Installed;
         let stanza = self.stanzas().into_values().find(is_it)?;
@@ -277,6 +272,15 @@ fn with_end(path: &Path, end: &str) -> PathBuf {
     let mut whole = path.as_os_str().to_os_string();
     whole.push(end);
     PathBuf::from(whole)
+}
+
+/// Paths below the root and digests of a package's `.md5sums`: `digest  path`, one a line.
+pub(crate) fn sums(text: &[u8]) -> impl Iterator<Item = (&[u8], super::md5::Md5)> {
+    lines(text).filter_map(|line| {
+        let (digits, path) = line.split_at_checked(34)?;
+        let digest = super::md5::parse(digits.strip_suffix(b"  ")?)?;
+        (!path.is_empty()).then_some((path, digest))
+    })
 }
 
 fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {

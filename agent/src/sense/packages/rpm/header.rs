@@ -11,6 +11,9 @@ pub const HEADER_BYTES_MAX: usize = 64 * 1024 * 1024;
 const ENTRIES_MAX: usize = 65_535;
 /// Most values of a tag: files of one package.
 const VALUES_MAX: usize = 2_000_000;
+/// Longest paths of one package, together: hundreds of thousands of files. A header can name one long directory for all of
+/// its files, and would fill the memory; what does not fit is explained by nothing.
+pub const PATHS_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// Tags of a header.
 pub mod tag {
@@ -97,10 +100,13 @@ impl<'a> Header<'a> {
         let directories: Vec<&[u8]> = self.texts(tag::DIRECTORY_NAMES).collect();
         let indexes = self.numbers(tag::DIRECTORY_INDEXES);
         let names = self.texts(tag::BASE_NAMES).zip(indexes);
+        let mut room = PATHS_BYTES_MAX;
         names
-            .map(|(name, at)| {
+            .map_while(|(name, at)| {
                 let above = usize::try_from(at).ok().and_then(|at| directories.get(at)).copied();
-                [above.unwrap_or_default(), name].concat()
+                let above = above.unwrap_or_default();
+                room = room.checked_sub(above.len() + name.len())?;
+                Some([above, name].concat())
             })
             .collect()
     }
@@ -151,6 +157,18 @@ pub mod tests {
         assert_eq!(header.version().as_deref(), Some("1:5.2-3.fc40"));
         assert_eq!(header.paths(), [b"/usr/bin/bash".to_vec(), b"/bin/sh".to_vec()]);
         assert_eq!(header.texts(tag::FILE_DIGESTS).count(), 0);
+    }
+
+    #[test]
+    fn one_long_directory_for_all_files_does_not_fill_the_memory() {
+        let long = vec![b'd'; 1024 * 1024];
+        let bytes = header(&[
+            (tag::BASE_NAMES, 8, 1_000, &b"f\0".repeat(1_000)),
+            (tag::DIRECTORY_NAMES, 8, 1, &[long.as_slice(), b"\0"].concat()),
+            (tag::DIRECTORY_INDEXES, 4, 1_000, &vec![0; 4_000]),
+        ]);
+        let paths = Header::parse(&bytes).unwrap().paths();
+        assert_eq!(paths.len(), PATHS_BYTES_MAX / (long.len() + 1));
     }
 
     proptest! {
