@@ -10,8 +10,8 @@ pub mod config;
 pub mod core;
 pub mod detect;
 pub mod enrolment;
-#[cfg(test)]
-mod hostile;
+#[cfg(any(test, fuzzing))]
+pub mod hostile;
 pub mod layout;
 pub mod ledger;
 pub mod replay;

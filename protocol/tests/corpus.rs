@@ -18,7 +18,7 @@ mod targets;
 const FILE_BYTES_MAX: usize = 16 * 1024;
 
 fn directory() -> PathBuf {
-    [env!("CARGO_MANIFEST_DIR"), "..", "fuzz", "corpus"].iter().collect()
+    [env!("CARGO_MANIFEST_DIR"), "..", "fuzz", "corpus", "protocol"].iter().collect()
 }
 
 /// Target, name and content of every file.
@@ -41,7 +41,7 @@ fn files() -> Vec<(String, String, Vec<u8>)> {
 fn every_file_through_every_decoder() {
     for (target, name, content) in files() {
         assert!(content.len() <= FILE_BYTES_MAX, "{target}/{name} is too long");
-        for (check_name, check) in targets::ALL {
+        for (check_name, check) in targets::ALL.iter().copied() {
             let taken = check(&content);
             if check_name != target {
                 continue;
@@ -55,7 +55,7 @@ fn every_file_through_every_decoder() {
 #[test]
 fn every_target_has_a_corpus() {
     let files = files();
-    for (target, _) in targets::ALL {
+    for (target, _) in targets::ALL.iter().copied() {
         let of_target = |prefix: &str| {
             files.iter().filter(|(t, name, _)| t == target && name.starts_with(prefix)).count()
         };

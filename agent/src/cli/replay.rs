@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::{Exit, Global, output};
 use crate::clock;
@@ -64,7 +65,7 @@ pub(super) fn run(global: &Global, arguments: Arguments) -> Exit {
     let mut names: Vec<String> = parsers.services().iter().map(|service| service.name.clone()).collect();
     let only = Some(arguments.parser.as_str()).filter(|name| *name != "auto");
     let clock = LineClock::new(arguments.year, clock::now());
-    let Some(replay) = Replay::new(parsers, only, loaded.config.logins.thresholds, clock) else {
+    let Some(replay) = Replay::new(Arc::new(parsers), only, loaded.config.logins.thresholds, clock) else {
         names.sort_unstable();
         let (name, names) = (&arguments.parser, names.join(", "));
         output::error(&format!("there is no parser {name:?}; there are auto, {names}"));

@@ -4,6 +4,7 @@
 //! first; at the end of the log everything that was still open is raised. Nothing is kept but what the detectors keep, so a
 //! log of any length is read in the same memory.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use picket_protocol::finding::Finding;
@@ -69,7 +70,7 @@ pub struct Explanation {
 
 /// Reads lines, one after the other.
 pub struct Replay {
-    parsers: Parsers,
+    parsers: Arc<Parsers>,
     /// The only service to read by; none for whichever a line is from.
     only: Option<usize>,
     detector: Detector,
@@ -86,7 +87,7 @@ pub struct Replay {
 impl Replay {
     /// Reads by the parser called `only`, or by all; none when there is no such parser.
     pub fn new(
-        parsers: Parsers,
+        parsers: Arc<Parsers>,
         only: Option<&str>,
         thresholds: Thresholds,
         clock: LineClock,

@@ -112,7 +112,8 @@ fn lastlog(path: &Path, accounts: &BTreeMap<String, AccountFacts>) -> Vec<LastLo
     accounts.iter().filter_map(read).collect()
 }
 
-fn parse(passwd: &str) -> BTreeMap<String, AccountFacts> {
+/// The accounts of the text of `/etc/passwd`.
+pub(crate) fn parse(passwd: &str) -> BTreeMap<String, AccountFacts> {
     let mut accounts = BTreeMap::new();
     for line in passwd.lines() {
         let mut fields = line.split(':');

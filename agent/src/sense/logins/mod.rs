@@ -32,7 +32,7 @@ pub mod audit;
 pub mod database;
 mod discover;
 mod event;
-mod facts;
+pub(crate) mod facts;
 pub mod journal;
 pub mod line;
 pub mod names;

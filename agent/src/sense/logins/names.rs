@@ -74,7 +74,8 @@ impl Names {
     }
 }
 
-fn parse(passwd: &[u8]) -> HashMap<u32, Text> {
+/// The names of the text of `/etc/passwd`, by number.
+pub(crate) fn parse(passwd: &[u8]) -> HashMap<u32, Text> {
     let mut names = HashMap::new();
     for line in passwd.split(|&byte| byte == b'\n') {
         let mut fields = line.split(|&byte| byte == b':');

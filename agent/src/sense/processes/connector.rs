@@ -159,7 +159,7 @@ fn subscription() -> Vec<u8> {
 }
 
 /// The event of one message; none for others, and for those about threads.
-fn parse(message: &[u8]) -> Option<Event> {
+pub(crate) fn parse(message: &[u8]) -> Option<Event> {
     let word = |at: usize| -> Option<u32> {
         message.get(at..)?.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes))
     };

@@ -15,11 +15,11 @@
 
 mod actor;
 mod bpf;
-mod connector;
-mod container;
+pub(crate) mod connector;
+pub(crate) mod container;
 mod feed;
 mod keeper;
-mod proc;
+pub(crate) mod proc;
 mod process;
 pub(crate) mod record;
 pub mod script;

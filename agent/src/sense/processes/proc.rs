@@ -21,13 +21,13 @@ const KERNEL_THREAD: u64 = 0x0020_0000;
 
 /// What `stat` tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Stat {
-    name: Vec<u8>,
+pub(crate) struct Stat {
+    pub(crate) name: Vec<u8>,
     state: char,
-    parent: u32,
-    flags: u64,
+    pub(crate) parent: u32,
+    pub(crate) flags: u64,
     /// In clock ticks, since boot.
-    started: u64,
+    pub(crate) started: u64,
 }
 
 /// A process as the kernel counts it now.
@@ -130,11 +130,12 @@ fn program_of(pid: u32, stat: &Stat) -> ProgramFacts {
 }
 
 /// Lines `hierarchy:controllers:path`; the first path that names a container.
-fn container_of(groups: &str) -> Option<Box<str>> {
+pub(crate) fn container_of(groups: &str) -> Option<Box<str>> {
     groups.lines().filter_map(|line| line.splitn(3, ':').nth(2)).find_map(container::of_path)
 }
 
-fn uids_of(status: &str) -> Option<(u32, u32)> {
+/// Real and effective user in the text of `status`.
+pub(crate) fn uids_of(status: &str) -> Option<(u32, u32)> {
     let line = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
     let mut numbers = line.split_ascii_whitespace();
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
@@ -146,7 +147,7 @@ fn stat(pid: u32) -> Option<Stat> {
 
 /// The name is what the process says it is, and may hold spaces, brackets and newlines: the fields after it are
 /// counted from its end.
-fn parse_stat(stat: &[u8]) -> Option<Stat> {
+pub(crate) fn parse_stat(stat: &[u8]) -> Option<Stat> {
     let begin = memchr::memchr(b'(', stat)? + 1;
     let end = memchr::memrchr(b')', stat)?;
     let fields = std::str::from_utf8(stat.get(end + 1..)?).ok()?;

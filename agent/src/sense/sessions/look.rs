@@ -78,8 +78,9 @@ pub fn service(executable: &[u8]) -> Option<String> {
     Some(name.to_owned())
 }
 
+/// What logind notes of a session.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Noted {
+pub(crate) struct Noted {
     address: Option<IpAddr>,
     tty: Option<Text>,
     service: Option<String>,
@@ -92,7 +93,8 @@ fn of_logind(directory: &Path) -> Vec<(u32, Noted)> {
     files.take(FILES_MAX).filter_map(|entry| parse_logind(&read(&entry.path(), FILE_BYTES_MAX)?)).collect()
 }
 
-fn parse_logind(text: &[u8]) -> Option<(u32, Noted)> {
+/// The kernel's number of a session, and what logind notes of it.
+pub(crate) fn parse_logind(text: &[u8]) -> Option<(u32, Noted)> {
     let (mut number, mut noted) = (None, Noted::default());
     for line in text.split(|&byte| byte == b'\n') {
         let Some(at) = line.iter().position(|&byte| byte == b'=') else { continue };

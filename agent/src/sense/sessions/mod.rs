@@ -14,7 +14,7 @@ use picket_protocol::time::Timestamp;
 use rusqlite::{Connection, OpenFlags};
 use uuid::Uuid;
 
-mod look;
+pub(crate) mod look;
 
 use super::SensorError;
 use super::logins::names::Names;

@@ -83,7 +83,7 @@ fn note(told: &mut Told, message: Message<'_>) {
 }
 
 /// Whether a message of a dump says something: for those who try hostile ones.
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub fn understands(message: Message<'_>) -> bool {
     let (mut told, mut rules) = (Told::default(), Rules::default());
     note(&mut told, message);

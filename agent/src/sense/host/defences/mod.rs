@@ -19,7 +19,7 @@ mod audit;
 pub(crate) mod firewall;
 mod mac;
 mod modules;
-mod mounts;
+pub(crate) mod mounts;
 pub(crate) mod netlink;
 mod plan;
 mod programs;

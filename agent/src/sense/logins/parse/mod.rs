@@ -24,7 +24,7 @@ mod su;
 mod sudo;
 
 /// The largest number of attempts that one line is believed to stand for.
-const REPEATS_MAX: u32 = 100_000;
+pub(crate) const REPEATS_MAX: u32 = 100_000;
 
 /// What a message says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -24,6 +24,8 @@ pub mod file;
 pub mod matcher;
 pub mod overlap;
 pub mod pattern;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod rendered;
 pub mod service;
 pub mod stamp;
 pub mod structured;
