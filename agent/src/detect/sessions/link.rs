@@ -66,7 +66,7 @@ pub struct SessionEvidence {
 /// about; whether it did. What is not known is left out, and nothing is guessed.
 pub fn link(finding: &mut Finding, sessions: &Sessions, name: impl Fn(u32) -> Option<Text>) -> bool {
     let Some(evidence) = evidence_of(finding, sessions, name) else { return false };
-    let words = format!(" ({})", evidence.by);
+    let words = format!(" ({}{})", program(finding), evidence.by);
     let spoken = finding.evidence.get("event").is_none();
     if spoken && finding.title.len() + words.len() <= TITLE_BYTES_MAX {
         finding.title.push_str(&words);
@@ -76,6 +76,14 @@ pub fn link(finding: &mut Finding, sessions: &Sessions, name: impl Fn(u32) -> Op
         return true;
     }
     false
+}
+
+/// `by /usr/bin/passwd, process 4711, ` where the finding has the program.
+fn program(finding: &Finding) -> String {
+    let actor = finding.evidence.get("actor").or_else(|| finding.evidence.get("process"));
+    let actor = actor.and_then(|actor| serde_json::from_value::<Actor>(actor.clone()).ok());
+    let named = actor.and_then(|actor| Some((actor.executable?, actor.pid)));
+    named.map(|(path, pid)| format!("by {}, process {pid}, ", word(&path))).unwrap_or_default()
 }
 
 fn evidence_of(

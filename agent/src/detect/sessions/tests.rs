@@ -149,10 +149,12 @@ fn a_change_names_the_session_as_a_person_would() {
     let mut bench = Bench::new();
     (0..4).for_each(|what| bench.tell(what));
     let mut told = finding(Some(3), &[900, 880, 812], 840_000);
+    told.evidence["actor"]["executable"] = json!({ "text": "/usr/bin/vim" });
     assert!(link(&mut told, &bench.sessions, accounts));
     assert_eq!(
         told.title,
-        "/etc/passwd was changed (root by sudo of alice, ssh from 192.0.2.7, key SHA256:abc, 14 minutes after login)"
+        "/etc/passwd was changed (by /usr/bin/vim, process 901, root by sudo of alice, ssh from 192.0.2.7, key SHA256:abc, \
+         14 minutes after login)"
     );
     assert_eq!(told.evidence["session"]["port"], 4_711);
     assert!(!link(&mut told, &bench.sessions, accounts), "once is enough");
