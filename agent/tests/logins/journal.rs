@@ -8,7 +8,7 @@ use std::time::Instant;
 use picket_agent::config::LoginsConfig;
 use picket_agent::sense::{SensorState, logins};
 
-use crate::ledger::{Bench, wait_for};
+use crate::ledger::{Bench, assert_complete, line, wait_for};
 
 const JOURNALD: &str = "/lib/systemd/systemd-journald";
 /// Set in the process that runs inside the namespace.
@@ -156,4 +156,116 @@ fn without_journald_the_rung_is_refused_with_its_reason() {
     let probe = logins::probe(&off);
     let rung = probe.rungs.iter().find(|rung| rung.rung == "journal").unwrap();
     assert_eq!(rung.reason, "switched off by logins.journal");
+}
+
+/// What PAM says inside of a program that no rule names.
+fn pam_says(user: &str, facility: &str, name: &str) -> Logger {
+    let logger = ["-u", user, "--", "logger", "-t", "gatekeeper", "-p", facility];
+    let mut child = Command::new("runuser").args(logger).stdin(Stdio::piped()).spawn().unwrap();
+    let line = format!(
+        "pam_unix(gatekeeper:auth): authentication failure; logname= uid=0 euid=0 tty= ruser= rhost=192.0.2.7  user={name}"
+    );
+    writeln!(child.stdin.as_mut().unwrap(), "{line}").unwrap();
+    Logger(child)
+}
+
+#[test]
+fn pam_inside_of_any_program_is_heard_by_its_facility_and_only_from_root() {
+    if !inside("journal::pam_inside_of_any_program_is_heard_by_its_facility_and_only_from_root") {
+        return;
+    }
+    let dir = tempfile::tempdir_in("/run").unwrap();
+    let bench = Bench::new(dir.path());
+    let run = bench.start(&config());
+    // Of another facility it is not even asked for.
+    let elsewhere = pam_says("root", "user.info", "elsewhere");
+    let forger = pam_says("nobody", "authpriv.notice", "forged");
+    wait_for("the forgery to be counted", || {
+        (run.report().counters.get("untrusted") == Some(&1)).then_some(())
+    });
+    let genuine = ["authpriv.notice", "auth.notice"].map(|facility| {
+        let said = pam_says("root", facility, &facility.replace('.', "-"));
+        wait_for("root's line", || {
+            let told = bench.sealed();
+            told.iter().any(|told| told.title.contains(&facility.replace('.', "-"))).then_some(())
+        });
+        said
+    });
+    drop((elsewhere, forger, genuine));
+    run.stop();
+    let all = bench.sealed();
+    assert!(
+        all.iter().all(|told| !told.title.contains("forged") && !told.title.contains("elsewhere")),
+        "{all:?}"
+    );
+}
+
+#[test]
+fn no_line_is_lost_or_told_twice_over_twenty_rotations_with_vacuum_kills_and_restarts() {
+    if !inside("journal::no_line_is_lost_or_told_twice_over_twenty_rotations_with_vacuum_kills_and_restarts")
+    {
+        return;
+    }
+    let dir = tempfile::tempdir_in("/run").unwrap();
+    let sshd = dir.path().join("sshd");
+    assert!(Command::new("cp").arg("/usr/bin/logger").arg(&sshd).status().unwrap().success());
+    let mut logger = Command::new(&sshd);
+    let mut logger = logger.args(["-t", "sshd", "-p", "auth.info"]).stdin(Stdio::piped()).spawn().unwrap();
+    let mut next = 0;
+    let mut says = |count: u64| {
+        for n in next..next + count {
+            let text = line(n);
+            let (_head, message) = text.split_once("]: ").unwrap();
+            logger.stdin.as_mut().unwrap().write_all(message.as_bytes()).unwrap();
+        }
+        next += count;
+        next
+    };
+    // Files of the journal that are not written to any more, and so the entry that was read last, are removed.
+    let rotate_and_vacuum = || {
+        for act in ["--rotate", "--vacuum-files=1"] {
+            assert!(Command::new("journalctl").arg("--quiet").arg(act).status().unwrap().success(), "{act}");
+        }
+    };
+    let bench = Bench::new(dir.path());
+    let config = LoginsConfig { logs: Vec::new(), ..config() };
+    let config = LoginsConfig { thresholds: crate::ledger::config(&[]).thresholds, ..config };
+    let mut run = bench.start(&config);
+    let told = |count: u64| {
+        wait_for("all lines so far", || (bench.sealed().len() as u64 >= count).then_some(()));
+    };
+    for rotation in 0..20 {
+        // What is removed before anybody read it is lost; what was read or came later is not.
+        told(says(15));
+        match rotation % 4 {
+            0 => rotate_and_vacuum(),
+            1 => {
+                rotate_and_vacuum();
+                assert!(Command::new("pkill").args(["-9", "journalctl"]).status().unwrap().success());
+            }
+            2 => {
+                run.stop();
+                rotate_and_vacuum();
+                says(5);
+                run = bench.start(&config);
+            }
+            _ => {
+                // Killed: what was not committed is read again.
+                run.stop();
+                let killed = bench.start_with(&config, 2);
+                let count = says(10);
+                wait_for("the sensor to read on or to end", || {
+                    (killed.has_ended() || bench.sealed().len() as u64 >= count).then_some(())
+                });
+                killed.stop();
+                run = bench.start(&config);
+            }
+        }
+    }
+    let count = says(15);
+    told(count);
+    run.stop();
+    drop(logger.stdin.take());
+    logger.wait().unwrap();
+    assert_complete(&bench.sealed(), count);
 }

@@ -123,6 +123,11 @@ impl Run {
         self.writer.join().unwrap();
     }
 
+    /// Whether the ledger is dead.
+    pub fn has_ended(&self) -> bool {
+        self.writer.is_finished()
+    }
+
     pub fn report(&self) -> SensorReport {
         self.status.report()
     }

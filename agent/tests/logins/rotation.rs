@@ -14,11 +14,17 @@ use picket_agent::config::LoginsConfig;
 
 use crate::ledger::{Bench, assert_complete, config, line, record, wait_for};
 
-/// Writes numbered lines as fast as it can, as a log daemon does: to the file that it holds open until told to open it anew.
+/// The writer is so many lines ahead of what was asked for at most: it writes on while files are renamed, but how much is to
+/// be read does not grow with how slow the machine is (a slower one would have to read more, and so be slower still).
+const AHEAD: u64 = 256;
+
+/// Writes numbered lines as a log daemon does: to the file that it holds open until told to open it anew.
 struct Writer {
     path: PathBuf,
     file: Arc<Mutex<File>>,
     written: Arc<AtomicU64>,
+    /// It waits when it has written so many.
+    enough: Arc<AtomicU64>,
     stop: Stop,
     thread: JoinHandle<()>,
 }
@@ -28,23 +34,31 @@ impl Writer {
         let file = Arc::new(Mutex::new(append(path)));
         let written = Arc::new(AtomicU64::new(0));
         let stop = Stop::new().unwrap();
+        let enough = Arc::new(AtomicU64::new(AHEAD));
         let (to, count, end) = (Arc::clone(&file), Arc::clone(&written), stop.clone());
+        let limit = Arc::clone(&enough);
         let thread = std::thread::spawn(move || {
             for n in 0.. {
                 to.lock().unwrap().write_all(&render(n)).unwrap();
                 count.store(n + 1, Ordering::SeqCst);
-                // Some thousand lines a second: faster than any sshd, slow enough to last through the test.
-                if n % 8 == 7 && end.wait(std::time::Duration::from_millis(1)) {
-                    return;
+                // Some thousand lines a second: faster than any sshd.
+                while n % 8 == 7 {
+                    if end.wait(std::time::Duration::from_millis(1)) {
+                        return;
+                    }
+                    if n < limit.load(Ordering::SeqCst) {
+                        break;
+                    }
                 }
             }
         });
-        Self { path: path.to_owned(), file, written, stop, thread }
+        Self { path: path.to_owned(), file, written, enough, stop, thread }
     }
 
     /// Waits until so many more lines were written.
     fn run(&self, lines: u64) {
         let goal = self.written.load(Ordering::SeqCst) + lines;
+        self.enough.store(goal + AHEAD, Ordering::SeqCst);
         wait_for("the writer", || (self.written.load(Ordering::SeqCst) >= goal).then_some(()));
     }
 
