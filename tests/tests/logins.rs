@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "tests fail loudly")]
 
 use std::path::Path;
+use std::process::{Child, Command, Stdio};
 
 use picket_tests::agent::Agent;
 use picket_tests::audit::Audit;
@@ -156,4 +157,109 @@ fn without_audit_the_log_and_the_kernel_together_name_the_session() {
     assert!(session["port"].is_number() && session["audit_session"].is_number(), "{by_root}");
     assert!(text(session, "/by").starts_with("root"), "{by_root}");
     agent.stop();
+}
+
+/// A real auditd with its files in `dir`, the kernel's only reader of audit by unicast while it runs.
+struct Auditd(Child);
+
+impl Auditd {
+    fn start(dir: &Path) -> Self {
+        use std::os::unix::fs::PermissionsExt as _;
+        std::fs::create_dir_all(dir.join("plugins.d")).unwrap();
+        let at = dir.display();
+        let actions: String = ["max_log_file", "space_left", "admin_space_left", "disk_full", "disk_error"]
+            .iter()
+            .map(|what| format!("{what}_action = IGNORE\n"))
+            .collect();
+        let text = format!(
+            "local_events = yes\nwrite_logs = yes\nlog_file = {at}/audit.log\nlog_format = RAW\nlog_group = root\n\
+             flush = NONE\nmax_log_file = 8\nnum_logs = 2\nspace_left = 2\nadmin_space_left = 1\nname_format = NONE\n\
+             plugin_dir = {at}/plugins.d\n{actions}"
+        );
+        std::fs::write(dir.join("auditd.conf"), text).unwrap();
+        std::fs::set_permissions(dir.join("auditd.conf"), std::fs::Permissions::from_mode(0o640)).unwrap();
+        let mut command = Command::new("/usr/sbin/auditd");
+        command.args(["-n", "-s", "nochange", "-c"]).arg(dir).stdout(Stdio::null()).stderr(Stdio::null());
+        Self(command.spawn().expect("auditd is missing: tests/run installs it"))
+    }
+
+    fn stop(&mut self) {
+        let pid = rustix::process::Pid::from_child(&self.0);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+impl Drop for Auditd {
+    fn drop(&mut self) {
+        // Both fail only when it has ended already.
+        let _ended = self.0.kill();
+        let _status = self.0.wait();
+    }
+}
+
+/// What the agent says of its source audit.
+fn of_audit(agent: &Agent) -> Option<(String, String)> {
+    let status = agent.status()?;
+    let sources = status.pointer("/sensors/logins/sources")?.as_array()?;
+    let audit = sources.iter().find(|source| source["source"] == "audit")?;
+    Some((text(audit, "/state").to_owned(), text(audit, "/reason").to_owned()))
+}
+
+#[test]
+fn beside_a_running_auditd_both_hear_everything() {
+    let audit = match Audit::switch_on() {
+        Ok(audit) => audit,
+        Err(error) => {
+            println!("NOT TESTED with the kernel's audit, which cannot be used on this machine: {error}");
+            return;
+        }
+    };
+    let (dir, user) = (tempfile::tempdir().unwrap(), name("both"));
+    let mut host = SshHost::start_for(&dir.path().join("lab"), &user);
+    let mut agent = agent(&dir.path().join("host"), &host, true);
+    agent.resume();
+    wait_until_it_runs(&agent);
+    let (state, reason) = wait_for("audit", || of_audit(&agent));
+    assert_eq!((state.as_str(), reason.as_str()), ("running", "no audit daemon runs"));
+
+    // It comes while the agent listens, and takes nothing from it.
+    let log = dir.path().join("audit/audit.log");
+    let mut auditd = Auditd::start(&dir.path().join("audit"));
+    wait_for("auditd to have begun", || {
+        std::fs::read_to_string(&log).is_ok_and(|text| text.contains("DAEMON_START")).then_some(())
+    });
+    host.fail(&user);
+    let failure = wait_for_finding(&agent, "login.failure", "the failure by both", |told| {
+        names_both_sources(told, &user)
+    });
+    assert_eq!(failure["observed"]["count"], 1, "{failure}");
+    wait_for("auditd's own record of it", || {
+        let text = String::from_utf8_lossy(&std::fs::read(&log).ok()?).into_owned();
+        text.contains(&format!("acct=\"{user}\"")).then_some(())
+    });
+    wait_for("the status to name auditd", || {
+        let (state, reason) = of_audit(&agent)?;
+        (state == "running" && reason == format!("beside the audit daemon, process {}", auditd.0.id()))
+            .then_some(())
+    });
+    // Logins that are alike are one finding that grows.
+    let count = |agent: &Agent| {
+        let all = findings(agent, "login.success");
+        let ours = all.into_iter().filter(|told| text(told, "/evidence/event/user/text") == user);
+        let mut counts = std::collections::BTreeMap::new();
+        for told in ours {
+            let count = told.pointer("/observed/count").and_then(Value::as_u64).unwrap_or_default();
+            let known = counts.entry(told["id"].to_string()).or_insert(count);
+            *known = count.max(*known);
+        }
+        counts.values().sum::<u64>()
+    };
+    host.log_in();
+    wait_for_finding(&agent, "login.success", "the login by both", |told| names_both_sources(told, &user));
+    // And it goes.
+    auditd.stop();
+    host.log_in();
+    wait_for("the second login", || (count(&agent) == 2).then_some(()));
+    drop(audit);
 }

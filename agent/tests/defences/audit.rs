@@ -45,8 +45,8 @@ struct AsItWas {
 
 impl AsItWas {
     fn take() -> Self {
-        let path = std::env::temp_dir().join("picket-test.audit.lock");
-        let alone = File::options().create(true).append(true).open(path).unwrap();
+        // The lock of all tests that touch audit (tests/src/audit.rs).
+        let alone = File::options().create(true).append(true).open("/run/lock/picket-audit").unwrap();
         flock(&alone, FlockOperation::LockExclusive).unwrap();
         Self { enabled: auditctl(&["get"]).unwrap(), _alone: alone }
     }
