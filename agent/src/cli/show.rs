@@ -12,6 +12,9 @@ use crate::sense::processes::Actor;
 use crate::status::Request;
 use crate::status::show::{Shown, show};
 
+/// What else was part of an act is shown up to so many lines.
+const OTHERS_MAX: usize = 20;
+
 /// Show one finding in full: what happened, who did it, what differs
 #[derive(Debug, clap::Args)]
 #[command(
@@ -93,6 +96,9 @@ fn print(shown: &Shown, style: Style) {
     evidence.meaning.iter().skip(1).for_each(|said| {
         row("also", &said.words);
     });
+    for line in others(&finding.evidence) {
+        row("with it", &line);
+    }
     let diff = shown.diff.as_ref().or(evidence.diff.as_ref());
     if let Some(diff) = diff {
         print_diff(diff, style);
@@ -103,6 +109,24 @@ fn print(shown: &Shown, style: Style) {
     if shown.diff.is_none() && diff.is_some_and(|diff| diff.cut) {
         output::line(&style.paint(Tone::Faint, "  more of it with --diff"));
     }
+}
+
+/// What else was part of the act, a line for each of the first.
+fn others(evidence: &Value) -> Vec<String> {
+    let list = |name: &str| evidence.get(name).and_then(Value::as_array).into_iter().flatten();
+    let text = |value: &Value, name: &str| value.get(name).and_then(Value::as_str).map(str::to_owned);
+    let titles = list("also").map(|also| text(also, "title"));
+    let objects = list("objects").map(|object| {
+        let path = object.get("path")?;
+        text(path, "text").or_else(|| path.as_str().map(str::to_owned))
+    });
+    let mut lines: Vec<String> = titles.chain(objects).flatten().collect();
+    if lines.len() > OTHERS_MAX {
+        let more = lines.len() - OTHERS_MAX;
+        lines.truncate(OTHERS_MAX);
+        lines.push(format!("{more} more: --json shows them all"));
+    }
+    lines
 }
 
 fn when(observed: &Observed) -> String {
@@ -146,5 +170,23 @@ fn print_diff(diff: &Diff, style: Style) {
     if diff.cut {
         let all = format!("    … {} lines added and {} removed in all", diff.added, diff.removed);
         output::line(&style.paint(Tone::Faint, &all));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_was_part_of_the_act_is_listed_and_the_rest_counted() {
+        let objects: Vec<Value> = (0..30).map(|n| json!({ "path": format!("/srv/{n}") })).collect();
+        let evidence = json!({ "also": [{ "title": "A" }], "objects": objects });
+        let lines = others(&evidence);
+        assert_eq!((lines.len(), lines[0].as_str(), lines[1].as_str()), (21, "A", "/srv/0"));
+        assert_eq!(lines[20], "11 more: --json shows them all");
+        assert_eq!(others(&json!({ "objects": [{ "path": { "text": "x", "bytes": "eA==" } }] })), ["x"]);
+        assert_eq!(others(&Value::Null), Vec::<String>::new());
     }
 }

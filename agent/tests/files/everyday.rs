@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::lab::{Lab, path, rule};
+use crate::who::Table;
 
 fn run(directory: &Path, program: &str, arguments: &[&str]) {
     let output = Command::new(program)
@@ -26,6 +27,14 @@ fn lab() -> Lab {
     Lab::on("fanotify", Path::new("/var/lib"))
 }
 
+/// The same where it is known who does what.
+pub fn lab_that_knows_who() -> (Lab, Table) {
+    let table = Table::start(&picket_agent::sense::processes::Tuning::default());
+    let mut lab = lab();
+    lab.processes = table.processes.clone();
+    (lab, table)
+}
+
 /// Files with different content, in directories of fifty.
 fn fill(directory: &Path, count: usize, version: &str) {
     for n in 0..count {
@@ -35,18 +44,40 @@ fn fill(directory: &Path, count: usize, version: &str) {
     }
 }
 
-/// Waits until what is told covers exactly `expected` (rule and path from the lab on), each once, and nothing is worse than low.
-fn expect(lab: &Lab, case: &str, expected: &BTreeMap<String, &str>) {
+/// Every object that findings tell of, in whatever form, as path from the lab on and rule.
+pub fn objects(lab: &Lab) -> Vec<(String, String)> {
     let root = format!("{}/", lab.directory.path().display());
-    let told = || -> Vec<(String, String)> {
-        let findings = lab.findings.lock().unwrap();
-        let of_files = findings.iter().filter(|finding| !rule(finding).starts_with("sensor."));
-        of_files.map(|finding| (path(finding).replacen(&root, "", 1), rule(finding).to_owned())).collect()
-    };
-    lab.wait(&format!("{case}: {} findings", expected.len()), |_| told().len() >= expected.len());
+    let findings = lab.findings.lock().unwrap();
+    let mut told = Vec::new();
+    for finding in findings.iter().filter(|finding| !rule(finding).starts_with("sensor.")) {
+        let evidence = &finding["evidence"];
+        let is_run = evidence.get("run").is_some();
+        let lead = if is_run { evidence["fact"].as_str().unwrap() } else { rule(finding) };
+        told.push((path(finding).replacen(&root, "", 1), lead.to_owned()));
+        let usual = evidence["run"]["rule_of_objects"].as_str();
+        let mut add = |path: &serde_json::Value, of: &serde_json::Value| {
+            let path = path.as_str().unwrap().replacen(&root, "", 1);
+            told.push((path, of["rule"].as_str().or(usual).unwrap().to_owned()));
+        };
+        let list = |name: &str| evidence[name].as_array().cloned().unwrap_or_default();
+        list("also").iter().for_each(|also| add(&also["path"]["path"]["text"], also));
+        list("objects").iter().for_each(|object| add(&object["path"], object));
+    }
+    told
+}
+
+/// Findings but those about the sensor itself.
+pub fn count(lab: &Lab) -> usize {
+    lab.findings.lock().unwrap().iter().filter(|finding| !rule(finding).starts_with("sensor.")).count()
+}
+
+/// Waits until what is told covers exactly `expected` (path from the lab on, and rule), each once, and nothing is worse
+/// than low.
+fn expect(lab: &Lab, case: &str, expected: &BTreeMap<String, &str>) {
+    lab.wait(&format!("{case}: {} objects", expected.len()), |lab| objects(lab).len() >= expected.len());
     lab.scan();
     lab.wait(case, |lab| lab.arrived());
-    let told = told();
+    let told = objects(lab);
     let once: BTreeMap<String, String> = told.iter().cloned().collect();
     assert_eq!(once.len(), told.len(), "{case}: told twice: {told:#?}");
     let as_named: BTreeMap<String, String> =
@@ -56,6 +87,14 @@ fn expect(lab: &Lab, case: &str, expected: &BTreeMap<String, &str>) {
         let severity = finding["severity"].as_str().unwrap();
         assert!(["info", "low"].contains(&severity), "{case}: {finding:#}");
     }
+}
+
+/// The same, and that all of it is one finding with this title (where `{}` stands for the watched tree).
+fn expect_one(lab: &Lab, case: &str, title: &str, expected: &BTreeMap<String, &str>) {
+    expect(lab, case, expected);
+    let findings = lab.findings.lock().unwrap();
+    let titles: Vec<&str> = findings.iter().map(|finding| finding["title"].as_str().unwrap()).collect();
+    assert_eq!(titles, [title.replace("{}", lab.tree().to_str().unwrap())], "{case}");
 }
 
 /// All that is below `directory`, as `rule`, by path from the lab on.
@@ -77,12 +116,12 @@ fn all<'a>(lab: &Lab, directory: &Path, rule: &'a str) -> BTreeMap<String, &'a s
 
 #[test]
 fn a_deployment_by_rsync() {
-    let mut lab = lab();
+    let (mut lab, _table) = lab_that_knows_who();
     fill(&lab.outside(), 500, "version 1");
     lab.start();
     run(&lab.outside(), "rsync", &["-a", "./", lab.tree().to_str().unwrap()]);
     let mut created = all(&lab, &lab.tree(), "file.created");
-    expect(&lab, "first", &created);
+    expect_one(&lab, "first", "rsync created 510 objects below {}", &created);
     lab.forget();
     // Of another size: two writes within a second have the same time, as rsync sees it.
     fill(&lab.outside(), 500, "version two");
@@ -91,12 +130,12 @@ fn a_deployment_by_rsync() {
         *rule = "file.modified";
         path.ends_with(".txt")
     });
-    expect(&lab, "second", &created);
+    expect_one(&lab, "second", "rsync modified 500 objects below {}", &created);
 }
 
 #[test]
 fn a_checkout_by_git() {
-    let mut lab = lab();
+    let (mut lab, _table) = lab_that_knows_who();
     let repository = lab.outside();
     let tree = lab.tree();
     let separate = format!("--git-dir={}/.git", repository.display());
@@ -114,19 +153,48 @@ fn a_checkout_by_git() {
     run(&repository, "git", &[&separate, &work, "checkout", "-q", "-f", "master"]);
     let mut expected = all(&lab, &tree, "file.modified");
     expected.retain(|path, _| path.ends_with(".txt"));
-    expect(&lab, "checkout", &expected);
+    expect_one(&lab, "checkout", "git modified 120 objects below {}", &expected);
 }
 
 #[test]
 fn an_archive_unpacked_by_tar() {
-    let mut lab = lab();
-    fill(&lab.outside(), 300, "version 1");
+    let (mut lab, _table) = lab_that_knows_who();
+    fill(&lab.outside(), 500, "version 1");
     let old = fs::File::options().write(true).open(lab.outside().join("part0/file0.txt")).unwrap();
     old.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
     run(&lab.outside(), "tar", &["-cf", "../a.tar", "."]);
     lab.start();
     run(&lab.tree(), "tar", &["-xf", "../a.tar"]);
-    expect(&lab, "tar", &all(&lab, &lab.tree(), "file.created"));
+    expect_one(&lab, "tar", "tar created 510 objects below {}", &all(&lab, &lab.tree(), "file.created"));
+}
+
+#[test]
+fn directories_copied_and_removed_as_a_whole() {
+    let (mut lab, _table) = lab_that_knows_who();
+    fill(&lab.outside(), 200, "version 1");
+    let tree = lab.tree();
+    fill(&tree.join("old"), 200, "version 1");
+    lab.start();
+    run(&lab.outside(), "cp", &["-r", ".", tree.join("new").to_str().unwrap()]);
+    let mut created = all(&lab, &tree.join("new"), "file.created");
+    created.insert("tree/new".to_owned(), "file.created");
+    expect_one(&lab, "cp", "cp created 205 objects below {}", &created);
+    lab.forget();
+    run(&tree, "chmod", &["-R", "go-rwx", "old"]);
+    let mut changed = all(&lab, &tree.join("old"), "file.attributes");
+    changed.insert("tree/old".to_owned(), "file.attributes");
+    expect_one(&lab, "chmod", "chmod changed attributes of 205 objects below {}", &changed);
+}
+
+#[test]
+fn who_is_not_known_is_told_file_by_file() {
+    let mut lab = lab();
+    fill(&lab.outside(), 60, "version 1");
+    lab.start();
+    run(&lab.outside(), "rsync", &["-a", "./", lab.tree().to_str().unwrap()]);
+    let created = all(&lab, &lab.tree(), "file.created");
+    expect(&lab, "unknown", &created);
+    assert_eq!(count(&lab), created.len());
 }
 
 #[test]

@@ -8,6 +8,7 @@ use picket_protocol::finding::{Finding, Severity, Text};
 use picket_protocol::time::Timestamp;
 
 use super::edit;
+use super::run::{self, Run};
 use crate::detect::files::subject;
 use crate::sense::files::change::FileChange;
 use crate::sense::files::object::{Content, ObjectState};
@@ -54,6 +55,8 @@ pub enum Key {
     Certificate(String),
     /// An alternative, by its name.
     Alternative(String),
+    /// What one run of a tool did to many files.
+    Run(Run),
     /// What an editor keeps beside a file.
     Edit,
     /// The copy of what a file was, which was left beside it.
@@ -71,13 +74,17 @@ impl Key {
             Some(Content::Target(target)) => Some(target.clone()),
             _ => None,
         };
-        certificate(path).map(Self::Certificate).or_else(|| {
+        let by_link = || {
             let target = linked(&change.after).or_else(|| linked(&change.before))?;
             let target = Path::new(std::ffi::OsStr::from_bytes(&target));
             alternative(path, target)
                 .map(Self::Alternative)
                 .or_else(|| service(path, target).map(Self::Service))
-        })
+        };
+        certificate(path)
+            .map(Self::Certificate)
+            .or_else(by_link)
+            .or_else(|| run::of(change, finding).map(Self::Run))
     }
 
     /// Whether who did it decides whether two changes are of one act.

@@ -16,12 +16,17 @@
 //! What waits is in the table `act_held`, written with the baseline row of the change; after a start it is told
 //! at once.
 //!
+//! What one run of a tool does to many files ([`run`]) is one act too, and may be quiet for longer, since nothing weighty
+//! waits for it: [`RUN_QUIET`] and [`RUN_GATHER_MAX`] as long as all of it is at most `low`, [`RUN_PARTS_MAX`] objects a
+//! finding.
+//!
 //! **Limits.** [`PARTS_MAX`] parts an act and [`HELD_BYTES_MAX`] in all wait; a full act is told and another begun, and a
 //! finding beyond is told by itself at once. [`ALSO_BYTES_MAX`] of the parts' evidence is kept; a part beyond keeps its
 //! rule, severity, title and path.
 
 pub mod edit;
 pub mod key;
+pub mod run;
 pub mod tables;
 mod telling;
 
@@ -51,6 +56,13 @@ pub const EDIT_MAX: Duration = Duration::from_secs(3_600);
 pub const PARTS_MAX: usize = 256;
 /// What waits in memory.
 pub const HELD_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// The same as [`QUIET`] for a run: a deployment over the network, or task by task, pauses for longer than a program that
+/// makes an account.
+pub const RUN_QUIET: Duration = Duration::from_secs(3);
+/// The same as [`GATHER_MAX`] for a run of which nothing is more than `low`.
+pub const RUN_GATHER_MAX: Duration = Duration::from_secs(15);
+/// Parts of a run.
+pub const RUN_PARTS_MAX: usize = 1_000;
 /// Evidence of the parts beside the weightiest, in one finding: a quarter of what a record may have.
 pub const ALSO_BYTES_MAX: usize = 64 * 1024;
 /// Acts that were told and may have more to come.
@@ -103,9 +115,43 @@ struct Act {
     line: Line,
     parts: Vec<Part>,
     last: Timestamp,
+    worst: Severity,
+    /// The rule of its first part, which need not be said of those that are listed.
+    rule: String,
+    /// What the objects of a run take in its evidence.
+    listed_bytes: usize,
 }
 
 impl Act {
+    fn new(key: Key, line: Line, now: Timestamp) -> Self {
+        Self {
+            key,
+            line,
+            parts: Vec::new(),
+            last: now,
+            worst: Severity::Info,
+            rule: String::new(),
+            listed_bytes: 0,
+        }
+    }
+
+    /// Of a run only the first parts, and those that matter more than all before, keep all their evidence.
+    fn shorten(&self, finding: &mut Finding) {
+        let is_run = matches!(self.key, Key::Run(_));
+        if is_run && self.parts.len() >= run::telling::WHOLE_MAX && finding.severity <= self.worst {
+            run::telling::shorten(finding, &self.rule);
+        }
+    }
+
+    /// Whether there is no room in its list for one more.
+    fn has_no_room(&self, finding: &Finding) -> bool {
+        self.listed_bytes + run::telling::listed_bytes(finding) > run::telling::OBJECTS_BYTES_MAX
+    }
+
+    fn is_full(&self) -> bool {
+        self.parts.len() >= if matches!(self.key, Key::Run(_)) { RUN_PARTS_MAX } else { PARTS_MAX }
+    }
+
     fn first(&self) -> Timestamp {
         self.parts.first().map_or(self.last, |part| part.since)
     }
@@ -115,7 +161,11 @@ impl Act {
         if self.first() > now || self.last > now {
             return Duration::ZERO;
         }
-        QUIET.saturating_sub(now.since(self.last)).min(GATHER_MAX.saturating_sub(now.since(self.first())))
+        let (quiet, most) = match &self.key {
+            Key::Run(_) if self.worst <= Severity::Low => (RUN_QUIET, RUN_GATHER_MAX),
+            _ => (QUIET, GATHER_MAX),
+        };
+        quiet.saturating_sub(now.since(self.last)).min(most.saturating_sub(now.since(self.first())))
     }
 }
 
@@ -150,15 +200,12 @@ impl Stage {
                 stage.edits.insert(path, part);
                 continue;
             }
-            let last = part.since;
             match stage.acts.iter_mut().find(|act| act.key == part.key) {
                 Some(act) => act.parts.push(part),
-                None => stage.acts.push(Act {
-                    key: part.key.clone(),
-                    line: Line::default(),
-                    parts: vec![part],
-                    last,
-                }),
+                None => {
+                    let act = Act::new(part.key.clone(), Line::default(), part.since);
+                    stage.acts.push(Act { parts: vec![part], ..act });
+                }
             }
         }
         stage
@@ -231,22 +278,38 @@ impl Stage {
             self.remember(Told { key, line, id, at: now });
             return telling::one(parts);
         }
-        let part = Part::new(key.clone(), path, &finding, now);
+        let mut kept = finding.clone();
+        let mut at = at;
+        if let Some((place, act)) = at.and_then(|at| Some((at, self.acts.get(at)?))) {
+            act.shorten(&mut kept);
+            if act.has_no_room(&kept) {
+                self.tell(place, now, outcome);
+                (at, kept) = (None, finding.clone());
+                if let Some(told) = self.told(&key, &line, now) {
+                    note(&mut kept, "part_of", told.id.to_string().into());
+                }
+            }
+        }
+        let part = Part::new(key.clone(), path, &kept, now);
         if self.bytes + part.bytes() > HELD_BYTES_MAX {
             return Some(finding);
         }
         self.bytes += part.bytes();
         outcome.writes.push(tables::put(&part));
-        let Some(act) = at.and_then(|at| self.acts.get_mut(at)) else {
-            self.acts.push(Act { key, line, parts: vec![part], last: now });
-            return None;
-        };
+        let at = at.unwrap_or_else(|| {
+            self.acts.push(Act::new(key, Line::default(), now));
+            self.acts.len() - 1
+        });
+        let act = self.acts.get_mut(at)?;
         act.line.add(line);
         act.last = now;
+        act.worst = act.worst.max(kept.severity);
+        act.listed_bytes += run::telling::listed_bytes(&kept);
+        if act.parts.is_empty() {
+            act.rule.clone_from(&kept.rule);
+        }
         act.parts.push(part);
-        if act.parts.len() >= PARTS_MAX
-            && let Some(at) = at
-        {
+        if act.is_full() {
             self.tell(at, now, outcome);
         }
         None

@@ -4,7 +4,7 @@ use picket_protocol::finding::{Finding, Severity};
 use serde_json::{Value, json};
 
 use super::key::{Key, is_account_file};
-use super::{ALSO_BYTES_MAX, Part};
+use super::{ALSO_BYTES_MAX, Part, run};
 use crate::detect::packages::transaction::note;
 
 /// Entities of the finding; more are in the parts' own.
@@ -31,6 +31,11 @@ pub fn one(parts: Vec<Part>) -> Option<Finding> {
         Some((path, part.finding()?))
     });
     let mut told: Vec<_> = told.collect();
+    if let Key::Run(run) = &key
+        && told.len() > 1
+    {
+        return run::telling::one(run, told);
+    }
     // What tools leave of the former state says nothing beside the change itself.
     let rank = |rule: &str| TELLING.iter().position(|known| *known == rule).unwrap_or(TELLING.len());
     let weight = |finding: &Finding| (std::cmp::Reverse(finding.severity), rank(&finding.rule));
@@ -50,7 +55,7 @@ pub fn one(parts: Vec<Part>) -> Option<Finding> {
     if rest.is_empty() {
         return Some(lead);
     }
-    gather(&mut lead, rest.iter().map(|(_, finding)| finding));
+    gather(&mut lead, rest.iter().map(|(_, finding)| finding), ALSO_BYTES_MAX);
     if let (Key::Certificate(name), Some(explanation)) = (&key, explained) {
         renewed(&mut lead, name, explanation, rest.len() + 1);
     }
@@ -63,26 +68,15 @@ fn is_copy(path: &std::path::Path) -> bool {
     is_account_file(path) && path.as_os_str().as_bytes().ends_with(b"-")
 }
 
-fn gather<'a>(lead: &mut Finding, rest: impl Iterator<Item = &'a Finding>) {
+/// Puts what the others say into the evidence of the one that leads: all of it as long as that is at most `bytes_max`.
+pub(super) fn gather<'a>(lead: &mut Finding, rest: impl Iterator<Item = &'a Finding>, bytes_max: usize) {
     let (mut also, mut bytes) = (Vec::new(), 0);
     for finding in rest {
-        lead.observed.first = lead.observed.first.min(finding.observed.first);
-        lead.observed.last = lead.observed.last.max(finding.observed.last);
-        lead.observed.count = lead.observed.count.saturating_add(finding.observed.count);
-        for entity in &finding.entities {
-            if lead.entities.len() < ENTITIES_MAX && !lead.entities.contains(entity) {
-                lead.entities.push(entity.clone());
-            }
-        }
-        for technique in &finding.attack {
-            if !lead.attack.contains(technique) {
-                lead.attack.push(technique.clone());
-            }
-        }
+        merge(lead, finding);
         // The title names the path as well, shortened.
         let path = json!(finding.entities.first());
         bytes += finding.evidence.to_string().len() + path.to_string().len();
-        let whole = bytes <= ALSO_BYTES_MAX;
+        let whole = bytes <= bytes_max;
         let (path, evidence) =
             if whole { (path, finding.evidence.clone()) } else { (Value::Null, Value::Null) };
         also.push(json!({
@@ -94,7 +88,26 @@ fn gather<'a>(lead: &mut Finding, rest: impl Iterator<Item = &'a Finding>) {
             "evidence": evidence,
         }));
     }
-    note(lead, "also", Value::Array(also));
+    if !also.is_empty() {
+        note(lead, "also", Value::Array(also));
+    }
+}
+
+/// Takes in when the other happened, and what it is about.
+pub(super) fn merge(lead: &mut Finding, finding: &Finding) {
+    lead.observed.first = lead.observed.first.min(finding.observed.first);
+    lead.observed.last = lead.observed.last.max(finding.observed.last);
+    lead.observed.count = lead.observed.count.saturating_add(finding.observed.count);
+    for entity in &finding.entities {
+        if lead.entities.len() < ENTITIES_MAX && !lead.entities.contains(entity) {
+            lead.entities.push(entity.clone());
+        }
+    }
+    for technique in &finding.attack {
+        if !lead.attack.contains(technique) {
+            lead.attack.push(technique.clone());
+        }
+    }
 }
 
 /// The links of a renewed certificate moved on: its new files, which they point to, are the same renewal.

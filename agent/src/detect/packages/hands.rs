@@ -14,6 +14,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use picket_protocol::finding::{Finding, Severity, Text};
+use picket_protocol::time::Timestamp;
 use serde_json::json;
 
 use super::transaction::note;
@@ -71,6 +72,8 @@ pub struct KnownHand {
     pub package: String,
     /// Which digest was compared.
     pub digest: &'static str,
+    /// Of what the tool installs: which part of it the object is, with the version that it gives itself.
+    pub part: Option<String>,
 }
 
 /// What a process must be found to run before a tool is known to be behind a change.
@@ -82,17 +85,30 @@ pub struct Suspect {
     pub program: PathBuf,
     /// The interpreter that runs it, where there is one.
     pub interpreter: Option<PathBuf>,
+    /// The outermost process that runs the tool: its number, and when it began.
+    pub run: (u32, Timestamp),
 }
 
-/// The tool that seems to be behind the change, by what the kernel says was run.
+/// The tool that seems to be behind the change, by what the kernel says was run; all who touched the object ran it.
 pub fn suspect(change: &FileChange) -> Option<Suspect> {
-    if !change.other_actors.is_empty() || change.actor_unknown.is_some() {
+    if change.actor_unknown.is_some() {
         return None;
     }
-    let actor = change.actor.as_deref().filter(|actor| actor.container.is_none())?;
-    let own = (actor.executable.as_ref(), script(actor));
-    let above = actor.parents.iter().map(|above| (above.executable.as_ref(), above.script.clone()));
-    std::iter::once(own).chain(above).find_map(|(executable, script)| {
+    let mut suspects = change.actor.iter().chain(&change.other_actors).map(|actor| behind(actor, change));
+    let first = suspects.next()??;
+    suspects.all(|other| other.as_ref() == Some(&first)).then_some(first)
+}
+
+fn behind(actor: &Actor, change: &FileChange) -> Option<Suspect> {
+    if actor.container.is_some() {
+        return None;
+    }
+    let own = (actor.executable.as_ref(), script(actor), (actor.pid, actor.started));
+    let above = actor
+        .parents
+        .iter()
+        .map(|above| (above.executable.as_ref(), above.script.clone(), (above.pid, above.started)));
+    let runs = std::iter::once(own).chain(above).filter_map(|(executable, script, process)| {
         let executable = path(executable?);
         let (program, interpreter) =
             match script.filter(|_| is_interpreter(executable.as_os_str().as_bytes())) {
@@ -101,12 +117,19 @@ pub fn suspect(change: &FileChange) -> Option<Suspect> {
             };
         let runs = |tool: &&Tool| tool.programs.iter().any(|known| program == Path::new(known));
         let tool = TOOLS.iter().find(runs)?;
-        let ends = [Some(&change.path), change.moved_from.as_ref(), change.moved_to.as_ref()];
-        let inside = |path: &PathBuf| {
-            tool.places.is_empty() || tool.places.iter().any(|place| path.starts_with(place))
-        };
-        ends.into_iter().flatten().all(inside).then_some(Suspect { tool: tool.name, program, interpreter })
-    })
+        let (pid, started) = process;
+        let run = (pid, started.unwrap_or_default());
+        Some((tool, Suspect { tool: tool.name, program, interpreter, run }))
+    });
+    let mut runs: Vec<(&Tool, Suspect)> = runs.collect();
+    let outermost =
+        |name: &str| runs.iter().rev().find(|(tool, _)| tool.name == name).map(|(_, suspect)| suspect.run);
+    let run = outermost(runs.first()?.0.name)?;
+    let (tool, suspect) = runs.swap_remove(0);
+    let ends = [Some(&change.path), change.moved_from.as_ref(), change.moved_to.as_ref()];
+    let inside =
+        |path: &PathBuf| tool.places.is_empty() || tool.places.iter().any(|place| path.starts_with(place));
+    ends.into_iter().flatten().all(inside).then_some(Suspect { run, ..suspect })
 }
 
 /// Explains the finding, if it is one that a tool explains; names the tool in any case.
@@ -119,6 +142,7 @@ pub fn explain(finding: &mut Finding, hand: &KnownHand) {
             "program": hand.program.to_string_lossy(),
             "package": hand.package,
             "digest": hand.digest,
+            "part": hand.part,
         }),
     );
     let ordinary = finding.severity < Severity::High && ORDINARY.contains(&finding.rule.as_str());
@@ -205,6 +229,7 @@ mod tests {
             program: "/usr/bin/puppet".into(),
             package: "puppet 7".to_owned(),
             digest: "md5",
+            part: None,
         };
         let judged = |rule: &str, severity| {
             let mut finding = Finding { rule: rule.to_owned(), severity, ..finding(&change("/etc/x")) };

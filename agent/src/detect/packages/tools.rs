@@ -71,8 +71,7 @@ fn by_tool(actor: &Actor, change: &FileChange) -> Option<String> {
         executables.iter().any(runs) && ends.into_iter().flatten().all(|path| inside(&path))
     })?;
     // Whoever starts logrotate with rules of his own wipes logs with it.
-    (tool.name != "logrotate" || rules_of_the_host(actor))
-        .then(|| format!("{} (process {})", tool.name, actor.pid))
+    (tool.name != "logrotate" || rules_of_the_host(actor)).then(|| format!("{} did it", tool.name))
 }
 
 /// Whether logrotate, where it is the process itself, was given only rules below `/etc`. A shell or a compressor below

@@ -216,7 +216,8 @@ pub fn note(finding: &mut Finding, name: &str, value: Value) {
     }
 }
 
-fn short(path: &str) -> String {
+/// A path for a title: printable, and cut when it is long.
+pub fn short(path: &str) -> String {
     const CHARS_MAX: usize = 200;
     let text = printable(path);
     if text.chars().count() <= CHARS_MAX {

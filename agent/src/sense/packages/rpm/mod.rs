@@ -25,6 +25,8 @@ const PLACES: [&str; 2] = ["usr/lib/sysimage/rpm", "var/lib/rpm"];
 const DATABASE: &str = "rpmdb.sqlite";
 /// The log that a writer has not put into the database yet.
 const LOG: &str = "rpmdb.sqlite-wal";
+/// Packages that are asked about one name: a program's is in a handful.
+const HOLDERS_MAX: i64 = 64;
 /// rpm's number for SHA-256.
 const SHA256: u32 = 8;
 /// rpm's flag of a configuration file, and of one that is in no package until it is made.
@@ -114,6 +116,13 @@ impl Rpm {
         Ok(())
     }
 
+    /// Numbers of the headers that hold a file of that name, wherever, the newest first.
+    fn holders(database: &Connection, name: &str) -> rusqlite::Result<Vec<i64>> {
+        let sql = "SELECT DISTINCT hnum FROM Basenames WHERE key = ?1 ORDER BY hnum DESC LIMIT ?2";
+        let mut statement = database.prepare(sql)?;
+        statement.query_map(rusqlite::params![name, HOLDERS_MAX], |row| row.get(0))?.collect()
+    }
+
     fn header_of(&self, package: &PackageId) -> Option<Vec<u8>> {
         let (_, number) = self.recorded.iter().find(|(recorded, _)| recorded.package == *package)?;
         blob(&self.open().ok()?, *number).ok()
@@ -159,6 +168,22 @@ impl Database for Rpm {
 
     fn recorded(&self) -> Vec<&Recorded> {
         self.recorded.iter().map(|(recorded, _)| recorded).collect()
+    }
+
+    fn vouch(&self, path: &Path, names: &[Vec<u8>]) -> Option<String> {
+        let database = self.open().ok()?;
+        let numbers = Self::holders(&database, path.file_name()?.to_str()?).ok()?;
+        // The newest of several versions of a package is the one whose file stands there.
+        numbers.into_iter().find_map(|number| {
+            let bytes = blob(&database, number).ok()?;
+            let header = Header::parse(&bytes)?;
+            let at = header.paths().iter().position(|held| names.contains(held))?;
+            let is_sha256 = header.numbers(tag::DIGEST_ALGORITHM).next() == Some(SHA256);
+            let expected = digest(header.texts(tag::FILE_DIGESTS).nth(at)?, is_sha256)?;
+            let (sha256, md5) = place::digests(path).ok()?;
+            let is_it = [Expected::Sha256(sha256), Expected::Md5(md5)].contains(&expected);
+            is_it.then(|| Some(format!("{} {}", header.text(tag::NAME)?, header.version()?)))?
+        })
     }
 
     fn paths(&self, package: &PackageId) -> Paths {
@@ -207,7 +232,7 @@ fn claim_all(
         let flags = flags.get(at).copied().unwrap_or(0);
         let asked = spelled.get(&path).filter(|_| flags & GHOST == 0);
         let digits = digests.get(at).copied().unwrap_or_default();
-        let digest = if is_sha256 { sha256(digits) } else { md5::parse(digits).map(Expected::Md5) };
+        let digest = digest(digits, is_sha256);
         let target = targets.get(at).filter(|target| !target.is_empty()).map(|target| target.to_vec());
         for question in asked.into_iter().flatten() {
             if let Some(question) = questions.get_mut(*question) {
@@ -215,6 +240,10 @@ fn claim_all(
             }
         }
     }
+}
+
+fn digest(digits: &[u8], is_sha256: bool) -> Option<Expected> {
+    if is_sha256 { sha256(digits) } else { md5::parse(digits).map(Expected::Md5) }
 }
 
 fn sha256(digits: &[u8]) -> Option<Expected> {
