@@ -12,6 +12,7 @@ mod everyday;
 mod faults;
 mod filesystems;
 mod foreign;
+mod hands;
 mod host;
 mod kinds;
 mod lab;
