@@ -8,6 +8,8 @@
 
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
+use std::sync::Arc;
 
 use picket_agent::detect::logins::{Detector, Thresholds};
 use picket_agent::sense::logins::{LoginEvent, LoginKind, Place};
@@ -55,6 +57,7 @@ fn shape(what: &str, change: impl Fn(u32, &mut LoginEvent)) {
         Uuid::from_u128(ids)
     };
     let template = template();
+    let path: Arc<Path> = Path::new("/var/log/auth.log").into();
     let (mut findings, mut rows, mut bytes) = (0usize, 0usize, 0usize);
     let mut different = HashSet::new();
     let (memory, mut spent, mut peak) = (resident(), 0, 0);
@@ -63,7 +66,7 @@ fn shape(what: &str, change: impl Fn(u32, &mut LoginEvent)) {
         event.time = Timestamp::from_nanos(
             1_700_000_000_000_000_000 + i64::from(n) * 1_000_000_000 / i64::from(A_SECOND),
         );
-        event.place = Place::Log { path: "/var/log/auth.log".into(), inode: 1, offset: u64::from(n) * 100 };
+        event.place = Place::Log { path: Arc::clone(&path), inode: 1, offset: u64::from(n) * 100 };
         event.port = u16::try_from(1_024 + n % 60_000).ok();
         change(n, &mut event);
         let begin = cpu();

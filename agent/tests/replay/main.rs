@@ -1,5 +1,6 @@
 //! `agent replay` as a user runs it: recorded logs, exported journals, and logs that the real programs have just written.
 
+mod ordinary;
 mod programs;
 mod recorded;
 mod rules;

@@ -13,10 +13,11 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::Thresholds;
-use super::distinct::{Distinct, fingerprint};
+use super::distinct::Distinct;
 use super::fold::is_step;
-use super::kept::{Changes, Entry, Kept};
+use super::kept::{Changes, Entry, Kept, Key};
 use super::place::Places;
+use super::print::{Prints, Secret};
 use super::rule::{AlarmKey, Subject};
 use super::words;
 use crate::sense::logins::LoginEvent;
@@ -61,14 +62,13 @@ impl<T> Listed<T> {
     }
 }
 
-impl<T: Clone + PartialEq + std::hash::Hash> Listed<T> {
-    /// Adds one.
-    pub fn add(&mut self, thing: &T) {
-        if self.shown.contains(thing) {
-            return;
-        }
-        self.all.add(fingerprint(thing));
-        if self.shown.len() < LISTED_MAX {
+// While one more is shown all are counted exactly, so that what is new is known.
+const _: () = assert!(LISTED_MAX <= super::distinct::EXACT_MAX);
+
+impl<T: Clone> Listed<T> {
+    /// Adds the one with this fingerprint.
+    pub fn add(&mut self, thing: &T, print: u64) {
+        if self.all.add(print) && self.shown.len() < LISTED_MAX {
             self.shown.push(thing.clone());
         }
     }
@@ -129,10 +129,12 @@ impl Opening {
     }
 }
 
-/// What a rule works with: the moment, and where findings go.
+/// What a rule works with: the moment, what the event is about, and where findings go.
 pub struct Turn<'a> {
     pub now: Timestamp,
     pub thresholds: &'a Thresholds,
+    pub secret: Secret,
+    pub prints: Prints,
     pub new_id: &'a mut dyn FnMut() -> Uuid,
     pub findings: &'a mut Vec<Finding>,
 }
@@ -149,13 +151,8 @@ pub struct Alarms {
 impl Alarms {
     /// None yet.
     pub fn new(thresholds: &Thresholds) -> Self {
-        let open = Kept::new("alarm", thresholds.alarms_max, usize::MAX);
+        let open = Kept::new("alarm", thresholds.alarms_max);
         Self { open, strangers: Default::default(), folded: 0 }
-    }
-
-    /// Whether such an alarm is open.
-    pub fn is_open(&self, key: &AlarmKey) -> bool {
-        self.open.get(key).is_some()
     }
 
     /// Alarms forgotten for want of room.
@@ -163,10 +160,10 @@ impl Alarms {
         self.open.evicted
     }
 
-    /// Adds `attempts` to the alarm at `key`, if one is open.
-    pub fn grow(&mut self, key: &AlarmKey, event: &LoginEvent, attempts: u64, turn: &mut Turn<'_>) -> bool {
-        let Some(alarm) = self.open.touch(key) else { return false };
-        alarm.add(event, attempts, turn.now);
+    /// Adds `attempts` to the alarm with this fingerprint, if one is open.
+    pub fn grow(&mut self, print: u64, event: &LoginEvent, attempts: u64, turn: &mut Turn<'_>) -> bool {
+        let Some((key, alarm)) = self.open.touch(print) else { return false };
+        alarm.add(event, attempts, turn);
         let interval = key.rule.interval(turn.thresholds);
         let late = alarm.grew() && turn.now.since(alarm.raised_at) >= interval;
         if late || is_step(alarm.raised, alarm.count) {
@@ -177,10 +174,12 @@ impl Alarms {
     }
 
     /// Opens an alarm at `key`, of which `event` is the newest; one that is open already grows, and is told at once when
-    /// this matters more than what it was opened for.
-    pub fn open(&mut self, key: AlarmKey, event: &LoginEvent, opening: Opening, turn: &mut Turn<'_>) {
-        if let Some(alarm) = self.open.touch(&key).filter(|alarm| alarm.severity < opening.severity) {
-            alarm.add(event, 1, turn.now);
+    /// this matters more than what it was opened for. Whether it is open now: a stranger too many has none of his own.
+    pub fn open(&mut self, key: AlarmKey, event: &LoginEvent, opening: Opening, turn: &mut Turn<'_>) -> bool {
+        let print = key.print(&turn.secret);
+        let graver = self.open.get(print).is_some_and(|alarm| alarm.severity < opening.severity);
+        if let Some((_, alarm)) = self.open.touch(print).filter(|_| graver) {
+            alarm.add(event, 1, turn);
             alarm.severity = opening.severity;
             alarm.words = opening.words;
             alarm.newest.clone_from(event);
@@ -188,50 +187,52 @@ impl Alarms {
                 alarm.numbers = numbers;
             }
             turn.findings.push(alarm.raise(&key, turn.now));
-            return;
+            return true;
         }
-        if self.grow(&key, event, 1, turn) {
-            return;
+        if self.grow(print, event, 1, turn) {
+            return true;
         }
         let stranger = matches!(key.subject, Subject::Address(_)) && opening.severity < Severity::High;
         if stranger && !self.strangers.take(OPENED_AT_ONCE, turn.now.seconds()) {
             self.folded += 1;
-            return;
+            return false;
         }
-        let mut alarm = Alarm::new((turn.new_id)(), event, opening, turn.now);
+        let mut alarm = Alarm::new((turn.new_id)(), event, opening, turn);
         turn.findings.push(alarm.raise(&key, turn.now));
-        if let Some((old_key, mut old)) = self.open.insert(key, alarm) {
+        if let Some((old_key, mut old)) = self.open.insert(print, key, alarm) {
             turn.findings.extend(old.summary(&old_key, turn.now));
         }
+        true
     }
 
     /// Raises what is due at `now` and ends what is quiet, at most `max`; gives when to come back.
     pub fn tick(&mut self, max: usize, turn: &mut Turn<'_>) -> Option<Timestamp> {
         let mut due: Option<Timestamp> = None;
-        for key in self.open.keys() {
+        for at in self.open.places() {
             if turn.findings.len() >= max {
                 return Some(turn.now);
             }
+            let Some((key, alarm)) = self.open.at(at) else { continue };
             let quiet = key.rule.quiet(turn.thresholds);
-            let Some(alarm) = self.open.get(&key) else { continue };
             let end = alarm.touched.plus(quiet);
             let next = alarm.raised_at.plus(key.rule.interval(turn.thresholds));
             if end <= turn.now {
-                if let Some(mut alarm) = self.open.remove(&key) {
+                let key = key.clone();
+                if let Some(mut alarm) = self.open.remove_at(at) {
                     turn.findings.extend(alarm.summary(&key, turn.now));
                 }
                 continue;
             }
-            let mut at = end;
+            let mut come_back = end;
             if alarm.grew() {
                 if next <= turn.now {
-                    let alarm = self.open.get_mut(&key);
-                    turn.findings.extend(alarm.map(|alarm| alarm.raise(&key, turn.now)));
+                    let alarm = self.open.change(at);
+                    turn.findings.extend(alarm.map(|(key, alarm)| alarm.raise(key, turn.now)));
                 } else {
-                    at = end.min(next);
+                    come_back = end.min(next);
                 }
             }
-            due = Some(due.map_or(at, |due| due.min(at)));
+            due = Some(due.map_or(come_back, |due| due.min(come_back)));
         }
         due
     }
@@ -248,17 +249,18 @@ impl Alarms {
         self.open.has_changes()
     }
 
-    pub fn take_changes(&mut self, out: &mut Changes) {
-        self.open.take_changes(out);
+    pub fn take_changes(&mut self, out: &mut Changes, budget: &mut usize) {
+        self.open.take_changes(out, budget);
     }
 
-    pub fn restore(&mut self, row: &str, state: &str) -> Option<bool> {
-        self.open.restore(row, state)
+    pub fn restore(&mut self, row: &str, state: &str, secret: &Secret) -> Option<bool> {
+        self.open.restore(row, state, secret)
     }
 }
 
 impl Alarm {
-    fn new(id: Uuid, event: &LoginEvent, opening: Opening, now: Timestamp) -> Self {
+    fn new(id: Uuid, event: &LoginEvent, opening: Opening, turn: &Turn<'_>) -> Self {
+        let now = turn.now;
         let numbers = match opening.numbers {
             Value::Object(numbers) => numbers,
             _ => Map::new(),
@@ -281,29 +283,30 @@ impl Alarm {
             newest: event.clone(),
             ended: false,
         };
-        opening.users.iter().for_each(|user| alarm.users.add(user));
-        opening.addresses.iter().for_each(|address| alarm.addresses.add(address));
+        let secret = turn.secret;
+        opening.users.iter().for_each(|user| alarm.users.add(user, secret.text(user)));
+        opening.addresses.iter().for_each(|is| alarm.addresses.add(is, secret.address(*is)));
         opening.places.iter().for_each(|place| alarm.places.add(place, PLACES_EACH));
-        alarm.note(event);
+        alarm.note(event, &turn.prints);
         alarm
     }
 
-    fn note(&mut self, event: &LoginEvent) {
+    fn note(&mut self, event: &LoginEvent, prints: &Prints) {
         if let Some(user) = &event.user {
-            self.users.add(user);
+            self.users.add(user, prints.user);
         }
         if let Some(address) = &event.address {
-            self.addresses.add(address);
+            self.addresses.add(address, prints.address);
         }
         self.places.add(&event.place, PLACES_EACH);
     }
 
-    fn add(&mut self, event: &LoginEvent, attempts: u64, now: Timestamp) {
+    fn add(&mut self, event: &LoginEvent, attempts: u64, turn: &Turn<'_>) {
         self.count += attempts;
         self.first = self.first.min(event.time);
         self.last = self.last.max(event.time);
-        self.touched = now;
-        self.note(event);
+        self.touched = turn.now;
+        self.note(event, &turn.prints);
         if event.time.since(self.newest.time) >= NEWEST_AGE {
             self.newest = event.clone();
         }

@@ -8,10 +8,11 @@ use picket_protocol::time::Timestamp;
 use serde_json::json;
 
 use super::alarm::{Alarms, Opening, Turn};
-use super::distinct::{Distinct, fingerprint};
-use super::guess::count;
+use super::distinct::Distinct;
+use super::guess::About;
 use super::kept::{Changes, Entry, Kept};
-use super::rule::{AlarmKey, Rule, Subject};
+use super::print::{Prints, Secret};
+use super::rule::{Rule, Subject};
 use crate::sense::logins::{LoginEvent, Place};
 
 /// Services that are watched at once.
@@ -50,23 +51,29 @@ pub struct Campaigns {
 
 impl Campaigns {
     pub fn new() -> Self {
-        Self { services: Kept::new("campaign", SERVICES_MAX, usize::MAX) }
+        Self { services: Kept::new("campaign", SERVICES_MAX) }
     }
 
     /// Observes a refused login from an address.
     pub fn failed(&mut self, event: &LoginEvent, attempts: u64, alarms: &mut Alarms, turn: &mut Turn<'_>) {
-        let (Some(user), Some(address)) = (&event.user, event.address) else { return };
-        let thresholds = turn.thresholds;
-        let service = event.service.as_ref().to_owned();
-        if self.services.touch(&service).is_none() {
-            self.services.insert(service.clone(), Window::default());
+        if event.user.is_none() || event.address.is_none() {
+            return;
         }
-        let Some(window) = self.services.get_mut(&service) else { return };
-        window.turn(event.time, thresholds.spray_window / 2);
-        window.add(event, attempts, fingerprint(user), fingerprint(&address));
-        let key = AlarmKey::new(Rule::Spray, Subject::Service(service));
+        let (thresholds, prints) = (turn.thresholds, turn.prints);
+        let service = || event.service.as_ref().to_owned();
+        let Some(window) = self.services.entry(prints.service, service) else { return };
+        let turned = window.turn(event.time, thresholds.spray_window / 2);
+        let grew = window.add(event, attempts, &prints);
+        let key = About {
+            print: Subject::service_print(&turn.secret, prints.service),
+            subject: || Subject::Service(service()),
+        };
         let window = &*window;
-        count(alarms, key, event, attempts, turn, || {
+        key.count(Rule::Spray, alarms, event, attempts, turn, || {
+            // Whoever was seen before makes it no more of a spray.
+            if !(turned || grew) {
+                return None;
+            }
             let (tries, accounts, addresses) = window.sums(u64::from(thresholds.campaign))?;
             let few = tries <= accounts.saturating_mul(TRIES_PER_ACCOUNT_MAX);
             let enough = u64::from(thresholds.campaign);
@@ -90,33 +97,35 @@ impl Campaigns {
         self.services.has_changes()
     }
 
-    pub fn take_changes(&mut self, out: &mut Changes) {
-        self.services.take_changes(out);
+    pub fn take_changes(&mut self, out: &mut Changes, budget: &mut usize) {
+        self.services.take_changes(out, budget);
     }
 
-    pub fn restore(&mut self, row: &str, state: &str) -> Option<bool> {
-        self.services.restore(row, state)
+    pub fn restore(&mut self, row: &str, state: &str, secret: &Secret) -> Option<bool> {
+        self.services.restore(row, state, secret)
     }
 }
 
 impl Window {
-    /// Begins a new half when this one is over.
-    fn turn(&mut self, time: Timestamp, half: std::time::Duration) {
+    /// Begins a new half when this one is over; whether it was.
+    fn turn(&mut self, time: Timestamp, half: std::time::Duration) -> bool {
         let age = time.since(self.now.begin);
         if age < half && self.now.tries > 0 {
-            return;
+            return false;
         }
         let fresh = Half { begin: time, ..Half::default() };
         let old = std::mem::replace(&mut self.now, fresh);
         self.before = if age < half * 2 { old } else { Half::default() };
         self.places.clear();
         self.users.clear();
+        true
     }
 
-    fn add(&mut self, event: &LoginEvent, attempts: u64, user: u64, address: u64) {
+    /// Whether there may be more accounts or addresses than before.
+    fn add(&mut self, event: &LoginEvent, attempts: u64, prints: &Prints) -> bool {
         self.now.tries += attempts;
-        self.now.accounts.add(user);
-        self.now.addresses.add(address);
+        let account = self.now.accounts.add(prints.user);
+        let address = self.now.addresses.add(prints.address);
         if self.places.len() < PLACES_MAX {
             self.places.push(event.place.clone());
         }
@@ -125,6 +134,7 @@ impl Window {
         {
             self.users.push(user.clone());
         }
+        account || address
     }
 
     /// Tries, accounts and addresses of the whole window; none while they cannot be `enough`.
@@ -133,13 +143,18 @@ impl Window {
         if tries < enough {
             return None;
         }
-        let mut accounts = self.now.accounts.clone();
-        accounts.merge(&self.before.accounts);
-        if accounts.count() < enough {
+        let at_most = |now: &Distinct, before: &Distinct| now.count_max().saturating_add(before.count_max());
+        if at_most(&self.now.accounts, &self.before.accounts) < enough
+            || at_most(&self.now.addresses, &self.before.addresses) < enough
+        {
             return None;
         }
-        let mut addresses = self.now.addresses.clone();
-        addresses.merge(&self.before.addresses);
-        Some((tries, accounts.count(), addresses.count()))
+        let all = |now: &Distinct, before: &Distinct| {
+            let mut all = now.clone();
+            all.merge(before);
+            all.count()
+        };
+        let accounts = all(&self.now.accounts, &self.before.accounts);
+        Some((tries, accounts, all(&self.now.addresses, &self.before.addresses)))
     }
 }

@@ -15,6 +15,7 @@ use super::alarm::{Alarms, Opening, Turn};
 use super::facts::{is_private, is_shell, network};
 use super::habit::View;
 use super::kept::{Changes, Entry, Kept};
+use super::print::{Prints, Secret};
 use super::rule::{AlarmKey, Rule, Subject};
 use super::words::word;
 use crate::sense::logins::LoginEvent;
@@ -46,7 +47,7 @@ pub struct Concurrent {
 
 impl Concurrent {
     pub fn new() -> Self {
-        Self { users: Kept::new("open", USERS_MAX, usize::MAX) }
+        Self { users: Kept::new("open", USERS_MAX) }
     }
 
     /// Observes a success.
@@ -55,10 +56,7 @@ impl Concurrent {
         if !is_shell(&event.service) || is_private(address) || address.is_loopback() {
             return;
         }
-        if self.users.touch(user).is_none() {
-            self.users.insert(user.clone(), Open::default());
-        }
-        let Some(Open(sessions)) = self.users.get_mut(user) else { return };
+        let Some(Open(sessions)) = self.users.entry(turn.prints.user, || user.clone()) else { return };
         sessions.retain(|session| event.time.since(session.since) < SESSION_AGE_MAX);
         if sessions.len() >= SESSIONS_MAX {
             sessions.remove(0);
@@ -89,9 +87,8 @@ impl Concurrent {
     }
 
     /// Observes a logout.
-    pub fn ended(&mut self, event: &LoginEvent) {
-        let Some(user) = event.user.as_ref().filter(|user| self.users.get(user).is_some()) else { return };
-        let Some(Open(sessions)) = self.users.get_mut(user) else { return };
+    pub fn ended(&mut self, event: &LoginEvent, prints: &Prints) {
+        let Some(Open(sessions)) = self.users.get_mut(prints.user) else { return };
         let is = |session: &Session| {
             let same = |mine: Option<u32>, theirs: Option<u32>| mine.is_some() && mine == theirs;
             let peer =
@@ -102,7 +99,7 @@ impl Concurrent {
             sessions.remove(at);
         }
         if sessions.is_empty() {
-            self.users.remove(user);
+            self.users.remove(prints.user);
         }
     }
 
@@ -110,11 +107,11 @@ impl Concurrent {
         self.users.has_changes()
     }
 
-    pub fn take_changes(&mut self, out: &mut Changes) {
-        self.users.take_changes(out);
+    pub fn take_changes(&mut self, out: &mut Changes, budget: &mut usize) {
+        self.users.take_changes(out, budget);
     }
 
-    pub fn restore(&mut self, row: &str, state: &str) -> Option<bool> {
-        self.users.restore(row, state)
+    pub fn restore(&mut self, row: &str, state: &str, secret: &Secret) -> Option<bool> {
+        self.users.restore(row, state, secret)
     }
 }

@@ -1,23 +1,13 @@
 //! How many different things there were: exactly while they are few, about when they are many.
 //!
 //! A HyperLogLog of 256 registers (Flajolet et al. 2007): 256 bytes for any number, the estimate is within 6.5 %
-//! in two cases of three. The hash has no secret: who builds names that collide makes himself look like fewer,
-//! not like others.
-
-use std::hash::{DefaultHasher, Hash, Hasher};
+//! in two cases of three. Things are known by their fingerprints ([`super::print`]).
 
 /// So many are counted exactly: thresholds over them are met by the very event.
 pub const EXACT_MAX: usize = 64;
 const REGISTERS: usize = 256;
 /// Bits of the hash that choose a register.
 const REGISTER_BITS: u32 = 8;
-
-/// The same 64 bits for the same thing, in every process.
-pub fn fingerprint(thing: &(impl Hash + ?Sized)) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    thing.hash(&mut hasher);
-    hasher.finish()
-}
 
 /// A set that tells only its size.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -30,30 +20,39 @@ pub struct Distinct {
 }
 
 impl Distinct {
-    /// Adds the thing with this [`fingerprint`].
-    pub fn add(&mut self, print: u64) {
-        if self.registers.is_empty() {
-            if self.exact.contains(&print) {
-                return;
-            }
-            self.exact.push(print);
-            if self.exact.len() <= EXACT_MAX {
-                return;
-            }
-            self.registers = vec![0; REGISTERS];
-            for print in std::mem::take(&mut self.exact) {
-                self.register(print);
-            }
-        } else {
+    /// Adds the thing with this fingerprint; whether that may change [`Distinct::count`].
+    pub fn add(&mut self, print: u64) -> bool {
+        if !self.registers.is_empty() {
+            return self.register(print);
+        }
+        if self.exact.contains(&print) {
+            return false;
+        }
+        self.exact.push(print);
+        if self.exact.len() > EXACT_MAX {
+            self.estimate();
+        }
+        true
+    }
+
+    /// Goes over from a list to registers.
+    fn estimate(&mut self) {
+        self.registers = vec![0; REGISTERS];
+        for print in std::mem::take(&mut self.exact) {
             self.register(print);
         }
     }
 
-    fn register(&mut self, print: u64) {
+    fn register(&mut self, print: u64) -> bool {
         let at = usize::try_from(print >> (64 - REGISTER_BITS)).unwrap_or(0);
         let rank = (print << REGISTER_BITS).leading_zeros().min(64 - REGISTER_BITS) + 1;
-        if let Some(register) = self.registers.get_mut(at) {
-            *register = (*register).max(u8::try_from(rank).unwrap_or(u8::MAX));
+        let rank = u8::try_from(rank).unwrap_or(u8::MAX);
+        match self.registers.get_mut(at) {
+            Some(register) if *register < rank => {
+                *register = rank;
+                true
+            }
+            _ => false,
         }
     }
 
@@ -66,10 +65,7 @@ impl Distinct {
             return;
         }
         if self.registers.is_empty() {
-            self.registers = vec![0; REGISTERS];
-            for print in std::mem::take(&mut self.exact) {
-                self.register(print);
-            }
+            self.estimate();
         }
         for (mine, theirs) in self.registers.iter_mut().zip(&other.registers) {
             *mine = (*mine).max(*theirs);
@@ -94,6 +90,11 @@ impl Distinct {
         whole(estimate)
     }
 
+    /// More cannot be there; costs nothing.
+    pub fn count_max(&self) -> u64 {
+        if self.is_exact() { self.count() } else { u64::MAX }
+    }
+
     /// Whether [`Distinct::count`] is exact.
     pub fn is_exact(&self) -> bool {
         self.registers.is_empty()
@@ -111,7 +112,12 @@ fn whole(estimate: f64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::print::Secret;
     use super::*;
+
+    fn fingerprint(n: &u64) -> u64 {
+        Secret::new(1).both(0, *n)
+    }
 
     #[test]
     fn few_are_counted_exactly_and_many_about() {
@@ -133,7 +139,9 @@ mod tests {
     fn merging_is_adding() {
         let of = |range: std::ops::Range<u64>| {
             let mut distinct = Distinct::default();
-            range.for_each(|n| distinct.add(fingerprint(&n)));
+            range.for_each(|n| {
+                distinct.add(fingerprint(&n));
+            });
             distinct
         };
         for (a, b) in [(0..10, 5..20), (0..500, 100..110), (0..10, 0..500), (0..500, 300..900)] {

@@ -4,7 +4,6 @@
 //! [`Thresholds::strangers`](super::Thresholds::strangers) of them begin one of their own at once, and one more each
 //! second; the others of the same kind and service are one finding together, which says how many there were.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -12,35 +11,23 @@ use picket_protocol::finding::{Finding, Observed, Text};
 use picket_protocol::time::Timestamp;
 use uuid::Uuid;
 
+use super::Thresholds;
 use super::alarm::{Listed, Turn};
 use super::finding::{Reports, of_event, of_strangers};
-use super::kept::{Changes, Entry, Kept};
+use super::kept::{Changes, Entry, Kept, Key};
 use super::place::Places;
+use super::print::{Prints, Secret};
 use super::thresholds::Bucket;
-use super::{Thresholds, WEAK_ROWS_MAX};
-use crate::sense::logins::{LoginEvent, LoginKind, Reporter};
+use crate::sense::logins::{LoginEvent, LoginKind, Reporter, Source};
 
 /// Places kept of the first like events, and as many of the last.
 const PLACES_EACH: usize = 12;
 /// What grows for hours on end in good order (a monitor that logs in every minute) is told once an hour.
 const CALM_INTERVAL: Duration = Duration::from_secs(3_600);
+/// The newest event of a fold is copied at most this often while nothing is told of it.
+const NEWEST_AGE: Duration = Duration::from_secs(1);
 /// Services whose strangers are counted apart.
 const STRANGERS_MAX: usize = 64;
-
-/// What events are like one another: a hash of kind, service, user and address, for successes also of key or
-/// command. It has no secret: who builds two events that collide joins two of his own attempts in one finding.
-fn likeness(event: &LoginEvent) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    (event.event, &event.service, &event.user, event.address).hash(&mut hasher);
-    match event.event {
-        LoginKind::Success => (&event.method, &event.key).hash(&mut hasher),
-        LoginKind::PrivilegeSuccess => (&event.target, &event.command).hash(&mut hasher),
-        LoginKind::PrivilegeFailure => event.target.hash(&mut hasher),
-        LoginKind::AccountChanged | LoginKind::AccountLocked => event.reason.hash(&mut hasher),
-        _ => {}
-    }
-    hasher.finish()
-}
 
 /// Like events so far.
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
@@ -91,7 +78,7 @@ impl Fold {
     }
 
     /// Adds one. The finding shows the newest, the service's own lines before all others.
-    fn add(&mut self, event: &LoginEvent, now: Timestamp) {
+    fn add(&mut self, event: &LoginEvent, prints: &Prints, now: Timestamp) {
         let repeats = u64::from(event.repeats.max(1));
         match event.reporter {
             Reporter::Service => self.reports.service += repeats,
@@ -105,15 +92,17 @@ impl Fold {
         self.touched = now;
         self.places.add(&event.place, PLACES_EACH);
         if let Some(strangers) = &mut self.strangers {
-            event.user.iter().for_each(|user| strangers.users.add(user));
-            event.address.iter().for_each(|address| strangers.addresses.add(address));
-            // A flood of them is not copied line by line.
-            if event.time.since(self.newest.time) < Duration::from_secs(1) {
-                return;
-            }
+            event.user.iter().for_each(|user| strangers.users.add(user, prints.user));
+            event.address.iter().for_each(|address| strangers.addresses.add(address, prints.address));
         }
-        if event.reporter == Reporter::Service || self.newest.reporter != Reporter::Service {
-            self.newest = event.clone();
+    }
+
+    /// Whether the finding would better show `event`, which `is_told` at once; a flood is not copied line by line.
+    fn is_better(&self, event: &LoginEvent, is_told: bool) -> bool {
+        let own = event.reporter == Reporter::Service;
+        match self.newest.reporter == Reporter::Service {
+            true => own && (is_told || event.time.since(self.newest.time) >= NEWEST_AGE),
+            false => own || is_told || event.time.since(self.newest.time) >= NEWEST_AGE,
         }
     }
 
@@ -160,8 +149,8 @@ pub struct Folds {
 impl Folds {
     pub fn new(thresholds: &Thresholds) -> Self {
         Self {
-            own: Kept::new("fold", thresholds.folds_max, WEAK_ROWS_MAX),
-            strangers: Kept::new("strangers", STRANGERS_MAX, usize::MAX),
+            own: Kept::weak("fold", thresholds.folds_max),
+            strangers: Kept::new("strangers", STRANGERS_MAX),
             bucket: Bucket::default(),
             folded: 0,
         }
@@ -178,17 +167,15 @@ impl Folds {
     }
 
     /// The fold of what was observed as `told`, unless it was counted among strangers.
-    pub fn told(&mut self, told: &LoginEvent) -> Option<&mut Fold> {
-        let key = likeness(told);
-        self.own.get(&key)?;
-        self.own.get_mut(&key)
+    pub fn told(&mut self, told: &LoginEvent, secret: &Secret) -> Option<&mut Fold> {
+        self.own.get_mut(secret.likeness(told, &secret.prints(told)))
     }
 
     /// Adds the event to its fold; gives by how many attempts that grew.
     pub fn add(&mut self, event: &LoginEvent, turn: &mut Turn<'_>) -> u64 {
-        let key = likeness(event);
-        if self.own.get(&key).is_some() {
-            return self.own.touch(&key).map_or(0, |fold| grow(fold, event, turn));
+        let key = turn.secret.likeness(event, &turn.prints);
+        if let Some((_, fold)) = self.own.touch(key) {
+            return grow(fold, event, turn);
         }
         // Who got in, or became another, is always told by name.
         let told = matches!(event.event, LoginKind::Success | LoginKind::PrivilegeSuccess)
@@ -198,7 +185,7 @@ impl Folds {
         }
         let mut fold = Fold::new((turn.new_id)(), event, turn.now, false);
         let attempts = grow(&mut fold, event, turn);
-        if let Some((_, mut old)) = self.own.insert(key, fold)
+        if let Some((_, mut old)) = self.own.insert(key, key, fold)
             && old.grew()
         {
             turn.findings.push(old.raise(turn.now));
@@ -207,16 +194,21 @@ impl Folds {
     }
 
     fn add_stranger(&mut self, event: &LoginEvent, turn: &mut Turn<'_>) -> u64 {
-        let key = (event.event, event.service.clone().into_owned());
-        if self.strangers.touch(&key).is_none() {
-            let fold = Fold::new((turn.new_id)(), event, turn.now, true);
-            if let Some((_, mut old)) = self.strangers.insert(key.clone(), fold)
-                && old.grew()
-            {
-                turn.findings.push(old.raise(turn.now));
+        let print = turn.secret.kind(event.event, turn.prints.service);
+        let attempts = match self.strangers.touch(print) {
+            Some((_, fold)) => grow(fold, event, turn),
+            None => {
+                let mut fold = Fold::new((turn.new_id)(), event, turn.now, true);
+                let attempts = grow(&mut fold, event, turn);
+                let key = (event.event, event.service.clone().into_owned());
+                if let Some((_, mut old)) = self.strangers.insert(print, key, fold)
+                    && old.grew()
+                {
+                    turn.findings.push(old.raise(turn.now));
+                }
+                attempts
             }
-        }
-        let attempts = self.strangers.get_mut(&key).map_or(0, |fold| grow(fold, event, turn));
+        };
         self.folded += attempts;
         attempts
     }
@@ -239,52 +231,59 @@ impl Folds {
         self.own.has_changes() || self.strangers.has_changes()
     }
 
-    pub fn take_changes(&mut self, out: &mut Changes) {
-        self.own.take_changes(out);
-        self.strangers.take_changes(out);
+    pub fn take_changes(&mut self, out: &mut Changes, budget: &mut usize) {
+        self.own.take_changes(out, budget);
+        self.strangers.take_changes(out, budget);
     }
 
-    pub fn restore(&mut self, row: &str, state: &str) -> Option<bool> {
-        self.own.restore(row, state).or_else(|| self.strangers.restore(row, state))
+    pub fn restore(&mut self, row: &str, state: &str, secret: &Secret) -> Option<bool> {
+        let own = self.own.restore(row, state, secret);
+        own.or_else(|| self.strangers.restore(row, state, secret))
     }
 }
 
 fn grow(fold: &mut Fold, event: &LoginEvent, turn: &mut Turn<'_>) -> u64 {
     let before = fold.reports.count();
-    fold.add(event, turn.now);
+    fold.add(event, &turn.prints, turn.now);
     let after = fold.reports.count();
     let late = fold.grew() && turn.now.since(fold.raised_at) >= fold.interval(turn.thresholds);
-    if is_step(fold.raised, after) || late {
+    let told = late || is_step(fold.raised, after);
+    if fold.is_better(event, told) {
+        let invalid = fold.newest.event == LoginKind::InvalidUser;
+        fold.newest.clone_from(event);
+        // Audit and records do not know whether there is such an account; it was learnt of an earlier try.
+        if invalid && (event.source == Source::Audit || event.source.keeps_records()) {
+            fold.newest.event = LoginKind::InvalidUser;
+        }
+    }
+    if told {
         turn.findings.push(fold.raise(turn.now));
     }
     after - before
 }
 
-fn tick<K: Clone + Eq + Hash + Ord + serde::Serialize + serde::de::DeserializeOwned>(
-    folds: &mut Kept<K, Fold>,
-    max: usize,
-    turn: &mut Turn<'_>,
-) -> Option<Timestamp> {
+fn tick<K: Key>(folds: &mut Kept<K, Fold>, max: usize, turn: &mut Turn<'_>) -> Option<Timestamp> {
     let mut due: Option<Timestamp> = None;
-    for key in folds.keys() {
+    for at in folds.places() {
         if turn.findings.len() >= max {
             return Some(turn.now);
         }
-        let Some(fold) = folds.get(&key) else { continue };
+        let Some((_, fold)) = folds.at(at) else { continue };
         let end = fold.touched.plus(turn.thresholds.quiet);
         let next = fold.raised_at.plus(fold.interval(turn.thresholds));
         let (over, grew) = (end <= turn.now, fold.grew());
         let enriched = fold.enriched_due();
         if (grew && (over || next <= turn.now)) || fold.is_enriched(turn.now) {
-            turn.findings.extend(folds.get_mut(&key).map(|fold| fold.raise(turn.now)));
+            turn.findings.extend(folds.change(at).map(|(_, fold)| fold.raise(turn.now)));
         }
         if over {
-            folds.remove(&key);
+            folds.remove_at(at);
             continue;
         }
-        let at = if grew && next > turn.now { end.min(next) } else { end };
-        let at = enriched.filter(|enriched| *enriched > turn.now).map_or(at, |enriched| at.min(enriched));
-        due = Some(due.map_or(at, |due| due.min(at)));
+        let come_back = if grew && next > turn.now { end.min(next) } else { end };
+        let enriched = enriched.filter(|enriched| *enriched > turn.now);
+        let come_back = enriched.map_or(come_back, |enriched| come_back.min(enriched));
+        due = Some(due.map_or(come_back, |due| due.min(come_back)));
     }
     due
 }

@@ -12,6 +12,7 @@ use super::alarm::{Alarms, Opening, Turn};
 use super::facts::who;
 use super::habit::View;
 use super::kept::{Changes, Entry, Kept};
+use super::print::Secret;
 use super::rule::{AlarmKey, Rule};
 use super::words::word;
 use crate::sense::logins::LoginEvent;
@@ -65,13 +66,14 @@ pub struct FreshKeys {
 
 impl FreshKeys {
     pub fn new() -> Self {
-        Self { keys: Kept::new("fresh-key", KEYS_MAX, usize::MAX) }
+        Self { keys: Kept::new("fresh-key", KEYS_MAX) }
     }
 
     /// A key was added.
-    pub fn added(&mut self, key: FreshKey) {
-        self.keys.remove(&key.fingerprint);
-        self.keys.insert(key.fingerprint.clone(), key);
+    pub fn added(&mut self, key: FreshKey, secret: &Secret) {
+        let print = secret.bytes(key.fingerprint.as_bytes());
+        self.keys.remove(print);
+        self.keys.insert(print, key.fingerprint.clone(), key);
     }
 
     /// Observes a success.
@@ -80,7 +82,7 @@ impl FreshKeys {
         let Some(print) = key.text.split_ascii_whitespace().find(|part| part.starts_with("SHA256:")) else {
             return;
         };
-        let Some(fresh) = self.keys.get(&print.to_owned()) else { return };
+        let Some(fresh) = self.keys.get(turn.secret.bytes(print.as_bytes())) else { return };
         let age = event.time.since(fresh.added);
         if age > turn.thresholds.fresh_key {
             return;
@@ -103,22 +105,18 @@ impl FreshKeys {
 
     /// Forgets keys that are fresh no more.
     pub fn tick(&mut self, now: Timestamp, thresholds: &Thresholds) {
-        for print in self.keys.keys() {
-            if self.keys.get(&print).is_some_and(|key| now.since(key.added) > thresholds.fresh_key) {
-                self.keys.remove(&print);
-            }
-        }
+        self.keys.forget(now, |key| key.added.plus(thresholds.fresh_key));
     }
 
     pub fn has_changes(&self) -> bool {
         self.keys.has_changes()
     }
 
-    pub fn take_changes(&mut self, out: &mut Changes) {
-        self.keys.take_changes(out);
+    pub fn take_changes(&mut self, out: &mut Changes, budget: &mut usize) {
+        self.keys.take_changes(out, budget);
     }
 
-    pub fn restore(&mut self, row: &str, state: &str) -> Option<bool> {
-        self.keys.restore(row, state)
+    pub fn restore(&mut self, row: &str, state: &str, secret: &Secret) -> Option<bool> {
+        self.keys.restore(row, state, secret)
     }
 }

@@ -13,13 +13,16 @@ use picket_protocol::finding::{Severity, Text};
 use picket_protocol::time::Timestamp;
 use serde_json::json;
 
+use super::Thresholds;
 use super::alarm::{Alarms, LISTED_MAX, Opening, Turn};
-use super::distinct::fingerprint;
 use super::kept::{Changes, Kept};
+use super::print::Secret;
 use super::rule::{AlarmKey, Rule, Subject};
 use super::tries::{Other, Tries};
-use super::{Thresholds, WEAK_ROWS_MAX};
 use crate::sense::logins::{LoginEvent, LoginKind};
+
+/// What is over is forgotten no more often than this: to look costs more than to remember.
+pub const FORGET_EVERY: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// Tries by address, and on accounts.
 #[derive(Debug)]
@@ -28,24 +31,40 @@ pub struct Guessing {
     pub accounts: Kept<Text, Tries<IpAddr>>,
 }
 
+/// Whether an alarm about fast guessing is open.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Told {
+    /// By the event's address.
+    pub source: bool,
+    /// On its account.
+    pub account: bool,
+}
+
 impl Guessing {
     /// Nothing seen.
     pub fn new(thresholds: &Thresholds) -> Self {
         Self {
-            sources: Kept::new("source", thresholds.sources_max, WEAK_ROWS_MAX),
-            accounts: Kept::new("account", thresholds.accounts_max, WEAK_ROWS_MAX),
+            sources: Kept::weak("source", thresholds.sources_max),
+            accounts: Kept::weak("account", thresholds.accounts_max),
         }
     }
 
-    /// Observes a refused login, or as many.
-    pub fn failed(&mut self, event: &LoginEvent, attempts: u64, alarms: &mut Alarms, turn: &mut Turn<'_>) {
-        let print = event.user.as_ref().map_or(0, fingerprint);
+    /// Observes a refused login, or as many; what is told of such now.
+    pub fn failed(
+        &mut self,
+        event: &LoginEvent,
+        attempts: u64,
+        alarms: &mut Alarms,
+        turn: &mut Turn<'_>,
+    ) -> Told {
+        let mut told = Told::default();
         if let Some(address) = event.address {
-            self.by_source(address, event, attempts, print, alarms, turn);
+            told.source = self.by_source(address, event, attempts, alarms, turn);
         }
         if let Some(user) = event.user.as_ref().filter(|_| event.event == LoginKind::Failure) {
-            self.on_account(user, event, attempts, alarms, turn);
+            told.account = self.on_account(user, event, attempts, alarms, turn);
         }
+        told
     }
 
     fn by_source(
@@ -53,47 +72,51 @@ impl Guessing {
         address: IpAddr,
         event: &LoginEvent,
         attempts: u64,
-        print: u64,
         alarms: &mut Alarms,
         turn: &mut Turn<'_>,
-    ) {
-        let thresholds = turn.thresholds;
-        if self.sources.touch(&address).is_none() {
-            self.sources.insert(address, Tries::default());
-        }
-        let Some(tries) = self.sources.get_mut(&address) else { return };
-        let other = event.user.as_ref().map(|user| (user, print));
+    ) -> bool {
+        let (thresholds, prints) = (turn.thresholds, turn.prints);
+        let Some(tries) = self.sources.entry(prints.address, || address) else { return false };
+        let other = event.user.as_ref().map(|user| (user, prints.user));
         tries.add(event, attempts, other, thresholds.attempts.max(thresholds.success_attempts), turn.now);
         let tries = &*tries;
-        let key = |rule| AlarmKey::new(rule, Subject::Address(address));
-        count(alarms, key(Rule::BruteForce), event, attempts, turn, || {
+        let key = About {
+            print: Subject::address_print(&turn.secret, prints.address),
+            subject: || Subject::Address(address),
+        };
+        let brute = key.count(Rule::BruteForce, alarms, event, attempts, turn, || {
             let (within, first) = tries.within(event.time, thresholds.window);
             (within >= u64::from(thresholds.attempts)).then(|| {
                 let numbers = numbers(thresholds.window.as_secs(), thresholds.attempts);
                 source_opening(tries, event, within.max(attempts), first, thresholds.window, numbers)
             })
         });
-        let several = |threshold: u32, window, invalid: bool| {
-            if !tries.may_have(threshold) {
-                return None;
-            }
-            let fits = |other: &&Other<Text>| !invalid || other.invalid;
-            let tried = tries.others(event.time, window).filter(fits);
-            let (names, count) = tried.fold((0, 0), |(n, sum), other| (n + 1, sum + u64::from(other.tries)));
-            (names >= threshold).then(|| {
-                let first = tries.others(event.time, window).filter(fits).map(|other| other.last).min();
-                let numbers = numbers(window.as_secs(), threshold);
-                source_opening(tries, event, count, first.unwrap_or(event.time), window, numbers)
-            })
-        };
-        count(alarms, key(Rule::Spray), event, attempts, turn, || {
-            several(thresholds.spray, thresholds.spray_window, false)
+        let spray = key.count(Rule::Spray, alarms, event, attempts, turn, || {
+            several(tries, event, thresholds.spray, thresholds.spray_window, false)
         });
         if event.event == LoginKind::InvalidUser {
-            count(alarms, key(Rule::Enumeration), event, attempts, turn, || {
-                several(thresholds.enumeration, thresholds.window, true)
+            key.count(Rule::Enumeration, alarms, event, attempts, turn, || {
+                several(tries, event, thresholds.enumeration, thresholds.window, true)
             });
         }
+        brute || spray
+    }
+
+    /// The user of a refused login that was observed has no account, as is known now.
+    pub fn without_account(&mut self, event: &LoginEvent, alarms: &mut Alarms, turn: &mut Turn<'_>) {
+        let (thresholds, prints) = (turn.thresholds, turn.prints);
+        self.accounts.remove(prints.user);
+        let Some((address, tries)) = event.address.zip(self.sources.get_mut(prints.address)) else { return };
+        if !tries.is_invalid(prints.user) {
+            return;
+        }
+        let key = About {
+            print: Subject::address_print(&turn.secret, prints.address),
+            subject: || Subject::Address(address),
+        };
+        key.count(Rule::Enumeration, alarms, event, 1, turn, || {
+            several(tries, event, thresholds.enumeration, thresholds.window, true)
+        });
     }
 
     fn on_account(
@@ -103,33 +126,35 @@ impl Guessing {
         attempts: u64,
         alarms: &mut Alarms,
         turn: &mut Turn<'_>,
-    ) {
-        let thresholds = turn.thresholds;
-        if self.accounts.touch(user).is_none() {
-            self.accounts.insert(user.clone(), Tries::default());
-        }
-        let Some(tries) = self.accounts.get_mut(user) else { return };
-        let other = event.address.as_ref().map(|address| (address, fingerprint(address)));
+    ) -> bool {
+        let (thresholds, prints) = (turn.thresholds, turn.prints);
+        let Some(tries) = self.accounts.entry(prints.user, || user.clone()) else { return false };
+        let other = event.address.as_ref().map(|address| (address, prints.address));
         let kept = thresholds.account_attempts.max(thresholds.success_attempts);
         tries.add(event, attempts, other, kept, turn.now);
         let tries = &*tries;
-        let mut key = AlarmKey::new(Rule::BruteForce, Subject::User(user.clone()));
-        count(alarms, key.clone(), event, attempts, turn, || {
-            let (within, first) = tries.within(event.time, thresholds.window);
+        let key = About {
+            print: Subject::user_print(&turn.secret, prints.user),
+            subject: || Subject::User(user.clone()),
+        };
+        let brute = key.count(Rule::BruteForce, alarms, event, attempts, turn, || {
             // One address on its own is told by its address; without any address the account is all there is.
-            let from = tries.others(event.time, thresholds.window).count();
+            let from = match event.address {
+                Some(_) if !tries.may_have(2) => return None,
+                _ => tries.others(event.time, thresholds.window).count(),
+            };
             let needed = match (from, event.address) {
                 (0, None) => thresholds.attempts,
                 (0 | 1, _) => return None,
                 _ => thresholds.account_attempts,
             };
+            let (within, first) = tries.within(event.time, thresholds.window);
             (within >= u64::from(needed)).then(|| {
                 let numbers = numbers(thresholds.window.as_secs(), needed);
                 account_opening(tries, event, within.max(attempts), first, thresholds.window, numbers)
             })
         });
-        key.rule = Rule::Spray;
-        count(alarms, key, event, attempts, turn, || {
+        let spray = key.count(Rule::Spray, alarms, event, attempts, turn, || {
             let window = thresholds.spray_window;
             if !tries.may_have(thresholds.spray) {
                 return None;
@@ -142,18 +167,19 @@ impl Guessing {
                 account_opening(tries, event, sum, first.unwrap_or(event.time), window, numbers)
             })
         });
+        brute || spray
     }
 
-    /// A try of `address` that was counted came by this port.
-    pub fn came_by(&mut self, address: IpAddr, port: u16) {
-        if self.sources.get(&address).is_some() {
-            self.sources.get_mut(&address).into_iter().for_each(|tries| tries.port = Some(port));
+    /// A try of the address with this fingerprint that was counted came by this port.
+    pub fn came_by(&mut self, address: u64, port: u16) {
+        if let Some(tries) = self.sources.get_mut(address) {
+            tries.port = Some(port);
         }
     }
 
-    /// Whether the connection on this port of `address` was seen to fail.
-    pub fn has_failed_on(&self, address: IpAddr, port: u16) -> bool {
-        self.sources.get(&address).is_some_and(|tries| tries.port == Some(port))
+    /// Whether the connection on this port of the address with this fingerprint was seen to fail.
+    pub fn has_failed_on(&self, address: u64, port: u16) -> bool {
+        self.sources.get(address).is_some_and(|tries| tries.port == Some(port))
     }
 
     /// Forgets whoever tried nothing for longer than any window; gives when to come back.
@@ -161,27 +187,9 @@ impl Guessing {
         let windows =
             [thresholds.window, thresholds.spray_window, thresholds.success_window, thresholds.quiet];
         let keep = windows.into_iter().max().unwrap_or_default();
-        let mut due: Option<Timestamp> = None;
-        let mut wait = |end: Timestamp| due = Some(due.map_or(end, |due| due.min(end)));
-        for address in self.sources.keys() {
-            let Some(end) = self.sources.get(&address).map(|tries| tries.touched.plus(keep)) else {
-                continue;
-            };
-            if end <= now {
-                self.sources.remove(&address);
-            } else {
-                wait(end);
-            }
-        }
-        for user in self.accounts.keys() {
-            let Some(end) = self.accounts.get(&user).map(|tries| tries.touched.plus(keep)) else { continue };
-            if end <= now {
-                self.accounts.remove(&user);
-            } else {
-                wait(end);
-            }
-        }
-        due
+        let sources = self.sources.forget(now, |tries| tries.touched.plus(keep));
+        let accounts = self.accounts.forget(now, |tries| tries.touched.plus(keep));
+        sources.into_iter().chain(accounts).min().map(|due| due.max(now.plus(FORGET_EVERY)))
     }
 
     pub fn set_back(&mut self, now: Timestamp) {
@@ -193,14 +201,36 @@ impl Guessing {
         self.sources.has_changes() || self.accounts.has_changes()
     }
 
-    pub fn take_changes(&mut self, out: &mut Changes) {
-        self.sources.take_changes(out);
-        self.accounts.take_changes(out);
+    pub fn take_changes(&mut self, out: &mut Changes, budget: &mut usize) {
+        self.sources.take_changes(out, budget);
+        self.accounts.take_changes(out, budget);
     }
 
-    pub fn restore(&mut self, row: &str, state: &str) -> Option<bool> {
-        self.sources.restore(row, state).or_else(|| self.accounts.restore(row, state))
+    pub fn restore(&mut self, row: &str, state: &str, secret: &Secret) -> Option<bool> {
+        let source = self.sources.restore(row, state, secret);
+        source.or_else(|| self.accounts.restore(row, state, secret))
     }
+}
+
+/// Whether an address tried as many names, or as many without an account.
+fn several(
+    tries: &Tries<Text>,
+    event: &LoginEvent,
+    threshold: u32,
+    window: std::time::Duration,
+    invalid: bool,
+) -> Option<Opening> {
+    if !tries.may_have(threshold) {
+        return None;
+    }
+    let fits = |other: &&Other<Text>| !invalid || other.invalid;
+    let tried = tries.others(event.time, window).filter(fits);
+    let (names, count) = tried.fold((0, 0), |(n, sum), other| (n + 1, sum + u64::from(other.tries)));
+    (names >= threshold).then(|| {
+        let first = tries.others(event.time, window).filter(fits).map(|other| other.last).min();
+        let numbers = numbers(window.as_secs(), threshold);
+        source_opening(tries, event, count, first.unwrap_or(event.time), window, numbers)
+    })
 }
 
 /// Whether what failed could have been guessed.
@@ -218,20 +248,28 @@ pub fn by_possession(event: &LoginEvent) -> bool {
         })
 }
 
-/// Adds to an open alarm, or opens it when `over` says so.
-pub fn count(
-    alarms: &mut Alarms,
-    key: AlarmKey,
-    event: &LoginEvent,
-    attempts: u64,
-    turn: &mut Turn<'_>,
-    over: impl FnOnce() -> Option<Opening>,
-) {
-    if alarms.grow(&key, event, attempts, turn) {
-        return;
-    }
-    if let Some(opening) = over() {
-        alarms.open(key, event, opening, turn);
+/// Whom an alarm would be about, as a fingerprint; in full only when one opens.
+pub struct About<S> {
+    pub print: u64,
+    pub subject: S,
+}
+
+impl<S: Fn() -> Subject> About<S> {
+    /// Adds to an open alarm of `rule`, or opens it when `over` says so; whether one is open now.
+    pub fn count(
+        &self,
+        rule: Rule,
+        alarms: &mut Alarms,
+        event: &LoginEvent,
+        attempts: u64,
+        turn: &mut Turn<'_>,
+        over: impl FnOnce() -> Option<Opening>,
+    ) -> bool {
+        if alarms.grow(rule.print(&turn.secret, self.print), event, attempts, turn) {
+            return true;
+        }
+        let Some(opening) = over() else { return false };
+        alarms.open(AlarmKey::new(rule, (self.subject)()), event, opening, turn)
     }
 }
 

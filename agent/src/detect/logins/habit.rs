@@ -19,6 +19,7 @@ use serde_json::json;
 use super::alarm::{Alarms, Opening, Turn};
 use super::facts::{Facts, is_shell, network, who};
 use super::kept::{Changes, Entry, Kept};
+use super::print::Secret;
 use super::rule::{AlarmKey, Rule};
 use super::words::word;
 use crate::sense::logins::LoginEvent;
@@ -40,6 +41,13 @@ struct Seen<T> {
     what: T,
     last: Timestamp,
     days: u32,
+}
+
+impl<T> Seen<T> {
+    fn again(&mut self, time: Timestamp) {
+        self.days = self.days.saturating_add(u32::from(day(time) > day(self.last)));
+        self.last = self.last.max(time);
+    }
 }
 
 /// One user's habit.
@@ -91,18 +99,18 @@ pub struct View {
 #[derive(Debug)]
 pub struct Habits {
     users: Kept<(Text, String), Habit>,
-    begin: Kept<u8, Begin>,
+    begin: Kept<u64, Begin>,
 }
 
 impl Habits {
     pub fn new() -> Self {
-        Self { users: Kept::new("habit", HABITS_MAX, usize::MAX), begin: Kept::new("begin", 2, usize::MAX) }
+        Self { users: Kept::new("habit", HABITS_MAX), begin: Kept::new("begin", 2) }
     }
 
     /// Every event tells how long the agent has been looking.
     pub fn begin(&mut self, time: Timestamp) {
-        if self.begin.get(&0).is_none() {
-            self.begin.insert(0, Begin(time));
+        if self.begin.get(0).is_none() {
+            self.begin.insert(0, 0, Begin(time));
         }
     }
 
@@ -116,13 +124,11 @@ impl Habits {
     ) -> View {
         let Some(user) = &event.user else { return View::default() };
         let shell = is_shell(&event.service);
-        let kind = if shell { "shell".to_owned() } else { event.service.as_ref().to_owned() };
-        let key = (user.clone(), kind);
-        let began = self.begin.get(&0).map_or(event.time, |begin| begin.0);
-        if self.users.touch(&key).is_none() {
-            self.users.insert(key.clone(), Habit::default());
-        }
-        let Some(habit) = self.users.get_mut(&key) else { return View::default() };
+        let kind = if shell { "shell" } else { event.service.as_ref() };
+        let began = self.begin.get(0).map_or(event.time, |begin| begin.0);
+        let print = turn.secret.both(turn.prints.user, turn.secret.bytes(kind.as_bytes()));
+        let key = || (user.clone(), kind.to_owned());
+        let Some(habit) = self.users.entry(print, key) else { return View::default() };
         let records = facts.accounts.get(&user.text).filter(|_| shell);
         let before = records.and_then(|facts| Some((facts.last_login?, facts.last_from)));
         let view = habit.view(event, began, before, turn);
@@ -137,13 +143,13 @@ impl Habits {
         self.users.has_changes() || self.begin.has_changes()
     }
 
-    pub fn take_changes(&mut self, out: &mut Changes) {
-        self.users.take_changes(out);
-        self.begin.take_changes(out);
+    pub fn take_changes(&mut self, out: &mut Changes, budget: &mut usize) {
+        self.users.take_changes(out, budget);
+        self.begin.take_changes(out, budget);
     }
 
-    pub fn restore(&mut self, row: &str, state: &str) -> Option<bool> {
-        self.users.restore(row, state).or_else(|| self.begin.restore(row, state))
+    pub fn restore(&mut self, row: &str, state: &str, secret: &Secret) -> Option<bool> {
+        self.users.restore(row, state, secret).or_else(|| self.begin.restore(row, state, secret))
     }
 }
 
@@ -162,14 +168,24 @@ fn way(event: &LoginEvent) -> String {
     format!("{}{method}", event.service)
 }
 
+/// Whether `known` is the [`way`] of this event, without writing that.
+fn is_way(known: &str, event: &LoginEvent) -> bool {
+    let method = known.strip_prefix(event.service.as_ref());
+    match (&event.method, method) {
+        (None, Some("")) => true,
+        (Some(method), Some(rest)) if rest.strip_prefix(", ") == Some(method.text.as_str()) => true,
+        // Names that a word shows otherwise than they are.
+        _ => known == way(event),
+    }
+}
+
 fn on_another_day<T: PartialEq>(seen: &[Seen<T>], what: &T, time: Timestamp) -> bool {
     seen.iter().any(|seen| seen.what == *what && (seen.days > 1 || day(seen.last) < day(time)))
 }
 
 fn note<T: Clone + PartialEq>(seen: &mut Vec<Seen<T>>, what: &T, time: Timestamp, max: usize) {
     if let Some(known) = seen.iter_mut().find(|known| known.what == *what) {
-        known.days = known.days.saturating_add(u32::from(day(time) > day(known.last)));
-        known.last = known.last.max(time);
+        known.again(time);
         return;
     }
     if seen.len() >= max {
@@ -196,8 +212,8 @@ impl Habit {
         let learning = event.time.since(began) < thresholds.learning || own < thresholds.learning;
         let last = self.last.max(before.map(|(time, _)| time).unwrap_or_default());
         let away = event.time.since(last);
-        let way = way(event);
         let known = before.and_then(|(_, from)| from).map(|from| network(from, 24, 48));
+        let new_way = !self.ways.iter().any(|seen| is_way(&seen.what, event));
         View {
             familiar: from.is_some_and(|from| on_another_day(&self.networks, &from, event.time)),
             familiar_key: event.key.as_ref().is_some_and(|key| on_another_day(&self.keys, key, event.time)),
@@ -208,7 +224,7 @@ impl Habit {
             new_network: from
                 .filter(|from| Some(*from) != known && !self.networks.iter().any(|seen| seen.what == *from)),
             new_key: event.key.as_ref().is_some_and(|key| !self.keys.iter().any(|seen| seen.what == *key)),
-            new_way: Some(way).filter(|way| !self.ways.iter().any(|seen| seen.what == *way)),
+            new_way: new_way.then(|| way(event)),
             unusual_hour: self.is_unusual_hour(event.time, thresholds),
             away: (last > Timestamp::default() && away >= thresholds.dormant).then_some(away),
             traveller: self.networks.len() >= TRAVELLER_NETWORKS,
@@ -232,7 +248,10 @@ impl Habit {
         if let Some(key) = &event.key {
             note(&mut self.keys, key, time, SEEN_MAX);
         }
-        note(&mut self.ways, &way(event), time, WAYS_MAX);
+        match self.ways.iter_mut().find(|seen| is_way(&seen.what, event)) {
+            Some(known) => known.again(time),
+            None => note(&mut self.ways, &way(event), time, WAYS_MAX),
+        }
         self.hours.resize(HOURS_OF_WEEK, 0);
         if let Some(hour) = self.hours.get_mut(hour_of_week(time)) {
             *hour = hour.saturating_add(1);

@@ -14,17 +14,20 @@
 //!   local user can write such a line. It waits [`UNCONFIRMED`] for another source to say the same, and is counted in
 //!   [`Tally::unconfirmed`] when none does.
 //!
+//! Acts that are open are rows, written with the findings that they led to: after a crash the rest of their reports still
+//! meets them, and nothing is told twice. In a flood some are written late, and the tellers of those may count twice then.
+//!
 //! Pure. Limits: [`IDENTITIES_MAX`] identities (the longest untouched goes first) with [`OPEN_MAX`] open acts each, and
 //! [`WAITING_MAX`] reports that wait (beyond, the oldest is let go as if its time were over).
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
-use std::net::IpAddr;
 use std::time::Duration;
 
-use picket_protocol::finding::Text;
 use picket_protocol::time::Timestamp;
 
+use super::kept::{Changes, Entry, Kept};
+use super::print::Secret;
 use super::table::Table;
 use crate::sense::logins::{LoginEvent, LoginKind, Reporter, Source};
 
@@ -40,6 +43,10 @@ pub const IDENTITIES_MAX: usize = 4_096;
 pub const OPEN_MAX: usize = 64;
 /// Reports that wait.
 pub const WAITING_MAX: usize = 512;
+/// Rows of open acts that one commit writes, about 2 KiB each: more come in floods only.
+const ACT_ROWS: usize = 16;
+/// What their keys begin with.
+const ROWS: &str = "act";
 
 /// What is to be done about a report.
 #[derive(Clone, Debug, PartialEq)]
@@ -79,22 +86,22 @@ pub struct Tally {
     pub merged: u64,
     /// Lines of the text log that the journal did not confirm.
     pub unconfirmed: u64,
-    /// Acts closed early for want of room.
+    /// Identities closed early for want of room, and reports that could not wait.
     pub evicted: u64,
 }
 
-/// What makes two reports be about one and the same.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+/// What makes two reports be about one and the same, as a fingerprint: service, kind, user and address, or process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Identity {
-    service: Cow<'static, str>,
+    print: u64,
+    /// The same without the address.
+    named: u64,
+    service: u64,
     class: Class,
-    user: Option<Text>,
-    address: Option<IpAddr>,
-    pid: Option<u32>,
 }
 
 /// Kinds that are one to all sources: whether a user may log in, only some of them know.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Class {
     Attempt,
     Success,
@@ -106,7 +113,7 @@ enum Class {
 
 impl Identity {
     /// None for events that only one source tells of.
-    fn of(event: &LoginEvent) -> Option<Self> {
+    fn of(event: &LoginEvent, secret: &Secret) -> Option<Self> {
         let class = match event.event {
             LoginKind::Failure | LoginKind::InvalidUser => Class::Attempt,
             LoginKind::Success => Class::Success,
@@ -120,19 +127,34 @@ impl Identity {
         if event.ambiguous || (by_process && event.pid.is_none()) {
             return None;
         }
-        Some(Self {
-            service: event.service.clone(),
-            class,
+        let prints = secret.prints(event);
+        let who = match event.pid.filter(|_| by_process) {
             // Some know an account by its number only.
-            user: event.user.clone().filter(|_| !by_process),
+            Some(pid) => u64::from(pid),
             // The end of a session is told without the address by some.
-            address: event.address.filter(|_| class != Class::Logout),
-            pid: event.pid.filter(|_| by_process),
-        })
+            None if class == Class::Logout => prints.user,
+            None => secret.both(prints.user, prints.address),
+        };
+        let what = secret.both(prints.service, class.number());
+        let named = secret.both(what, prints.user);
+        Some(Self { print: secret.both(what, who), named, service: prints.service, class })
     }
 }
 
-#[derive(Debug)]
+impl Class {
+    fn number(self) -> u64 {
+        match self {
+            Self::Attempt => 0,
+            Self::Success => 1,
+            Self::Logout => 2,
+            Self::PrivilegeSuccess => 3,
+            Self::PrivilegeFailure => 4,
+            Self::Account(kind) => 16 + kind as u64,
+        }
+    }
+}
+
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
 struct Act {
     /// By the first source's clock.
     time: Timestamp,
@@ -140,7 +162,32 @@ struct Act {
     heard: Timestamp,
     reported: Vec<(Source, Reporter)>,
     told: Box<LoginEvent>,
-    known: Box<LoginEvent>,
+    /// What is known now, where that is more than was told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    known: Option<Box<LoginEvent>>,
+    /// Another process heard of it: which sources that one read is not known.
+    #[serde(default)]
+    taken_over: bool,
+}
+
+impl Act {
+    fn known(&self) -> &LoginEvent {
+        self.known.as_ref().unwrap_or(&self.told)
+    }
+}
+
+/// The open acts of one identity.
+#[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
+struct Open {
+    print: u64,
+    named: u64,
+    acts: VecDeque<Act>,
+}
+
+impl Entry for Open {
+    fn is_worth_a_row(&self) -> bool {
+        !self.acts.is_empty()
+    }
 }
 
 #[derive(Debug)]
@@ -154,9 +201,10 @@ struct Waiting {
 /// See the module.
 #[derive(Debug)]
 pub struct Merge {
-    acts: Table<Identity, VecDeque<Act>>,
+    secret: Secret,
+    acts: Kept<u64, Open>,
     /// The identity of the newest attempt of each process.
-    processes: Table<u32, Identity>,
+    processes: Table<Identity>,
     waiting: VecDeque<Waiting>,
     /// Acts whose time is over, until they are asked for.
     closed: Vec<Closed>,
@@ -166,14 +214,18 @@ pub struct Merge {
     confirms: bool,
     /// Whether there is only one source, so that nothing can meet.
     alone: bool,
+    /// Rows that could not be read, to be removed.
+    damaged: Vec<String>,
     /// Counts.
     pub tally: Tally,
 }
 
-impl Default for Merge {
-    fn default() -> Self {
+impl Merge {
+    /// Nothing heard; fingerprints depend on `secret`, which must be that of the rows of an earlier process.
+    pub fn new(secret: Secret) -> Self {
         Self {
-            acts: Table::new(IDENTITIES_MAX),
+            secret,
+            acts: Kept::weak(ROWS, IDENTITIES_MAX),
             processes: Table::new(IDENTITIES_MAX),
             waiting: VecDeque::new(),
             closed: Vec::new(),
@@ -181,12 +233,16 @@ impl Default for Merge {
             due: None,
             confirms: false,
             alone: true,
+            damaged: Vec::new(),
             tally: Tally::default(),
         }
     }
-}
 
-impl Merge {
+    /// Whether nothing can meet: reports need not be brought here at all.
+    pub fn is_alone(&self) -> bool {
+        self.alone
+    }
+
     /// Says how many sources there are, and whether the journal, whose lines the text logs repeat, is among them. One
     /// source alone is handed on as it is.
     pub fn sources(&mut self, count: usize, journal: bool) {
@@ -201,7 +257,7 @@ impl Merge {
         }
         // Clients ask for the methods by trying none: no attempt at anything.
         let asked = event.method.as_ref().is_some_and(|method| method.text == "none");
-        let identity = Identity::of(&event).filter(|_| !asked);
+        let identity = Identity::of(&event, &self.secret).filter(|_| !asked);
         let identity = identity.map(|identity| self.with_address(identity, &event));
         let unconfirmed = repeated_log && self.confirms;
         let Some(identity) = identity else {
@@ -213,15 +269,15 @@ impl Merge {
         }
         if nameless {
             return match self.named_by_process(&event) {
-                Some(identity) => self.attach(&identity, event, now),
+                Some(identity) => self.attach(identity, event, now),
                 None => self.wait(identity, true, event, now),
             };
         }
-        if unconfirmed && !self.is_open(&identity, &event) {
+        if unconfirmed && !self.is_open(identity, &event) {
             return self.wait(identity, false, event, now);
         }
-        let mut steps = self.attach(&identity, event, now);
-        steps.extend(self.release(&identity, now));
+        let mut steps = self.attach(identity, event, now);
+        steps.extend(self.release(identity, now));
         steps
     }
 
@@ -230,7 +286,10 @@ impl Merge {
         if now < self.newest {
             // A clock that was set back must not keep anything waiting for as long as it was set back.
             self.waiting.iter_mut().for_each(|waiting| waiting.until = waiting.until.min(now));
-            self.acts.values_mut().flatten().for_each(|act| act.heard = act.heard.min(now));
+            self.acts
+                .values_mut()
+                .flat_map(|open| &mut open.acts)
+                .for_each(|act| act.heard = act.heard.min(now));
             self.due = self.due.map(|due| due.min(now));
         }
         self.newest = now;
@@ -270,27 +329,31 @@ impl Merge {
     /// Records may have the peer's name instead of his address: then the login that others told of with an address is meant.
     fn with_address(&self, identity: Identity, event: &LoginEvent) -> Identity {
         let nameless_peer = event.source.keeps_records() && identity.class == Class::Success;
-        if !nameless_peer || identity.address.is_some() {
+        if !nameless_peer || event.address.is_some() {
             return identity;
         }
-        let same = |other: &Identity| {
-            (&other.service, other.class, &other.user) == (&identity.service, identity.class, &identity.user)
-        };
-        let known = self.acts.keys().into_iter().find(|other| same(other) && self.is_open(other, event));
-        known.unwrap_or(identity)
+        let others = self.acts.values().filter(|open| open.named == identity.named);
+        let mut others = others.map(|open| Identity { print: open.print, ..identity });
+        others.find(|other| self.is_open(*other, event)).unwrap_or(identity)
     }
 
     /// The identity of an open attempt of the same process.
     fn named_by_process(&self, event: &LoginEvent) -> Option<Identity> {
-        let identity = self.processes.get(&event.pid?)?;
-        let open = self.acts.get(identity)?.iter().any(|act| near(act.time, event.time));
-        (open && identity.service == event.service).then(|| identity.clone())
+        let process = self.processes.find(self.process(event.pid?))?;
+        let identity = *self.processes.get(process)?;
+        let open = self.acts.get(identity.print)?.acts.iter().any(|act| near(act.time, event.time));
+        (open && identity.service == self.secret.prints(event).service).then_some(identity)
     }
 
-    fn is_open(&self, identity: &Identity, event: &LoginEvent) -> bool {
+    /// The fingerprint of a process.
+    fn process(&self, pid: u32) -> u64 {
+        self.secret.both(0, u64::from(pid))
+    }
+
+    fn is_open(&self, identity: Identity, event: &LoginEvent) -> bool {
         let from = (event.source, event.reporter);
         let fits = |act: &Act| near(act.time, event.time) && !act.reported.contains(&from);
-        self.acts.get(identity).is_some_and(|acts| acts.iter().any(fits))
+        self.acts.get(identity.print).is_some_and(|open| open.acts.iter().any(fits))
     }
 
     fn wait(&mut self, identity: Identity, nameless: bool, event: LoginEvent, now: Timestamp) -> Vec<Step> {
@@ -310,11 +373,11 @@ impl Merge {
         let Waiting { identity, nameless, event, .. } = waiting;
         if nameless {
             let identity = self.named_by_process(&event).unwrap_or(identity);
-            return self.attach(&identity, *event, now);
+            return self.attach(identity, *event, now);
         }
         if !self.confirms {
             // The journal has stopped meanwhile.
-            return self.attach(&identity, *event, now);
+            return self.attach(identity, *event, now);
         }
         self.tally.unconfirmed += 1;
         self.closed.push(Closed {
@@ -329,12 +392,14 @@ impl Merge {
     }
 
     /// What waited for this act.
-    fn release(&mut self, identity: &Identity, now: Timestamp) -> Vec<Step> {
+    fn release(&mut self, identity: Identity, now: Timestamp) -> Vec<Step> {
         if self.waiting.is_empty() {
             return Vec::new();
         }
-        let process =
-            self.acts.get(identity).and_then(|acts| Some((acts.back()?.known.pid?, acts.back()?.time)));
+        let process = self
+            .acts
+            .get(identity.print)
+            .and_then(|Open { acts, .. }| Some((acts.back()?.known().pid?, acts.back()?.time)));
         let mut steps = Vec::new();
         let mut rest = VecDeque::with_capacity(self.waiting.len());
         for waiting in std::mem::take(&mut self.waiting) {
@@ -345,7 +410,7 @@ impl Merge {
                     waiting.event.pid == Some(pid) && near(time, waiting.event.time)
                 });
             let confirmed =
-                !waiting.nameless && waiting.identity == *identity && self.is_open(identity, &waiting.event);
+                !waiting.nameless && waiting.identity == identity && self.is_open(identity, &waiting.event);
             if of_process || confirmed {
                 steps.extend(self.attach(identity, *waiting.event, now));
             } else {
@@ -357,20 +422,19 @@ impl Merge {
     }
 
     /// Adds a report to the acts of its identity.
-    fn attach(&mut self, identity: &Identity, event: LoginEvent, now: Timestamp) -> Vec<Step> {
-        if self.acts.touch(identity).is_none()
-            && let Some((_, old)) = self.acts.insert(identity.clone(), VecDeque::new())
-        {
-            self.tally.evicted += u64::try_from(old.len()).unwrap_or(0);
-        }
+    fn attach(&mut self, identity: Identity, event: LoginEvent, now: Timestamp) -> Vec<Step> {
         if let Some(pid) = event.pid.filter(|_| identity.class == Class::Attempt) {
-            match self.processes.touch(&pid) {
-                Some(known) if known == identity => {}
-                _ => drop(self.processes.insert(pid, identity.clone())),
+            let process = self.process(pid);
+            match self.processes.find(process).filter(|at| self.processes.get(*at) == Some(&identity)) {
+                Some(at) => self.processes.touch(at),
+                None => drop(self.processes.insert(process, identity)),
             }
         }
         self.due_at(now.plus(GRACE + GRACE));
-        let Some(acts) = self.acts.get_mut(identity) else { return Vec::new() };
+        let print = identity.print;
+        let Some(open) = self.acts.entry(print, || print) else { return Vec::new() };
+        (open.print, open.named) = (print, identity.named);
+        let acts = &mut open.acts;
         let from = (event.source, event.reporter);
         let mut left = event.repeats.max(1);
         let mut more = None;
@@ -381,9 +445,11 @@ impl Merge {
             left -= 1;
             self.tally.merged += 1;
             act.reported.push(from);
-            if learn(&mut act.known, &event) {
-                more = Some(Step::More { told: act.told.clone(), event: act.known.clone() });
+            let mut known = act.known.take().unwrap_or_else(|| act.told.clone());
+            if learn(&mut known, &event) {
+                more = Some(Step::More { told: act.told.clone(), event: known.clone() });
             }
+            act.known = Some(known);
         }
         if left == 0 {
             return more.into_iter().collect();
@@ -394,9 +460,14 @@ impl Merge {
         first.repeats = left;
         first.sources = vec![from.0];
         for _ in 0..left.min(u32::try_from(OPEN_MAX).unwrap_or(1)) {
-            let told = Box::new(first.clone());
-            let act = Act { time: first.time, heard: now, reported: vec![from], known: told.clone(), told };
-            acts.push_back(act);
+            acts.push_back(Act {
+                time: first.time,
+                heard: now,
+                reported: vec![from],
+                told: Box::new(first.clone()),
+                known: None,
+                taken_over: false,
+            });
         }
         while acts.len() > OPEN_MAX {
             acts.pop_front();
@@ -406,10 +477,14 @@ impl Merge {
 
     fn close_over(&mut self, now: Timestamp) {
         let mut next: Option<Timestamp> = None;
-        for identity in self.acts.keys() {
-            let Some(acts) = self.acts.get_mut(&identity) else { continue };
+        for at in self.acts.places() {
+            // That an act is over need not be written: its row goes with the next that is.
+            let Some(Open { acts, .. }) = self.acts.peek_at(at) else { continue };
             while acts.front().is_some_and(|act| now.since(act.heard) >= GRACE + GRACE) {
                 let Some(act) = acts.pop_front() else { break };
+                if act.taken_over {
+                    continue;
+                }
                 let mut sources: Vec<Source> = act.reported.iter().map(|(source, _)| *source).collect();
                 sources.sort_unstable();
                 sources.dedup();
@@ -418,7 +493,7 @@ impl Merge {
                     kind: act.told.event,
                     sources,
                     attempted: act.reported.iter().any(|(_, reporter)| *reporter != Reporter::Notice),
-                    by_key: by_key(&act.known),
+                    by_key: by_key(act.known()),
                     confirmed: true,
                 });
             }
@@ -427,12 +502,42 @@ impl Merge {
                     let over = act.heard.plus(GRACE + GRACE);
                     next = Some(next.map_or(over, |next| next.min(over)));
                 }
-                None => drop(self.acts.remove(&identity)),
+                None => drop(self.acts.remove_at(at)),
             }
         }
         if let Some(next) = next {
             self.due_at(next);
         }
+    }
+
+    /// Whether the database should know of what was reported since the last call of [`Merge::take_changes`].
+    pub fn has_changes(&self) -> bool {
+        self.acts.has_dirty()
+    }
+
+    /// Rows to write beside the detector's.
+    pub fn take_changes(&mut self, out: &mut Vec<(String, Option<String>)>) {
+        let mut changes = Changes::new();
+        self.acts.take_changes(&mut changes, &mut { ACT_ROWS });
+        out.extend(changes);
+        out.extend(std::mem::take(&mut self.damaged).into_iter().map(|row| (row, None)));
+    }
+
+    /// Whether a row of the database is one of these.
+    pub fn is_row(row: &str) -> bool {
+        row.strip_prefix(ROWS).is_some_and(|rest| rest.starts_with(' '))
+    }
+
+    /// Takes a row of an earlier process back; none when it is not one of these, false when it cannot be read.
+    pub fn restore(&mut self, row: &str, state: &str) -> Option<bool> {
+        let read = self.acts.restore(row, state, &self.secret)?;
+        if !read {
+            self.damaged.push(row.to_owned());
+        }
+        // What is over is found by the first look.
+        self.due = Some(Timestamp::from_nanos(i64::MIN));
+        self.acts.values_mut().flat_map(|open| &mut open.acts).for_each(|act| act.taken_over = true);
+        Some(read)
     }
 }
 
@@ -451,6 +556,10 @@ fn learn(known: &mut LoginEvent, other: &LoginEvent) -> bool {
     let by_number = known.user.as_ref().is_some_and(|user| user.text.contains('#'));
     fill(&mut known.user, &other.user, by_number);
     fill(&mut known.pid, &other.pid, false);
+    // Audit and records do not know whether there is such an account.
+    if other.event == LoginKind::InvalidUser && known.event == LoginKind::Failure {
+        known.event = LoginKind::InvalidUser;
+    }
     fill(&mut known.port, &other.port, false);
     fill(&mut known.address, &other.address, false);
     fill(&mut known.method, &other.method, services_own);

@@ -30,6 +30,7 @@ mod concurrent;
 mod distinct;
 mod enrich;
 mod facts;
+mod few;
 mod finding;
 mod fold;
 mod fresh_key;
@@ -40,6 +41,7 @@ mod lateral;
 pub mod merge;
 mod pending;
 mod place;
+mod print;
 mod privilege;
 mod rule;
 mod slow;
@@ -62,14 +64,20 @@ use guess::{Guessing, is_guess};
 use habit::Habits;
 use kept::Changes;
 use pending::Waiting;
+use print::Prints;
+pub use print::Secret;
 use privilege::Privileges;
 use slow::SlowGuessing;
+use thresholds::Bucket;
 pub use thresholds::Thresholds;
 use web::Requests;
 
-/// Rows of a table of tries that one commit writes: an ordinary commit has a handful. In a flood the rest waits, and most
-/// of it is forgotten before it would be written: rows cost more than all else there.
-const WEAK_ROWS_MAX: usize = 16;
+/// Rows of weak tables that one commit may write, and as many more each second: an ordinary commit has a handful. In a
+/// flood the rest waits, and most of it is forgotten before it would be written: rows cost more than all else there.
+const WEAK_ROWS: u32 = 64;
+
+/// The row of the secret that fingerprints depend on.
+const SECRET: &str = "secret";
 
 /// What became of events, counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -104,6 +112,10 @@ pub struct Detector {
     waiting: Waiting,
     requests: Requests,
     facts: Facts,
+    secret: Secret,
+    /// Whether the database has the secret.
+    secret_kept: bool,
+    rows: Bucket,
     /// Rows that could not be read, to be removed.
     damaged: Vec<String>,
     /// Nothing is due before.
@@ -114,8 +126,14 @@ pub struct Detector {
 }
 
 impl Detector {
-    /// A detector that has seen nothing.
+    /// A detector that has seen nothing, for what is replayed: its secret is none.
     pub fn new(thresholds: Thresholds) -> Self {
+        Self::with_secret(thresholds, Secret::new(0))
+    }
+
+    /// A detector that has seen nothing. Its secret should be drawn at random; that of the rows of an earlier process takes
+    /// its place.
+    pub fn with_secret(thresholds: Thresholds, secret: Secret) -> Self {
         Self {
             thresholds,
             folds: Folds::new(&thresholds),
@@ -130,6 +148,9 @@ impl Detector {
             waiting: Waiting::new(),
             requests: Requests::new(),
             facts: Facts::default(),
+            secret,
+            secret_kept: false,
+            rows: Bucket::default(),
             damaged: Vec::new(),
             due: None,
             newest: Timestamp::default(),
@@ -144,7 +165,7 @@ impl Detector {
 
     /// A key was added to a list of keys.
     pub fn key_added(&mut self, key: FreshKey) {
-        self.fresh_keys.added(key);
+        self.fresh_keys.added(key, &self.secret);
     }
 
     /// Observes one event. `new_id` gives ids (UUIDv7) for findings that begin.
@@ -156,14 +177,15 @@ impl Detector {
     ) -> Vec<Finding> {
         self.mind_the_clock(now);
         self.tally.events += 1;
-        if self.is_double(event) {
+        let (secret, prints) = (self.secret, self.secret.prints(event));
+        if self.is_double(event, &prints) {
             self.tally.doubled += 1;
             return Vec::new();
         }
         self.habits.begin(event.time);
         let mut findings = Vec::new();
         let thresholds = self.thresholds;
-        let mut turn = Turn { now, thresholds: &thresholds, new_id, findings: &mut findings };
+        let mut turn = Turn { now, thresholds: &thresholds, secret, prints, new_id, findings: &mut findings };
         let attempts = match event.event {
             // Requests are many, and ordinary.
             LoginKind::WebRequest => 1,
@@ -185,14 +207,16 @@ impl Detector {
     fn judge(&mut self, event: &LoginEvent, attempts: u64, turn: &mut Turn<'_>) {
         match event.event {
             LoginKind::Failure | LoginKind::InvalidUser if is_guess(event) => {
-                self.guessing.failed(event, attempts, &mut self.alarms, turn);
+                let told = self.guessing.failed(event, attempts, &mut self.alarms, turn);
                 self.campaigns.failed(event, attempts, &mut self.alarms, turn);
-                self.slow.failed(event, attempts, &mut self.alarms, turn);
+                self.slow.failed(event, attempts, told, &mut self.alarms, turn);
             }
             LoginKind::Success => {
-                let (waits, displaced) = self.waiting.keep(event, turn.now, turn.new_id);
+                let (waits, displaced) = self.waiting.keep(event, turn.now, &turn.secret, turn.new_id);
                 if let Some(login) = displaced {
+                    let prints = std::mem::replace(&mut turn.prints, turn.secret.prints(&login.event));
                     self.judge_success(&login.event, turn);
+                    turn.prints = prints;
                 }
                 if waits {
                     self.due_at(turn.now);
@@ -201,7 +225,7 @@ impl Detector {
                 }
             }
             LoginKind::WebRequest => self.requests.asked(event, &mut self.alarms, turn),
-            LoginKind::Logout => self.concurrent.ended(event),
+            LoginKind::Logout => self.concurrent.ended(event, &turn.prints),
             LoginKind::PrivilegeFailure => self.privileges.failed(event, attempts, &mut self.alarms, turn),
             LoginKind::PrivilegeSuccess => self.privileges.succeeded(event, &mut self.alarms, turn),
             _ => {}
@@ -212,7 +236,7 @@ impl Detector {
         let Self { alarms, facts, .. } = self;
         let view = self.habits.succeeded(event, facts, alarms, turn);
         self.guessing.succeeded(event, view.familiar, alarms, turn);
-        self.slow.succeeded(event);
+        self.slow.succeeded(event, &turn.prints);
         account::succeeded(event, &view, facts, alarms, turn);
         lateral::succeeded(event, &view, facts, alarms, turn);
         self.fresh_keys.succeeded(event, &view, alarms, turn);
@@ -221,7 +245,7 @@ impl Detector {
 
     /// Lines that add nothing to those that come with them: PAM without a name beside `Invalid user`, the `none`
     /// that clients send to ask for methods, the end of a connection whose failures were seen.
-    fn is_double(&self, event: &LoginEvent) -> bool {
+    fn is_double(&self, event: &LoginEvent, prints: &Prints) -> bool {
         let nameless = event.reporter == Reporter::Pam
             && event.event == LoginKind::InvalidUser
             && event.user.is_none()
@@ -229,10 +253,8 @@ impl Detector {
         let asked = event.event != LoginKind::Success
             && event.method.as_ref().is_some_and(|method| method.text == "none");
         let ended = event.event == LoginKind::Probe
-            && event
-                .address
-                .zip(event.port)
-                .is_some_and(|(address, port)| self.guessing.has_failed_on(address, port));
+            && event.address.is_some()
+            && event.port.is_some_and(|port| self.guessing.has_failed_on(prints.address, port));
         nameless || asked || ended
     }
 
@@ -246,13 +268,17 @@ impl Detector {
         let thresholds = self.thresholds;
         // Nothing begins by the clock alone.
         let mut no_id = Uuid::nil;
-        let mut turn = Turn { now, thresholds: &thresholds, new_id: &mut no_id, findings: &mut findings };
+        let (secret, prints) = (self.secret, Prints::default());
         for login in self.waiting.take_due(now) {
             let mut ids = login.ids.iter().copied();
-            let mut next = || ids.next().unwrap_or_default();
-            let mut turn = Turn { now, thresholds: &thresholds, new_id: &mut next, findings: turn.findings };
+            let new_id = &mut || ids.next().unwrap_or_default();
+            let prints = secret.prints(&login.event);
+            let mut turn =
+                Turn { now, thresholds: &thresholds, secret, prints, new_id, findings: &mut findings };
             self.judge_success(&login.event, &mut turn);
         }
+        let new_id = &mut no_id;
+        let mut turn = Turn { now, thresholds: &thresholds, secret, prints, new_id, findings: &mut findings };
         let due = [
             self.waiting.due(),
             self.folds.tick(max, &mut turn),
@@ -305,19 +331,33 @@ impl Detector {
     /// Rows to write with the findings that were given out since the last call: key, and state or removal.
     pub fn take_changes(&mut self) -> Vec<(String, Option<String>)> {
         let mut changes = Changes::new();
+        let free = self.rows.left(WEAK_ROWS, self.newest.seconds(), WEAK_ROWS);
+        let mut left = usize::try_from(free).unwrap_or(0);
+        let budget = &mut left;
         changes.extend(std::mem::take(&mut self.damaged).into_iter().map(|row| (row, None)));
-        self.folds.take_changes(&mut changes);
-        self.alarms.take_changes(&mut changes);
-        self.guessing.take_changes(&mut changes);
-        self.campaigns.take_changes(&mut changes);
-        self.slow.take_changes(&mut changes);
-        self.privileges.take_changes(&mut changes);
-        self.habits.take_changes(&mut changes);
-        self.waiting.take_changes(&mut changes);
-        self.requests.take_changes(&mut changes);
-        self.fresh_keys.take_changes(&mut changes);
-        self.concurrent.take_changes(&mut changes);
+        self.folds.take_changes(&mut changes, budget);
+        self.alarms.take_changes(&mut changes, budget);
+        self.guessing.take_changes(&mut changes, budget);
+        self.campaigns.take_changes(&mut changes, budget);
+        self.slow.take_changes(&mut changes, budget);
+        self.privileges.take_changes(&mut changes, budget);
+        self.habits.take_changes(&mut changes, budget);
+        self.waiting.take_changes(&mut changes, budget);
+        self.requests.take_changes(&mut changes, budget);
+        self.fresh_keys.take_changes(&mut changes, budget);
+        self.concurrent.take_changes(&mut changes, budget);
+        let written = free.saturating_sub(u32::try_from(left).unwrap_or(0));
+        self.rows.spend(written);
+        if !self.secret_kept && changes.values().any(Option::is_some) {
+            self.secret_kept = true;
+            changes.insert(SECRET.to_owned(), Some(self.secret.seed().to_string()));
+        }
         changes.into_iter().collect()
+    }
+
+    /// What fingerprints depend on.
+    pub fn secret(&self) -> Secret {
+        self.secret
     }
 
     /// Whether there are such rows.
@@ -339,20 +379,26 @@ impl Detector {
     /// Takes rows of an earlier process back; gives how many it could not read. Those are removed.
     pub fn restore(&mut self, rows: Vec<(String, String)>) -> u64 {
         let mut damaged = 0;
-        for (row, state) in rows {
+        // It decides where all others belong.
+        let kept = rows.iter().find(|(row, _)| row == SECRET).and_then(|(_, state)| state.parse().ok());
+        if let Some(seed) = kept {
+            (self.secret, self.secret_kept) = (Secret::new(seed), true);
+        }
+        let secret = &self.secret;
+        for (row, state) in rows.into_iter().filter(|(row, _)| row != SECRET) {
             let known = self
                 .folds
-                .restore(&row, &state)
-                .or_else(|| self.alarms.restore(&row, &state))
-                .or_else(|| self.guessing.restore(&row, &state))
-                .or_else(|| self.campaigns.restore(&row, &state))
-                .or_else(|| self.slow.restore(&row, &state))
-                .or_else(|| self.privileges.restore(&row, &state))
-                .or_else(|| self.habits.restore(&row, &state))
-                .or_else(|| self.waiting.restore(&row, &state))
-                .or_else(|| self.requests.restore(&row, &state))
-                .or_else(|| self.fresh_keys.restore(&row, &state))
-                .or_else(|| self.concurrent.restore(&row, &state));
+                .restore(&row, &state, secret)
+                .or_else(|| self.alarms.restore(&row, &state, secret))
+                .or_else(|| self.guessing.restore(&row, &state, secret))
+                .or_else(|| self.campaigns.restore(&row, &state, secret))
+                .or_else(|| self.slow.restore(&row, &state, secret))
+                .or_else(|| self.privileges.restore(&row, &state, secret))
+                .or_else(|| self.habits.restore(&row, &state, secret))
+                .or_else(|| self.waiting.restore(&row, &state, secret))
+                .or_else(|| self.requests.restore(&row, &state, secret))
+                .or_else(|| self.fresh_keys.restore(&row, &state, secret))
+                .or_else(|| self.concurrent.restore(&row, &state, secret));
             if known != Some(true) {
                 self.damaged.push(row);
                 damaged += 1;
@@ -364,6 +410,8 @@ impl Detector {
     }
 }
 
+#[cfg(test)]
+mod near_misses;
 #[cfg(test)]
 mod scenarios;
 #[cfg(test)]

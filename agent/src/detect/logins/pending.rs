@@ -9,8 +9,8 @@ use std::time::Duration;
 use picket_protocol::time::Timestamp;
 use uuid::Uuid;
 
-use super::distinct::fingerprint;
 use super::kept::{Changes, Entry, Kept};
+use super::print::Secret;
 use crate::sense::logins::{LoginEvent, LoginKind, Source};
 
 /// How long is waited: sshd writes its line before the session opens; a busy syslog takes some more.
@@ -36,13 +36,16 @@ pub struct Waiting {
     logins: Kept<u64, Pending>,
 }
 
-fn key(told: &LoginEvent) -> u64 {
-    fingerprint(&(&told.service, &told.user, told.address, told.pid, told.time))
+fn key(told: &LoginEvent, secret: &Secret) -> u64 {
+    let prints = secret.prints(told);
+    let moment = u64::from_ne_bytes(told.time.nanos().to_ne_bytes());
+    let when = secret.both(told.pid.map_or(u64::MAX, u64::from), moment);
+    secret.both(secret.both(prints.service, prints.user), secret.both(prints.address, when))
 }
 
 impl Waiting {
     pub fn new() -> Self {
-        Self { logins: Kept::new("pending", WAITING_MAX, usize::MAX) }
+        Self { logins: Kept::new("pending", WAITING_MAX) }
     }
 
     /// Keeps `event` when how it was done is not known yet; gives whether it does, and what must be judged for want of
@@ -51,6 +54,7 @@ impl Waiting {
         &mut self,
         event: &LoginEvent,
         now: Timestamp,
+        secret: &Secret,
         new_id: &mut dyn FnMut() -> Uuid,
     ) -> (bool, Option<Pending>) {
         let partial = event.source == Source::Audit || event.source.keeps_records();
@@ -60,35 +64,32 @@ impl Waiting {
         }
         let ids = (0..IDS).map(|_| new_id()).collect();
         let pending = Pending { event: event.clone(), ids, until: now.plus(WAIT) };
-        (true, self.logins.insert(key(event), pending).map(|(_, old)| old))
+        let key = key(event, secret);
+        (true, self.logins.insert(key, key, pending).map(|(_, old)| old))
     }
 
     /// The login that was observed as `told` is known as `event` now.
-    pub fn enrich(&mut self, told: &LoginEvent, event: &LoginEvent, now: Timestamp) -> bool {
-        let key = key(told);
-        if self.logins.get(&key).is_none() {
-            return false;
+    pub fn enrich(&mut self, told: &LoginEvent, event: &LoginEvent, now: Timestamp, secret: &Secret) -> bool {
+        let Some(pending) = self.logins.get_mut(key(told, secret)) else { return false };
+        pending.event = event.clone();
+        if event.method.is_some() {
+            pending.until = now;
         }
-        self.logins.get_mut(&key).into_iter().for_each(|pending| {
-            pending.event = event.clone();
-            if event.method.is_some() {
-                pending.until = now;
-            }
-        });
         true
     }
 
     /// Those that waited long enough.
     pub fn take_due(&mut self, now: Timestamp) -> Vec<Pending> {
-        let keys = self.logins.keys();
-        let due = keys.into_iter().filter(|key| self.logins.get(key).is_some_and(|login| login.until <= now));
-        let due: Vec<u64> = due.collect();
-        due.iter().filter_map(|key| self.logins.remove(key)).collect()
+        let is_due = |login: &Pending| login.until <= now;
+        let places = self.logins.places();
+        let due = places.into_iter().filter(|at| self.logins.at(*at).is_some_and(|(_, login)| is_due(login)));
+        let due: Vec<_> = due.collect();
+        due.into_iter().filter_map(|at| self.logins.remove_at(at)).collect()
     }
 
     /// When the next has waited long enough.
     pub fn due(&self) -> Option<Timestamp> {
-        self.logins.keys().iter().filter_map(|key| self.logins.get(key)).map(|login| login.until).min()
+        self.logins.values().map(|login| login.until).min()
     }
 
     pub fn set_back(&mut self, now: Timestamp) {
@@ -99,11 +100,11 @@ impl Waiting {
         self.logins.has_changes()
     }
 
-    pub fn take_changes(&mut self, out: &mut Changes) {
-        self.logins.take_changes(out);
+    pub fn take_changes(&mut self, out: &mut Changes, budget: &mut usize) {
+        self.logins.take_changes(out, budget);
     }
 
-    pub fn restore(&mut self, row: &str, state: &str) -> Option<bool> {
-        self.logins.restore(row, state)
+    pub fn restore(&mut self, row: &str, state: &str, secret: &Secret) -> Option<bool> {
+        self.logins.restore(row, state, secret)
     }
 }

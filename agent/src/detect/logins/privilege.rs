@@ -4,14 +4,14 @@ use picket_protocol::finding::{Severity, Text};
 use picket_protocol::time::Timestamp;
 use serde_json::json;
 
+use super::Thresholds;
 use super::alarm::{Alarms, Opening, Turn};
-use super::distinct::fingerprint;
-use super::guess::count;
+use super::guess::{About, FORGET_EVERY};
 use super::kept::{Changes, Kept};
+use super::print::Secret;
 use super::rule::{AlarmKey, Rule, Subject};
 use super::tries::Tries;
 use super::words::word;
-use super::{Thresholds, WEAK_ROWS_MAX};
 use crate::sense::logins::LoginEvent;
 
 /// Users who ask that are remembered at once.
@@ -25,22 +25,22 @@ pub struct Privileges {
 
 impl Privileges {
     pub fn new() -> Self {
-        Self { askers: Kept::new("asker", ASKERS_MAX, WEAK_ROWS_MAX) }
+        Self { askers: Kept::weak("asker", ASKERS_MAX) }
     }
 
     /// Observes a refusal, or as many.
     pub fn failed(&mut self, event: &LoginEvent, attempts: u64, alarms: &mut Alarms, turn: &mut Turn<'_>) {
         let Some(user) = &event.user else { return };
         let thresholds = turn.thresholds;
-        if self.askers.touch(user).is_none() {
-            self.askers.insert(user.clone(), Tries::default());
-        }
-        let Some(tries) = self.askers.get_mut(user) else { return };
-        let target = event.target.as_ref().map(|target| (target, fingerprint(target)));
+        let Some(tries) = self.askers.entry(turn.prints.user, || user.clone()) else { return };
+        let target = event.target.as_ref().map(|target| (target, turn.secret.text(target)));
         tries.add(event, attempts, target, thresholds.privilege_attempts, turn.now);
         let tries = &*tries;
-        let key = AlarmKey::new(Rule::PrivilegeBruteForce, Subject::User(user.clone()));
-        count(alarms, key, event, attempts, turn, || {
+        let key = About {
+            print: Subject::user_print(&turn.secret, turn.prints.user),
+            subject: || Subject::User(user.clone()),
+        };
+        key.count(Rule::PrivilegeBruteForce, alarms, event, attempts, turn, || {
             let (within, first) = tries.within(event.time, thresholds.window);
             (within >= u64::from(thresholds.privilege_attempts)).then(|| {
                 let targets: Vec<String> =
@@ -66,7 +66,7 @@ impl Privileges {
     pub fn succeeded(&mut self, event: &LoginEvent, alarms: &mut Alarms, turn: &mut Turn<'_>) {
         let Some(user) = &event.user else { return };
         let thresholds = turn.thresholds;
-        let Some(tries) = self.askers.get(user) else { return };
+        let Some(tries) = self.askers.get(turn.prints.user) else { return };
         let (failures, first) = tries.within(event.time, thresholds.success_window);
         if failures >= u64::from(thresholds.privilege_attempts) {
             let target = event.target.as_ref().map_or_else(|| "another".to_owned(), word);
@@ -90,22 +90,14 @@ impl Privileges {
             let key = AlarmKey::new(Rule::PrivilegeSuccessAfterFailures, Subject::User(user.clone()));
             alarms.open(key, event, opening, turn);
         }
-        self.askers.get_mut(user).into_iter().for_each(Tries::forgive_all);
+        self.askers.get_mut(turn.prints.user).into_iter().for_each(Tries::forgive_all);
     }
 
     /// Forgets who asked for nothing of late; gives when to come back.
     pub fn tick(&mut self, now: Timestamp, thresholds: &Thresholds) -> Option<Timestamp> {
         let keep = thresholds.success_window.max(thresholds.window);
-        let mut due: Option<Timestamp> = None;
-        for user in self.askers.keys() {
-            let Some(end) = self.askers.get(&user).map(|tries| tries.touched.plus(keep)) else { continue };
-            if end <= now {
-                self.askers.remove(&user);
-            } else {
-                due = Some(due.map_or(end, |due| due.min(end)));
-            }
-        }
-        due
+        let due = self.askers.forget(now, |tries| tries.touched.plus(keep));
+        due.map(|due| due.max(now.plus(FORGET_EVERY)))
     }
 
     pub fn set_back(&mut self, now: Timestamp) {
@@ -116,11 +108,11 @@ impl Privileges {
         self.askers.has_changes()
     }
 
-    pub fn take_changes(&mut self, out: &mut Changes) {
-        self.askers.take_changes(out);
+    pub fn take_changes(&mut self, out: &mut Changes, budget: &mut usize) {
+        self.askers.take_changes(out, budget);
     }
 
-    pub fn restore(&mut self, row: &str, state: &str) -> Option<bool> {
-        self.askers.restore(row, state)
+    pub fn restore(&mut self, row: &str, state: &str, secret: &Secret) -> Option<bool> {
+        self.askers.restore(row, state, secret)
     }
 }

@@ -6,6 +6,8 @@ use std::time::Duration;
 use picket_protocol::finding::Text;
 
 use super::Thresholds;
+use super::kept::Key;
+use super::print::Secret;
 
 /// What is alarmed about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
@@ -127,6 +129,47 @@ pub enum Subject {
     Pair(Text, IpAddr),
     /// All who speak to a service.
     Service(String),
+}
+
+impl Rule {
+    /// Of this rule about the subject with this fingerprint.
+    pub fn print(self, secret: &Secret, subject: u64) -> u64 {
+        secret.both(self as u64, subject)
+    }
+}
+
+impl Subject {
+    /// Of the source with this fingerprint.
+    pub fn address_print(secret: &Secret, address: u64) -> u64 {
+        secret.both(1, address)
+    }
+
+    /// Of the account with this fingerprint.
+    pub fn user_print(secret: &Secret, user: u64) -> u64 {
+        secret.both(2, user)
+    }
+
+    /// Of the service with this fingerprint.
+    pub fn service_print(secret: &Secret, service: u64) -> u64 {
+        secret.both(3, service)
+    }
+
+    fn print(&self, secret: &Secret) -> u64 {
+        match self {
+            Self::Address(address) => Self::address_print(secret, secret.address(*address)),
+            Self::User(user) => Self::user_print(secret, secret.text(user)),
+            Self::Service(service) => Self::service_print(secret, secret.bytes(service.as_bytes())),
+            Self::Pair(user, address) => {
+                secret.both(4, secret.both(secret.text(user), secret.address(*address)))
+            }
+        }
+    }
+}
+
+impl Key for AlarmKey {
+    fn print(&self, secret: &Secret) -> u64 {
+        self.rule.print(secret, self.subject.print(secret))
+    }
 }
 
 /// One alarm at a time for each.

@@ -10,27 +10,27 @@ use super::*;
 use crate::sense::logins::Place;
 use picket_protocol::finding::Text;
 
-const DAY: i64 = 86_400;
+pub const DAY: i64 = 86_400;
 /// A Monday, 0 h UTC, in the seconds of [`at`].
-const MONDAY: i64 = 1_700_438_400 - 1_700_000_000;
+pub const MONDAY: i64 = 1_700_438_400 - 1_700_000_000;
 
-fn text(text: &str) -> Option<Text> {
+pub fn text(text: &str) -> Option<Text> {
     Some(Text::from_bytes(text.as_bytes()))
 }
 
-fn failed(user: &str, address: &str, second: i64) -> LoginEvent {
+pub fn failed(user: &str, address: &str, second: i64) -> LoginEvent {
     event(LoginKind::Failure, user, address, at(second))
 }
 
-fn unknown(user: &str, address: &str, second: i64) -> LoginEvent {
+pub fn unknown(user: &str, address: &str, second: i64) -> LoginEvent {
     event(LoginKind::InvalidUser, user, address, at(second))
 }
 
-fn success(user: &str, address: &str, second: i64) -> LoginEvent {
+pub fn success(user: &str, address: &str, second: i64) -> LoginEvent {
     event(LoginKind::Success, user, address, at(second))
 }
 
-fn by_key(user: &str, address: &str, key: &str, second: i64) -> LoginEvent {
+pub fn by_key(user: &str, address: &str, key: &str, second: i64) -> LoginEvent {
     LoginEvent {
         method: text("publickey"),
         key: text(&format!("ED25519 SHA256:{key}")),
@@ -38,7 +38,7 @@ fn by_key(user: &str, address: &str, key: &str, second: i64) -> LoginEvent {
     }
 }
 
-fn sudo(kind: LoginKind, user: &str, repeats: u32, second: i64) -> LoginEvent {
+pub fn sudo(kind: LoginKind, user: &str, repeats: u32, second: i64) -> LoginEvent {
     LoginEvent {
         service: "sudo".into(),
         address: None,
@@ -50,7 +50,7 @@ fn sudo(kind: LoginKind, user: &str, repeats: u32, second: i64) -> LoginEvent {
     }
 }
 
-fn request(request: &str, status: u16, address: &str, second: i64) -> LoginEvent {
+pub fn request(request: &str, status: u16, address: &str, second: i64) -> LoginEvent {
     LoginEvent {
         service: "nginx".into(),
         user: None,
@@ -68,7 +68,7 @@ fn is_alarm(finding: &Finding) -> bool {
         && !matches!(finding.rule.as_str(), "privilege.success" | "privilege.failure")
 }
 
-fn run(bench: &mut Bench, events: &[LoginEvent]) -> Vec<Finding> {
+pub fn run(bench: &mut Bench, events: &[LoginEvent]) -> Vec<Finding> {
     let mut findings = Vec::new();
     for event in events {
         let second = event.time.seconds() - at(0).seconds();
@@ -79,7 +79,7 @@ fn run(bench: &mut Bench, events: &[LoginEvent]) -> Vec<Finding> {
 }
 
 /// The alarms above info that `events` lead to, each by the number of the event that set it off.
-fn alarms(events: &[LoginEvent]) -> Vec<(usize, String, Severity)> {
+pub fn alarms(events: &[LoginEvent]) -> Vec<(usize, String, Severity)> {
     let mut bench = Bench::new(Thresholds::default());
     let mut found: Vec<(usize, String, Severity)> = Vec::new();
     for (number, event) in events.iter().enumerate() {
@@ -95,17 +95,17 @@ fn alarms(events: &[LoginEvent]) -> Vec<(usize, String, Severity)> {
     found
 }
 
-fn check(what: &str, events: &[LoginEvent], expected: &[(usize, &str, Severity)]) {
+pub fn check(what: &str, events: &[LoginEvent], expected: &[(usize, &str, Severity)]) {
     let expected: Vec<_> =
         expected.iter().map(|(at, rule, severity)| (*at, (*rule).to_owned(), *severity)).collect();
     assert_eq!(alarms(events), expected, "{what}");
 }
 
-fn numbered(count: i64, make: impl Fn(i64) -> LoginEvent) -> Vec<LoginEvent> {
+pub fn numbered(count: i64, make: impl Fn(i64) -> LoginEvent) -> Vec<LoginEvent> {
     (0..count).map(make).collect()
 }
 
-fn then(mut events: Vec<LoginEvent>, last: LoginEvent) -> Vec<LoginEvent> {
+pub fn then(mut events: Vec<LoginEvent>, last: LoginEvent) -> Vec<LoginEvent> {
     events.push(last);
     events
 }
@@ -202,7 +202,7 @@ fn success_after_failures_is_told_and_mistyping_is_not() {
 }
 
 /// A detector that has known `al` for four weeks: workdays at 9 h UTC, by one key from one network.
-fn settled() -> Bench {
+pub fn settled() -> Bench {
     let mut bench = Bench::new(Thresholds::default());
     let mut accounts = BTreeMap::new();
     for (name, uid) in [("root", 0), ("al", 1_000), ("old", 1_001), ("postgres", 113)] {
@@ -289,7 +289,7 @@ fn a_login_that_audit_tells_first_is_judged_by_what_the_log_says_of_it() {
         ..log.clone()
     };
     assert!(run(&mut bench, std::slice::from_ref(&audit)).is_empty());
-    bench.detector.enrich(&audit, &log, at(monday));
+    bench.enrich(&audit, &log, monday);
     let told: Vec<_> = bench
         .tick(monday)
         .into_iter()

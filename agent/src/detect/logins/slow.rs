@@ -10,12 +10,13 @@ use picket_protocol::finding::{Severity, Text};
 use picket_protocol::time::Timestamp;
 use serde_json::json;
 
+use super::Thresholds;
 use super::alarm::{Alarms, Opening, Turn};
-use super::distinct::fingerprint;
-use super::guess::count;
+use super::few::Few;
+use super::guess::{About, Told};
 use super::kept::{Changes, Entry, Kept};
-use super::rule::{AlarmKey, Rule, Subject};
-use super::{Thresholds, WEAK_ROWS_MAX};
+use super::print::{Prints, Secret};
+use super::rule::{Rule, Subject};
 use crate::sense::logins::{LoginEvent, LoginKind, Place};
 
 /// Addresses, and accounts, that are remembered.
@@ -33,15 +34,20 @@ struct OnDay(i64, u64, u32);
 /// What one party tried over days.
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 struct Slow<O> {
-    days: Vec<OnDay>,
-    shown: Vec<O>,
-    places: Vec<Place>,
+    days: Few<OnDay>,
+    shown: Few<O>,
+    places: Few<Place>,
     since: Timestamp,
 }
 
 impl<O> Default for Slow<O> {
     fn default() -> Self {
-        Self { days: Vec::new(), shown: Vec::new(), places: Vec::new(), since: Timestamp::default() }
+        Self {
+            days: Few::default(),
+            shown: Few::default(),
+            places: Few::default(),
+            since: Timestamp::default(),
+        }
     }
 }
 
@@ -56,82 +62,107 @@ impl<O: serde::Serialize + serde::de::DeserializeOwned> Entry for Slow<O> {
 pub struct SlowGuessing {
     sources: Kept<IpAddr, Slow<Text>>,
     accounts: Kept<Text, Slow<IpAddr>>,
+    /// The day on which was last looked for what is over.
+    looked: i64,
 }
 
 impl SlowGuessing {
     pub fn new() -> Self {
         Self {
-            sources: Kept::new("slow-source", PARTIES_MAX, WEAK_ROWS_MAX),
-            accounts: Kept::new("slow-account", PARTIES_MAX, WEAK_ROWS_MAX),
+            sources: Kept::weak("slow-source", PARTIES_MAX),
+            accounts: Kept::weak("slow-account", PARTIES_MAX),
+            looked: 0,
         }
     }
 
-    /// Observes a refused login, or as many.
-    pub fn failed(&mut self, event: &LoginEvent, attempts: u64, alarms: &mut Alarms, turn: &mut Turn<'_>) {
-        let thresholds = turn.thresholds;
-        if let Some(address) = event.address {
-            let subject = Subject::Address(address);
-            if !told(&subject, alarms) {
-                if self.sources.touch(&address).is_none() {
-                    self.sources.insert(address, Slow::default());
-                }
-                let Some(slow) = self.sources.get_mut(&address) else { return };
-                let print = event.user.as_ref().map_or(0, fingerprint);
-                slow.add(event, attempts, event.user.as_ref(), print, thresholds);
-                let slow = &*slow;
-                count(alarms, AlarmKey::new(Rule::SlowBruteForce, subject), event, attempts, turn, || {
-                    let opening = slow.over(thresholds)?;
-                    Some(Opening { users: slow.shown.clone(), ..opening })
-                });
-            }
+    /// Observes a refused login, or as many, where fast guessing is `told` or not.
+    pub fn failed(
+        &mut self,
+        event: &LoginEvent,
+        attempts: u64,
+        told: Told,
+        alarms: &mut Alarms,
+        turn: &mut Turn<'_>,
+    ) {
+        if let Some(address) = event.address.filter(|_| !told.source) {
+            self.by_source(address, event, attempts, alarms, turn);
         }
-        let Some(user) = event.user.as_ref().filter(|_| event.event == LoginKind::Failure) else { return };
-        let subject = Subject::User(user.clone());
-        if told(&subject, alarms) {
-            return;
+        let user = event.user.as_ref().filter(|_| event.event == LoginKind::Failure && !told.account);
+        if let Some(user) = user {
+            self.on_account(user, event, attempts, alarms, turn);
         }
-        if self.accounts.touch(user).is_none() {
-            self.accounts.insert(user.clone(), Slow::default());
-        }
-        let Some(slow) = self.accounts.get_mut(user) else { return };
-        let print = event.address.as_ref().map_or(0, fingerprint);
-        slow.add(event, attempts, event.address.as_ref(), print, thresholds);
+    }
+
+    fn by_source(
+        &mut self,
+        address: IpAddr,
+        event: &LoginEvent,
+        attempts: u64,
+        alarms: &mut Alarms,
+        turn: &mut Turn<'_>,
+    ) {
+        let (thresholds, prints) = (turn.thresholds, turn.prints);
+        let Some(slow) = self.sources.entry(prints.address, || address) else { return };
+        slow.add(event, attempts, event.user.as_ref(), prints.user, thresholds);
+        let slow = &*slow;
+        let key = About {
+            print: Subject::address_print(&turn.secret, prints.address),
+            subject: || Subject::Address(address),
+        };
+        key.count(Rule::SlowBruteForce, alarms, event, attempts, turn, || {
+            let opening = slow.over(thresholds)?;
+            Some(Opening { users: slow.shown.iter().cloned().collect(), ..opening })
+        });
+    }
+
+    fn on_account(
+        &mut self,
+        user: &Text,
+        event: &LoginEvent,
+        attempts: u64,
+        alarms: &mut Alarms,
+        turn: &mut Turn<'_>,
+    ) {
+        let (thresholds, prints) = (turn.thresholds, turn.prints);
+        let Some(slow) = self.accounts.entry(prints.user, || user.clone()) else { return };
+        slow.add(event, attempts, event.address.as_ref(), prints.address, thresholds);
         let slow = &*slow;
         // One address alone is told by its address.
-        if slow.shown.len() > 1 || event.address.is_none() {
-            count(alarms, AlarmKey::new(Rule::SlowBruteForce, subject), event, attempts, turn, || {
-                let opening = slow.over(thresholds)?;
-                Some(Opening { addresses: slow.shown.clone(), ..opening })
-            });
+        if slow.shown.len() <= 1 && event.address.is_some() {
+            return;
         }
+        let key = About {
+            print: Subject::user_print(&turn.secret, prints.user),
+            subject: || Subject::User(user.clone()),
+        };
+        key.count(Rule::SlowBruteForce, alarms, event, attempts, turn, || {
+            let opening = slow.over(thresholds)?;
+            Some(Opening { addresses: slow.shown.iter().copied().collect(), ..opening })
+        });
     }
 
     /// Observes a success: it forgives what failed under the same name from the same address.
-    pub fn succeeded(&mut self, event: &LoginEvent) {
-        let Some(user) = &event.user else { return };
-        let from = event.address.as_ref().map_or(0, fingerprint);
-        if let Some(address) = event.address.filter(|address| self.sources.get(address).is_some()) {
-            let print = fingerprint(user);
-            self.sources.get_mut(&address).into_iter().for_each(|slow| slow.forgive(print));
+    pub fn succeeded(&mut self, event: &LoginEvent, prints: &Prints) {
+        if event.user.is_none() {
+            return;
         }
-        if self.accounts.get(user).is_some() {
-            self.accounts.get_mut(user).into_iter().for_each(|slow| slow.forgive(from));
+        if let Some(slow) = self.sources.get_mut(prints.address).filter(|_| event.address.is_some()) {
+            slow.forgive(prints.user);
+        }
+        if let Some(slow) = self.accounts.get_mut(prints.user) {
+            slow.forgive(prints.address);
         }
     }
 
-    /// Forgets whoever tried nothing for as long as is remembered.
+    /// Forgets whoever tried nothing for as long as is remembered; looked for once a day.
     pub fn tick(&mut self, now: Timestamp, thresholds: &Thresholds) {
-        let oldest = now.seconds().div_euclid(DAY_SECONDS) - i64::from(thresholds.slow_days);
-        for address in self.sources.keys() {
-            if self.sources.get(&address).is_some_and(|slow| slow.is_over(oldest)) {
-                self.sources.remove(&address);
-            }
+        let today = now.seconds().div_euclid(DAY_SECONDS);
+        if std::mem::replace(&mut self.looked, today) == today {
+            return;
         }
-        for user in self.accounts.keys() {
-            if self.accounts.get(&user).is_some_and(|slow| slow.is_over(oldest)) {
-                self.accounts.remove(&user);
-            }
-        }
+        let oldest = today - i64::from(thresholds.slow_days);
+        self.sources.forget(oldest, Slow::newest_day);
+        self.accounts.forget(oldest, Slow::newest_day);
     }
 
     pub fn evicted(&self) -> u64 {
@@ -142,21 +173,15 @@ impl SlowGuessing {
         self.sources.has_changes() || self.accounts.has_changes()
     }
 
-    pub fn take_changes(&mut self, out: &mut Changes) {
-        self.sources.take_changes(out);
-        self.accounts.take_changes(out);
+    pub fn take_changes(&mut self, out: &mut Changes, budget: &mut usize) {
+        self.sources.take_changes(out, budget);
+        self.accounts.take_changes(out, budget);
     }
 
-    pub fn restore(&mut self, row: &str, state: &str) -> Option<bool> {
-        self.sources.restore(row, state).or_else(|| self.accounts.restore(row, state))
+    pub fn restore(&mut self, row: &str, state: &str, secret: &Secret) -> Option<bool> {
+        let source = self.sources.restore(row, state, secret);
+        source.or_else(|| self.accounts.restore(row, state, secret))
     }
-}
-
-/// Whether fast guessing by or on it is told at the moment.
-fn told(subject: &Subject, alarms: &Alarms) -> bool {
-    [Rule::BruteForce, Rule::Spray]
-        .into_iter()
-        .any(|rule| alarms.is_open(&AlarmKey::new(rule, subject.clone())))
 }
 
 impl<O: Clone + PartialEq> Slow<O> {
@@ -180,19 +205,14 @@ impl<O: Clone + PartialEq> Slow<O> {
         if let Some(OnDay(_, _, known)) = self.days.iter_mut().find(fits) {
             *known = known.saturating_add(tries);
         } else {
-            if full {
-                self.days.remove(0);
-            }
-            self.days.push(OnDay(today, if full { 0 } else { print }, tries));
+            self.days.push_newest(OnDay(today, if full { 0 } else { print }, tries), ENTRIES_MAX);
         }
-        if let Some(other) = other.filter(|other| self.shown.len() < SHOWN_MAX && !self.shown.contains(other))
-        {
+        let others = other
+            .filter(|other| self.shown.len() < SHOWN_MAX && !self.shown.iter().any(|shown| shown == *other));
+        if let Some(other) = others {
             self.shown.push(other.clone());
         }
-        if self.places.len() >= PLACES_MAX {
-            self.places.remove(0);
-        }
-        self.places.push(event.place.clone());
+        self.places.push_newest(event.place.clone(), PLACES_MAX);
     }
 
     fn forgive(&mut self, print: u64) {
@@ -200,8 +220,8 @@ impl<O: Clone + PartialEq> Slow<O> {
         self.shown.clear();
     }
 
-    fn is_over(&self, oldest: i64) -> bool {
-        self.days.iter().all(|OnDay(day, ..)| *day <= oldest)
+    fn newest_day(&self) -> i64 {
+        self.days.iter().map(|OnDay(day, ..)| *day).max().unwrap_or(i64::MIN)
     }
 
     /// Enough of it, on more than one day.
@@ -215,7 +235,7 @@ impl<O: Clone + PartialEq> Slow<O> {
             count: tries,
             users: Vec::new(),
             addresses: Vec::new(),
-            places: self.places.clone(),
+            places: self.places.iter().cloned().collect(),
             numbers: json!({ "days": thresholds.slow_days, "threshold": thresholds.slow_attempts }),
             words: String::new(),
         })

@@ -15,7 +15,6 @@ use picket_protocol::finding::{Severity, Text};
 use serde_json::json;
 
 use super::alarm::{Alarms, Opening, Turn};
-use super::distinct::fingerprint;
 use super::guess::{Guessing, by_possession};
 use super::rule::{AlarmKey, Rule, Subject};
 use super::words::word;
@@ -38,16 +37,17 @@ impl Guessing {
             };
             alarms.open(AlarmKey::new(Rule::SuccessAfterFailures, subject), event, opening, turn);
         }
-        self.forgive(user, event);
+        self.forgive(event, turn);
     }
 
     fn suspicion(&self, user: &Text, event: &LoginEvent, familiar: bool, turn: &Turn<'_>) -> Option<Opening> {
         let thresholds = turn.thresholds;
         let (window, enough) = (thresholds.success_window, thresholds.success_attempts);
-        let source = event.address.and_then(|address| self.sources.get(&address));
+        let prints = turn.prints;
+        let source = event.address.and_then(|_| self.sources.get(prints.address));
         let (mut own, mut others, mut unknown, mut names) = (0u32, 0u32, 0u32, Vec::new());
         for other in source.iter().flat_map(|source| source.others(event.time, window)) {
-            if other.who == *user {
+            if other.print == prints.user {
                 own = own.saturating_add(other.tries);
             } else {
                 others = others.saturating_add(other.tries);
@@ -55,10 +55,10 @@ impl Guessing {
                 names.push(other.who.clone());
             }
         }
-        let account = self.accounts.get(user);
+        let account = self.accounts.get(prints.user);
         let (mut elsewhere, mut addresses) = (0u32, Vec::new());
         for other in account.iter().flat_map(|account| account.others(event.time, window)) {
-            if Some(other.who) != event.address {
+            if other.print != prints.address {
                 elsewhere = elsewhere.saturating_add(other.tries);
                 addresses.push(other.who);
             }
@@ -83,7 +83,9 @@ impl Guessing {
         };
         let mut places = source.map(super::tries::Tries::places).unwrap_or_default();
         if source.is_none() || by_account {
-            places.extend(account.map(super::tries::Tries::places).unwrap_or_default());
+            // What failed from the same address is among both.
+            let more = account.map(super::tries::Tries::places).unwrap_or_default();
+            places.extend(more.into_iter().filter(|place| !places.contains(place)).collect::<Vec<_>>());
         }
         let how = if known { " by key, which nobody guesses" } else { "" };
         Some(Opening {
@@ -103,18 +105,17 @@ impl Guessing {
         })
     }
 
-    fn forgive(&mut self, user: &Text, event: &LoginEvent) {
-        let print = fingerprint(user);
-        if let Some(address) = event.address {
-            if self.sources.get(&address).is_some() {
-                self.sources.get_mut(&address).into_iter().for_each(|source| source.forgive(user, print));
-            }
-            if self.accounts.get(user).is_some() {
-                let print = fingerprint(&address);
-                self.accounts.get_mut(user).into_iter().for_each(|account| account.forgive(&address, print));
-            }
-        } else if self.accounts.get(user).is_some() {
-            self.accounts.get_mut(user).into_iter().for_each(super::tries::Tries::forgive_all);
+    fn forgive(&mut self, event: &LoginEvent, turn: &Turn<'_>) {
+        let prints = turn.prints;
+        if event.address.is_none() {
+            self.accounts.get_mut(prints.user).into_iter().for_each(super::tries::Tries::forgive_all);
+            return;
+        }
+        if let Some(source) = self.sources.get_mut(prints.address) {
+            source.forgive(prints.user);
+        }
+        if let Some(account) = self.accounts.get_mut(prints.user) {
+            account.forgive(prints.address);
         }
     }
 }

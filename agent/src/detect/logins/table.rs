@@ -1,37 +1,70 @@
 //! A table of bounded size that forgets what was touched longest ago, and first what came up only once: a flood of
 //! strangers, each seen once, does not push out those who came again.
+//!
+//! Entries are found by their fingerprint ([`super::print`]) alone; whoever does not know the host's secret finds no two things
+//! with one.
 
 use std::collections::HashMap;
-use std::hash::Hash;
+use std::hash::{BuildHasherDefault, Hasher};
 
 /// No slot.
-const NONE: usize = usize::MAX;
+const NONE: u32 = u32::MAX;
 
-/// Keys and values, in two queues: those seen once, and those that were touched again.
+/// A place in the table, good until its entry is removed or forgotten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct At(u32);
+
+impl At {
+    /// As the index of a list that runs beside the table.
+    pub fn index(self) -> usize {
+        usize::try_from(self.0).unwrap_or(usize::MAX)
+    }
+}
+
+/// Fingerprints are as good as any hash of them.
+#[derive(Default)]
+pub struct Plain(u64);
+
+impl Hasher for Plain {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.0 = (self.0 << 8) ^ u64::from(*byte));
+    }
+
+    fn write_u64(&mut self, print: u64) {
+        self.0 = print;
+    }
+}
+
+/// Entries in two queues: those seen once, and those that were touched again.
 #[derive(Debug)]
-pub struct Table<K, V> {
-    index: HashMap<K, usize>,
-    slots: Vec<Slot<K, V>>,
-    free: Vec<usize>,
+pub struct Table<V> {
+    index: HashMap<u64, At, BuildHasherDefault<Plain>>,
+    slots: Vec<Slot<V>>,
+    free: Vec<At>,
     once: Queue,
     again: Queue,
     max: usize,
 }
 
 #[derive(Debug)]
-struct Slot<K, V> {
+struct Slot<V> {
+    print: u64,
     /// None while the slot is free.
-    entry: Option<(K, V)>,
-    previous: usize,
-    next: usize,
+    value: Option<V>,
+    previous: u32,
+    next: u32,
     again: bool,
 }
 
 /// A list through the slots: `oldest` was touched longest ago.
 #[derive(Clone, Copy, Debug)]
 struct Queue {
-    oldest: usize,
-    newest: usize,
+    oldest: u32,
+    newest: u32,
     length: usize,
 }
 
@@ -39,16 +72,16 @@ impl Queue {
     const EMPTY: Self = Self { oldest: NONE, newest: NONE, length: 0 };
 }
 
-impl<K: Clone + Eq + Hash, V> Table<K, V> {
+impl<V> Table<V> {
     /// A table of at most `max` entries.
     pub fn new(max: usize) -> Self {
         Self {
-            index: HashMap::new(),
+            index: HashMap::default(),
             slots: Vec::new(),
             free: Vec::new(),
             once: Queue::EMPTY,
             again: Queue::EMPTY,
-            max: max.max(2),
+            max: max.clamp(2, usize::try_from(NONE - 1).unwrap_or(usize::MAX)),
         }
     }
 
@@ -57,133 +90,145 @@ impl<K: Clone + Eq + Hash, V> Table<K, V> {
         self.index.len()
     }
 
-    /// The value at `key`, which becomes the last to be forgotten.
-    pub fn touch(&mut self, key: &K) -> Option<&mut V> {
-        let at = *self.index.get(key)?;
+    /// Where the entry with this fingerprint is.
+    pub fn find(&self, print: u64) -> Option<At> {
+        self.index.get(&print).copied()
+    }
+
+    /// Makes the entry the last to be forgotten.
+    pub fn touch(&mut self, at: At) {
         self.unlink(at);
         self.link(at, true);
         // Half of the room is for those who came again, so that newcomers always find some.
         if self.again.length > self.max.div_ceil(2) {
-            let oldest = self.again.oldest;
+            let oldest = At(self.again.oldest);
             self.unlink(oldest);
             self.link(oldest, false);
         }
-        self.value(at)
     }
 
-    /// The value at `key`, untouched.
-    pub fn get(&self, key: &K) -> Option<&V> {
-        let at = *self.index.get(key)?;
-        self.slots.get(at)?.entry.as_ref().map(|(_, value)| value)
+    /// The entry there.
+    pub fn get(&self, at: At) -> Option<&V> {
+        self.slot(at)?.value.as_ref()
     }
 
-    /// The value at `key` to be changed, untouched.
-    pub fn get_mut(&mut self, key: &K) -> Option<&mut V> {
-        let at = *self.index.get(key)?;
-        self.value(at)
+    /// The entry there, to be changed.
+    pub fn get_mut(&mut self, at: At) -> Option<&mut V> {
+        self.slot_mut(at)?.value.as_mut()
     }
 
-    /// Puts a value that was not there; gives what had to go for it.
-    pub fn insert(&mut self, key: K, value: V) -> Option<(K, V)> {
-        if let Some(known) = self.get_mut(&key) {
-            *known = value;
-            return None;
+    /// Whether the entry there was touched after it came.
+    pub fn came_again(&self, at: At) -> bool {
+        self.slot(at).is_some_and(|slot| slot.again)
+    }
+
+    /// Puts an entry that was not there; gives where, and what had to go for it.
+    pub fn insert(&mut self, print: u64, value: V) -> (At, Option<V>) {
+        if let Some(at) = self.find(print) {
+            let old = self.get_mut(at).map(|known| std::mem::replace(known, value));
+            return (at, old);
         }
         let evicted = if self.len() >= self.max { self.pop_oldest() } else { None };
-        let slot = Slot { entry: Some((key.clone(), value)), previous: NONE, next: NONE, again: false };
+        let slot = Slot { print, value: Some(value), previous: NONE, next: NONE, again: false };
         let at = match self.free.pop() {
             Some(at) => {
-                if let Some(place) = self.slots.get_mut(at) {
+                if let Some(place) = self.slot_mut(at) {
                     *place = slot;
                 }
                 at
             }
             None => {
                 self.slots.push(slot);
-                self.slots.len() - 1
+                At(u32::try_from(self.slots.len() - 1).unwrap_or(NONE))
             }
         };
-        self.index.insert(key, at);
+        self.index.insert(print, at);
         self.link(at, false);
-        evicted
+        (at, evicted)
     }
 
-    fn pop_oldest(&mut self) -> Option<(K, V)> {
-        let at = if self.once.length > 0 { self.once.oldest } else { self.again.oldest };
-        let (key, value) = self.take(at)?;
-        self.index.remove(&key);
-        Some((key, value))
+    fn pop_oldest(&mut self) -> Option<V> {
+        self.remove(At(if self.once.length > 0 { self.once.oldest } else { self.again.oldest }))
     }
 
     /// Takes an entry out.
-    pub fn remove(&mut self, key: &K) -> Option<V> {
-        let at = self.index.remove(key)?;
-        self.take(at).map(|(_, value)| value)
-    }
-
-    fn take(&mut self, at: usize) -> Option<(K, V)> {
+    pub fn remove(&mut self, at: At) -> Option<V> {
+        let slot = self.slot_mut(at)?;
+        let (value, print) = (slot.value.take()?, slot.print);
+        self.index.remove(&print);
         self.unlink(at);
         self.free.push(at);
-        self.slots.get_mut(at)?.entry.take()
+        Some(value)
     }
 
-    /// All keys, longest untouched first, those seen once before the others.
-    pub fn keys(&self) -> Vec<K> {
-        let mut keys = Vec::with_capacity(self.len());
+    /// All places, longest untouched first, those seen once before the others.
+    pub fn places(&self) -> Vec<At> {
+        let mut places = Vec::with_capacity(self.len());
         for start in [self.once.oldest, self.again.oldest] {
-            let mut at = start;
-            while let Some(slot) = self.slots.get(at) {
-                keys.extend(slot.entry.as_ref().map(|(key, _)| key.clone()));
-                at = slot.next;
+            let mut at = At(start);
+            while let Some(slot) = self.slot(at) {
+                places.push(at);
+                at = At(slot.next);
             }
         }
-        keys
+        places
     }
 
-    /// All values, in no order that means anything.
+    /// All entries, in no order that means anything.
     pub fn values_mut(&mut self) -> impl Iterator<Item = &mut V> {
-        self.slots.iter_mut().filter_map(|slot| slot.entry.as_mut().map(|(_, value)| value))
+        self.slots.iter_mut().filter_map(|slot| slot.value.as_mut())
     }
 
-    fn value(&mut self, at: usize) -> Option<&mut V> {
-        self.slots.get_mut(at)?.entry.as_mut().map(|(_, value)| value)
+    /// All entries with their places, in no order that means anything.
+    pub fn iter(&self) -> impl Iterator<Item = (At, &V)> {
+        (0u32..).zip(&self.slots).filter_map(|(at, slot)| Some((At(at), slot.value.as_ref()?)))
+    }
+
+    fn slot(&self, at: At) -> Option<&Slot<V>> {
+        self.slots.get(at.index())
+    }
+
+    fn slot_mut(&mut self, at: At) -> Option<&mut Slot<V>> {
+        self.slots.get_mut(at.index())
     }
 
     fn queue(&mut self, again: bool) -> &mut Queue {
         if again { &mut self.again } else { &mut self.once }
     }
 
-    fn unlink(&mut self, at: usize) {
-        let Some(slot) = self.slots.get(at) else { return };
+    fn unlink(&mut self, at: At) {
+        let Some(slot) = self.slot(at) else { return };
         let (previous, next, again) = (slot.previous, slot.next, slot.again);
-        if let Some(slot) = self.slots.get_mut(previous) {
+        if let Some(slot) = self.slot_mut(At(previous)) {
             slot.next = next;
         }
-        if let Some(slot) = self.slots.get_mut(next) {
+        if let Some(slot) = self.slot_mut(At(next)) {
             slot.previous = previous;
         }
+        let At(number) = at;
         let queue = self.queue(again);
-        if queue.oldest == at {
+        if queue.oldest == number {
             queue.oldest = next;
         }
-        if queue.newest == at {
+        if queue.newest == number {
             queue.newest = previous;
         }
         queue.length = queue.length.saturating_sub(1);
     }
 
-    fn link(&mut self, at: usize, again: bool) {
+    fn link(&mut self, at: At, again: bool) {
+        let At(number) = at;
         let queue = self.queue(again);
         let before = queue.newest;
-        queue.newest = at;
+        queue.newest = number;
         queue.length += 1;
         if queue.oldest == NONE {
-            queue.oldest = at;
+            queue.oldest = number;
         }
-        if let Some(slot) = self.slots.get_mut(before) {
-            slot.next = at;
+        if let Some(slot) = self.slot_mut(At(before)) {
+            slot.next = number;
         }
-        if let Some(slot) = self.slots.get_mut(at) {
+        if let Some(slot) = self.slot_mut(at) {
             (slot.previous, slot.next, slot.again) = (before, NONE, again);
         }
     }
@@ -193,17 +238,29 @@ impl<K: Clone + Eq + Hash, V> Table<K, V> {
 mod tests {
     use super::*;
 
+    /// The table as one that is asked by key.
+    fn touch<V>(table: &mut Table<V>, key: u64) -> Option<&mut V> {
+        let at = table.find(key)?;
+        table.touch(at);
+        table.get_mut(at)
+    }
+
+    fn keys(table: &Table<(u64, char)>) -> Vec<u64> {
+        table.places().into_iter().filter_map(|at| table.get(at).map(|(key, _)| *key)).collect()
+    }
+
     #[test]
     fn forgets_what_was_touched_longest_ago() {
         let mut table = Table::new(2);
-        assert!(table.insert(1, 'a').is_none());
-        assert!(table.insert(2, 'b').is_none());
-        assert_eq!(table.touch(&1), Some(&mut 'a'));
-        assert_eq!(table.insert(3, 'c'), Some((2, 'b')));
-        assert_eq!((table.get(&1), table.get(&2), table.len()), (Some(&'a'), None, 2));
-        assert_eq!(table.keys(), [3, 1]);
-        assert!(table.insert(3, 'd').is_none(), "the same key needs no room");
-        assert_eq!((table.remove(&3), table.remove(&3), table.len()), (Some('d'), None, 1));
+        assert!(table.insert(1, (1, 'a')).1.is_none());
+        assert!(table.insert(2, (2, 'b')).1.is_none());
+        assert_eq!(touch(&mut table, 1), Some(&mut (1, 'a')));
+        assert_eq!(table.insert(3, (3, 'c')).1, Some((2, 'b')));
+        assert_eq!((table.find(2), table.len()), (None, 2));
+        assert_eq!(keys(&table), [3, 1]);
+        assert_eq!(table.insert(3, (3, 'd')).1, Some((3, 'c')), "the same key needs no room");
+        let at = table.find(3).unwrap();
+        assert_eq!((table.remove(at), table.remove(at), table.len()), (Some((3, 'd')), None, 1));
     }
 
     #[test]
@@ -211,11 +268,11 @@ mod tests {
         let mut table = Table::new(100);
         for key in 0..100_000 {
             table.insert(key, ());
-            table.touch(&(key / 2));
+            touch(&mut table, key / 2);
         }
         assert_eq!((table.len(), table.slots.len()), (100, 100));
         assert_eq!(table.once.length + table.again.length, 100);
-        assert_eq!(table.keys().len(), 100);
+        assert_eq!(table.places().len(), 100);
     }
 
     #[test]
@@ -223,29 +280,34 @@ mod tests {
         let mut table = Table::new(100);
         for key in 0..40 {
             table.insert(key, ());
-            table.touch(&key);
+            touch(&mut table, key);
         }
         for key in 1_000..100_000 {
             table.insert(key, ());
         }
-        assert!((0..40).all(|key| table.get(&key).is_some()));
+        assert!((0..40).all(|key| table.find(key).is_some()));
     }
 
     proptest::proptest! {
         #[test]
         fn it_holds_what_a_plain_map_holds_while_there_is_room(
-            steps in proptest::collection::vec((0u8..3, 0u8..20), 0..200),
+            steps in proptest::collection::vec((0u8..3, 0u64..20), 0..200),
         ) {
             let (mut table, mut map) = (Table::new(20), std::collections::BTreeMap::new());
             for (turn, (what, key)) in steps.into_iter().enumerate() {
                 match what {
-                    0 => { table.insert(key, turn); map.insert(key, turn); }
-                    1 => proptest::prop_assert_eq!(table.remove(&key), map.remove(&key)),
-                    _ => proptest::prop_assert_eq!(table.touch(&key).copied(), map.get(&key).copied()),
+                    0 => { table.insert(key, (key, turn)); map.insert(key, (key, turn)); }
+                    1 => {
+                        let removed = table.find(key).and_then(|at| table.remove(at));
+                        proptest::prop_assert_eq!(removed, map.remove(&key));
+                    }
+                    _ => proptest::prop_assert_eq!(touch(&mut table, key).copied(), map.get(&key).copied()),
                 }
-                let mut keys = table.keys();
+                let places = table.places();
+                let mut keys: Vec<u64> = places.iter().filter_map(|at| table.get(*at).map(|(key, _)| *key)).collect();
                 keys.sort_unstable();
                 proptest::prop_assert_eq!(keys, map.keys().copied().collect::<Vec<_>>());
+                proptest::prop_assert_eq!(table.iter().count(), map.len());
             }
         }
     }

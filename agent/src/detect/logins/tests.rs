@@ -13,32 +13,14 @@ pub fn at(seconds: i64) -> Timestamp {
 }
 
 pub fn event(kind: LoginKind, user: &str, address: &str, time: Timestamp) -> LoginEvent {
+    let place = Place::Log { path: std::path::Path::new("/var/log/auth.log").into(), inode: 1, offset: 0 };
+    let (service, source) = (Cow::Borrowed("sshd"), LogSource::Log);
     LoginEvent {
-        event: kind,
-        service: Cow::Borrowed("sshd"),
-        reporter: Reporter::Service,
-        time,
         user: Some(Text::from_bytes(user.as_bytes())),
         address: address.parse().ok(),
         port: Some(4_711),
         method: Some(Text::from_bytes(b"password")),
-        key: None,
-        tty: None,
-        target: None,
-        command: None,
-        reason: None,
-        request: None,
-        status: None,
-        session: None,
-        login_uid: None,
-        repeats: 1,
-        ambiguous: false,
-        pid: None,
-        raw: None,
-        source: LogSource::Log,
-        sources: Vec::new(),
-        place: Place::Log { path: "/var/log/auth.log".into(), inode: 1, offset: 0 },
-        sender: None,
+        ..LoginEvent::bare(kind, service, Reporter::Service, source, time, place)
     }
 }
 
@@ -60,6 +42,14 @@ impl Bench {
     pub fn observe(&mut self, event: &LoginEvent, second: i64) -> Vec<Finding> {
         let Self { detector, ids } = self;
         detector.observe(event, at(second), &mut || {
+            *ids += 1;
+            Uuid::from_u128(*ids)
+        })
+    }
+
+    pub fn enrich(&mut self, told: &LoginEvent, event: &LoginEvent, second: i64) -> Vec<Finding> {
+        let Self { detector, ids } = self;
+        detector.enrich(told, event, at(second), &mut || {
             *ids += 1;
             Uuid::from_u128(*ids)
         })
@@ -301,6 +291,7 @@ fn what_grew_and_was_not_told_survives_a_crash() {
         "campaign",
         "fold",
         "fold",
+        "secret",
         "slow-account",
         "slow-account",
         "slow-source",

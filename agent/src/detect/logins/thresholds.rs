@@ -109,7 +109,7 @@ impl Default for Thresholds {
     }
 }
 
-/// A bucket of permissions that fills by one a second: bounds what strangers can make the agent begin.
+/// A bucket of permissions that fills as time passes: bounds what strangers can make the agent begin.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Bucket {
     taken: u32,
@@ -119,13 +119,21 @@ pub struct Bucket {
 impl Bucket {
     /// Takes one of `size`, if one is left at `second`.
     pub fn take(&mut self, size: u32, second: i64) -> bool {
-        let back = u32::try_from(second.saturating_sub(self.since).max(0)).unwrap_or(u32::MAX);
-        self.taken = self.taken.saturating_sub(back);
+        let one = self.left(size, second, 1) > 0;
+        self.spend(u32::from(one));
+        one
+    }
+
+    /// How many of `size` are left at `second`, when each second brings `rate` back.
+    pub fn left(&mut self, size: u32, second: i64, rate: u32) -> u32 {
+        let passed = u32::try_from(second.saturating_sub(self.since).max(0)).unwrap_or(u32::MAX);
+        self.taken = self.taken.saturating_sub(passed.saturating_mul(rate));
         self.since = second;
-        if self.taken >= size {
-            return false;
-        }
-        self.taken += 1;
-        true
+        size.saturating_sub(self.taken)
+    }
+
+    /// Takes as many.
+    pub fn spend(&mut self, taken: u32) {
+        self.taken = self.taken.saturating_add(taken);
     }
 }

@@ -1,12 +1,12 @@
 //! What one party tried of late: an address its accounts, an account its addresses, a user the rights of others.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use picket_protocol::time::Timestamp;
 
+use super::few::Few;
 use super::kept::Entry;
-use crate::sense::logins::{LoginEvent, Place};
+use crate::sense::logins::{LoginEvent, LoginKind, Place};
 
 /// Different counterparts kept of one party, the newest; more than any threshold over them.
 pub const OTHERS_MAX: usize = 32;
@@ -18,10 +18,10 @@ const PLACES_MAX: usize = 8;
 /// What one party tried.
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 pub struct Tries<O> {
-    /// The newest, at the back, with a fingerprint of whom they were about.
-    times: VecDeque<(Timestamp, u64)>,
-    others: Vec<Other<O>>,
-    places: VecDeque<Place>,
+    /// The newest, at the end, with a fingerprint of whom they were about.
+    times: Few<(Timestamp, u64)>,
+    others: Few<Other<O>>,
+    places: Few<Place>,
     /// The port of the newest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
@@ -32,6 +32,7 @@ pub struct Tries<O> {
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 pub struct Other<O> {
     pub who: O,
+    pub print: u64,
     pub last: Timestamp,
     pub tries: u32,
     /// It has no account.
@@ -41,9 +42,9 @@ pub struct Other<O> {
 impl<O> Default for Tries<O> {
     fn default() -> Self {
         Self {
-            times: VecDeque::new(),
-            others: Vec::new(),
-            places: VecDeque::new(),
+            times: Few::default(),
+            others: Few::default(),
+            places: Few::default(),
             port: None,
             touched: Timestamp::default(),
         }
@@ -56,8 +57,8 @@ impl<O: serde::Serialize + serde::de::DeserializeOwned> Entry for Tries<O> {
     }
 }
 
-impl<O: Clone + PartialEq> Tries<O> {
-    /// Adds `attempts` about `other`, whose fingerprint is `print`; at most `kept` times stay.
+impl<O: Clone> Tries<O> {
+    /// Adds `attempts` about `other`, whose fingerprint is beside it; at most `kept` times stay.
     pub fn add(
         &mut self,
         event: &LoginEvent,
@@ -69,37 +70,43 @@ impl<O: Clone + PartialEq> Tries<O> {
         let kept = usize::try_from(kept).unwrap_or(TIMES_MAX).clamp(1, TIMES_MAX);
         let print = other.map_or(0, |(_, print)| print);
         for _ in 0..attempts.min(u64::try_from(kept).unwrap_or(1)) {
-            if self.times.len() >= kept {
-                self.times.pop_front();
-            }
-            self.times.push_back((event.time, print));
+            self.times.push_newest((event.time, print), kept);
         }
         if event.port.is_some() {
             self.port = event.port;
         }
         self.touched = now;
-        if self.places.back() != Some(&event.place) {
-            if self.places.len() >= PLACES_MAX {
-                self.places.pop_front();
-            }
-            self.places.push_back(event.place.clone());
+        if self.places.last() != Some(&event.place) {
+            self.places.push_newest(event.place.clone(), PLACES_MAX);
         }
-        let Some((who, _)) = other else { return };
-        let invalid = event.event == crate::sense::logins::LoginKind::InvalidUser;
-        let attempts = u32::try_from(attempts).unwrap_or(u32::MAX);
-        if let Some(known) = self.others.iter_mut().find(|known| known.who == *who) {
+        if let Some((who, print)) = other {
+            self.about(who, print, event, u32::try_from(attempts).unwrap_or(u32::MAX));
+        }
+    }
+
+    fn about(&mut self, who: &O, print: u64, event: &LoginEvent, attempts: u32) {
+        let invalid = event.event == LoginKind::InvalidUser;
+        if let Some(known) = self.others.iter_mut().find(|known| known.print == print) {
             known.last = known.last.max(event.time);
             known.tries = known.tries.saturating_add(attempts);
             known.invalid &= invalid;
             return;
         }
-        if self.others.len() >= OTHERS_MAX {
-            let oldest = self.others.iter().enumerate().min_by_key(|(_, other)| other.last);
-            if let Some(at) = oldest.map(|(at, _)| at) {
-                self.others.swap_remove(at);
-            }
+        let other = Other { who: who.clone(), print, last: event.time, tries: attempts, invalid };
+        if self.others.len() < OTHERS_MAX {
+            self.others.push(other);
+        } else if let Some(oldest) = self.others.iter_mut().min_by_key(|other| other.last) {
+            *oldest = other;
         }
-        self.others.push(Other { who: who.clone(), last: event.time, tries: attempts, invalid });
+    }
+
+    /// The counterpart with this fingerprint has no account, as is known now; whether that is news.
+    pub fn is_invalid(&mut self, print: u64) -> bool {
+        let other = self.others.iter_mut().find(|other| other.print == print && !other.invalid);
+        other.is_some_and(|other| {
+            other.invalid = true;
+            true
+        })
     }
 
     /// How many tries of late lie within `window` before `time`, and the first of them.
@@ -128,9 +135,9 @@ impl<O: Clone + PartialEq> Tries<O> {
         self.places.iter().cloned().collect()
     }
 
-    /// What was tried about `who` was a person who got in after all.
-    pub fn forgive(&mut self, who: &O, print: u64) {
-        self.others.retain(|other| other.who != *who);
+    /// What was tried about the counterpart with this fingerprint was a person who got in after all.
+    pub fn forgive(&mut self, print: u64) {
+        self.others.retain(|other| other.print != print);
         self.times.retain(|(_, about)| *about != print);
     }
 

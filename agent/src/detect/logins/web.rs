@@ -13,10 +13,12 @@ use picket_protocol::time::Timestamp;
 use serde_json::json;
 
 use super::alarm::{Alarms, Opening, Turn};
-use super::distinct::{Distinct, fingerprint};
+use super::distinct::Distinct;
+use super::guess::FORGET_EVERY;
 use super::kept::{Changes, Entry, Kept};
+use super::print::Secret;
 use super::rule::{AlarmKey, Rule, Subject};
-use super::{Thresholds, WEAK_ROWS_MAX, words::word};
+use super::{Thresholds, words::word};
 use crate::detect::web::{Attack, judge, scanner};
 use crate::sense::logins::{LoginEvent, Place};
 
@@ -45,7 +47,7 @@ pub struct Requests {
 
 impl Requests {
     pub fn new() -> Self {
-        Self { clients: Kept::new("web", CLIENTS_MAX, WEAK_ROWS_MAX) }
+        Self { clients: Kept::weak("web", CLIENTS_MAX) }
     }
 
     /// Observes a request.
@@ -94,11 +96,12 @@ impl Requests {
         alarms: &mut Alarms,
         turn: &mut Turn<'_>,
     ) {
-        let key = AlarmKey::new(Rule::WebScan, subject);
-        let tool = event.reason.as_ref().and_then(|agent| scanner(&agent.text));
-        if alarms.grow(&key, event, 1, turn) {
+        let (secret, from) = (turn.secret, turn.prints.address);
+        if alarms.grow(Rule::WebScan.print(&secret, Subject::address_print(&secret, from)), event, 1, turn) {
             return;
         }
+        let key = AlarmKey::new(Rule::WebScan, subject);
+        let tool = event.reason.as_ref().and_then(|agent| scanner(&agent.text));
         if let Some(tool) = tool {
             let words = format!("{address} looks for holes with {tool}");
             let numbers = json!({ "tool": tool, "user_agent": event.reason });
@@ -108,14 +111,11 @@ impl Requests {
         let missed = event.status.is_some_and(|status| matches!(status, 400 | 403 | 404 | 405 | 410 | 501));
         if !missed {
             // What is there is counted beside, and is no reason to remember anybody.
-            self.clients.peek_mut(&address).into_iter().for_each(|client| client.found += 1);
+            self.clients.peek_mut(from).into_iter().for_each(|client| client.found += 1);
             return;
         }
-        if self.clients.touch(&address).is_none() {
-            self.clients.insert(address, Client::default());
-        }
         let (window, enough) = (turn.thresholds.window, u64::from(turn.thresholds.web_scan));
-        let Some(client) = self.clients.get_mut(&address) else { return };
+        let Some(client) = self.clients.entry(from, || address) else { return };
         if event.time.since(client.begin) > window {
             *client = Client { begin: event.time, ..Client::default() };
         }
@@ -123,7 +123,7 @@ impl Requests {
         client.missed += 1;
         let path =
             event.request.as_ref().map_or("", |request| request.text.split(['?', ';']).next().unwrap_or(""));
-        client.paths.add(fingerprint(path));
+        client.paths.add(secret.bytes(path.as_bytes()));
         if client.places.len() >= PLACES_MAX {
             client.places.remove(0);
         }
@@ -147,19 +147,8 @@ impl Requests {
 
     /// Forgets who asked for nothing in vain of late; gives when to come back.
     pub fn tick(&mut self, now: Timestamp, thresholds: &Thresholds) -> Option<Timestamp> {
-        let mut due: Option<Timestamp> = None;
-        for address in self.clients.keys() {
-            let Some(end) = self.clients.get(&address).map(|client| client.touched.plus(thresholds.window))
-            else {
-                continue;
-            };
-            if end <= now {
-                self.clients.remove(&address);
-            } else {
-                due = Some(due.map_or(end, |due| due.min(end)));
-            }
-        }
-        due
+        let due = self.clients.forget(now, |client| client.touched.plus(thresholds.window));
+        due.map(|due| due.max(now.plus(FORGET_EVERY)))
     }
 
     pub fn set_back(&mut self, now: Timestamp) {
@@ -170,11 +159,11 @@ impl Requests {
         self.clients.has_changes()
     }
 
-    pub fn take_changes(&mut self, out: &mut Changes) {
-        self.clients.take_changes(out);
+    pub fn take_changes(&mut self, out: &mut Changes, budget: &mut usize) {
+        self.clients.take_changes(out, budget);
     }
 
-    pub fn restore(&mut self, row: &str, state: &str) -> Option<bool> {
-        self.clients.restore(row, state)
+    pub fn restore(&mut self, row: &str, state: &str, secret: &Secret) -> Option<bool> {
+        self.clients.restore(row, state, secret)
     }
 }

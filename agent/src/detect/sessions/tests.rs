@@ -20,32 +20,13 @@ fn named(text: &str) -> Option<Text> {
 }
 
 fn event(kind: LoginKind, source: Source, pid: u32, millis: u64) -> LoginEvent {
+    let reporter = if source == Source::Audit { Reporter::Audit } else { Reporter::Service };
+    let place = Place::Line { line: millis };
     LoginEvent {
-        event: kind,
-        service: Cow::Borrowed("sshd"),
-        reporter: if source == Source::Audit { Reporter::Audit } else { Reporter::Service },
-        time: at(millis),
         user: named("alice"),
         address: "192.0.2.7".parse().ok(),
-        port: None,
-        method: None,
-        key: None,
-        tty: None,
-        target: None,
-        command: None,
-        reason: None,
-        request: None,
-        status: None,
-        session: None,
-        login_uid: None,
-        repeats: 1,
-        ambiguous: false,
         pid: Some(pid),
-        raw: None,
-        source,
-        sources: Vec::new(),
-        place: Place::Line { line: millis },
-        sender: None,
+        ..LoginEvent::bare(kind, Cow::Borrowed("sshd"), reporter, source, at(millis), place)
     }
 }
 

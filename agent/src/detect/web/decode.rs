@@ -9,7 +9,7 @@ const LAYERS_MAX: u32 = 2;
 pub fn decode(request: &str) -> (String, u32) {
     let mut bytes: Vec<u8> = request.bytes().take(BYTES_MAX).collect();
     let mut layers = 0;
-    while layers < LAYERS_MAX {
+    while layers < LAYERS_MAX && is_encoded(&bytes, layers == 0) {
         let (next, changed) = once(&bytes, layers == 0);
         bytes = next;
         if !changed {
@@ -17,8 +17,28 @@ pub fn decode(request: &str) -> (String, u32) {
         }
         layers += 1;
     }
-    let text = String::from_utf8_lossy(&bytes).to_lowercase();
-    (without_comments(&text), layers)
+    let text = if bytes.is_ascii() {
+        bytes.make_ascii_lowercase();
+        String::from_utf8(bytes).unwrap_or_default()
+    } else {
+        String::from_utf8_lossy(&bytes).to_lowercase()
+    };
+    (if is_flat(&text) { text } else { without_comments(&text) }, layers)
+}
+
+/// Whether there is anything to decode.
+fn is_encoded(bytes: &[u8], plus_is_space: bool) -> bool {
+    memchr::memchr3(b'%', 0xc0, 0xc1, bytes).is_some()
+        || (plus_is_space && memchr::memchr(b'+', bytes).is_some())
+}
+
+/// Whether there are neither comments nor white space other than single spaces.
+fn is_flat(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    text.is_ascii()
+        && !bytes.iter().any(u8::is_ascii_control)
+        && memchr::memmem::find(bytes, b"  ").is_none()
+        && memchr::memmem::find(bytes, b"/*").is_none()
 }
 
 fn once(bytes: &[u8], plus_is_space: bool) -> (Vec<u8>, bool) {

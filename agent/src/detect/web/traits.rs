@@ -1,5 +1,7 @@
 //! Traits of attacks, and what they weigh together.
 
+use std::sync::LazyLock;
+
 /// Enough.
 const SCORE_ENOUGH: u32 = 3;
 
@@ -27,6 +29,67 @@ pub struct Judgement {
 
 /// Traits by a fixed text: text, name, weight.
 type Texts = &'static [(&'static str, &'static str, u32)];
+
+/// Which bytes a text has, as bits; those beyond ASCII are one. A request that lacks a byte of a trait does not have the
+/// trait, and most requests lack one of each.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Bytes(u128);
+
+impl Bytes {
+    const fn of(bytes: &[u8]) -> Self {
+        let mut set = 0;
+        let mut rest = bytes;
+        while let [byte, behind @ ..] = rest {
+            // The zero byte stands for those beyond ASCII: no trait has either.
+            set |= 1 << (if *byte < 128 { *byte } else { 0 });
+            rest = behind;
+        }
+        Self(set)
+    }
+
+    fn has(self, other: Self) -> bool {
+        other.0 & !self.0 == 0
+    }
+}
+
+/// A list of traits, with the bytes of each.
+struct Traits {
+    texts: Texts,
+    bytes: LazyLock<Vec<Bytes>>,
+}
+
+macro_rules! traits {
+    ($name:ident, $texts:ident) => {
+        static $name: Traits = Traits {
+            texts: $texts,
+            bytes: LazyLock::new(|| $texts.iter().map(|(text, ..)| Bytes::of(text.as_bytes())).collect()),
+        };
+    };
+}
+
+traits!(SQL_TRAITS, SQL);
+traits!(SQL_BESIDE_TRAITS, SQL_BESIDE);
+traits!(CODE_TRAITS, CODE);
+traits!(COMMAND_BESIDE_TRAITS, COMMAND_BESIDE);
+traits!(SECRET_TRAITS, SECRETS);
+traits!(WRAPPER_TRAITS, WRAPPERS);
+
+/// A request, and which bytes it has.
+struct Request<'a> {
+    text: &'a str,
+    bytes: Bytes,
+}
+
+impl<'a> Request<'a> {
+    fn contains(&self, text: &str) -> bool {
+        self.bytes.has(Bytes::of(text.as_bytes())) && self.text.contains(text)
+    }
+
+    fn split(&self, separator: &'a str) -> impl Iterator<Item = &'a str> {
+        let there = self.bytes.has(Bytes::of(separator.as_bytes()));
+        there.then(|| self.text.split(separator).skip(1)).into_iter().flatten()
+    }
+}
 
 const SQL: Texts = &[
     ("union select", "union select", 2),
@@ -174,9 +237,10 @@ const WRAPPERS: Texts = &[
 
 /// What weighs most.
 pub fn judge(request: &str, layers: u32) -> Option<Judgement> {
-    let traversal = traversal(request, layers);
+    let request = Request { text: request, bytes: Bytes::of(request.as_bytes()) };
+    let traversal = traversal(&request, layers);
     let injection =
-        [sql(request), code(request)].into_iter().max_by_key(|found| found.score).unwrap_or_default();
+        [sql(&request), code(&request)].into_iter().max_by_key(|found| found.score).unwrap_or_default();
     let (attack, found) = if traversal.score >= injection.score {
         (Attack::Traversal, traversal)
     } else {
@@ -205,31 +269,31 @@ impl Found {
         }
     }
 
-    fn look(&mut self, request: &str, texts: Texts) {
-        for (text, name, weight) in texts {
-            if request.contains(text) {
+    fn look(&mut self, request: &Request<'_>, traits: &Traits) {
+        for ((text, name, weight), bytes) in traits.texts.iter().zip(traits.bytes.iter()) {
+            if request.bytes.has(*bytes) && request.text.contains(text) {
                 self.add(name, *weight);
             }
         }
     }
 }
 
-fn sql(request: &str) -> Found {
+fn sql(request: &Request<'_>) -> Found {
     let mut found = Found::default();
-    found.look(request, SQL);
+    found.look(request, &SQL_TRAITS);
     if is_tautology(request) {
         found.add("tautology", 3);
     }
     if !found.traits.is_empty() {
-        found.look(request, SQL_BESIDE);
+        found.look(request, &SQL_BESIDE_TRAITS);
     }
     found
 }
 
 /// `or 1=1`, `and 'a'='a`: the same on both sides, behind a word that joins conditions.
-fn is_tautology(request: &str) -> bool {
+fn is_tautology(request: &Request<'_>) -> bool {
     for joint in [" or ", " and ", "'or ", "'or'", "||", " or(", " or'"] {
-        let mut rest = request;
+        let mut rest = if request.contains(joint) { request.text } else { continue };
         while let Some(at) = rest.find(joint) {
             rest = rest.get(at + joint.len()..).unwrap_or_default();
             let Some((left, right)) = rest.split_once('=') else { break };
@@ -245,11 +309,11 @@ fn is_tautology(request: &str) -> bool {
     false
 }
 
-fn code(request: &str) -> Found {
+fn code(request: &Request<'_>) -> Found {
     let mut found = Found::default();
-    found.look(request, CODE);
+    found.look(request, &CODE_TRAITS);
     let commands = SEPARATORS.iter().any(|separator| {
-        request.split(separator).skip(1).any(|behind| {
+        request.split(separator).any(|behind| {
             let behind = behind.trim_start();
             COMMANDS.iter().any(|command| {
                 behind.strip_prefix(command).is_some_and(|rest| {
@@ -262,19 +326,23 @@ fn code(request: &str) -> Found {
     });
     if commands {
         found.add("command behind a separator", 2);
-        found.look(request, COMMAND_BESIDE);
-        if request.contains("$(") || request.contains('`') || request.contains("; ") {
+        found.look(request, &COMMAND_BESIDE_TRAITS);
+        if ["$(", "`", "; "].into_iter().any(|syntax| request.contains(syntax)) {
             found.add("shell syntax", 1);
         }
     }
     found
 }
 
-fn traversal(request: &str, layers: u32) -> Found {
+fn traversal(request: &Request<'_>, layers: u32) -> Found {
     let mut found = Found::default();
-    found.look(request, WRAPPERS);
-    let steps =
-        request.matches("../").count() + request.matches("..\\").count() + request.matches("..;/").count();
+    found.look(request, &WRAPPER_TRAITS);
+    let text = request.text;
+    let steps = if request.contains("..") {
+        text.matches("../").count() + text.matches("..\\").count() + text.matches("..;/").count()
+    } else {
+        0
+    };
     match steps {
         0 => return found,
         1 | 2 => found.add("a step up", 1),
@@ -283,8 +351,8 @@ fn traversal(request: &str, layers: u32) -> Found {
     if layers > 1 {
         found.add("encoded twice", 2);
     }
-    found.look(request, SECRETS);
-    if request.contains('\0') {
+    found.look(request, &SECRET_TRAITS);
+    if request.text.contains('\0') {
         found.add("zero byte", 2);
     }
     found

@@ -3,7 +3,8 @@
 
 use std::borrow::Cow;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::Path;
+use std::sync::Arc;
 
 use picket_protocol::finding::Text;
 use picket_protocol::time::Timestamp;
@@ -126,14 +127,15 @@ impl Source {
     }
 }
 
-/// Where the line is, so that it can be found again.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+/// Where the line is, so that it can be found again. To copy it costs little.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 #[serde(untagged)]
 pub enum Place {
     /// In a text log.
     Log {
         /// The log's path as configured; the file may have been renamed since.
-        path: PathBuf,
+        #[serde(with = "shared_path")]
+        path: Arc<Path>,
         /// Inode of the file.
         inode: u64,
         /// Where the line begins in it.
@@ -142,7 +144,8 @@ pub enum Place {
     /// In the journal.
     Journal {
         /// For `journalctl --cursor`.
-        cursor: String,
+        #[serde(with = "shared_text")]
+        cursor: Arc<str>,
     },
     /// A message of the kernel's audit, as in `audit(1700000000.123:456)`.
     Audit {
@@ -152,7 +155,8 @@ pub enum Place {
     /// A row of a login database.
     Row {
         /// The database.
-        path: PathBuf,
+        #[serde(with = "shared_path")]
+        path: Arc<Path>,
         /// The row's number in it.
         row: i64,
     },
@@ -161,6 +165,56 @@ pub enum Place {
         /// Counted from 1.
         line: u64,
     },
+}
+
+/// Numbers first: paths are compared part by part, which takes longer than all else.
+impl PartialEq for Place {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (
+                Self::Log { path, inode, offset },
+                Self::Log { path: its_path, inode: its_inode, offset: its_offset },
+            ) => (offset, inode) == (its_offset, its_inode) && path == its_path,
+            (Self::Journal { cursor }, Self::Journal { cursor: its }) => cursor == its,
+            (Self::Audit { serial }, Self::Audit { serial: its }) => serial == its,
+            (Self::Row { path, row }, Self::Row { path: its_path, row: its }) => {
+                row == its && path == its_path
+            }
+            (Self::Line { line }, Self::Line { line: its }) => line == its,
+            _ => false,
+        }
+    }
+}
+
+impl Eq for Place {}
+
+mod shared_path {
+    use std::path::{Path, PathBuf};
+    use std::sync::Arc;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub fn serialize<S: Serializer>(path: &Arc<Path>, serializer: S) -> Result<S::Ok, S::Error> {
+        path.as_ref().serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Arc<Path>, D::Error> {
+        PathBuf::deserialize(deserializer).map(Arc::from)
+    }
+}
+
+mod shared_text {
+    use std::sync::Arc;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(text: &Arc<str>, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(text)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Arc<str>, D::Error> {
+        String::deserialize(deserializer).map(Arc::from)
+    }
 }
 
 /// The sender of a journal entry, by its trusted fields.

@@ -26,7 +26,7 @@ use super::records::Reading;
 use super::tail::Found;
 use crate::config::LoginsConfig;
 use crate::detect::logins::merge::{Merge, Step};
-use crate::detect::logins::{Detector, Facts};
+use crate::detect::logins::{Detector, Facts, Secret};
 use crate::detect::silence::Silence;
 use crate::ledger::{SealError, Sealed};
 use crate::sense::SensorContext;
@@ -71,6 +71,8 @@ pub struct Output {
     parsers: Arc<Parsers>,
     /// Logs that a service writes itself, and its name.
     own_logs: HashMap<PathBuf, String>,
+    /// The path of the log that is read.
+    path: Arc<Path>,
     scratch: Scratch,
     drafts: Vec<Draft>,
     open: VecDeque<Receiver<Result<Sealed, SealError>>>,
@@ -94,15 +96,21 @@ impl Output {
     ) -> Self {
         let scratch = context.database.parent().unwrap_or(Path::new("/"));
         let accounts = AccountFiles::of_host(&config.records, scratch);
-        let mut detector = Detector::new(config.thresholds);
-        let damaged = detector.restore(rows);
+        // Names are chosen by whoever tries to log in; what is made of them must not be foreseen.
+        let secret = Secret::new(Uuid::now_v7().as_u64_pair().1);
+        let mut detector = Detector::with_secret(config.thresholds, secret);
+        let (acts, rows): (Vec<_>, Vec<_>) = rows.into_iter().partition(|(row, _)| Merge::is_row(row));
+        let mut damaged = detector.restore(rows);
+        let mut merge = Merge::new(detector.secret());
+        damaged +=
+            acts.iter().map(|(row, state)| u64::from(merge.restore(row, state) != Some(true))).sum::<u64>();
         if damaged > 0 {
             tracing::warn!(damaged, "login detector: rows of an earlier version were dropped");
         }
         Self {
             context,
             detector,
-            merge: Merge::default(),
+            merge,
             silence: Silence::default(),
             silence_written: now,
             names: Names::of_host(),
@@ -117,6 +125,7 @@ impl Output {
                 .map(|(path, service)| (path, service.name.clone()))
                 .collect(),
             parsers,
+            path: Path::new("").into(),
             scratch: Scratch::default(),
             drafts: Vec::new(),
             open: VecDeque::new(),
@@ -156,7 +165,7 @@ impl Output {
     /// time to commit.
     pub fn line(&mut self, path: &Path, found: Found<'_>, repeated: bool, now: Timestamp) -> bool {
         self.idle = true;
-        let place = Place::Log { path: path.to_owned(), inode: found.inode, offset: found.offset };
+        let place = Place::Log { path: self.shared(path), inode: found.inode, offset: found.offset };
         let event = match self.own_logs.get(path).and_then(|name| self.parsers.service(name)) {
             Some(service) => {
                 let Some(parsed) = service.line(found.bytes, &mut self.scratch) else { return true };
@@ -208,6 +217,14 @@ impl Output {
         self.commit_writes(vec![forget_position(path.as_os_str().as_encoded_bytes())])
     }
 
+    /// The path as it is kept with every event: one for all.
+    fn shared(&mut self, path: &Path) -> Arc<Path> {
+        if self.path.as_os_str() != path.as_os_str() {
+            self.path = path.into();
+        }
+        Arc::clone(&self.path)
+    }
+
     /// How old the last event of the log at `path` was when it was read.
     pub fn lag(&self, path: &Path) -> Option<Duration> {
         self.lags.get(path).copied()
@@ -236,7 +253,7 @@ impl Output {
             time: entry.time().unwrap_or(now),
             pid: sender.pid,
             source: Source::Journal,
-            place: Place::Journal { cursor: entry.cursor.clone() },
+            place: Place::Journal { cursor: entry.cursor.as_str().into() },
             sender: Some(sender),
         };
         let event = LoginEvent::new(&parsed, &message, origin);
@@ -275,6 +292,9 @@ impl Output {
     fn observe(&mut self, mut event: LoginEvent, repeated: bool, now: Timestamp) {
         self.last_event = Some(now);
         self.context.sessions.complete(&mut event, now);
+        if self.merge.is_alone() {
+            return self.take_new(&event, now);
+        }
         let steps = self.merge.report(event, repeated, now);
         self.take_steps(steps, now);
     }
@@ -282,17 +302,20 @@ impl Output {
     fn take_steps(&mut self, steps: Vec<Step>, now: Timestamp) {
         for step in steps {
             match step {
-                Step::New(event) => {
-                    self.context.sessions.observe(&event, now);
-                    let findings = self.detector.observe(&event, now, &mut Uuid::now_v7);
-                    self.add(findings);
-                }
+                Step::New(event) => self.take_new(&event, now),
                 Step::More { told, event } => {
                     self.context.sessions.observe(&event, now);
-                    self.detector.enrich(&told, &event, now);
+                    let findings = self.detector.enrich(&told, &event, now, &mut Uuid::now_v7);
+                    self.add(findings);
                 }
             }
         }
+    }
+
+    fn take_new(&mut self, event: &LoginEvent, now: Timestamp) {
+        self.context.sessions.observe(event, now);
+        let findings = self.detector.observe(event, now, &mut Uuid::now_v7);
+        self.add(findings);
     }
 
     /// Tells the detector what is new of accounts and keys; to be called before lines are read.
@@ -371,7 +394,7 @@ impl Output {
 
     /// Whether what gathered must be committed before lines of another source are read.
     pub fn has_news(&self) -> bool {
-        !self.drafts.is_empty() || self.detector.has_changes()
+        !self.drafts.is_empty() || self.detector.has_changes() || self.merge.has_changes()
     }
 
     /// Whether it is time to write positions that led to nothing; asked once for all sources.
@@ -390,7 +413,9 @@ impl Output {
     }
 
     fn commit_writes(&mut self, mut writes: Vec<crate::ledger::StateWrite>) -> Result<(), SealError> {
-        writes.extend(write_detector(self.detector.take_changes()));
+        let mut changes = self.detector.take_changes();
+        self.merge.take_changes(&mut changes);
+        writes.extend(write_detector(changes));
         writes.extend(self.context.sessions.writes());
         if self.drafts.is_empty() && writes.is_empty() {
             return Ok(());

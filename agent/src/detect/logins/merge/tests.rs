@@ -1,10 +1,14 @@
 //! Reports of several sources, in every order.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
 use super::*;
+use picket_protocol::finding::Text;
+use uuid::Uuid;
+
 use crate::detect::logins::{Detector, Thresholds};
 use crate::sense::logins::Place;
 
@@ -14,32 +18,15 @@ fn at(millis: u64) -> Timestamp {
 
 /// A failed password for `user` as one of the sources tells it.
 fn report(source: Source, reporter: Reporter, user: Option<&str>, millis: u64) -> LoginEvent {
+    let own = reporter == Reporter::Service;
+    let (kind, place) = (LoginKind::Failure, Place::Line { line: millis });
     LoginEvent {
-        event: LoginKind::Failure,
-        service: Cow::Borrowed("sshd"),
-        reporter,
-        time: at(millis),
         user: user.map(|user| Text::from_bytes(user.as_bytes())),
         address: Some("192.0.2.7".parse().expect("an address")),
-        port: (reporter == Reporter::Service).then_some(4_711),
-        method: (reporter == Reporter::Service).then(|| Text::from_bytes(b"password")),
-        key: None,
-        tty: None,
-        target: None,
-        command: None,
-        reason: None,
-        request: None,
-        status: None,
-        session: None,
-        login_uid: None,
-        repeats: 1,
-        ambiguous: false,
+        port: own.then_some(4_711),
+        method: own.then(|| Text::from_bytes(b"password")),
         pid: Some(7),
-        raw: None,
-        source,
-        sources: Vec::new(),
-        place: Place::Line { line: millis },
-        sender: None,
+        ..LoginEvent::bare(kind, Cow::Borrowed("sshd"), reporter, source, at(millis), place)
     }
 }
 
@@ -52,7 +39,7 @@ fn log(millis: u64) -> LoginEvent {
 }
 
 fn merge() -> Merge {
-    let mut merge = Merge::default();
+    let mut merge = Merge::new(Secret::new(0));
     merge.sources(3, false);
     merge
 }
@@ -75,7 +62,7 @@ fn the_first_sign_is_told_at_once_and_the_rest_added_to_it() {
 
 #[test]
 fn one_source_alone_is_handed_on_as_it_is() {
-    let mut merge = Merge::default();
+    let mut merge = Merge::new(Secret::new(0));
     assert_eq!(merge.report(log(0), false, at(0)), [Step::New(Box::new(log(0)))]);
     assert_eq!(merge.report(log(0), false, at(0)), [Step::New(Box::new(log(0)))]);
 }
@@ -172,8 +159,56 @@ fn memory_stays_bounded_under_a_spray_of_names() {
             at(n),
         );
     }
-    assert!(merge.acts.keys().len() <= IDENTITIES_MAX && merge.waiting.len() <= WAITING_MAX);
+    assert!(merge.acts.len() <= IDENTITIES_MAX && merge.waiting.len() <= WAITING_MAX);
     assert!(merge.tally.evicted > 0);
+}
+
+#[test]
+fn what_audit_could_not_know_of_the_account_is_learnt() {
+    let mut merge = merge();
+    merge.report(audit(0), false, at(9));
+    let unknown = LoginEvent { event: LoginKind::InvalidUser, ..log(1_500) };
+    let steps = merge.report(unknown, false, at(1_500));
+    let [Step::More { told, event }] = steps.as_slice() else { panic!("{steps:?}") };
+    assert_eq!((told.event, event.event), (LoginKind::Failure, LoginKind::InvalidUser));
+}
+
+/// What the next process knows.
+fn restarted(merge: &mut Merge, rows: &mut BTreeMap<String, String>) -> Merge {
+    let mut changes = Vec::new();
+    merge.take_changes(&mut changes);
+    crate::detect::logins::tests::apply(rows, changes);
+    let mut next = Merge::new(Secret::new(0));
+    next.sources(3, false);
+    for (row, state) in &*rows {
+        assert!(Merge::is_row(row));
+        assert_eq!(next.restore(row, state), Some(true), "{row} {state}");
+    }
+    next
+}
+
+#[test]
+fn a_kill_between_the_first_report_and_the_next_does_not_make_two_acts_of_one() {
+    let (mut merge, mut rows) = (merge(), BTreeMap::new());
+    assert_eq!(acts(&merge.report(audit(0), false, at(9))), 1);
+    let mut merge = restarted(&mut merge, &mut rows);
+    let steps = merge.report(log(1_500), false, at(1_500));
+    assert!(
+        matches!(steps.as_slice(), [Step::More { told, event }] if told.port.is_none() && event.port.is_some())
+    );
+    // What was known after that is known after the next kill, too.
+    let mut merge = restarted(&mut merge, &mut rows);
+    assert_eq!(acts(&merge.report(log(1_500), false, at(1_500))), 1, "the second of its kind is another");
+    // In the end nothing is left, and nobody is accused of having been silent about what he was not asked for.
+    merge.tick(at(40_000));
+    assert!(merge.take_closed().iter().all(|closed| closed.sources == [Source::Log]));
+    let _next = restarted(&mut merge, &mut rows);
+    assert_eq!(rows.len(), 0, "{rows:?}");
+    let mut damaged = Merge::new(Secret::new(0));
+    assert_eq!((damaged.restore("act 7", "{}"), damaged.restore("fold 7", "{}")), (Some(false), None));
+    let mut changes = Vec::new();
+    damaged.take_changes(&mut changes);
+    assert_eq!(changes, [("act 7".to_owned(), None)]);
 }
 
 /// The sources of an attempt: how late each tells of it, and whether it does at all.
@@ -204,15 +239,19 @@ fn attempts() -> impl Strategy<Value = (u64, Vec<(u64, usize)>)> {
 
 proptest! {
     #[test]
-    fn any_order_of_the_reports_of_n_attempts_gives_n((count, reports) in attempts()) {
-        let mut merge = Merge::default();
+    fn any_order_of_the_reports_of_n_attempts_gives_n((count, reports) in attempts(), kill in 0usize..12) {
+        let mut merge = Merge::new(Secret::new(0));
         merge.sources(4, false);
         let mut detector = Detector::new(Thresholds::default());
         let mut id = 0u128;
-        let mut new_id = || { id += 1; uuid::Uuid::from_u128(id) };
+        let mut new_id = || { id += 1; Uuid::from_u128(id) };
         let mut told = 0;
         let mut findings = Vec::new();
-        for (time, source) in reports {
+        let mut rows = BTreeMap::new();
+        for (number, (time, source)) in reports.into_iter().enumerate() {
+            if number == kill {
+                merge = restarted(&mut merge, &mut rows);
+            }
             let (source, reporter) = SOURCES[source];
             let event = report(source, reporter, Some("al"), time);
             for step in merge.report(event, false, at(time)) {
@@ -221,7 +260,7 @@ proptest! {
                         told += u64::from(event.repeats.max(1));
                         findings.extend(detector.observe(&event, at(time), &mut new_id));
                     }
-                    Step::More { told, event } => detector.enrich(&told, &event, at(time)),
+                    Step::More { told, event } => drop(detector.enrich(&told, &event, at(time), &mut Uuid::nil)),
                 }
             }
         }

@@ -267,7 +267,7 @@ impl Database {
     pub fn event(&self, row: &Row) -> Option<LoginEvent> {
         let service = way_in(&row.service)?;
         let kind = if row.ended { LoginKind::Logout } else { LoginKind::Success };
-        let place = Place::Row { path: self.path.clone(), row: row.number };
+        let place = Place::Row { path: self.path.as_path().into(), row: row.number };
         let told =
             LoginEvent::bare(kind, service.into(), Reporter::Record, self.form.source(), row.time, place);
         Some(LoginEvent {

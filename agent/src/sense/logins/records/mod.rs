@@ -52,7 +52,7 @@ impl Reading {
         is_account: impl FnOnce(&Text) -> bool,
     ) -> Option<LoginEvent> {
         let record = Record::parse(found.bytes)?;
-        let place = Place::Log { path: path.to_owned(), inode: found.inode, offset: found.offset };
+        let place = Place::Log { path: path.into(), inode: found.inode, offset: found.offset };
         let failed = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"btmp"));
         match record.kind {
             LOGIN_PROCESS | USER_PROCESS if failed => self.refused(record, place, is_account),
