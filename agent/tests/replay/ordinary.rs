@@ -118,7 +118,7 @@ fn people(day: u32, log: &mut Log, dice: &mut Dice) {
             let home = format!("203.0.113.{}", person * 10 + 1);
             let address = if dice.throw(3) == 0 { home.as_str() } else { "198.51.100.9" };
             let how = if person < 3 { "publickey" } else { "password" };
-            let wrong = if person < 3 { 0 } else { [0, 0, 0, 1, 1, 2, 3][dice.throw(7) as usize] };
+            let wrong = if person < 3 { 0 } else { dice.throw(7).saturating_sub(3).min(3) };
             for n in 0..wrong {
                 log.mistyped(start - 20 + n * 5, &user, address);
             }

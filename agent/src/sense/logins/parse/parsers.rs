@@ -26,6 +26,9 @@ macro_rules! shipped {
     };
 }
 
+/// The rule file of the tools that change accounts.
+const ACCOUNT_TOOLS: &str = "accounts";
+
 shipped![
     "sshd",
     "dropbear",
@@ -92,6 +95,8 @@ pub struct Parsers {
 #[derive(Clone, Copy, Debug)]
 pub struct Readers<'a> {
     own: &'a [usize],
+    /// The program as its rule file calls it; empty where none does.
+    program: &'a [u8],
     /// Whether the program has a parser of its own.
     pub known: bool,
 }
@@ -167,9 +172,10 @@ impl Parsers {
 
     /// Who reads the messages of `program`.
     pub fn readers(&self, program: &[u8]) -> Readers<'_> {
-        match self.by_program.get(program).or_else(|| self.by_program.get(base(program))) {
-            Some(own) => Readers { own, known: true },
-            None => Readers { own: &self.any, known: false },
+        let by_program = &self.by_program;
+        match by_program.get_key_value(program).or_else(|| by_program.get_key_value(base(program))) {
+            Some((program, own)) => Readers { own, program, known: true },
+            None => Readers { own: &self.any, program: &[], known: false },
         }
     }
 
@@ -191,6 +197,7 @@ impl Parsers {
         scratch: &'a mut Scratch,
     ) -> Option<Parsed<'a>> {
         self.text(readers.own, message)
+            .map(|parsed| called_by_name(parsed, readers.program))
             // Those that read every program come last.
             .or_else(|| readers.known.then(|| self.text(&self.any, message))?)
             .or_else(|| self.structured(readers.own, message, scratch))
@@ -239,6 +246,14 @@ impl Parsers {
         logs.dedup_by(|a, b| a.0 == b.0);
         logs.truncate(LOGS_MAX);
         logs
+    }
+}
+
+/// The account tools share one rule file, and each is a service of its own name, as audit calls it.
+fn called_by_name<'a>(parsed: Parsed<'a>, program: &'a [u8]) -> Parsed<'a> {
+    match std::str::from_utf8(program) {
+        Ok(program) if parsed.service == ACCOUNT_TOOLS => Parsed { service: program, ..parsed },
+        _ => parsed,
     }
 }
 
@@ -353,6 +368,20 @@ fn read_trusted(path: &Path) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn account_tools_are_called_by_their_names() {
+        let parsers = Parsers::shipped();
+        for (program, message) in [
+            ("useradd", "new user: name=bob, UID=1001, GID=1001, home=/home/bob, shell=/bin/sh, from=none"),
+            ("usermod", "change user 'bob' shell from '/bin/sh' to '/bin/bash'"),
+            ("userdel", "delete user 'bob'"),
+        ] {
+            let mut scratch = Scratch::default();
+            let parsed = parsers.message(program.as_bytes(), message.as_bytes(), &mut scratch);
+            assert_eq!(parsed.map(|parsed| parsed.service), Some(program));
+        }
+    }
 
     #[test]
     fn a_name_in_parentheses_does_not_hide_a_program() {
