@@ -135,6 +135,8 @@ pub struct Turn<'a> {
     pub thresholds: &'a Thresholds,
     pub secret: Secret,
     pub prints: Prints,
+    /// The event is of one of so many strangers that they are told together.
+    pub flood: bool,
     pub new_id: &'a mut dyn FnMut() -> Uuid,
     pub findings: &'a mut Vec<Finding>,
 }

@@ -38,8 +38,15 @@ impl Detector {
         if told.event == LoginKind::Failure && event.event == LoginKind::InvalidUser {
             let (secret, thresholds) = (self.secret, self.thresholds);
             let prints = secret.prints(event);
-            let mut turn =
-                Turn { now, thresholds: &thresholds, secret, prints, new_id, findings: &mut findings };
+            let mut turn = Turn {
+                now,
+                thresholds: &thresholds,
+                secret,
+                prints,
+                flood: false,
+                new_id,
+                findings: &mut findings,
+            };
             self.guessing.without_account(event, &mut self.alarms, &mut turn);
             self.count(&findings);
         }

@@ -194,6 +194,7 @@ impl Folds {
     }
 
     fn add_stranger(&mut self, event: &LoginEvent, turn: &mut Turn<'_>) -> u64 {
+        turn.flood = true;
         let print = turn.secret.kind(event.event, turn.prints.service);
         let attempts = match self.strangers.touch(print) {
             Some((_, fold)) => grow(fold, event, turn),

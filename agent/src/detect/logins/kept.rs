@@ -314,9 +314,26 @@ impl<K: Key, V: Entry + Default> Kept<K, V> {
                 self.table.touch(at);
                 at
             }
-            None => self.put(print, key(), V::default()).0,
+            None => match self.table.recycle(print) {
+                Some(at) => {
+                    self.overwrite(at, key());
+                    at
+                }
+                None => self.put(print, key(), V::default()).0,
+            },
         };
         self.change(at).map(|(_, value)| value)
+    }
+
+    fn overwrite(&mut self, at: At, key: K) {
+        let Some(held) = self.table.get_mut(at) else { return };
+        self.evicted += 1;
+        self.dirty -= usize::from(std::mem::take(&mut held.dirty));
+        if std::mem::take(&mut held.stored) {
+            self.removed.insert(row(self.prefix, &held.key));
+        }
+        held.key = key;
+        held.value = V::default();
     }
 }
 

@@ -185,7 +185,15 @@ impl Detector {
         self.habits.begin(event.time);
         let mut findings = Vec::new();
         let thresholds = self.thresholds;
-        let mut turn = Turn { now, thresholds: &thresholds, secret, prints, new_id, findings: &mut findings };
+        let mut turn = Turn {
+            now,
+            thresholds: &thresholds,
+            secret,
+            prints,
+            flood: false,
+            new_id,
+            findings: &mut findings,
+        };
         let attempts = match event.event {
             // Requests are many, and ordinary.
             LoginKind::WebRequest => 1,
@@ -273,12 +281,27 @@ impl Detector {
             let mut ids = login.ids.iter().copied();
             let new_id = &mut || ids.next().unwrap_or_default();
             let prints = secret.prints(&login.event);
-            let mut turn =
-                Turn { now, thresholds: &thresholds, secret, prints, new_id, findings: &mut findings };
+            let mut turn = Turn {
+                now,
+                thresholds: &thresholds,
+                secret,
+                prints,
+                flood: false,
+                new_id,
+                findings: &mut findings,
+            };
             self.judge_success(&login.event, &mut turn);
         }
         let new_id = &mut no_id;
-        let mut turn = Turn { now, thresholds: &thresholds, secret, prints, new_id, findings: &mut findings };
+        let mut turn = Turn {
+            now,
+            thresholds: &thresholds,
+            secret,
+            prints,
+            flood: false,
+            new_id,
+            findings: &mut findings,
+        };
         let due = [
             self.waiting.due(),
             self.folds.tick(max, &mut turn),

@@ -1,8 +1,9 @@
 //! Guessing over days, so seldom that no window of minutes sees it.
 //!
 //! Counted by day, by address and by account, what fast guessing was alarmed about left out. Whoever gets in after
-//! all is forgiven what failed under the same name from the same address. The tables are bounded; in a flood of
-//! strangers those who were seen on one day only are forgotten first.
+//! all is forgiven what failed under the same name from the same address. The tables are bounded: of a flood of
+//! strangers, who are told together, none is remembered who is not known already. They would push one another out within
+//! a second, and with them those who come once a day.
 
 use std::net::IpAddr;
 
@@ -14,7 +15,7 @@ use super::Thresholds;
 use super::alarm::{Alarms, Opening, Turn};
 use super::few::Few;
 use super::guess::{About, Told};
-use super::kept::{Changes, Entry, Kept};
+use super::kept::{Changes, Entry, Kept, Key};
 use super::print::{Prints, Secret};
 use super::rule::{Rule, Subject};
 use crate::sense::logins::{LoginEvent, LoginKind, Place};
@@ -102,7 +103,9 @@ impl SlowGuessing {
         turn: &mut Turn<'_>,
     ) {
         let (thresholds, prints) = (turn.thresholds, turn.prints);
-        let Some(slow) = self.sources.entry(prints.address, || address) else { return };
+        let Some(slow) = known_or_new(&mut self.sources, prints.address, turn.flood, || address) else {
+            return;
+        };
         slow.add(event, attempts, event.user.as_ref(), prints.user, thresholds);
         let slow = &*slow;
         let key = About {
@@ -124,7 +127,8 @@ impl SlowGuessing {
         turn: &mut Turn<'_>,
     ) {
         let (thresholds, prints) = (turn.thresholds, turn.prints);
-        let Some(slow) = self.accounts.entry(prints.user, || user.clone()) else { return };
+        let account = known_or_new(&mut self.accounts, prints.user, turn.flood, || user.clone());
+        let Some(slow) = account else { return };
         slow.add(event, attempts, event.address.as_ref(), prints.address, thresholds);
         let slow = &*slow;
         // One address alone is told by its address.
@@ -182,6 +186,15 @@ impl SlowGuessing {
         let source = self.sources.restore(row, state, secret);
         source.or_else(|| self.accounts.restore(row, state, secret))
     }
+}
+
+fn known_or_new<K: Key, O: serde::Serialize + serde::de::DeserializeOwned>(
+    table: &mut Kept<K, Slow<O>>,
+    print: u64,
+    flood: bool,
+    key: impl FnOnce() -> K,
+) -> Option<&mut Slow<O>> {
+    if flood { table.touch(print).map(|(_, slow)| slow) } else { table.entry(print, key) }
 }
 
 impl<O: Clone + PartialEq> Slow<O> {

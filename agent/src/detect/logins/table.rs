@@ -147,8 +147,28 @@ impl<V> Table<V> {
         (at, evicted)
     }
 
+    /// Gives the place of the entry that is to be forgotten next to the one with this fingerprint, which must not be there
+    /// yet; none while there is room. The old entry is still there, to be overwritten: that is cheaper than to move both.
+    pub fn recycle(&mut self, print: u64) -> Option<At> {
+        if self.len() < self.max {
+            return None;
+        }
+        let at = self.oldest();
+        let slot = self.slot_mut(at).filter(|slot| slot.value.is_some())?;
+        let old = std::mem::replace(&mut slot.print, print);
+        self.index.remove(&old);
+        self.index.insert(print, at);
+        self.unlink(at);
+        self.link(at, false);
+        Some(at)
+    }
+
+    fn oldest(&self) -> At {
+        At(if self.once.length > 0 { self.once.oldest } else { self.again.oldest })
+    }
+
     fn pop_oldest(&mut self) -> Option<V> {
-        self.remove(At(if self.once.length > 0 { self.once.oldest } else { self.again.oldest }))
+        self.remove(self.oldest())
     }
 
     /// Takes an entry out.
@@ -261,6 +281,18 @@ mod tests {
         assert_eq!(table.insert(3, (3, 'd')).1, Some((3, 'c')), "the same key needs no room");
         let at = table.find(3).unwrap();
         assert_eq!((table.remove(at), table.remove(at), table.len()), (Some((3, 'd')), None, 1));
+    }
+
+    #[test]
+    fn recycling_is_forgetting_the_oldest() {
+        let mut table = Table::new(2);
+        assert_eq!(table.recycle(1), None, "there is room");
+        table.insert(1, (1, 'a'));
+        table.insert(2, (2, 'b'));
+        touch(&mut table, 1);
+        let at = table.recycle(3).unwrap();
+        assert_eq!(std::mem::replace(table.get_mut(at).unwrap(), (3, 'c')), (2, 'b'));
+        assert_eq!((table.find(2), table.find(3), keys(&table)), (None, Some(at), vec![3, 1]));
     }
 
     #[test]
