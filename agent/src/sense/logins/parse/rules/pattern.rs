@@ -366,7 +366,7 @@ fn bytes_of(shape: Shape) -> ByteSet {
         Shape::Text => ByteSet::ALL,
         Shape::Word => ByteSet::of(|byte| byte > b' ' && byte != 0x7f),
         Shape::Account => {
-            ByteSet::of(|byte| byte > b' ' && byte != 0x7f && !b":/\"'`<>()[]{},;=|".contains(&byte))
+            ByteSet::of(|byte| byte > b' ' && byte != 0x7f && !b":/\"'`<>()[]{},;=|?".contains(&byte))
         }
         Shape::Basic => ByteSet::of(|byte| byte != b':' && byte != b'\n'),
         Shape::Number => ByteSet::of(|byte| byte.is_ascii_digit()),
