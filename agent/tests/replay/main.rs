@@ -1,9 +1,14 @@
 //! `agent replay` as a user runs it: recorded logs, exported journals, and logs that the real programs have just written.
 
+mod hostile;
+mod lab;
 mod ordinary;
 mod programs;
 mod recorded;
 mod rules;
+mod unpacked;
+mod vpn;
+mod web;
 
 use std::io::Write as _;
 use std::path::Path;
