@@ -10,6 +10,7 @@ pub mod config;
 pub mod core;
 pub mod detect;
 pub mod enrolment;
+pub mod glob;
 #[cfg(any(test, fuzzing))]
 pub mod hostile;
 pub mod layout;

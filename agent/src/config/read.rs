@@ -183,9 +183,9 @@ fn glob(text: &str) -> Result<String, String> {
     if !text.starts_with('/') || text.len() > PATH_BYTES_MAX {
         return Err("must be a glob over absolute paths, such as \"/etc/**/*.swp\"".to_owned());
     }
-    match globset::Glob::new(text) {
+    match crate::glob::Glob::new(text) {
         Ok(_) => Ok(text.to_owned()),
-        Err(error) => Err(format!("is not a valid glob: {}", error.kind())),
+        Err(error) => Err(format!("is not a valid glob: {error}")),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use globset::GlobBuilder;
+use crate::glob::Glob;
 
 /// Most trees after globs are looked up: a host with thousands of users.
 pub const TREES_MAX: usize = 4_096;
@@ -54,18 +54,17 @@ fn expand(pattern: &Path) -> Vec<PathBuf> {
             found.iter_mut().for_each(|path| path.push(part));
             continue;
         }
-        let Ok(glob) = GlobBuilder::new(&text).literal_separator(true).build() else { return Vec::new() };
-        let matcher = glob.compile_matcher();
-        found = found.iter().flat_map(|path| matching(path, &matcher)).take(TREES_MAX).collect();
+        let Ok(glob) = Glob::new(&text) else { return Vec::new() };
+        found = found.iter().flat_map(|path| matching(path, &glob)).take(TREES_MAX).collect();
     }
     found.retain(|path| path.symlink_metadata().is_ok());
     found
 }
 
-fn matching(directory: &Path, matcher: &globset::GlobMatcher) -> Vec<PathBuf> {
+fn matching(directory: &Path, glob: &Glob) -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(directory) else { return Vec::new() };
     let names = entries.flatten().map(|entry| entry.file_name());
-    names.filter(|name| matcher.is_match(name)).take(TREES_MAX).map(|name| directory.join(name)).collect()
+    names.filter(|name| glob.is_match(name)).take(TREES_MAX).map(|name| directory.join(name)).collect()
 }
 
 #[cfg(test)]

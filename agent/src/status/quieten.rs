@@ -79,7 +79,7 @@ fn exclude(noisy: &Noisy) -> String {
 }
 
 fn glob(path: &Path, beneath: &str) -> Option<String> {
-    let escaped = globset::escape(path.to_str()?);
+    let escaped = crate::glob::escape(path.to_str()?);
     // A string of TOML may be written as one of JSON.
     serde_json::to_string(&format!("{escaped}{beneath}")).ok()
 }

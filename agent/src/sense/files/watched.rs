@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+use crate::glob::{GlobError, Globs};
 
 /// Longest path that is watched, in bytes. What lies deeper is counted and not looked at: findings name paths
 /// several times, and a record must stay below its bound.
@@ -15,7 +15,7 @@ pub const PATH_BYTES_MAX: usize = 8 * 1024;
 pub struct Watched {
     /// Without symbolic links, sorted, none beneath another.
     trees: Vec<PathBuf>,
-    exclude: GlobSet,
+    exclude: Globs,
     /// Mount points of file systems that are not entered.
     barred: Vec<PathBuf>,
 }
@@ -25,13 +25,8 @@ impl Watched {
     ///
     /// # Errors
     /// The first glob that is not one, with the reason.
-    pub fn new(trees: Vec<PathBuf>, exclude: &[String]) -> Result<Self, globset::Error> {
-        let mut globs = GlobSetBuilder::new();
-        for glob in exclude {
-            // A `*` stays within one component, as in a shell; `**` crosses them.
-            globs.add(GlobBuilder::new(glob).literal_separator(true).build()?);
-        }
-        let mut watched = Self { trees: Vec::new(), exclude: globs.build()?, barred: Vec::new() };
+    pub fn new(trees: Vec<PathBuf>, exclude: &[String]) -> Result<Self, GlobError> {
+        let mut watched = Self { trees: Vec::new(), exclude: Globs::new(exclude)?, barred: Vec::new() };
         watched.set_trees(trees);
         Ok(watched)
     }

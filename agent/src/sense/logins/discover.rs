@@ -16,6 +16,7 @@ use picket_protocol::time::Timestamp;
 use super::parse::Parsers;
 use super::parse::parsers::LOGS_MAX;
 use super::watch::Watch;
+use crate::glob::Glob;
 
 /// It is looked this often at least.
 const LOOK: Duration = Duration::from_secs(30);
@@ -89,9 +90,7 @@ fn directories_of(pattern: &Path, into: &mut BTreeSet<PathBuf>) {
     let mut reached = vec![PathBuf::from("/")];
     for part in pattern.components().skip(1) {
         let name = part.as_os_str();
-        let glob =
-            name.to_str().filter(|name| name.contains('*')).and_then(|glob| globset::Glob::new(glob).ok());
-        let glob = glob.map(|glob| glob.compile_matcher());
+        let glob = name.to_str().filter(|name| name.contains('*')).and_then(|glob| Glob::new(glob).ok());
         let mut next = Vec::new();
         for directory in reached {
             let found = match &glob {

@@ -9,6 +9,7 @@ use super::rules::file::{FILE_BYTES_MAX, read};
 use super::rules::service::{Format, Sender};
 use super::rules::{RuleProblem, Scratch, ServiceRules, check};
 use super::{Parsed, repeated_by};
+use crate::glob::Glob;
 
 /// Where customers put rule files.
 pub const DIRECTORY: &str = "/etc/picket/parsers.d";
@@ -274,15 +275,14 @@ fn expand(pattern: &Path) -> Vec<PathBuf> {
             found.iter_mut().for_each(|path| path.push(name));
             continue;
         };
-        let Ok(glob) = globset::Glob::new(glob) else { return Vec::new() };
-        let glob = glob.compile_matcher();
+        let Ok(glob) = Glob::new(glob) else { return Vec::new() };
         found = found.iter().flat_map(|path| matching(path, &glob)).take(LOGS_MAX).collect();
     }
     found.retain(|path| path.is_file());
     found
 }
 
-fn matching(directory: &Path, glob: &globset::GlobMatcher) -> Vec<PathBuf> {
+fn matching(directory: &Path, glob: &Glob) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
     let mut paths: Vec<PathBuf> =
         entries.filter(|entry| glob.is_match(entry.file_name())).map(|entry| entry.path()).collect();
