@@ -62,7 +62,7 @@ pub(super) fn run(global: &Global, arguments: Arguments) -> Exit {
     for problem in &problems {
         output::error(&format!("{problem} (the file is left out)"));
     }
-    let mut names: Vec<String> = parsers.services().iter().map(|service| service.name.clone()).collect();
+    let mut names: Vec<String> = parsers.heads().map(|service| service.name.clone()).collect();
     let only = Some(arguments.parser.as_str()).filter(|name| *name != "auto");
     let clock = LineClock::new(arguments.year, clock::now());
     let Some(replay) = Replay::new(Arc::new(parsers), only, loaded.config.logins.thresholds, clock) else {

@@ -93,7 +93,7 @@ impl Replay {
         clock: LineClock,
     ) -> Option<Self> {
         let only = match only {
-            Some(name) => Some(parsers.services().iter().position(|service| service.name == name)?),
+            Some(name) => Some(parsers.heads().position(|service| service.name == name)?),
             None => None,
         };
         let detector = Detector::new(thresholds);
@@ -123,7 +123,7 @@ impl Replay {
 
     fn read(&mut self, bytes: &[u8]) -> Option<LoginEvent> {
         let Self { parsers, only, clock, scratch, line, .. } = self;
-        let only = only.and_then(|index| parsers.services().get(index));
+        let only = only.and_then(|index| parsers.at(index));
         let source = Source::Log;
         let place = Place::Line { line: *line };
         if let Some(head) = Line::parse(bytes) {
@@ -165,7 +165,7 @@ impl Replay {
         let (Some(identifier), Some(message)) = (entry.identifier(), entry.message()) else {
             return Ok(false);
         };
-        let only = self.only.and_then(|index| self.parsers.services().get(index));
+        let only = self.only.and_then(|index| self.parsers.at(index));
         if only.is_some_and(|service| !service.speaks_as(&identifier)) {
             return Ok(false);
         }
@@ -266,14 +266,14 @@ impl Replay {
     /// How far each parser got with a line that led to nothing, the furthest first.
     pub fn explain(&self, bytes: &[u8]) -> Vec<Explanation> {
         let head = Line::parse(bytes);
-        let only = self.only.and_then(|index| self.parsers.services().get(index));
+        let only = self.only.and_then(|index| self.parsers.at(index));
         let concerned = |service: &&ServiceRules| match (only, head) {
             (Some(only), _) => service.name == only.name,
             (None, Some(head)) => service.speaks_as(head.program) || service.speaks_as(b"*"),
             (None, None) => !service.logs.is_empty(),
         };
         let mut all = Vec::new();
-        for service in self.parsers.services().iter().filter(concerned) {
+        for service in self.parsers.services().filter(concerned) {
             all.extend(explain_by(service, head.as_ref(), bytes));
         }
         if let (None, Some(head)) = (only, head)

@@ -68,7 +68,7 @@ impl Discovery {
         }
         (self.looked, self.stirred) = (now, false);
         // Watched first and looked at then, so that nothing comes unseen in between.
-        let patterns = self.parsers.services().iter().flat_map(|service| &service.logs);
+        let patterns = self.parsers.heads().flat_map(|service| &service.logs);
         let mut directories = BTreeSet::new();
         patterns.for_each(|pattern| directories_of(Path::new(pattern), &mut directories));
         let mut watched = Ok(());
@@ -80,7 +80,7 @@ impl Discovery {
                 Err(error) => watched = Err(error),
             }
         }
-        let logs = self.parsers.logs().into_iter().map(|(path, service)| (path, service.name.clone()));
+        let logs = self.parsers.logs().into_iter().map(|(path, service)| (path, service.to_owned()));
         Some(Found { logs: logs.take(LOGS_MAX).collect(), watched })
     }
 }

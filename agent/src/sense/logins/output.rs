@@ -119,11 +119,7 @@ impl Output {
             records: Reading::default(),
             lags: HashMap::new(),
             zone: super::line::local_zone(),
-            own_logs: parsers
-                .logs()
-                .into_iter()
-                .map(|(path, service)| (path, service.name.clone()))
-                .collect(),
+            own_logs: parsers.logs().into_iter().map(|(path, service)| (path, service.to_owned())).collect(),
             parsers,
             path: Path::new("").into(),
             scratch: Scratch::default(),

@@ -19,6 +19,7 @@ pub use rules::Scratch;
 mod pam;
 pub mod parsers;
 pub mod rules;
+mod shipped;
 mod sshd;
 mod su;
 mod sudo;

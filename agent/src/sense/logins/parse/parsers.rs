@@ -8,8 +8,11 @@ use std::path::{Path, PathBuf};
 use super::rules::file::{FILE_BYTES_MAX, read};
 use super::rules::service::{Format, Sender};
 use super::rules::{RuleProblem, Scratch, ServiceRules, check};
+use super::shipped::Service;
 use super::{Parsed, repeated_by};
 use crate::glob::Glob;
+
+pub use super::shipped::SHIPPED;
 
 /// Where customers put rule files.
 pub const DIRECTORY: &str = "/etc/picket/parsers.d";
@@ -18,54 +21,8 @@ pub const FILES_MAX: usize = 64;
 /// Most logs that services' globs lead to.
 pub const LOGS_MAX: usize = 64;
 
-macro_rules! shipped {
-    ($($name:literal),* $(,)?) => {
-        /// The rule files in the binary: name and text.
-        pub const SHIPPED: &[(&str, &str)] = &[
-            $(($name, include_str!(concat!("../../../../parsers/", $name, ".toml")))),*
-        ];
-    };
-}
-
 /// The rule file of the tools that change accounts.
 const ACCOUNT_TOOLS: &str = "accounts";
-
-shipped![
-    "sshd",
-    "dropbear",
-    "su",
-    "sudo",
-    "doas",
-    "login",
-    "polkit",
-    "cron",
-    "pam",
-    "accounts",
-    "vsftpd",
-    "proftpd",
-    "pure-ftpd",
-    "dovecot",
-    "postfix",
-    "exim",
-    "mysql",
-    "postgresql",
-    "redis",
-    "nginx",
-    "apache",
-    "asterisk",
-    "freeswitch",
-    "kamailio",
-    "openvpn",
-    "wireguard",
-    "cockpit",
-    "webmin",
-    "phpmyadmin",
-    "wordpress",
-    "nextcloud",
-    "gitlab",
-    "gitea",
-    "grafana",
-];
 
 /// A problem with a rule file.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -86,7 +43,7 @@ impl std::fmt::Display for FileProblem {
 /// The parsers.
 #[derive(Debug, Default)]
 pub struct Parsers {
-    services: Vec<ServiceRules>,
+    services: Vec<Service>,
     by_program: HashMap<Vec<u8>, Vec<usize>>,
     /// Services that read the messages of every program.
     any: Vec<usize>,
@@ -105,27 +62,25 @@ pub struct Readers<'a> {
 impl Parsers {
     /// The shipped ones.
     pub fn shipped() -> Self {
-        // A test checks them; what a problem would leave out is less than what a panic would.
-        Self::of(SHIPPED.iter().filter_map(|(_, text)| read(text).0).collect())
+        Self::of(SHIPPED.iter().filter_map(|(_, text)| Service::shipped(text)).collect())
     }
 
     /// The shipped ones, and those of `directory`, which replace shipped ones of the same service. Files
     /// with problems are left out.
     pub fn load(directory: &Path) -> (Self, Vec<FileProblem>) {
         let (own, problems) = read_directory(directory);
-        let shipped = SHIPPED.iter().filter_map(|(_, text)| read(text).0);
-        let mut services: Vec<ServiceRules> =
-            shipped.filter(|shipped| own.iter().all(|own| own.name != shipped.name)).collect();
-        services.extend(own);
+        let shipped = SHIPPED.iter().filter_map(|(_, text)| Service::shipped(text));
+        let mut services: Vec<Service> =
+            shipped.filter(|shipped| own.iter().all(|own| own.name != shipped.head().name)).collect();
+        services.extend(own.into_iter().map(Service::own));
         (Self::of(services), problems)
     }
 
     /// These.
-    pub fn of(mut services: Vec<ServiceRules>) -> Self {
-        services.iter_mut().for_each(ServiceRules::compact);
+    fn of(services: Vec<Service>) -> Self {
         let mut parsers = Self { services, ..Self::default() };
         for (index, service) in parsers.services.iter().enumerate() {
-            for program in &service.programs {
+            for program in &service.head().programs {
                 if program == "*" {
                     parsers.any.push(index);
                 } else {
@@ -136,19 +91,29 @@ impl Parsers {
         parsers
     }
 
-    /// Every service.
-    pub fn services(&self) -> &[ServiceRules] {
-        &self.services
+    /// Every service with its rules, which are compiled for that.
+    pub fn services(&self) -> impl Iterator<Item = &ServiceRules> {
+        self.services.iter().map(Service::rules)
+    }
+
+    /// What stands in the heads of all services: everything but their rules.
+    pub fn heads(&self) -> impl Iterator<Item = &ServiceRules> {
+        self.services.iter().map(Service::head)
+    }
+
+    /// The service at this place among all.
+    pub fn at(&self, index: usize) -> Option<&ServiceRules> {
+        self.services.get(index).map(Service::rules)
     }
 
     /// The service called `name`.
     pub fn service(&self, name: &str) -> Option<&ServiceRules> {
-        self.services.iter().find(|service| service.name == name)
+        self.services.iter().find(|service| service.head().name == name).map(Service::rules)
     }
 
     /// Program names to ask the journal for.
     pub fn identifiers(&self) -> Vec<&str> {
-        let programs = self.services.iter().flat_map(|service| &service.programs);
+        let programs = self.heads().flat_map(|service| &service.programs);
         let mut names: Vec<&str> = programs.map(String::as_str).filter(|name| *name != "*").collect();
         names.sort_unstable();
         names.dedup();
@@ -158,7 +123,7 @@ impl Parsers {
     /// Who may speak as `program` in the journal, where a rule file says so.
     pub fn sender(&self, program: &[u8]) -> Option<&Sender> {
         let own = self.readers(program).own;
-        own.first().and_then(|index| self.services.get(*index)).map(|service| &service.sender)
+        own.first().and_then(|index| self.services.get(*index)).map(|service| &service.head().sender)
     }
 
     /// Whether `program` has a parser of its own.
@@ -210,7 +175,7 @@ impl Parsers {
 
     /// Reads a line of an unknown service's own log, by its form alone.
     pub fn line<'a>(&'a self, line: &'a [u8], scratch: &'a mut Scratch) -> Option<Parsed<'a>> {
-        let text = self.services.iter().find_map(|service| service.text_line(line));
+        let text = self.services().find_map(|service| service.text_line(line));
         text.or_else(|| {
             let all: Vec<usize> = (0..self.services.len()).collect();
             self.structured(&all, line, scratch)
@@ -218,7 +183,7 @@ impl Parsers {
     }
 
     fn chosen<'a>(&'a self, indices: &'a [usize]) -> impl Iterator<Item = &'a ServiceRules> {
-        indices.iter().filter_map(|index| self.services.get(*index))
+        indices.iter().filter_map(|index| self.services.get(*index)).map(Service::rules)
     }
 
     fn structured<'a>(
@@ -228,19 +193,21 @@ impl Parsers {
         scratch: &'a mut Scratch,
     ) -> Option<Parsed<'a>> {
         let format = if message.first() == Some(&b'{') { Format::Json } else { Format::Logfmt };
-        let services = || indices.iter().filter_map(|index| self.services.get(*index));
-        let mut likely = services().filter(|service| service.format == format && service.may_be(message));
-        likely.next()?;
+        let services = || {
+            let written = indices.iter().filter_map(|index| self.services.get(*index));
+            written.filter(|service| service.head().format == format).map(Service::rules)
+        };
+        services().find(|service| service.may_be(message))?;
         let values = scratch.read(format, message)?;
-        services().filter(|service| service.format == format).find_map(|service| service.values(values))
+        services().find_map(|service| service.values(values))
     }
 
-    /// The logs that services write themselves and that exist now, each with its service.
-    pub fn logs(&self) -> Vec<(PathBuf, &ServiceRules)> {
+    /// The logs that services write themselves and that exist now, each with its service's name.
+    pub fn logs(&self) -> Vec<(PathBuf, &str)> {
         let mut logs = Vec::new();
-        for service in &self.services {
+        for service in self.heads() {
             for pattern in &service.logs {
-                logs.extend(expand(Path::new(pattern)).into_iter().map(|path| (path, service)));
+                logs.extend(expand(Path::new(pattern)).into_iter().map(|path| (path, service.name.as_str())));
             }
         }
         logs.sort_by(|a, b| a.0.cmp(&b.0));
@@ -381,6 +348,23 @@ mod tests {
             let parsed = parsers.message(program.as_bytes(), message.as_bytes(), &mut scratch);
             assert_eq!(parsed.map(|parsed| parsed.service), Some(program));
         }
+    }
+
+    #[test]
+    fn only_what_a_message_is_for_is_compiled() {
+        let parsers = Parsers::shipped();
+        let compiled = || -> Vec<&str> {
+            let compiled = parsers.services.iter().filter(|service| service.is_compiled());
+            compiled.map(|service| service.head().name.as_str()).collect()
+        };
+        assert!(parsers.knows(b"vsftpd") && parsers.sender(b"vsftpd").is_some());
+        assert!(!parsers.identifiers().is_empty());
+        let _logs = parsers.logs();
+        assert!(compiled().is_empty(), "{:?}", compiled());
+        let mut scratch = Scratch::default();
+        let message = b"Authentication failure for admin from 192.0.2.7";
+        assert!(parsers.message(b"wordpress", message, &mut scratch).is_some());
+        assert_eq!(compiled(), ["wordpress"]);
     }
 
     #[test]
