@@ -130,7 +130,7 @@ fn make_tree(tree: &Path, count: u64) -> std::io::Result<()> {
 /// Applies entries as the ledger does: whatever has gathered, in one durable transaction.
 fn write_all(
     mut connection: rusqlite::Connection,
-    inbox: &Receiver<Entry>,
+    inbox: &Receiver<Box<Entry>>,
     sealed: &Mutex<Vec<(Instant, String)>>,
     entries: &AtomicU64,
 ) {

@@ -177,8 +177,7 @@ struct Core {
     server: Server,
     sensors_stop: Stop,
     link_stop: Stop,
-    /// What only the start needed was given back.
-    settled: bool,
+    give_back: sys::GiveBack,
 }
 
 impl Core {
@@ -249,7 +248,7 @@ impl Core {
             server,
             sensors_stop,
             link_stop,
-            settled: false,
+            give_back: sys::GiveBack::default(),
         };
         core.start_link();
         Ok(core)
@@ -313,14 +312,10 @@ impl Core {
         notify(&[sd_notify::NotifyState::Watchdog]);
     }
 
-    /// Once everything has started, lets go of the memory that only the start needed.
+    /// Once everything has started, gives back now and then what was needed for a moment only.
     fn settle(&mut self) {
-        let starting =
-            || self.statuses.reports().values().any(|report| report.state == SensorState::Starting);
-        if !self.settled && !starting() {
-            self.settled = true;
-            sys::give_back_heap();
-            let _bytes = sys::give_back_code();
+        if !self.statuses.reports().values().any(|report| report.state == SensorState::Starting) {
+            self.give_back.if_due(crate::clock::since_boot());
         }
     }
 

@@ -85,17 +85,18 @@ struct Stopped;
 /// Hands entries to the ledger's writer; cheap to clone.
 #[derive(Clone)]
 pub struct Sealer {
-    queue: SyncSender<Entry>,
+    /// In boxes, since the queue's places are there from the start, mostly empty.
+    queue: SyncSender<Box<Entry>>,
     health: LedgerHealth,
 }
 
 impl Sealer {
     /// A queue and its sending side: for tests of what seals.
-    pub fn queue() -> (Self, Receiver<Entry>) {
+    pub fn queue() -> (Self, Receiver<Box<Entry>>) {
         Self::with_health(LedgerHealth::default())
     }
 
-    pub(super) fn with_health(health: LedgerHealth) -> (Self, Receiver<Entry>) {
+    pub(super) fn with_health(health: LedgerHealth) -> (Self, Receiver<Box<Entry>>) {
         let (queue, receiver) = sync_channel(QUEUE_ENTRIES_MAX);
         (Self { queue, health }, receiver)
     }
@@ -159,7 +160,7 @@ impl Sealer {
     /// Wakes a writer that sleeps on an empty queue.
     pub(super) fn wake(&self) {
         self.health.queued();
-        match self.queue.try_send(Entry::default()) {
+        match self.queue.try_send(Box::default()) {
             Ok(()) => {}
             // A full queue keeps it awake, and one that has ended needs no waking.
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => self.health.taken(),
@@ -168,7 +169,7 @@ impl Sealer {
 
     fn send(&self, entry: Entry) -> Result<(), Stopped> {
         self.health.queued();
-        self.queue.send(entry).map_err(|_entry| {
+        self.queue.send(Box::new(entry)).map_err(|_entry| {
             self.health.taken();
             Stopped
         })

@@ -27,7 +27,7 @@ const ATTEMPTS_AT_STOP: u32 = 3;
 /// The writer's state.
 pub(super) struct Writer {
     pub store: Store,
-    pub queue: Receiver<Entry>,
+    pub queue: Receiver<Box<Entry>>,
     pub heads: Heads,
     pub health: LedgerHealth,
     pub stop: Stop,
@@ -43,7 +43,7 @@ impl Writer {
             let first = match self.queue.recv_timeout(IDLE) {
                 Ok(first) => {
                     self.health.taken();
-                    first
+                    *first
                 }
                 Err(RecvTimeoutError::Timeout) => Entry::default(),
                 Err(RecvTimeoutError::Disconnected) => return,
@@ -64,7 +64,7 @@ impl Writer {
     fn drain(&mut self) {
         while let Ok(first) = self.queue.try_recv() {
             self.health.taken();
-            let mut group = self.gather(first);
+            let mut group = self.gather(*first);
             if !self.write(&mut group) {
                 return;
             }
@@ -80,7 +80,7 @@ impl Writer {
             self.health.taken();
             records += next.drafts.len();
             bytes += entry_bytes(&next);
-            group.push(next);
+            group.push(*next);
         }
         group
     }

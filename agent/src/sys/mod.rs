@@ -26,7 +26,7 @@ pub use fanotify::{
     Group as FanotifyGroup, HANDLE_BYTES_MAX, Reports as FanotifyReports, filesystem_id, handle_of,
     open_by_handle,
 };
-pub use memory::{give_back_code, give_back_heap, share_one_heap};
+pub use memory::{GiveBack, give_back_heap, share_one_heap};
 pub use priority::{DiskPriority, set_disk_priority};
 pub use socket_filter::{Instruction, attach_filter};
 pub use spawn::{ConfinedChild, spawn_confined};

@@ -13,6 +13,7 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::client::TlsStream;
 
 use crate::clock;
+use crate::sys::GiveBack;
 
 use super::backoff::{Backoff, random};
 use super::core_end::{Inbox, Outbox, split};
@@ -200,6 +201,7 @@ async fn up(
     connection: &Connection<'_>,
 ) -> End {
     let mut begun = false;
+    let mut give_back = GiveBack::default();
     loop {
         let frame = tokio::select! {
             message = inbox.next() => match message {
@@ -222,7 +224,10 @@ async fn up(
         };
         let written = timeout(WRITE_TIMEOUT, write_frame(collector, &frame)).await;
         let reason = match written {
-            Ok(Ok(())) => continue,
+            Ok(Ok(())) => {
+                give_back.if_due(clock::since_boot());
+                continue;
+            }
             Ok(Err(error)) => format!("sending failed: {}", tls_error(&error)),
             Err(_) => format!("the collector took nothing for {} s", WRITE_TIMEOUT.as_secs()),
         };

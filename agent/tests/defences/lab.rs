@@ -166,7 +166,11 @@ impl Drop for Lab {
     }
 }
 
-fn write_all(mut connection: rusqlite::Connection, inbox: &Receiver<Entry>, findings: &Mutex<Vec<Value>>) {
+fn write_all(
+    mut connection: rusqlite::Connection,
+    inbox: &Receiver<Box<Entry>>,
+    findings: &Mutex<Vec<Value>>,
+) {
     loop {
         let mut entry = match inbox.recv_timeout(Duration::from_secs(3_600)) {
             Ok(entry) => entry,

@@ -272,7 +272,7 @@ pub fn path(finding: &Value) -> &str {
 
 fn write_all(
     mut connection: rusqlite::Connection,
-    inbox: &std::sync::mpsc::Receiver<picket_agent::ledger::Entry>,
+    inbox: &std::sync::mpsc::Receiver<Box<picket_agent::ledger::Entry>>,
     findings: &Findings,
     lose: &AtomicBool,
     taken: &AtomicU64,

@@ -175,6 +175,12 @@ impl Baseline {
         Ok(())
     }
 
+    /// Gives back what a long walk took for pages of the database.
+    pub fn rest(&mut self) -> rusqlite::Result<()> {
+        self.release()?;
+        self.connection.execute_batch("PRAGMA shrink_memory")
+    }
+
     /// Forgets the rows that have arrived.
     pub fn refresh(&mut self) -> rusqlite::Result<()> {
         self.release()?;

@@ -159,6 +159,7 @@ impl Worker {
         self.examiner.logs.armed = true;
         self.examiner.rung.end_round();
         self.examiner.buffer = Vec::new();
+        self.examiner.baseline.rest()?;
         self.examiner.tally.objects = pass.progress.examined;
         self.examiner.tally.rescans += u64::from(self.complete.is_some());
         self.complete = Some(started);
