@@ -1,6 +1,6 @@
 //! Known hands, with the real tools: what they do is explained by them, told once a run, and nothing that matters is.
 //!
-//! `tests/run` installs ansible, certbot and puppet. What it does not install is run where it is, and named where it is
+//! `tests/run` installs ansible, certbot, puppet and flatpak. What it does not install is run where it is, and named where it is
 //! not ([`installed`]): npm (Debian's brings hundreds of packages) and cloud-init (it takes over the machine that it is
 //! installed on at the next boot).
 
@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 
 use crate::everyday::{lab_that_knows_who, objects};
-use crate::lab::{Lab, path, rule};
+use crate::lab::{Lab, PATIENCE, path, rule};
 
 /// Tools that `tests/run` does not install.
 const OPTIONAL: &[&str] = &["/usr/bin/npm", "/usr/bin/cloud-init"];
@@ -120,9 +120,10 @@ fn ansible_explains_files_and_no_key() {
     assert_eq!(keys[0]["severity"], "high");
     assert_eq!(keys[0]["evidence"]["hand"]["tool"], "ansible");
     // The 30 copies are told together; in several pieces where the machine is so slow that it rests between them.
-    let many = objects(&lab).into_iter().filter(|(path, _)| path.starts_with("tree/many/")).count();
-    assert_eq!(many, 30);
-    assert!(others.len() < many / 2, "{} findings: {others:#?}", others.len());
+    let objects = objects(&lab);
+    let is_told = |n: u32| objects.iter().any(|(path, _)| *path == format!("tree/many/{n}.conf"));
+    assert!((0..30).all(is_told), "{objects:#?}");
+    assert!(others.len() < 15, "{} findings: {others:#?}", others.len());
 }
 
 #[test]
@@ -255,6 +256,11 @@ fn npm_is_one_finding_a_run_that_says_what_is_not_proved() {
     let arguments: Vec<&str> = fixed.into_iter().chain(archives.iter().map(String::as_str)).collect();
     run(&lab, "/usr/bin/npm", &arguments);
     let last = "tree/node_modules/.package-lock.json";
+    // Node's program has 100 MB: a test's unoptimised digest of it takes its time on a busy machine.
+    let deadline = std::time::Instant::now() + PATIENCE * 4;
+    while findings(&lab).is_empty() && std::time::Instant::now() < deadline {
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
     let told =
         settle(&lab, &["tree/node_modules/pad-left/lib/19.js", "tree/node_modules/pad-right/index.js", last]);
     expect_explained(&told, "npm", "nodejs");
@@ -367,4 +373,57 @@ fn cloud_init_explains_what_it_writes() {
     run(&lab, "unshare", &["--mount", "sh", "-c", &script]);
     let told = settle(&lab, &["tree/made", "tree/old"]);
     expect_explained(&told, "cloud-init", "cloud-init");
+}
+
+/// Takes away what a test had flatpak install on this host.
+struct Application(String);
+
+impl Drop for Application {
+    fn drop(&mut self) {
+        let name = format!("org.example.{}", self.0);
+        for words in
+            [&["uninstall", "-y", "--noninteractive", &name][..], &["remote-delete", "--force", &self.0]]
+        {
+            let _gone = Command::new("flatpak").arg("--system").args(words).output();
+        }
+    }
+}
+
+#[test]
+fn flatpak_is_one_finding_that_names_the_application() {
+    assert!(installed("/usr/bin/flatpak"));
+    let (mut lab, _table) = lab_that_knows_who();
+    let remote = format!("Picket{}", std::process::id());
+    let name = format!("org.example.{remote}");
+    let build = lab.outside().join("build");
+    fs::create_dir_all(build.join("files/share")).unwrap();
+    fs::create_dir_all(build.join("export")).unwrap();
+    let metadata = format!("[Application]\nname={name}\nruntime=org.example.Platform/x86_64/1\ncommand=x\n");
+    fs::write(build.join("metadata"), metadata).unwrap();
+    (0..30).for_each(|n| fs::write(build.join(format!("files/share/{n}")), format!("{remote} {n}")).unwrap());
+    let repository = lab.outside().join("repository");
+    let at = |path: &Path| path.to_str().unwrap().to_owned();
+    run(&lab, "/usr/bin/flatpak", &["build-export", "--disable-sandbox", &at(&repository), &at(&build)]);
+    let _application = Application(remote.clone());
+    run(&lab, "/usr/bin/flatpak", &["remote-add", "--system", "--no-gpg-verify", &remote, &at(&repository)]);
+    lab.config.trees = vec!["/var/lib/flatpak/app".into(), "/var/lib/flatpak/repo/objects".into()];
+    lab.start();
+    let install =
+        ["install", "--system", "--noninteractive", "--no-deps", "--no-related", "-y", &remote, &name];
+    run(&lab, "/usr/bin/flatpak", &install);
+    let application = format!("/var/lib/flatpak/app/{name}");
+    lab.wait("the application's files", |lab| {
+        objects(lab).iter().filter(|(path, _)| path.starts_with(&application)).count() >= 30
+    });
+    lab.scan();
+    lab.wait("the rest", |lab| lab.arrived());
+    let told = findings(&lab);
+    for finding in &told {
+        assert_eq!(finding["explained_by"], "flatpak did it", "{finding:#}");
+        assert_eq!(finding["severity"], "info", "{finding:#}");
+    }
+    assert!(told.len() <= 2, "{told:#?}");
+    let run = &told[0]["evidence"]["run"];
+    assert_eq!(run["packages"][0], name, "{run:#}");
+    assert!(run["proof"].as_str().unwrap().contains("no digest that was compared"), "{run:#}");
 }

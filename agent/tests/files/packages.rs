@@ -487,3 +487,41 @@ fn an_upgrade_by_rpm_is_one_finding_and_what_differs_is_high() {
     let findings = settle(&lab, 1);
     assert_eq!(findings, [transaction("service 3-1 removed, 3 files, all as packaged")]);
 }
+
+/// dnf below the lab's root, with one repository beside it. Debian's rpm keeps its database elsewhere by default.
+fn dnf(lab: &Lab, words: &[&str], package: &std::path::Path) {
+    let base = lab.directory.path();
+    let (repository, home) = (base.join("repository"), base.join("home"));
+    fs::create_dir_all(&repository).unwrap();
+    fs::create_dir_all(&home).unwrap();
+    fs::write(home.join(".rpmmacros"), "%_dbpath /var/lib/rpm\n").unwrap();
+    fs::copy(package, repository.join(package.file_name().unwrap())).unwrap();
+    run(Command::new("createrepo_c").arg("--quiet").arg(&repository));
+    let at = |name: &str| base.join(name).display().to_string();
+    run(Command::new("/usr/bin/dnf")
+        .arg("--assumeyes")
+        .arg(format!("--installroot={}", lab.tree().display()))
+        .arg(format!("--repofrompath=t,{}", repository.display()))
+        .args(["--releasever=1", "--repo=t", "--nogpgcheck", "--setopt=metadata_expire=0"])
+        .arg(format!("--setopt=reposdir={}", at("no-repositories")))
+        .arg(format!("--setopt=cachedir={}", at("cache")))
+        .args(words)
+        .env("HOME", &home));
+}
+
+/// dnf is written in Python and calls rpm's library: there is no rpm among its processes.
+#[test]
+fn an_upgrade_by_dnf_is_one_finding() {
+    let (mut lab, _table) = known_hands();
+    fs::remove_dir_all(lab.tree().join("var/lib/dpkg")).unwrap();
+    let first = rpm_package(&lab, "1", "one");
+    dnf(&lab, &["install", "service"], &first);
+    lab.start();
+    lab.wait("the package to be known", |lab| known(lab) == 1);
+    let second = rpm_package(&lab, "2", "two");
+    dnf(&lab, &["upgrade"], &second);
+    assert_eq!(settle(&lab, 1), [transaction("service 1-1 → 2-1, 2 files, all as packaged")]);
+    lab.forget();
+    dnf(&lab, &["remove", "service"], &second);
+    assert_eq!(settle(&lab, 1), [transaction("service 2-1 removed, 3 files, all as packaged")]);
+}

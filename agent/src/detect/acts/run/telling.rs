@@ -156,7 +156,7 @@ impl Words {
         let name = named(name, version.as_ref());
         match self.packages.len() {
             1 => format!("{title}: {}", printable(&name)),
-            count => format!("{title}: {} and {} more packages", printable(&name), count - 1),
+            count => format!("{title}: {} and {} more", printable(&name), count - 1),
         }
     }
 

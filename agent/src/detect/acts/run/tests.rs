@@ -192,9 +192,28 @@ fn packages_of_npm_are_named() {
     }
     let run = Run { tool: "npm".to_owned(), pid: 1, started: Timestamp::default(), explained: true };
     let finding = telling::one(&run, told).unwrap();
-    assert_eq!(finding.title, "npm modified 4 objects below /srv/node_modules: @s/b and 1 more packages");
+    assert_eq!(finding.title, "npm modified 4 objects below /srv/node_modules: @s/b and 1 more");
     assert_eq!(finding.evidence["run"]["packages"], serde_json::json!(["@s/b", "a 1.2"]));
     assert!(finding.evidence["run"]["proof"].as_str().unwrap().contains("archive"));
+}
+
+/// As snapd and flatpak lay things out on a host of theirs.
+#[test]
+fn images_of_snapd_and_applications_of_flatpak_are_named() {
+    let title = |tool: &str, paths: &[&str]| {
+        let told = paths.iter().map(|path| (path.into(), finding(&change(path)))).collect();
+        let run = Run { tool: tool.to_owned(), pid: 1, started: Timestamp::default(), explained: true };
+        telling::one(&run, told).unwrap().title
+    };
+    let snap = ["/var/lib/snapd/snaps/core22_864.snap", "/var/lib/snapd/state.json", "/var/lib/snapd/x.snap"];
+    assert_eq!(title("snapd", &snap), "snapd modified 3 objects below /var/lib/snapd: core22 revision 864");
+    let flatpak = [
+        "/var/lib/flatpak/app/org.example.A/x86_64/stable/0123/files/x",
+        "/var/lib/flatpak/runtime/org.example.P/x86_64/1/4567",
+        "/var/lib/flatpak/repo/objects/01/23.file",
+    ];
+    let expected = "flatpak modified 3 objects below /var/lib/flatpak: org.example.A and 1 more";
+    assert_eq!(title("flatpak", &flatpak), expected);
 }
 
 proptest! {
