@@ -225,7 +225,7 @@ impl Worker {
             let now = Moment::now().boot;
             let ended: Vec<Uuid> =
                 self.frozen.iter().filter(|frozen| frozen.ends <= now).map(|frozen| frozen.id).collect();
-            ended.into_iter().for_each(|id| drop(self.release(id, "the lease ended", None)));
+            self.release(ended, "the lease ended", None);
         }
         self.release_all("the agent stops", None);
     }
@@ -263,13 +263,18 @@ impl Worker {
                 processes: Vec::new(),
             },
         };
-        frozen.origins.extend(origins);
-        frozen.origins.dedup();
+        let new = |origin: &Stopped| !frozen.origins.contains(origin);
+        let new: Vec<Stopped> = origins.into_iter().filter(new).collect();
+        frozen.origins.extend(new);
         let before = frozen.processes.len();
         let whole = self.sweep(&mut frozen, request);
         let news = frozen.processes.len() > before;
         if frozen.processes.is_empty() {
-            return self.tell_vain(request, "it has ended, or is one that is never stopped");
+            let why = match whole {
+                true => "it has ended, or is one that is never stopped",
+                false => "that could not be written down first",
+            };
+            return self.tell_vain(request, why);
         }
         if news {
             self.tell_frozen(&frozen, whole);
@@ -306,13 +311,27 @@ impl Worker {
     /// Lets all of them go on.
     fn release_all(&mut self, why: &str, by: Option<&Person>) -> Vec<Released> {
         let ids: Vec<Uuid> = self.frozen.iter().map(|frozen| frozen.id).collect();
-        ids.into_iter().filter_map(|id| self.release(id, why, by)).collect()
+        self.release(ids, why, by)
     }
 
-    /// The undo does not wait for the disk.
-    fn release(&mut self, id: Uuid, why: &str, by: Option<&Person>) -> Option<Released> {
-        let at = self.frozen.iter().position(|frozen| frozen.id == id)?;
-        let frozen = self.frozen.remove(at);
+    /// The undo does not wait for the disk: all go on before the first is recorded.
+    fn release(&mut self, ids: Vec<Uuid>, why: &str, by: Option<&Person>) -> Vec<Released> {
+        let (over, still): (Vec<Frozen>, Vec<Frozen>) =
+            self.frozen.drain(..).partition(|frozen| ids.contains(&frozen.id));
+        self.frozen = still;
+        let mut gone_on = Vec::with_capacity(over.len());
+        for frozen in over {
+            let processes = self.let_go_on(&frozen);
+            gone_on.push((frozen, processes));
+        }
+        self.show();
+        gone_on
+            .into_iter()
+            .map(|(frozen, processes)| self.tell_released(frozen, processes, why, by))
+            .collect()
+    }
+
+    fn let_go_on(&mut self, frozen: &Frozen) -> Vec<Stopped> {
         // Those of another boot are gone.
         let here = frozen.boot == self.context.boot;
         let lives = |process: &&Stopped| here && life(process.pid).is_some_and(|life| process.is(&life));
@@ -320,14 +339,23 @@ impl Worker {
         processes.iter().for_each(|process| signal(process, Signal::CONT));
         self.let_go.extend(processes.iter().cloned());
         self.let_go.drain(..self.let_go.len().saturating_sub(LET_GO_MAX));
+        processes
+    }
+
+    fn tell_released(
+        &self,
+        frozen: Frozen,
+        processes: Vec<Stopped>,
+        why: &str,
+        by: Option<&Person>,
+    ) -> Released {
         let title = format!("{} go on: {why}", count(processes.len()));
         let detail = json!({
             "action": frozen.id, "finding": frozen.finding, "outcome": "released", "why": why, "by": by,
             "since": frozen.since, "processes": named(&processes),
         });
-        self.seal("released", title, detail, freeze_store::remove(id));
-        self.show();
-        Some(Released { id, finding: frozen.finding, processes })
+        self.seal("released", title, detail, freeze_store::remove(frozen.id));
+        Released { id: frozen.id, finding: frozen.finding, processes }
     }
 
     fn tell_frozen(&self, frozen: &Frozen, whole: bool) {
@@ -476,5 +504,72 @@ fn count(processes: usize) -> String {
     match processes {
         1 => "1 process".to_owned(),
         more => format!("{more} processes"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Child, Command};
+    use std::time::Instant;
+
+    use super::*;
+
+    fn sleeper() -> Child {
+        Command::new("sleep").arg("600").spawn().expect("sleep")
+    }
+
+    fn frozen(child: &Child) -> Frozen {
+        let stopped = Stopped::of(&life(child.id()).expect("it runs"));
+        signal(&stopped, Signal::STOP);
+        Frozen {
+            id: Uuid::now_v7(),
+            finding: Uuid::nil(),
+            cause: "x".to_owned(),
+            boot: "now".to_owned(),
+            ends: Duration::ZERO,
+            since: Timestamp::default(),
+            origins: Vec::new(),
+            processes: vec![stopped],
+        }
+    }
+
+    fn is_stopped(child: &Child) -> bool {
+        life(child.id()).is_some_and(|life| life.state == 'T')
+    }
+
+    fn wait_for(what: &str, holds: impl Fn() -> bool) {
+        let deadline = Instant::now() + SEAL_TIMEOUT / 2;
+        while !holds() {
+            assert!(Instant::now() < deadline, "{what}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    #[test]
+    fn a_ledger_that_does_not_answer_keeps_nobody_stopped() {
+        let (sealer, entries) = Sealer::queue();
+        let mut children = [sleeper(), sleeper(), sleeper()];
+        let context = Context {
+            sealer,
+            database: PathBuf::new(),
+            boot: "now".to_owned(),
+            status: RespondStatus::default(),
+            lease: None,
+        };
+        let mut worker = Worker {
+            frozen: children.iter().map(frozen).collect(),
+            context,
+            vain: Vec::new(),
+            let_go: Vec::new(),
+        };
+        wait_for("they are stopped", || children.iter().all(is_stopped));
+        let released = std::thread::spawn(move || worker.release_all("the agent stops", None));
+        wait_for("all go on, whatever becomes of the records", || !children.iter().any(is_stopped));
+        drop(entries);
+        let released = released.join().expect("it ends");
+        assert_eq!(released.iter().map(|released| released.processes.len()).collect::<Vec<_>>(), [1, 1, 1]);
+        for child in &mut children {
+            child.kill().and_then(|()| child.wait()).expect("killed");
+        }
     }
 }
