@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::Read as _;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use super::rules::file::{FILE_BYTES_MAX, read};
@@ -314,7 +314,12 @@ pub fn check_text(text: &str) -> (Option<ServiceRules>, Vec<RuleProblem>) {
 
 /// Reads a file that only root, or whoever runs this, can have written; looked at on the open descriptor.
 fn read_trusted(path: &Path) -> Result<String, String> {
-    let file = std::fs::File::open(path).map_err(|error| format!("cannot be opened: {error}"))?;
+    // A FIFO must not make the agent wait for its writer.
+    let file = std::fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(path)
+        .map_err(|error| format!("cannot be opened: {error}"))?;
     let metadata = file.metadata().map_err(|error| format!("cannot be looked at: {error}"))?;
     if !metadata.is_file() {
         return Err("is no regular file".to_owned());
