@@ -117,7 +117,7 @@ impl Silence {
 impl Witness {
     fn speaks(&mut self, act: &Closed, source: Source, now: Timestamp) -> Option<Finding> {
         if act.sources.len() > 1 {
-            self.learnt = (self.learnt + 1).min(LEARNT_MAX);
+            self.learnt = self.learnt.saturating_add(1).min(LEARNT_MAX);
         }
         let ended = self.alarm.take().map(|id| self.finding(id, act, source, now, true));
         (self.missed, self.since) = (0, None);
@@ -133,7 +133,9 @@ impl Witness {
         new_id: &mut dyn FnMut() -> Uuid,
     ) -> Option<Finding> {
         self.missed = self.missed.saturating_add(1);
-        let since = *self.since.get_or_insert(now);
+        // A clock that was set back must not put it off for as long as it was set back.
+        let since = self.since.map_or(now, |since| since.min(now));
+        self.since = Some(since);
         for told in &act.sources {
             if !self.told_by.contains(told) {
                 self.told_by.push(*told);
@@ -280,6 +282,14 @@ mod tests {
         );
         let again = tell(&mut silence, &act(LoginKind::Failure, &BOTH), 5, 2_000);
         assert_eq!((again.len(), again[0].id, again[0].observed.count), (1, silent[0].id, 50));
+    }
+
+    #[test]
+    fn a_clock_that_ran_ahead_does_not_put_it_off() {
+        let mut silence = Silence::default();
+        tell(&mut silence, &act(LoginKind::Failure, &BOTH), 20, 0);
+        tell(&mut silence, &act(LoginKind::Failure, &[Source::Audit]), 1, 400 * 86_400);
+        assert_eq!(tell(&mut silence, &act(LoginKind::Failure, &[Source::Audit]), 50, 1_000).len(), 1);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use picket_protocol::time::Timestamp;
 use serde_json::json;
 
 use super::alarm::{Alarms, Opening, Turn};
+use super::apart;
 use super::distinct::Distinct;
 use super::guess::About;
 use super::kept::{Changes, Entry, Kept};
@@ -109,7 +110,7 @@ impl Campaigns {
 impl Window {
     /// Begins a new half when this one is over; whether it was.
     fn turn(&mut self, time: Timestamp, half: std::time::Duration) -> bool {
-        let age = time.since(self.now.begin);
+        let age = apart(time, self.now.begin);
         if age < half && self.now.tries > 0 {
             return false;
         }

@@ -12,6 +12,7 @@ use picket_protocol::time::Timestamp;
 use serde_json::json;
 
 use super::alarm::{Alarms, Opening, Turn};
+use super::apart;
 use super::facts::{is_private, is_shell, network};
 use super::habit::View;
 use super::kept::{Changes, Entry, Kept};
@@ -57,7 +58,7 @@ impl Concurrent {
             return;
         }
         let Some(Open(sessions)) = self.users.entry(turn.prints.user, || user.clone()) else { return };
-        sessions.retain(|session| event.time.since(session.since) < SESSION_AGE_MAX);
+        sessions.retain(|session| apart(event.time, session.since) < SESSION_AGE_MAX);
         if sessions.len() >= SESSIONS_MAX {
             sessions.remove(0);
         }

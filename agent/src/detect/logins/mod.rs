@@ -79,6 +79,12 @@ const WEAK_ROWS: u32 = 64;
 /// The row of the secret that fingerprints depend on.
 const SECRET: &str = "secret";
 
+/// How far two times are apart, whichever comes first: what a clock that ran ahead has stamped is not kept for as long as it ran
+/// ahead.
+fn apart(one: Timestamp, other: Timestamp) -> Duration {
+    one.since(other).max(other.since(one))
+}
+
 /// What became of events, counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {

@@ -111,6 +111,17 @@ pub fn then(mut events: Vec<LoginEvent>, last: LoginEvent) -> Vec<LoginEvent> {
 }
 
 #[test]
+fn a_clock_that_ran_ahead_makes_no_alarm_of_what_comes_later() {
+    const AHEAD: i64 = 400 * DAY;
+    let seldom = numbered(40, |n| failed(&format!("u{n}"), &format!("192.0.2.{n}"), n * 7_200));
+    let first = failed("u", "192.0.2.99", AHEAD);
+    check("one failure every two hours", &[vec![first], seldom].concat(), &[]);
+    let vain = |n: i64, second| request(&format!("GET /old/{n}"), 404, "192.0.2.99", second);
+    let seldom = numbered(60, |n| vain(n, n * 300));
+    check("a dead link every five minutes", &[vec![vain(99, AHEAD)], seldom].concat(), &[]);
+}
+
+#[test]
 fn guessing_is_told_by_the_event_that_reaches_the_threshold() {
     use Severity::Medium;
     let one = numbered(20, |n| failed("al", "192.0.2.7", n));

@@ -208,7 +208,8 @@ impl<O: Clone + PartialEq> Slow<O> {
     ) {
         let today = event.time.seconds().div_euclid(DAY_SECONDS);
         let oldest = today - i64::from(thresholds.slow_days);
-        self.days.retain(|OnDay(day, ..)| *day > oldest);
+        // A day ahead of the next was stamped by a clock that ran ahead.
+        self.days.retain(|OnDay(day, ..)| *day > oldest && *day <= today.saturating_add(1));
         if self.days.is_empty() {
             self.since = event.time;
         }

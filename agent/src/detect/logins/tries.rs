@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use picket_protocol::time::Timestamp;
 
+use super::apart;
 use super::few::Few;
 use super::kept::Entry;
 use crate::sense::logins::{LoginEvent, LoginKind, Place};
@@ -111,7 +112,7 @@ impl<O: Clone> Tries<O> {
 
     /// How many tries of late lie within `window` before `time`, and the first of them.
     pub fn within(&self, time: Timestamp, window: Duration) -> (u64, Timestamp) {
-        let recent = self.times.iter().filter(|(at, _)| time.since(*at) <= window);
+        let recent = self.times.iter().filter(|(at, _)| apart(time, *at) <= window);
         let (mut count, mut first) = (0, time);
         for (at, _) in recent {
             count += 1;
@@ -122,7 +123,7 @@ impl<O: Clone> Tries<O> {
 
     /// The counterparts tried within `window` before `time`.
     pub fn others(&self, time: Timestamp, window: Duration) -> impl Iterator<Item = &Other<O>> {
-        self.others.iter().filter(move |other| time.since(other.last) <= window)
+        self.others.iter().filter(move |other| apart(time, other.last) <= window)
     }
 
     /// Whether there are at least `count` counterparts at all: asked first, since it costs nothing.

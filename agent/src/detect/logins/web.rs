@@ -13,6 +13,7 @@ use picket_protocol::time::Timestamp;
 use serde_json::json;
 
 use super::alarm::{Alarms, Opening, Turn};
+use super::apart;
 use super::distinct::Distinct;
 use super::guess::FORGET_EVERY;
 use super::kept::{Changes, Entry, Kept};
@@ -116,7 +117,7 @@ impl Requests {
         }
         let (window, enough) = (turn.thresholds.window, u64::from(turn.thresholds.web_scan));
         let Some(client) = self.clients.entry(from, || address) else { return };
-        if event.time.since(client.begin) > window {
+        if apart(event.time, client.begin) > window {
             *client = Client { begin: event.time, ..Client::default() };
         }
         client.touched = turn.now;

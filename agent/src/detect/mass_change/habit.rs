@@ -74,13 +74,13 @@ impl Habits {
         let (days, most) = if habit.last == day(now) {
             (habit.days, habit.most)
         } else {
-            (habit.days + 1, habit.most.max(habit.most_on_last))
+            (habit.days.saturating_add(1), habit.most.max(habit.most_on_last))
         };
         days >= DAYS && group.victims_count() <= most.saturating_mul(2)
     }
 
     fn forget(&mut self, today: i64) {
-        let old = |habit: &Habit| habit.last > today || today - habit.last > FORGOTTEN_AFTER;
+        let old = |habit: &Habit| habit.last > today || today.saturating_sub(habit.last) > FORGOTTEN_AFTER;
         let mut gone: Vec<String> =
             self.known.iter().filter(|(_, habit)| old(habit)).map(|(key, _)| key.clone()).collect();
         if self.known.len() - gone.len() > HABITS_MAX {

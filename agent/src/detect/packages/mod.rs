@@ -295,8 +295,10 @@ impl Stage {
             return outcome;
         }
         let since = *self.settled_since.get_or_insert(now);
-        let quiet = self.last_held.is_none_or(|last| now.since(last) >= QUIET) && !awaited;
-        if quiet || now.since(since) >= QUIET_MAX {
+        // A clock that was set back keeps nothing waiting for as long as it was set back.
+        let passed = |from: Timestamp, least| from > now || now.since(from) >= least;
+        let quiet = self.last_held.is_none_or(|last| passed(last, QUIET)) && !awaited;
+        if quiet || passed(since, QUIET_MAX) {
             self.tell(&news, known, now, new_id, &mut outcome);
         }
         outcome

@@ -149,6 +149,14 @@ fn a_mismatch_is_high_and_only_said_when_the_database_is_settled() {
 }
 
 #[test]
+fn a_clock_that_was_set_back_keeps_no_transaction_untold() {
+    let mut stage = busy();
+    hold(&mut stage, &change("/usr/bin/a"));
+    let packaged = [("/usr/bin/a", Verdict::AsPackaged(package()))];
+    assert_eq!(rules(&answered(&mut stage, true, &packaged, 50)), ["package.transaction"]);
+}
+
+#[test]
 fn what_nobody_explains_comes_out_as_it_was_and_not_later_than_promised() {
     let mut stage = busy();
     let change = change("/usr/bin/a");
