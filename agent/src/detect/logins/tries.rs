@@ -88,7 +88,8 @@ impl<O: Clone> Tries<O> {
     fn about(&mut self, who: &O, print: u64, event: &LoginEvent, attempts: u32) {
         let invalid = event.event == LoginKind::InvalidUser;
         if let Some(known) = self.others.iter_mut().find(|known| known.print == print) {
-            known.last = known.last.max(event.time);
+            // Not the latest: a clock may have run ahead.
+            known.last = event.time;
             known.tries = known.tries.saturating_add(attempts);
             known.invalid &= invalid;
             return;

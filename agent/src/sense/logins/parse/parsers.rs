@@ -373,6 +373,16 @@ mod tests {
     }
 
     #[test]
+    fn what_is_no_file_among_the_rule_files_is_a_problem_and_nobody_waits_for_it() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let fifo = directory.path().join("x.toml");
+        assert!(std::process::Command::new("mkfifo").arg(&fifo).status().expect("mkfifo").success());
+        let (services, problems) = read_directory(directory.path());
+        assert!(services.is_empty());
+        assert_eq!(problems.iter().map(|problem| problem.file.clone()).collect::<Vec<_>>(), [fifo]);
+    }
+
+    #[test]
     fn a_name_in_parentheses_does_not_hide_a_program() {
         let parsers = Parsers::shipped();
         for (program, service) in [
