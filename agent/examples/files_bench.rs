@@ -59,6 +59,7 @@ fn main() -> Result<(), Failure> {
     let config = FilesConfig {
         logs: Vec::new(),
         canaries: Vec::new(),
+        quiet_trees: Vec::new(),
         enabled: true,
         trees: vec![tree.clone()],
         exclude: Vec::new(),

@@ -62,6 +62,9 @@ pub struct FilesConfig {
     pub enabled: bool,
     /// `trees`: absolute directories or files, watched with all beneath.
     pub trees: Vec<PathBuf>,
+    /// `quiet_trees`: watched as well, where files come and go all day: only what means something is told.
+    /// None by default where `trees` is given.
+    pub quiet_trees: Vec<PathBuf>,
     /// `logs`: directories and files that hold logs; what is there only grows, or is rotated.
     pub logs: Vec<PathBuf>,
     /// `canaries`: directories in which a file is kept that nobody has a reason to touch. Default none.
@@ -163,7 +166,7 @@ const DAY: u64 = 24 * HOUR;
 
 /// What is watched when nobody says otherwise: programs, libraries that load by themselves, configuration, and
 /// the places from which something is started or somebody is let in.
-pub const DEFAULT_TREES: [&str; 21] = [
+pub const DEFAULT_TREES: [&str; 34] = [
     "/etc",
     "/usr/bin",
     "/usr/sbin",
@@ -171,21 +174,38 @@ pub const DEFAULT_TREES: [&str; 21] = [
     "/bin",
     "/sbin",
     "/boot",
-    "/lib/systemd/system",
-    "/usr/lib/systemd/system",
+    "/lib/systemd",
+    "/usr/lib/systemd",
+    "/lib/modules",
+    "/usr/lib/modules",
+    "/lib/udev",
+    "/usr/lib/udev",
     "/usr/lib/*/security",
     "/usr/lib64/security",
     "/root/.ssh",
     "/home/*/.ssh",
     "/root/.bashrc",
     "/root/.profile",
+    "/root/.bash_profile",
+    "/root/.zshrc",
     "/home/*/.bashrc",
     "/home/*/.profile",
+    "/home/*/.bash_profile",
+    "/home/*/.zshrc",
     "/home/*/.config/autostart",
     "/home/*/.config/systemd",
     "/usr/lib/python3/dist-packages",
     "/var/spool/cron",
+    "/var/spool/at",
+    "/run/docker*.sock",
+    "/run/containerd/*.sock",
+    "/run/podman/*.sock",
+    "/run/crio/*.sock",
 ];
+
+/// Where anybody may write, and what web servers show: files come and go there all day.
+pub const DEFAULT_QUIET_TREES: [&str; 6] =
+    ["/tmp", "/var/tmp", "/dev/shm", "/var/www", "/srv/www", "/srv/http"];
 
 /// Where the host records who came and went, unless the configuration says otherwise: the utmp family, and the databases to
 /// which distributions move (the older place of wtmpdb's last but one).
@@ -234,6 +254,7 @@ impl Default for FilesConfig {
         Self {
             enabled: true,
             trees: DEFAULT_TREES.iter().map(PathBuf::from).collect(),
+            quiet_trees: DEFAULT_QUIET_TREES.iter().map(PathBuf::from).collect(),
             logs: DEFAULT_LOGS.iter().map(PathBuf::from).collect(),
             canaries: Vec::new(),
             exclude: DEFAULT_EXCLUDES.iter().map(|&glob| glob.to_owned()).collect(),

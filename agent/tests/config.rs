@@ -40,6 +40,80 @@ fn the_packaged_file_names_every_key() {
     }
 }
 
+/// Whether a tree, in which `*` stands for within one name, holds the path.
+fn holds(tree: &Path, path: &Path) -> bool {
+    let mut parts = path.components();
+    tree.components().all(|wanted| {
+        let (wanted, part) = (wanted.as_os_str(), parts.next().map(|part| part.as_os_str()));
+        let glob = globset::Glob::new(&wanted.to_string_lossy()).expect("a glob").compile_matcher();
+        part.is_some_and(|part| glob.is_match(part))
+    })
+}
+
+#[test]
+fn what_matters_is_watched_by_default_wherever_distributions_keep_it() {
+    let files = Config::default().files;
+    let watched: Vec<_> = files.trees.iter().chain(&files.quiet_trees).chain(&files.logs).collect();
+    for path in [
+        "/etc/passwd",
+        "/etc/cron.d/x",
+        "/var/spool/cron/crontabs/root",
+        "/var/spool/cron/root",
+        "/var/spool/cron/atjobs/a1",
+        "/var/spool/at/a1",
+        "/etc/systemd/system/x.service",
+        "/usr/lib/systemd/system/x.timer",
+        "/usr/lib/systemd/system-generators/x",
+        "/lib/systemd/system-generators/x",
+        "/home/a/.config/systemd/user/x.service",
+        "/etc/init.d/x",
+        "/etc/rc.local",
+        "/etc/profile.d/x.sh",
+        "/root/.bashrc",
+        "/home/a/.bash_profile",
+        "/home/a/.zshrc",
+        "/home/a/.ssh/authorized_keys",
+        "/etc/ld.so.preload",
+        "/lib/modules/6.1/extra/x.ko",
+        "/usr/lib/modules/6.1/extra/x.ko",
+        "/etc/modprobe.d/x.conf",
+        "/etc/udev/rules.d/x.rules",
+        "/usr/lib/udev/rules.d/x.rules",
+        "/lib/udev/rules.d/x.rules",
+        "/usr/lib/x86_64-linux-gnu/security/pam_x.so",
+        "/usr/lib64/security/pam_x.so",
+        "/etc/apt/trusted.gpg.d/x.gpg",
+        "/etc/yum.repos.d/x.repo",
+        "/etc/update-motd.d/99-x",
+        "/etc/xdg/autostart/x.desktop",
+        "/home/a/.config/autostart/x.desktop",
+        "/boot/vmlinuz-6.1",
+        "/boot/efi/EFI/x",
+        "/usr/lib/python3/dist-packages/x.pth",
+        "/var/www/html/x.php",
+        "/srv/www/x.php",
+        "/tmp/x",
+        "/var/tmp/.x/y",
+        "/dev/shm/x",
+        "/run/docker.sock",
+        "/run/containerd/containerd.sock",
+        "/usr/local/bin/x",
+        "/var/log/auth.log",
+        "/root/.bash_history",
+    ] {
+        assert!(watched.iter().any(|tree| holds(tree, Path::new(path))), "{path} is not watched by default");
+    }
+    assert!(!watched.iter().any(|tree| holds(tree, Path::new("/home/a/notes"))));
+}
+
+#[test]
+fn trees_that_are_chosen_are_all_that_is_watched_unless_quiet_ones_are_chosen_too() {
+    let quiet = |text: &str| Config::parse(text).expect("valid").files.quiet_trees;
+    assert!(quiet("[files]\ntrees = [\"/opt\"]\n").is_empty());
+    assert_eq!(quiet("[files]\ntrees = [\"/opt\"]\nquiet_trees = [\"/tmp\"]\n"), [Path::new("/tmp")]);
+    assert!(quiet("[files]\nscan_interval = \"1h\"\n").contains(&"/tmp".into()));
+}
+
 #[test]
 fn every_problem_is_reported_in_one_run() {
     let text = r#"state_dir = "relative"

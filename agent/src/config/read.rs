@@ -48,9 +48,13 @@ pub(super) fn config(text: &str) -> Result<Config, Vec<Problem>> {
 
 fn files(mut section: Section<'_, '_>) -> FilesConfig {
     let default = FilesConfig::default();
+    let trees = section.texts("trees", default.trees.clone(), TREES_MAX, tree);
+    // Whoever chose the trees chose what is watched.
+    let quiet = if trees == default.trees { default.quiet_trees } else { Vec::new() };
     let config = FilesConfig {
         enabled: section.boolean("enabled", default.enabled),
-        trees: section.texts("trees", default.trees, TREES_MAX, tree),
+        trees,
+        quiet_trees: section.texts("quiet_trees", quiet, TREES_MAX, tree),
         logs: section.texts("logs", default.logs, TREES_MAX, tree),
         canaries: section.texts("canaries", default.canaries, CANARIES_MAX, absolute),
         exclude: section.texts("exclude", default.exclude, EXCLUDES_MAX, glob),

@@ -106,7 +106,8 @@ impl Sensors {
             keys: keys.clone(),
         };
         let logs = trees::look_up(&config.files.logs);
-        let files_config = FilesConfig { trees, logs, ..config.files.clone() };
+        let quiet_trees = trees::resolve(&config.files.quiet_trees);
+        let files_config = FilesConfig { trees, quiet_trees, logs, ..config.files.clone() };
         let tuning = files::Tuning { freezer: freezer.clone(), ..files::Tuning::default() };
         sensors.scanner = sensors.keep("files", config.files.enabled, || {
             files::start_tuned(files_config, context("files"), tuning)

@@ -67,6 +67,7 @@ impl Lab {
             trees: vec![tree],
             logs: Vec::new(),
             canaries: Vec::new(),
+            quiet_trees: Vec::new(),
             exclude: Vec::new(),
             rung: Some(rung.to_owned()),
             scan_interval: Duration::from_secs(if rung == "scan" { 0 } else { 3_600 })
@@ -159,7 +160,9 @@ impl Lab {
     }
 
     pub fn scan(&self) -> ScanSummary {
-        self.scanner().scan(&self.config.trees, PATIENCE, |_| {}).unwrap()
+        self.scanner()
+            .scan(&[self.config.trees.as_slice(), &self.config.quiet_trees].concat(), PATIENCE, |_| {})
+            .unwrap()
     }
 
     /// Whether the writer has taken all that was told so far.

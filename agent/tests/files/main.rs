@@ -22,5 +22,6 @@ mod meaning;
 mod model;
 mod namespaces;
 mod packages;
+mod quiet;
 mod silence;
 mod who;

@@ -3,6 +3,7 @@
 //! Pure: time and identifiers are given. What a stage must not forget when the agent dies it asks to be written,
 //! in the same transaction as the findings and the baseline row of the change.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use picket_protocol::finding::Finding;
@@ -10,6 +11,7 @@ use picket_protocol::time::Timestamp;
 use uuid::Uuid;
 
 use super::acceptance::Acceptance;
+use super::quiet::{self, Quiet};
 use crate::detect::acts::Stage as Acts;
 use crate::detect::logs::Logs;
 use crate::detect::mass_change::canary::Canaries;
@@ -37,6 +39,8 @@ pub struct Detector {
     mass: MassChange,
     /// Files that nobody has a reason to touch.
     pub canaries: Canaries,
+    /// Where files come and go all day.
+    pub quiet: Arc<Quiet>,
     /// Explains what package managers did.
     pub packages: Packages,
     /// Gathers what is one act.
@@ -64,12 +68,15 @@ impl Detector {
         new_id: &mut dyn FnMut() -> Uuid,
     ) -> Outcome {
         // A package manager replaces hundreds of files: what it does not account for comes out as it is.
-        let seen = if self.packages.may_be_unpacking(change) {
+        let is_quiet = self.quiet.covers(&change.path);
+        let passing = is_quiet && quiet::is_passing(&change.path);
+        let seen = if passing || self.packages.may_be_unpacking(change) {
             Seen::default()
         } else {
             self.mass.observe(change, now, new_id)
         };
-        let mut finding = super::finding(change, new_id());
+        let finding = super::finding(change, new_id());
+        let mut finding = finding.filter(|finding| !is_quiet || quiet::says_something(change, finding));
         if let Some(finding) = &mut finding {
             if let (Some(id), Some(evidence)) = (seen.part_of, finding.evidence.as_object_mut()) {
                 evidence.insert("part_of".to_owned(), id.to_string().into());

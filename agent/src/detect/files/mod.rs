@@ -13,6 +13,7 @@ mod detector;
 pub mod diff;
 mod evidence;
 mod meaning;
+pub mod quiet;
 pub mod redact;
 pub mod subject;
 

@@ -75,7 +75,7 @@ impl Pass {
         }
         let state = match candidate.known.clone() {
             Some(state) => Ok(Some(state)),
-            None => examine(&candidate.path, examiner.hash_bytes_max, &mut examiner.buffer),
+            None => examine(&candidate.path, examiner.limit(&candidate.path), &mut examiner.buffer),
         };
         let state = match state {
             Ok(Some(state)) => state,
@@ -120,7 +120,7 @@ impl Pass {
         if state.content != Content::Pending || candidate.known.is_some() {
             return false;
         }
-        let queued = examiner.large.queue(candidate.path.clone(), candidate.mark.clone());
+        let queued = examiner.queue_large(candidate.path.clone(), candidate.mark.clone());
         let unchanged = located.row.as_ref().is_some_and(|row| {
             let (old, new) = (&row.state.meta, &state.meta);
             (old.kind, old.size, old.mode, old.uid, old.gid)

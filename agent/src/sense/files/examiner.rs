@@ -250,6 +250,16 @@ impl Examiner {
         Ok(told)
     }
 
+    /// How much of the file at `path` is read at once.
+    pub fn limit(&self, path: &Path) -> u64 {
+        self.detector.quiet.hash_bytes_max(path, self.hash_bytes_max)
+    }
+
+    /// Has the large file at `path` hashed, unless its sample is all that will be known.
+    pub fn queue_large(&mut self, path: PathBuf, mark: Mark) -> bool {
+        !self.detector.quiet.covers(&path) && self.large.queue(path, mark)
+    }
+
     /// Hands on what a log came to, with the book of logs as it is now.
     pub fn emit_log(&mut self, change: &LogChange) -> Result<(), PassError> {
         let outcome = self.detector.observe_log(change, clock::now(), &mut Uuid::now_v7);

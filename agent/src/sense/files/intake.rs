@@ -18,6 +18,7 @@ use super::examine::{BUFFER_BYTES, examine_entry};
 use super::examiner::{Examiner, PassError};
 use super::object::{Content, Kind, Metadata, ObjectState};
 use super::pass::{Pass, found_in};
+use crate::detect::files::quiet::Quiet;
 use crate::sys::{self, DiskPriority};
 
 /// Objects that are taken together.
@@ -64,7 +65,7 @@ impl Pass {
         mark: &Mark,
     ) -> Result<(), PassError> {
         if object.seen.kind == Kind::File {
-            self.intake.bytes += object.seen.size.min(examiner.hash_bytes_max);
+            self.intake.bytes += object.seen.size.min(examiner.limit(&object.path));
         }
         let last = self.intake.objects.last();
         let same = last.is_some_and(|last| Arc::ptr_eq(&last.directory, &object.directory));
@@ -124,7 +125,7 @@ impl Pass {
         mark: &Mark,
     ) -> Result<(), PassError> {
         let Waiting { directory, path, key, row, seen } = object;
-        let limit = examiner.hash_bytes_max;
+        let limit = examiner.limit(&path);
         match examine_entry(directory.as_fd(), &key.name, &seen, limit, &mut examiner.buffer) {
             Ok(Some(state)) => {
                 let writes = take_object(examiner, path, key, row, state, mark);
@@ -153,7 +154,7 @@ fn take_object(
     let is_directory = state.meta.kind == Kind::Directory;
     let id = is_directory.then(|| held.unwrap_or_else(|| examiner.baseline.new_id()));
     if state.content == Content::Pending {
-        examiner.large.queue(path, found_in(mark));
+        examiner.queue_large(path, found_in(mark));
     }
     let listed = row.as_ref().is_some_and(|row| row.listed && is_directory);
     let beneath = held.filter(|_| !is_directory).map(Write::RemoveBeneath);
@@ -170,9 +171,9 @@ impl Intake {
 
     /// Looks at many objects with two threads, when there are enough of them.
     fn examine_all(&mut self, objects: Vec<Waiting>, examiner: &mut Examiner) -> Vec<LookedAt> {
-        let limit = examiner.hash_bytes_max;
+        let (limit, quiet) = (examiner.hash_bytes_max, Arc::clone(&examiner.detector.quiet));
         let worth = objects.len() > ALONE_OBJECTS_MAX;
-        let batch = Arc::new(Batch { objects, next: AtomicUsize::new(0), limit });
+        let batch = Arc::new(Batch { objects, next: AtomicUsize::new(0), limit, quiet });
         let helped = worth && self.crew.get_or_insert_with(Crew::start).help(&batch);
         let mine = batch.work(&mut examiner.buffer);
         let theirs = if helped { self.crew.as_ref().and_then(Crew::result) } else { None };
@@ -198,6 +199,7 @@ struct Batch {
     objects: Vec<Waiting>,
     next: AtomicUsize,
     limit: u64,
+    quiet: Arc<Quiet>,
 }
 
 type Looks = Vec<(usize, io::Result<Option<ObjectState>>)>;
@@ -209,7 +211,8 @@ impl Batch {
             && let Some(object) = self.objects.get(at)
         {
             let name = &object.key.name;
-            let state = examine_entry(object.directory.as_fd(), name, &object.seen, self.limit, buffer);
+            let limit = self.quiet.hash_bytes_max(&object.path, self.limit);
+            let state = examine_entry(object.directory.as_fd(), name, &object.seen, limit, buffer);
             done.push((at, state));
         }
         done

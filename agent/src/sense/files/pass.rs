@@ -214,7 +214,7 @@ impl Pass {
             before.same_as(meta) && !row.state.racy && !directory_attributes_changed(&candidate, row, meta);
         if same && candidate.known.is_none() && !may_have_changed_unseen(&candidate, row) {
             if row.state.content == Content::Pending {
-                examiner.large.queue(candidate.path, candidate.mark);
+                examiner.queue_large(candidate.path, candidate.mark);
             }
             return Ok(());
         }

@@ -25,6 +25,7 @@ use super::watched::Watched;
 use crate::clock;
 use crate::config::FilesConfig;
 use crate::detect::files::acceptance::Acceptance;
+use crate::detect::files::quiet::Quiet;
 use crate::detect::mass_change::canary::Canaries;
 use crate::sense::SensorState;
 
@@ -190,7 +191,10 @@ impl Worker {
     /// Finds out anew where the trees are and what is mounted in them.
     fn refresh_view(&mut self) -> Result<(), PassError> {
         let logs: Vec<PathBuf> = self.config.logs.iter().map(|log| real_path(log)).collect();
-        let trees = self.config.trees.iter().flat_map(|tree| real_trees(tree)).chain(logs.clone()).collect();
+        let real = |trees: &[PathBuf]| trees.iter().flat_map(|tree| real_trees(tree)).collect::<Vec<_>>();
+        let (told, quiet) = (real(&self.config.trees), real(&self.config.quiet_trees));
+        let trees = told.iter().chain(&quiet).chain(&logs).cloned().collect();
+        self.examiner.detector.quiet = Arc::new(Quiet::new(quiet, told));
         self.examiner.logs.set_places(logs);
         // The globs were read once at start.
         let Ok(mut watched) = Watched::new(trees, &self.config.exclude) else { return Ok(()) };

@@ -24,6 +24,8 @@ mod suspicious;
 mod units;
 pub(super) mod web;
 
+pub(super) use object::WORLD_PLACES;
+
 use std::path::Path;
 
 use picket_protocol::finding::{Severity, printable};

@@ -26,7 +26,7 @@ const BACKDATED: i64 = 60 * 1_000_000_000;
 const FUTURE: i64 = 86_400 * 1_000_000_000;
 
 /// Where anybody may write.
-const WORLD_PLACES: &[&str] =
+pub const WORLD_PLACES: &[&str] =
     &["/tmp", "/var/tmp", "/dev/shm", "/run/lock", "/run/user", "/dev/mqueue", "/var/crash"];
 /// Where programs of the system are.
 const PROGRAM_PLACES: &[&str] = &[
