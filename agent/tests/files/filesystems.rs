@@ -1,5 +1,25 @@
 //! The truth under stress, on every file system that a server has: each test makes one on a loop device (or in
-//! memory) in a mount namespace of its own and does there what editors, packagers and intruders do.
+//! memory) in a mount namespace of its own and does there what editors, packagers and intruders do. On each of ext4, xfs,
+//! btrfs, tmpfs, overlay, and overlay with exported handles:
+//!
+//! | hard case | where |
+//! |---|---|
+//! | replaced while it is hashed | `Stage::replaced_while_hashed` |
+//! | vim, `sed -i`, atomic rename, truncation | `Stage::editors`; the real vim in `everyday` and `edits` |
+//! | hard links, link swaps | `Stage::links` |
+//! | written through a map; by io_uring | `Stage::maps`; `Stage::ring` |
+//! | sparse and huge | `Stage::huge`; 300 GiB in `faults` |
+//! | FIFOs, devices, sockets, names of any bytes | `Stage::odd_objects` |
+//! | paths of 4,096 and deeper | `Stage::deep` |
+//! | directories moved in and out with all beneath | `Stage::moves` |
+//! | unmount while scanning | `unmount_while_scanning` |
+//! | changed and changed back; came and went | `Missed::reverted` |
+//! | the kernel's queue overflows | `Missed::overflow` |
+//! | the sensor restarts, the agent is down, is killed, is upgraded | `Missed::down` |
+//! | each everyday change once, by its name | `everyday` |
+//!
+//! An upgrade is, to the sensor, a restart with the rows of the version before: those of an older format are in `ledger`'s and
+//! the packages' tests.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -44,9 +64,15 @@ fn text(path: &Path) -> &str {
 fn make(kind: &str, directory: &Path) -> PathBuf {
     let point = directory.join("mount");
     fs::create_dir(&point).unwrap();
+    mount(kind, directory, &point);
+    point
+}
+
+/// One of that kind at `point`; what it is made of lies in `directory`.
+fn mount(kind: &str, directory: &Path, point: &Path) {
     let image = directory.join("image");
     match kind {
-        "tmpfs" => run("mount", &["-t", "tmpfs", "-o", "size=400m", "tmpfs", text(&point)]),
+        "tmpfs" => run("mount", &["-t", "tmpfs", "-o", "size=400m", "tmpfs", text(point)]),
         "overlay" | "overlay-export" => {
             // Upper and work directories must not lie on an overlay, as /tmp may.
             let base = directory.join("layers");
@@ -58,16 +84,15 @@ fn make(kind: &str, directory: &Path) -> PathBuf {
             let export = if kind == "overlay" { "index=off" } else { "index=on,nfs_export=on" };
             let options =
                 format!("lowerdir={0}/lower,upperdir={0}/upper,workdir={0}/work,{export}", text(&base));
-            run("mount", &["-t", "overlay", "overlay", "-o", &options, text(&point)]);
+            run("mount", &["-t", "overlay", "overlay", "-o", &options, text(point)]);
         }
         _ => {
             File::create(&image).unwrap().set_len(512 << 20).unwrap();
             let quiet = if kind == "ext4" { "-q" } else { "-f" };
             run(&format!("mkfs.{kind}"), &[quiet, text(&image)]);
-            run("mount", &["-o", "loop", text(&image), text(&point)]);
+            run("mount", &["-o", "loop", text(&image), text(point)]);
         }
     }
-    point
 }
 
 /// A lab on a file system of that kind, with the best rung that works there.
@@ -322,6 +347,119 @@ fn everyday(kind: &str, rung: &str) {
     cases::run_on(rung, &make(kind, &directory.path().canonicalize().unwrap()));
 }
 
+/// What happens before the sensor looks, or while it does not.
+struct Missed {
+    lab: Lab,
+    tree: PathBuf,
+}
+
+impl Missed {
+    fn write(&self, name: &str, text: &str) {
+        fs::write(self.tree.join(name), text).unwrap();
+    }
+
+    /// What was undone before anybody looked is counted, as the kernel told of it.
+    fn reverted(&self) {
+        let count = |lab: &Lab, name: &str| lab.counter(name);
+        let before = (count(&self.lab, "reverted"), count(&self.lab, "transient"));
+        self.lab.unread(|| {
+            self.write("a", "two");
+            self.write("a", "one");
+            self.write("passing", "x");
+            fs::remove_file(self.tree.join("passing")).unwrap();
+        });
+        self.lab.wait("what was undone is counted", |lab| {
+            count(lab, "reverted") > before.0 && count(lab, "transient") > before.1
+        });
+        assert_eq!(self.lab.seen(), []);
+    }
+
+    /// More happens than the kernel's queue of 16,384 events holds, and then what it loses.
+    fn overflow(&self) {
+        self.lab.unread(|| {
+            // Elsewhere, so that nothing but the lost events tells of the change.
+            Lab::flood(&self.tree.join("flooded"));
+            self.write("b", "lost");
+        });
+        self.lab.wait("the lost change", |lab| lab.paths("file.modified").contains(&"tree/b".to_owned()));
+        assert_eq!(self.lab.finding("file.modified", "tree/b")["evidence"]["seen_by"], "rescan");
+        self.lab.wait("its count", |lab| lab.counter("overflows") > 0);
+        self.lab.wait("the overflow", |lab| {
+            lab.findings.lock().unwrap().iter().any(|finding| finding["rule"] == "sensor.overflow")
+        });
+        self.lab.forget();
+    }
+
+    /// Killed before the last change was durable, then down, then started again.
+    fn down(&mut self) {
+        self.lab.lose.store(true, Ordering::Relaxed);
+        self.write("b", "not yet durable");
+        let before = self.lab.counter("findings");
+        self.lab.wait("the lost finding", |lab| lab.counter("findings") > before);
+        self.lab.stop();
+        self.lab.lose.store(false, Ordering::Relaxed);
+        self.write("a", "changed while nobody watched");
+        fs::rename(self.tree.join("c"), self.tree.join("cc")).unwrap();
+        fs::create_dir(self.tree.join("d")).unwrap();
+        self.write("d/new", "new");
+        self.lab.start();
+        self.lab.expect(
+            "down",
+            &[
+                ("file.modified", "tree/b"),
+                ("file.modified", "tree/a"),
+                ("file.moved", "tree/cc"),
+                ("file.created", "tree/d"),
+                ("file.created", "tree/d/new"),
+            ],
+        );
+        let finding = self.lab.finding("file.modified", "tree/a");
+        let evidence = &finding["evidence"];
+        assert_eq!(evidence["seen_by"], "rescan");
+        assert!(evidence["window"]["from"].as_str() < evidence["window"]["to"].as_str(), "{evidence}");
+    }
+}
+
+fn missed(kind: &str) {
+    let directory = tempfile::tempdir_in("/var/tmp").unwrap();
+    let mut lab = lab_on(kind, &directory);
+    for (name, text) in [("a", "one"), ("b", "one"), ("c", "one")] {
+        fs::write(lab.tree().join(name), text).unwrap();
+    }
+    fs::create_dir(lab.tree().join("flooded")).unwrap();
+    lab.start();
+    let mut missed = Missed { tree: lab.tree(), lab };
+    missed.reverted();
+    missed.overflow();
+    missed.down();
+}
+
+fn unmount_while_scanning(kind: &str) {
+    let directory = tempfile::tempdir_in("/var/tmp").unwrap();
+    let mut lab = Lab::on("auto", Path::new("/var/tmp"));
+    lab.config.rung = None;
+    let point = lab.tree().join("mnt");
+    fs::create_dir(&point).unwrap();
+    fs::write(point.join("beneath"), "x").unwrap();
+    mount(kind, &directory.path().canonicalize().unwrap(), &point);
+    for number in 0..2_000 {
+        fs::create_dir_all(point.join(format!("d{}", number % 50))).unwrap();
+        fs::write(point.join(format!("d{}/{number}", number % 50)), "x").unwrap();
+    }
+    lab.start();
+    let trees = lab.config.trees.clone();
+    let scanner = lab.scanner().clone();
+    std::thread::scope(|scope| {
+        let scan = scope.spawn(move || scanner.scan(&trees, PATIENCE, |_| {}));
+        run("umount", &["--lazy", text(&point)]);
+        scan.join().unwrap().unwrap();
+    });
+    lab.wait("the unmount", |lab| lab.paths("file.created") == ["tree/mnt/beneath"]);
+    lab.wait("quiet", |lab| lab.scan().changed == 0 && lab.counter("pending") == 0);
+    assert_eq!(fs::read_dir(&point).unwrap().count(), 1);
+    assert!(fs::metadata(point.join("beneath")).unwrap().size() == 1);
+}
+
 macro_rules! on {
     ($name:ident, $kind:literal, $rung:literal) => {
         mod $name {
@@ -344,6 +482,28 @@ macro_rules! on {
                     "::the_truth_holds_under_stress"
                 )) {
                     super::stress($kind, $rung);
+                }
+            }
+
+            #[test]
+            fn what_nobody_saw_is_found_and_counted() {
+                if super::in_namespace(concat!(
+                    "filesystems::",
+                    stringify!($name),
+                    "::what_nobody_saw_is_found_and_counted"
+                )) {
+                    super::missed($kind);
+                }
+            }
+
+            #[test]
+            fn an_unmount_while_scanning_does_no_harm() {
+                if super::in_namespace(concat!(
+                    "filesystems::",
+                    stringify!($name),
+                    "::an_unmount_while_scanning_does_no_harm"
+                )) {
+                    super::unmount_while_scanning($kind);
                 }
             }
         }
@@ -379,34 +539,6 @@ fn a_container_s_root_is_followed() {
     lab.wait("a file that a container made", |lab| !lab.seen().is_empty());
     assert_eq!(lab.seen(), [("file.created".to_owned(), "tree/rootfs/etc/deep/f".to_owned())]);
     assert_eq!(lab.finding("file.created", "tree/rootfs/etc/deep/f")["evidence"]["seen_by"], "event");
-}
-
-#[test]
-fn an_unmount_while_scanning_does_no_harm() {
-    if !in_namespace("filesystems::an_unmount_while_scanning_does_no_harm") {
-        return;
-    }
-    let mut lab = Lab::on("fanotify", Path::new("/var/tmp"));
-    let point = lab.tree().join("mnt");
-    fs::create_dir(&point).unwrap();
-    fs::write(point.join("beneath"), "x").unwrap();
-    run("mount", &["-t", "tmpfs", "tmpfs", text(&point)]);
-    for number in 0..2_000 {
-        fs::create_dir_all(point.join(format!("d{}", number % 50))).unwrap();
-        fs::write(point.join(format!("d{}/{number}", number % 50)), "x").unwrap();
-    }
-    lab.start();
-    let trees = lab.config.trees.clone();
-    let scanner = lab.scanner().clone();
-    std::thread::scope(|scope| {
-        let scan = scope.spawn(move || scanner.scan(&trees, PATIENCE, |_| {}));
-        run("umount", &["--lazy", text(&point)]);
-        scan.join().unwrap().unwrap();
-    });
-    lab.wait("the unmount", |lab| lab.paths("file.created") == ["tree/mnt/beneath"]);
-    lab.wait("quiet", |lab| lab.scan().changed == 0 && lab.counter("pending") == 0);
-    assert_eq!(fs::read_dir(&point).unwrap().count(), 1);
-    assert!(fs::metadata(point.join("beneath")).unwrap().size() == 1);
 }
 
 /// Two looks at a tree that nobody changed, one of them after somebody did: what `agent baseline` shows.

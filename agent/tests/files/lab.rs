@@ -221,6 +221,23 @@ impl Lab {
             .ok()
     }
 
+    /// More events than the kernel's queue of 16,384 holds, of which nothing remains: one file under ever new names.
+    pub fn flood(directory: &Path) {
+        let name = |number: u32| directory.join(format!("flood{number}"));
+        std::fs::write(name(0), "").unwrap();
+        for number in 0..20_000 {
+            std::fs::rename(name(number), name(number + 1)).unwrap();
+        }
+        std::fs::remove_file(name(20_000)).unwrap();
+    }
+
+    /// Does something while no event is read.
+    pub fn unread(&self, act: impl FnOnce()) {
+        self.tuning.hold.store(true, Ordering::Relaxed);
+        act();
+        self.tuning.hold.store(false, Ordering::Relaxed);
+    }
+
     pub fn forget(&self) {
         self.findings.lock().unwrap().clear();
     }

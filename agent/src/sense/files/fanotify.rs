@@ -9,7 +9,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Duration;
 
@@ -74,6 +74,7 @@ impl FanotifyRung {
             shared: Arc::clone(shared),
             own_pid: tuning.own_pid,
             debounce: tuning.debounce,
+            hold: Arc::clone(&tuning.hold),
             known_until: clock::now(),
             buffers,
         };
@@ -140,6 +141,7 @@ struct Reader {
     shared: Arc<Shared>,
     own_pid: Option<i32>,
     debounce: Duration,
+    hold: Arc<AtomicBool>,
     known_until: Timestamp,
     buffers: SyncSender<Batch>,
 }
@@ -160,6 +162,11 @@ impl Reader {
             if self.stop.wait(gather) {
                 return;
             }
+            while self.hold.load(Ordering::Relaxed) {
+                if self.stop.wait(self.debounce) {
+                    return;
+                }
+            }
             match self.read_waiting(&mut buffer) {
                 Some(true) => gather = self.debounce,
                 Some(false) => gather = (gather * 2).clamp(self.debounce, FOREIGN_GATHER.max(self.debounce)),
@@ -172,6 +179,9 @@ impl Reader {
     fn read_waiting(&mut self, buffer: &mut [u8]) -> Option<bool> {
         let mut any = false;
         loop {
+            if self.hold.load(Ordering::Relaxed) {
+                return Some(any);
+            }
             let bytes = match self.group.read(buffer) {
                 Ok(0) => return Some(any),
                 Ok(count) => buffer.get(..count).unwrap_or_default(),

@@ -1,6 +1,8 @@
 //! The sensor's times and bounds. A customer does not set them; tests do, to reach each bound quickly.
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use super::dirty::DIRTY_PATHS_MAX;
@@ -13,6 +15,8 @@ use crate::respond::freeze::Freezer;
 pub struct Tuning {
     /// How long events may gather before they are looked at: an ordinary save is over by then.
     pub debounce: Duration,
+    /// While set, events are not read, so that the kernel's queue fills.
+    pub hold: Arc<AtomicBool>,
     /// How long a file that was written to and not closed is given to be closed.
     pub settle: Duration,
     /// How long after an overflow the rescan waits at least, for the storm to pass.
@@ -39,6 +43,7 @@ impl Default for Tuning {
     fn default() -> Self {
         Self {
             debounce: Duration::from_millis(8),
+            hold: Arc::default(),
             settle: Duration::from_millis(250),
             overflow_rest: Duration::from_millis(500),
             scan_rest: Duration::from_secs(60),
