@@ -1,14 +1,13 @@
 //! From lines to the ledger: reads a message, asks the detector, and hands findings to the ledger together with
 //! the position behind the lines that they came from.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
-use jiff::tz::TimeZone;
 use picket_protocol::finding::Finding;
 use picket_protocol::record::{Draft, Kind, Lifecycle};
 use picket_protocol::time::Timestamp;
@@ -18,7 +17,7 @@ use super::audit::meaning::Heard;
 use super::event::{LoginEvent, LoginKind, Origin, Place, Source};
 use super::facts::AccountFiles;
 use super::journal::Entry;
-use super::line::Line;
+use super::line::{Line, LiveClock};
 use super::names::Names;
 use super::parse::{Parsers, Scratch};
 use super::position::{SILENCE, forget_position, write_detector, write_position};
@@ -28,7 +27,7 @@ use crate::config::LoginsConfig;
 use crate::detect::logins::merge::{Merge, Step};
 use crate::detect::logins::{Detector, Facts, Secret};
 use crate::detect::silence::Silence;
-use crate::ledger::{SealError, Sealed};
+use crate::ledger::{SealError, Sealed, StateWrite};
 use crate::sense::SensorContext;
 
 /// Findings that go into one ledger entry.
@@ -38,6 +37,9 @@ pub const DRAFTS_MAX: usize = 512;
 const OPEN_MAX: usize = 4;
 /// A position that led to nothing is written this seldom: to read such lines again costs nothing else.
 const IDLE_POSITION_AGE: Duration = Duration::from_secs(60);
+/// What the detector counted, and how far the sources were read, is written this late where no finding came of it: until
+/// then a crash makes the sensor read and count the same lines once more, which gives the same.
+const COUNTED_AGE: Duration = Duration::from_secs(2);
 /// How often a wait for the ledger looks at the stop signal.
 const STOP_LOOK: Duration = Duration::from_millis(200);
 
@@ -67,15 +69,21 @@ pub struct Output {
     records: Reading,
     /// How old the last event of each log was when it was read.
     lags: HashMap<PathBuf, Duration>,
-    zone: TimeZone,
+    clock: LiveClock,
     parsers: Arc<Parsers>,
     /// Logs that a service writes itself, and its name.
     own_logs: HashMap<PathBuf, String>,
     /// The path of the log that is read.
     path: Arc<Path>,
+    /// The service that writes that log itself, by its place among the parsers.
+    reader: Option<usize>,
     scratch: Scratch,
     drafts: Vec<Draft>,
     open: VecDeque<Receiver<Result<Sealed, SealError>>>,
+    /// How far sources were read since the last commit, by source: written with the next, whatever that is for.
+    held: BTreeMap<Vec<u8>, StateWrite>,
+    /// Since when there is something to write that no finding waits for.
+    waits: Option<Timestamp>,
     /// When the positions that led to nothing were written last.
     idle_since: Timestamp,
     /// Since then some lines led to nothing.
@@ -118,13 +126,16 @@ impl Output {
             fleet: config.fleet.iter().copied().collect(),
             records: Reading::default(),
             lags: HashMap::new(),
-            zone: super::line::local_zone(),
+            clock: LiveClock::new(super::line::local_zone()),
             own_logs: parsers.logs().into_iter().map(|(path, service)| (path, service.to_owned())).collect(),
             parsers,
             path: Path::new("").into(),
+            reader: None,
             scratch: Scratch::default(),
             drafts: Vec::new(),
             open: VecDeque::new(),
+            held: BTreeMap::new(),
+            waits: None,
             idle_since: now,
             idle: false,
             last_event: None,
@@ -162,10 +173,10 @@ impl Output {
     pub fn line(&mut self, path: &Path, found: Found<'_>, repeated: bool, now: Timestamp) -> bool {
         self.idle = true;
         let place = Place::Log { path: self.shared(path), inode: found.inode, offset: found.offset };
-        let event = match self.own_logs.get(path).and_then(|name| self.parsers.service(name)) {
+        let event = match self.reader.and_then(|index| self.parsers.at(index)) {
             Some(service) => {
                 let Some(parsed) = service.line(found.bytes, &mut self.scratch) else { return true };
-                let time = parsed.time.and_then(|time| time.resolve(now, &self.zone)).unwrap_or(now);
+                let time = parsed.time.and_then(|time| time.resolve(now, self.clock.zone())).unwrap_or(now);
                 let origin = Origin { time, pid: None, source: Source::Log, place, sender: None };
                 LoginEvent::new(&parsed, found.bytes, origin)
             }
@@ -173,7 +184,7 @@ impl Output {
                 let Some(line) = Line::parse(found.bytes) else { return true };
                 let parsed = self.parsers.message(line.program, line.message, &mut self.scratch);
                 let Some(parsed) = parsed else { return true };
-                let time = line.stamp.resolve(now, &self.zone).unwrap_or(now);
+                let time = self.clock.time(line.stamp, now).unwrap_or(now);
                 let origin = Origin { time, pid: line.pid, source: Source::Log, place, sender: None };
                 LoginEvent::new(&parsed, line.message, origin)
             }
@@ -204,11 +215,13 @@ impl Output {
     /// From now on the log at `path` is one that `service` writes itself.
     pub fn own_log(&mut self, path: &Path, service: String) {
         self.own_logs.insert(path.to_owned(), service);
+        self.path = Path::new("").into();
     }
 
     /// The log at `path` is read no more.
     pub fn forget_log(&mut self, path: &Path) -> Result<(), SealError> {
         self.own_logs.remove(path);
+        self.path = Path::new("").into();
         self.lags.remove(path);
         self.commit_writes(vec![forget_position(path.as_os_str().as_encoded_bytes())])
     }
@@ -217,6 +230,8 @@ impl Output {
     fn shared(&mut self, path: &Path) -> Arc<Path> {
         if self.path.as_os_str() != path.as_os_str() {
             self.path = path.into();
+            let own = self.own_logs.get(path);
+            self.reader = own.and_then(|name| self.parsers.heads().position(|service| service.name == *name));
         }
         Arc::clone(&self.path)
     }
@@ -369,18 +384,44 @@ impl Output {
         if write.is_some() {
             self.silence_written = now;
         }
-        self.commit_writes(write.into_iter().collect())
+        let writes: Vec<StateWrite> = write.into_iter().chain(self.context.sessions.writes()).collect();
+        if writes.is_empty() {
+            return self.commit_news(now);
+        }
+        self.commit_writes(writes)
     }
 
     /// How long until [`Output::tick`] has something to do.
     pub fn due_in(&self, now: Timestamp) -> Option<Duration> {
-        let due = [self.merge.due_in(now), self.detector.due_in(now), self.context.sessions.due_in(now)];
+        let waits = self.waits.map(|since| COUNTED_AGE.saturating_sub(now.since(since)));
+        let due =
+            [self.merge.due_in(now), self.detector.due_in(now), self.context.sessions.due_in(now), waits];
         due.into_iter().flatten().min()
     }
 
-    /// Hands what gathered from a source without positions to the ledger.
-    pub fn commit_news(&mut self) -> Result<(), SealError> {
-        self.commit_writes(Vec::new())
+    /// Hands findings to the ledger, with all that led to them; what was only counted when it waited long enough.
+    pub fn commit_news(&mut self, now: Timestamp) -> Result<(), SealError> {
+        let over = |since: Timestamp| now < since || now.since(since) >= COUNTED_AGE;
+        if !self.drafts.is_empty() || self.waits.is_some_and(over) {
+            return self.commit_writes(Vec::new());
+        }
+        if self.waits.is_none() && self.has_news() {
+            self.waits = Some(now);
+        }
+        Ok(())
+    }
+
+    /// A source was read up to `position`; as [`Output::commit_news`].
+    pub fn read_on(
+        &mut self,
+        source: &[u8],
+        position: &impl serde::Serialize,
+        now: Timestamp,
+    ) -> Result<(), SealError> {
+        if let Some(write) = write_position(source, position) {
+            self.held.insert(source.to_owned(), write);
+        }
+        self.commit_news(now)
     }
 
     /// Hands what gathered to the ledger, with the position in the one source that it came from.
@@ -388,7 +429,7 @@ impl Output {
         self.commit_writes(write_position(source, position).into_iter().collect())
     }
 
-    /// Whether what gathered must be committed before lines of another source are read.
+    /// Whether there is something to be written.
     pub fn has_news(&self) -> bool {
         !self.drafts.is_empty() || self.detector.has_changes() || self.merge.has_changes()
     }
@@ -408,7 +449,11 @@ impl Output {
         self.idle.then(|| IDLE_POSITION_AGE.saturating_sub(now.since(self.idle_since)))
     }
 
-    fn commit_writes(&mut self, mut writes: Vec<crate::ledger::StateWrite>) -> Result<(), SealError> {
+    fn commit_writes(&mut self, mut writes: Vec<StateWrite>) -> Result<(), SealError> {
+        self.waits = None;
+        // What the detector knows of a source and how far it was read belong together, for every source.
+        let held = std::mem::take(&mut self.held);
+        writes.splice(0..0, held.into_values());
         let mut changes = self.detector.take_changes();
         self.merge.take_changes(&mut changes);
         writes.extend(write_detector(changes));

@@ -55,17 +55,37 @@ impl Watch {
         Ok(())
     }
 
-    /// Takes all that waits; whether a name may have appeared in a directory.
-    pub fn drain(&self) -> bool {
+    /// Takes all that waits, and gives what may have happened.
+    pub fn drain(&self) -> Stir {
         let mut buffer = [MaybeUninit::uninit(); 4_096];
         let mut reader = Reader::new(&self.0, &mut buffer);
-        let mut appeared = false;
+        let mut stir = Stir::default();
         while let Ok(event) = reader.next() {
-            appeared |= event
+            stir.names |= event
                 .events()
                 .intersects(ReadFlags::CREATE | ReadFlags::MOVED_TO | ReadFlags::QUEUE_OVERFLOW);
+            let file = FileWatch(event.wd());
+            if !stir.files.contains(&file) {
+                stir.files.push(file);
+            }
         }
-        appeared
+        stir
+    }
+}
+
+/// What may have happened since the last look.
+#[derive(Debug, Default)]
+pub struct Stir {
+    /// A name appeared in a directory, or the kernel could not tell everything.
+    pub names: bool,
+    /// Files to which something happened; as many as are watched at most.
+    files: Vec<FileWatch>,
+}
+
+impl Stir {
+    /// Whether something happened to the file.
+    pub fn has(&self, file: FileWatch) -> bool {
+        self.files.contains(&file)
     }
 }
 

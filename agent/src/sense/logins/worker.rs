@@ -18,13 +18,16 @@ use super::journal::Journal;
 use super::output::Output;
 use super::position::{JOURNAL, JournalPosition, LogPosition};
 use super::tail::{CHUNK_BYTES, Found, Tail, Unit};
-use super::watch::Watch;
+use super::watch::{Stir, Watch};
 use crate::clock;
 use crate::ledger::SealError;
 use crate::sense::{SensorContext, SensorError};
 
 /// Every log is looked at this often whatever inotify says: it is silent on network file systems.
 const LOOK_INTERVAL: Duration = Duration::from_secs(30);
+/// After a look that something set off, more is let gather for so long: a log that grows line by line would cost a look a
+/// line. Short beside the 50 ms within which a finding is to be sealed.
+const GATHER: Duration = Duration::from_millis(20);
 /// The status is brought up to date no more often.
 const REPORT_INTERVAL: Duration = Duration::from_millis(100);
 /// A child that was restarted this often in a row makes the sensor degraded.
@@ -69,6 +72,12 @@ pub struct Worker {
     pub(super) output: Output,
     pub(super) inputs: Inputs,
     watch: Watch,
+    /// What happened since the logs were looked at.
+    stir: Stir,
+    /// When all of them were looked at; none when not every one of them could be watched or read.
+    looked: Option<Timestamp>,
+    /// The last wait ended because something happened.
+    roused: bool,
     buffer: Vec<u8>,
     /// What is wrong with watching or reading, for the status.
     pub(super) trouble: String,
@@ -88,6 +97,9 @@ impl Worker {
             output,
             inputs,
             watch,
+            stir: Stir::default(),
+            looked: None,
+            roused: false,
             buffer,
             trouble: String::new(),
             reported: Timestamp::default(),
@@ -130,6 +142,9 @@ impl Worker {
 
     /// Waits for something to do; true when the stop signal is set.
     fn wait(&mut self, now: Timestamp) -> bool {
+        if std::mem::take(&mut self.roused) && self.context.stop.wait(GATHER) {
+            return true;
+        }
         let due = [
             self.output.due_in(now),
             Some(self.inputs.discovery.due_in(now)),
@@ -154,8 +169,9 @@ impl Worker {
             .flatten()
             .map(|descriptor| PollFd::from_borrowed_fd(*descriptor, PollFlags::IN))
             .collect();
-        let _interrupted_or_late = poll(&mut polled, Some(&timeout));
-        if self.watch.drain() {
+        self.roused = poll(&mut polled, Some(&timeout)).is_ok_and(|ready| ready > 0);
+        self.stir = self.watch.drain();
+        if self.stir.names {
             self.inputs.discovery.stir();
         }
         self.context.stop.is_set()
@@ -195,9 +211,7 @@ impl Worker {
             if lost {
                 output.tell(&overflowed(audit.overflows), Severity::Medium);
             }
-            if lost || output.has_news() {
-                output.commit_news()?;
-            }
+            output.commit_news(now)?;
             if !more || context.stop.is_set() {
                 break;
             }
@@ -215,7 +229,8 @@ impl Worker {
         loop {
             let more = journal.read(now, |entry| output.entry(&entry, now));
             if output.has_news() {
-                output.commit(JOURNAL, &JournalPosition { cursor: journal.cursor().to_owned() })?;
+                let position = JournalPosition { cursor: journal.cursor().to_owned() };
+                output.read_on(JOURNAL, &position, now)?;
             }
             if !more || self.context.stop.is_set() {
                 break;
@@ -270,31 +285,41 @@ impl Worker {
         Ok(())
     }
 
+    /// Reads the logs to which something happened; all of them when a name appeared, and by the clock.
     fn read_logs(&mut self, now: Timestamp) -> Result<(), SealError> {
         let Self { inputs: Inputs { tails, .. }, watch, output, buffer, trouble, context, .. } = self;
+        let recent = self.looked.is_some_and(|looked| looked <= now && now.since(looked) < LOOK_INTERVAL);
+        let all = self.stir.names || !recent;
+        let mut blind = false;
         for tail in tails {
-            // Each is watched first and looked at then, so that nothing comes unseen in between.
-            let watched = watch.directory_of(tail.path());
-            let watched = watched.and_then(|()| watch.directory_of(tail.target()));
-            tail.look(now);
+            if all || tail.is_stirred(&self.stir) {
+                // Each is watched first and looked at then, so that nothing comes unseen in between.
+                let watched = if all { watch_directories(tail, watch) } else { Ok(()) };
+                tail.look(now);
+                let watched = watched.and_then(|()| tail.watch(watch));
+                if let Err(error) = watched {
+                    *trouble = format!("{}: inotify: {error}; looked at every 30 s", tail.path().display());
+                    blind = true;
+                }
+                if let Err(error) = read_log(tail, output, buffer, &context.stop)? {
+                    *trouble = format!("{}: {error}", tail.path().display());
+                    blind = true;
+                }
+                let path = tail.path().to_owned();
+                let repeated = is_repeated(&path);
+                let retired = tail.retire(watch, now, |found| {
+                    output.line(&path, found, repeated, now);
+                });
+                if retired {
+                    output.commit(path.as_os_str().as_bytes(), &tail.position())?;
+                }
+            }
             if let Some(why) = &tail.trouble {
                 *trouble = format!("{}: {why}", tail.path().display());
             }
-            let watched = watched.and_then(|()| tail.watch(watch));
-            if let Err(error) = watched {
-                *trouble = format!("{}: inotify: {error}; looked at every 30 s", tail.path().display());
-            }
-            if let Err(error) = read_log(tail, output, buffer, &context.stop)? {
-                *trouble = format!("{}: {error}", tail.path().display());
-            }
-            let path = tail.path().to_owned();
-            let repeated = is_repeated(&path);
-            let retired = tail.retire(watch, now, |found| {
-                output.line(&path, found, repeated, now);
-            });
-            if retired || output.has_news() {
-                output.commit(path.as_os_str().as_bytes(), &tail.position())?;
-            }
+        }
+        if all || blind {
+            self.looked = Some(now).filter(|_| !blind);
         }
         Ok(())
     }
@@ -353,6 +378,11 @@ fn overflowed(times: u64) -> Lifecycle {
     }
 }
 
+fn watch_directories(tail: &Tail, watch: &Watch) -> std::io::Result<()> {
+    watch.directory_of(tail.path())?;
+    watch.directory_of(tail.target())
+}
+
 /// Reads all files of a log to their ends. The outer error ends the sensor, the inner one is this log's.
 fn read_log(
     tail: &mut Tail,
@@ -374,7 +404,7 @@ fn read_log(
             Err(error) => return Ok(Err(error)),
         };
         if output.has_news() {
-            output.commit(path.as_os_str().as_bytes(), &tail.position())?;
+            output.read_on(path.as_os_str().as_bytes(), &tail.position(), now)?;
         }
         if stop.is_set() {
             break;

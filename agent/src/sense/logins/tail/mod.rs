@@ -23,7 +23,7 @@ use std::time::Duration;
 use picket_protocol::time::Timestamp;
 
 use super::position::{FilePosition, LogPosition};
-use super::watch::Watch;
+use super::watch::{Stir, Watch};
 
 mod compressed;
 mod followed;
@@ -281,6 +281,11 @@ impl Tail {
             }
         }
         self.files.len() < before
+    }
+
+    /// Whether something happened to one of its files, or may have happened to one that is not watched.
+    pub fn is_stirred(&self, stir: &Stir) -> bool {
+        self.files.iter().any(|file| file.watch.is_none_or(|watch| stir.has(watch)))
     }
 
     /// Sets watches on files that have none. Fails when inotify refuses; reading by the clock goes on.
