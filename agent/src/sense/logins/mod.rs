@@ -13,7 +13,7 @@
 //!   lastlog2 ([`database`]).
 //!
 //! A line is read exactly once: the position behind it is committed in the ledger entry that seals what it
-//! led to. Nothing is queued: while the ledger is slow, lines wait in the log or the journal. Audit keeps nothing for those
+//! led to, or within two seconds with what was counted, where it led to no finding. Nothing is queued: while the ledger is slow, lines wait in the log or the journal. Audit keeps nothing for those
 //! who come late: what was told while the agent was off is in the other sources.
 //!
 //! One thread waits for audit, inotify, the journal, the stop signal and what is due by the clock. Limits: lines of

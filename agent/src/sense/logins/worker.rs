@@ -25,9 +25,13 @@ use crate::sense::{SensorContext, SensorError};
 
 /// Every log is looked at this often whatever inotify says: it is silent on network file systems.
 const LOOK_INTERVAL: Duration = Duration::from_secs(30);
-/// After a look that something set off, more is let gather for so long: a log that grows line by line would cost a look a
-/// line. Short beside the 50 ms within which a finding is to be sealed.
+/// After a look that something set off, more is let gather for at most so long: a log that grows line by line would cost a
+/// look a line. Short beside the 50 ms within which a finding is to be sealed.
 const GATHER: Duration = Duration::from_millis(20);
+/// It comes to that by so much a look, so that only what goes on for a while is let gather.
+const GATHER_STEP: Duration = Duration::from_micros(200);
+/// After so long without anything, the next is looked at at once again.
+const CALM: Duration = Duration::from_millis(200);
 /// The status is brought up to date no more often.
 const REPORT_INTERVAL: Duration = Duration::from_millis(100);
 /// A child that was restarted this often in a row makes the sensor degraded.
@@ -78,6 +82,9 @@ pub struct Worker {
     looked: Option<Timestamp>,
     /// The last wait ended because something happened.
     roused: bool,
+    /// When one did last, and how many did that were not [`CALM`] apart.
+    roused_at: Timestamp,
+    streak: u32,
     buffer: Vec<u8>,
     /// What is wrong with watching or reading, for the status.
     pub(super) trouble: String,
@@ -100,6 +107,8 @@ impl Worker {
             stir: Stir::default(),
             looked: None,
             roused: false,
+            roused_at: Timestamp::default(),
+            streak: 0,
             buffer,
             trouble: String::new(),
             reported: Timestamp::default(),
@@ -142,7 +151,8 @@ impl Worker {
 
     /// Waits for something to do; true when the stop signal is set.
     fn wait(&mut self, now: Timestamp) -> bool {
-        if std::mem::take(&mut self.roused) && self.context.stop.wait(GATHER) {
+        let rest = GATHER.min(GATHER_STEP.saturating_mul(self.streak));
+        if std::mem::take(&mut self.roused) && !rest.is_zero() && self.context.stop.wait(rest) {
             return true;
         }
         let due = [
@@ -170,6 +180,12 @@ impl Worker {
             .map(|descriptor| PollFd::from_borrowed_fd(*descriptor, PollFlags::IN))
             .collect();
         self.roused = poll(&mut polled, Some(&timeout)).is_ok_and(|ready| ready > 0);
+        if self.roused {
+            let now = clock::now();
+            let calm = now < self.roused_at || now.since(self.roused_at) >= CALM;
+            self.streak = if calm { 0 } else { self.streak.saturating_add(1) };
+            self.roused_at = now;
+        }
         self.stir = self.watch.drain();
         if self.stir.names {
             self.inputs.discovery.stir();
