@@ -163,6 +163,7 @@ impl Worker {
             self.inputs.journal.as_ref().and_then(|journal| journal.replace_in(now)),
             self.inputs.audit.as_ref().map(|audit| audit.ask_in(now)),
             self.inputs.databases.iter().filter_map(|database| database.due_in(now)).min(),
+            self.looked.map(|looked| LOOK_INTERVAL.saturating_sub(now.since(looked))),
             self.stale.then_some(REPORT_INTERVAL),
         ];
         let wait = due.into_iter().flatten().fold(LOOK_INTERVAL, Duration::min);
