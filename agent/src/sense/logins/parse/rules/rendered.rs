@@ -47,7 +47,7 @@ fn honest(shape: Shape, capture: Capture) -> &'static [u8] {
 }
 
 /// A message as the program would write it, and what it put where.
-fn render(variant: &Variant, texts: &[Vec<u8>]) -> (Vec<u8>, Vec<(Capture, Vec<u8>)>) {
+pub fn render(variant: &Variant, texts: &[Vec<u8>]) -> (Vec<u8>, Vec<(Capture, Vec<u8>)>) {
     let mut message = Vec::new();
     let mut fields = Vec::new();
     let mut texts = texts.iter();
@@ -57,6 +57,15 @@ fn render(variant: &Variant, texts: &[Vec<u8>]) -> (Vec<u8>, Vec<(Capture, Vec<u
             Token::Choice(capture, bytes) => (*capture, bytes.to_vec()),
             Token::Field { shape: Shape::Text, capture, .. } => {
                 (*capture, texts.next().cloned().unwrap_or_default())
+            }
+            // What a peer sent, as servers escape it.
+            Token::Field { shape: Shape::Quoted, capture, .. } => {
+                let text = texts.next().cloned().unwrap_or_default();
+                let escaped = text.iter().flat_map(|byte| match byte {
+                    b'"' | b'\\' => vec![b'\\', *byte],
+                    byte => vec![*byte],
+                });
+                (*capture, escaped.collect())
             }
             Token::Field { shape, capture, bytes, .. } => {
                 let honest = honest(*shape, *capture);
@@ -71,7 +80,7 @@ fn render(variant: &Variant, texts: &[Vec<u8>]) -> (Vec<u8>, Vec<(Capture, Vec<u
 }
 
 /// Whatever was left out, nothing else was put in its place.
-fn assert_true(parsed: &Parsed<'_>, kind: LoginKind, fields: &[(Capture, Vec<u8>)], message: &[u8]) {
+pub fn assert_true(parsed: &Parsed<'_>, kind: LoginKind, fields: &[(Capture, Vec<u8>)], message: &[u8]) {
     let context = || format!("{}\n{parsed:?}", message.escape_ascii());
     let written =
         |capture| fields.iter().rev().find(|(known, _)| *known == capture).map(|(_, value)| value.as_slice());

@@ -1,11 +1,11 @@
 use proptest::prelude::*;
 
 use super::super::Scratch;
-use super::super::parsers::{SHIPPED, check_text};
+use super::super::parsers::{Parsers, SHIPPED, check_text};
 use super::file::read;
-use super::pattern::Token;
+use super::pattern::{Token, compile_value};
 use super::rendered;
-use super::service::ServiceRules;
+use super::service::{Format, Rule, ServiceRules};
 
 #[test]
 fn every_shipped_file_is_what_it_claims() {
@@ -81,6 +81,7 @@ proptest! {
         choices in proptest::collection::vec(proptest::collection::vec((any::<u8>(), any::<u16>()), 0..6), 4..5),
     ) {
         thread_local! {
+            static SHIPPED_TOGETHER: Parsers = Parsers::shipped();
             static SERVICES: Vec<ServiceRules> = SHIPPED.iter().filter_map(|(_, text)| read(text).0).collect();
         }
         SERVICES.with(|services| for service in services {
@@ -88,8 +89,28 @@ proptest! {
             let texts: Vec<Vec<u8>> = choices.iter().map(|choices| hostile(&literals, choices)).collect();
             for index in 0..service.variants().len() {
                 rendered::check(service, index, &texts);
+                SHIPPED_TOGETHER.with(|shipped| check_together(shipped, service, index, &texts));
             }
         });
+    }
+
+    #[test]
+    fn hostile_values_of_structured_messages_neither(
+        choices in proptest::collection::vec(proptest::collection::vec((any::<u8>(), any::<u16>()), 0..6), 4..5),
+    ) {
+        let mut tested = 0;
+        for (name, text) in SHIPPED {
+            let service = read(text).0.expect("rules");
+            if service.format == Format::Text {
+                continue;
+            }
+            for (keys, rule) in raw_keys(text).into_iter().zip(service.rules()) {
+                check_structured(&service, rule, &keys, &choices);
+                tested += 1;
+            }
+            prop_assert!(!service.rules().is_empty(), "{name}");
+        }
+        prop_assert!(tested >= 9, "grafana, gitlab, nextcloud: {tested}");
     }
 
     #[test]
@@ -134,6 +155,74 @@ event = "none"
             let _parsed = rules.text_message(text.as_bytes());
         }
     }
+}
+
+/// Nor do all services together read another thing, by the program's name or, where a log has none, by the line's form alone.
+fn check_together(shipped: &Parsers, service: &ServiceRules, index: usize, texts: &[Vec<u8>]) {
+    let (rule, variant) = &service.variants()[index];
+    let (message, fields) = rendered::render(variant, texts);
+    let mut scratch = Scratch::default();
+    let program = service.programs.first().filter(|program| *program != "*");
+    let parsed = match program {
+        _ if service.is_line(index) => shipped.line(&message, &mut scratch),
+        Some(program) => shipped.message(program.as_bytes(), &message, &mut scratch),
+        None => None,
+    };
+    if let Some(parsed) = parsed {
+        rendered::assert_true(&parsed, service.rules()[*rule].kind, &fields, &message);
+    }
+}
+
+/// The keys of each rule with their patterns.
+fn raw_keys(text: &str) -> Vec<Vec<(String, String)>> {
+    let file: toml::Table = toml::from_str(text).expect("a rule file");
+    let rules = file.get("rule").and_then(toml::Value::as_array).expect("rules");
+    let keys = |rule: &toml::Value| {
+        let keys = rule.get("keys").and_then(toml::Value::as_table).expect("keys");
+        keys.iter().map(|(key, pattern)| (key.clone(), pattern.as_str().expect("text").to_owned())).collect()
+    };
+    rules.iter().map(keys).collect()
+}
+
+/// Writes a message of the rule with hostile texts, among other keys whose values are the peer's own, and reads it.
+fn check_structured(
+    service: &ServiceRules,
+    rule: &Rule,
+    keys: &[(String, String)],
+    choices: &[Vec<(u8, u16)>],
+) {
+    let literals: Vec<Vec<u8>> =
+        keys.iter().map(|(key, _)| format!("\",\"{key}\":\"").into_bytes()).collect();
+    let texts: Vec<Vec<u8>> = choices
+        .iter()
+        .map(|choices| String::from_utf8_lossy(&hostile(&literals, choices)).into_owned().into_bytes())
+        .collect();
+    let mut fields = Vec::new();
+    let mut values: Vec<(String, String)> =
+        vec![("userAgent".to_owned(), String::from_utf8_lossy(&texts[0]).into_owned())];
+    for (key, pattern) in keys {
+        let variants = compile_value(pattern).expect("a pattern");
+        let (value, more) = rendered::render(&variants[texts[0].len() % variants.len()], &texts);
+        fields.extend(more);
+        values.push((key.clone(), String::from_utf8(value).expect("text")));
+    }
+    values.push(("uname".to_owned(), String::from_utf8_lossy(&texts[1]).into_owned()));
+    let line = match service.format {
+        Format::Json => {
+            let pairs = values
+                .iter()
+                .map(|(key, value)| format!("{}:{}", serde_json::json!(key), serde_json::json!(value)));
+            format!("{{{}}}", pairs.collect::<Vec<_>>().join(","))
+        }
+        _ => {
+            let quoted = |value: &str| value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+            let pairs = values.iter().map(|(key, value)| format!("{key}=\"{}\"", quoted(value)));
+            pairs.collect::<Vec<_>>().join(" ")
+        }
+    };
+    let mut scratch = Scratch::default();
+    let parsed = service.line(line.as_bytes(), &mut scratch).unwrap_or_else(|| panic!("nothing: {line}"));
+    rendered::assert_true(&parsed, rule.kind, &fields, line.as_bytes());
 }
 
 /// A file with one rule.
