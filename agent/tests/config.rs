@@ -45,7 +45,7 @@ fn holds(tree: &Path, path: &Path) -> bool {
     let mut parts = path.components();
     tree.components().all(|wanted| {
         let (wanted, part) = (wanted.as_os_str(), parts.next().map(|part| part.as_os_str()));
-        let glob = globset::Glob::new(&wanted.to_string_lossy()).expect("a glob").compile_matcher();
+        let glob = picket_agent::glob::Glob::new(&wanted.to_string_lossy()).expect("a glob");
         part.is_some_and(|part| glob.is_match(part))
     })
 }
