@@ -250,6 +250,11 @@ impl Merge {
         self.confirms = journal;
     }
 
+    /// Whether a text log whose lines the journal has as well only confirms what others say.
+    pub fn confirms(&self) -> bool {
+        self.confirms
+    }
+
     /// Takes one report. `repeated_log` says that it is of a text log whose lines the journal has as well.
     pub fn report(&mut self, event: LoginEvent, repeated_log: bool, now: Timestamp) -> Vec<Step> {
         if self.alone {

@@ -306,6 +306,10 @@ impl Output {
         if self.merge.is_alone() {
             return self.take_new(&event, now);
         }
+        // The end of a session is told by several processes of it: the one that is known is not always the first to tell.
+        if event.event == LoginKind::Logout && !(repeated && self.merge.confirms()) {
+            self.context.sessions.observe(&event, now);
+        }
         let steps = self.merge.report(event, repeated, now);
         self.take_steps(steps, now);
     }

@@ -146,9 +146,13 @@ impl Sessions {
     /// Names the session in a finding whose evidence has a process.
     pub fn link(&self, finding: &mut Finding) {
         self.with(|keeper| {
+            let now = clock::now();
+            let actor = finding.evidence.get("actor").or_else(|| finding.evidence.get("process"));
+            let number =
+                actor.and_then(|actor| actor.get("audit_session")).and_then(serde_json::Value::as_u64);
+            keeper.learn_number(number.and_then(|number| u32::try_from(number).ok()), now);
             let Keeper { sessions, names, .. } = keeper;
             let names = std::cell::RefCell::new(names);
-            let now = clock::now();
             sessions::link(finding, sessions, |uid| names.borrow_mut().name(uid, now));
         });
     }
@@ -187,11 +191,21 @@ impl Keeper {
     fn observe(&mut self, event: &LoginEvent, now: Timestamp) {
         let verified = event.source == Source::Audit
             || event.pid.is_some_and(|pid| self.verified.iter().any(|(known, _)| *known == pid));
+        self.learn_number(event.session, now);
         self.sessions.observe(event, verified, &mut Uuid::now_v7);
         if event.event == LoginKind::Success && event.session.is_none() {
             // The kernel's number comes a moment later: it is looked for soon.
             self.looked =
                 self.looked.min(Timestamp::from_nanos(now.nanos().saturating_sub(nanos(LOOK - SOON))));
+        }
+    }
+
+    /// Who logs in has no number yet when the log tells of it. What is done in a session that is not known by its number
+    /// may be of one that has got it since: whoever becomes root at once must not be missed.
+    fn learn_number(&mut self, number: Option<u32>, now: Timestamp) {
+        let unknown = number.is_some_and(|number| self.sessions.numbered(number).is_none());
+        if unknown && self.sessions.leaders().iter().any(|(_, _, number)| number.is_none()) {
+            self.look(now);
         }
     }
 
