@@ -22,13 +22,22 @@ pub struct Audit {
 }
 
 impl Audit {
+    /// Takes audit as it is, so that no other test changes it meanwhile.
+    ///
+    /// # Errors
+    /// When the lock cannot be had.
+    pub fn keep_as_it_is() -> io::Result<File> {
+        let lock = File::create(LOCK)?;
+        flock(&lock, FlockOperation::LockExclusive)?;
+        Ok(lock)
+    }
+
     /// Switches audit on; waits for other tests that have it. An error says why it cannot be used on this machine.
     ///
     /// # Errors
     /// Where the kernel has none, or forbids it.
     pub fn switch_on() -> io::Result<Self> {
-        let lock = File::create(LOCK)?;
-        flock(&lock, FlockOperation::LockExclusive)?;
+        let lock = Self::keep_as_it_is()?;
         let status = ask(AUDIT_GET, 1, &[])?;
         let enabled = status.get(20..24).and_then(|bytes| bytes.try_into().ok()).map(u32::from_ne_bytes);
         let before = enabled.ok_or_else(|| io::Error::other("a short answer"))?;

@@ -569,7 +569,9 @@ fn learn(known: &mut LoginEvent, other: &LoginEvent) -> bool {
     fill(&mut known.address, &other.address, false);
     fill(&mut known.method, &other.method, services_own);
     fill(&mut known.key, &other.key, services_own);
-    fill(&mut known.tty, &other.tty, services_own);
+    // What PAM tells audit before there is a terminal.
+    let nameless = known.tty.as_ref().is_some_and(|tty| tty.text == "ssh");
+    fill(&mut known.tty, &other.tty, services_own || nameless);
     fill(&mut known.target, &other.target, services_own);
     fill(&mut known.command, &other.command, services_own);
     fill(&mut known.reason, &other.reason, services_own);

@@ -16,6 +16,18 @@ const WORD_CHARS_MAX: usize = 64;
 /// Bytes that a title may have with what is added here.
 const TITLE_BYTES_MAX: usize = 1_024;
 
+/// Programs that give other rights, where only root can have put them.
+const RAISING: [(&str, &str); 8] = [
+    ("/usr/bin/sudo", "sudo"),
+    ("/bin/sudo", "sudo"),
+    ("/usr/bin/sudo-rs", "sudo"),
+    ("/usr/bin/su", "su"),
+    ("/bin/su", "su"),
+    ("/usr/bin/su-rs", "su"),
+    ("/usr/bin/pkexec", "pkexec"),
+    ("/usr/bin/doas", "doas"),
+];
+
 /// What a finding carries of the session that it belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct SessionEvidence {
@@ -155,7 +167,8 @@ fn of_actor(
         .iter()
         .rev()
         .find(|privilege| privilege.allowed && parents().any(|pid| privilege.pid == Some(pid)));
-    let raised = acted_as.filter(|uid| session.login_uid.is_some_and(|login| login != *uid));
+    let login = session.login_uid.or(actor.login_uid);
+    let raised = acted_as.filter(|uid| login.is_some_and(|login| login != *uid));
     let became = raised.map(|uid| name(uid).as_ref().map_or_else(|| format!("uid {uid}"), word));
     let mut privilege = privilege.cloned();
     if let Some(privilege) = &mut privilege
@@ -169,9 +182,22 @@ fn of_actor(
     if privilege.is_none()
         && let Some(became) = became
     {
-        evidence.by = format!("{became}, {}", evidence.by);
+        // Some logs name no process of sudo, and some come late: the process tree knows as well.
+        evidence.by = match raised_by(actor) {
+            Some(service) => format!("{became} by {service} of {}", evidence.by),
+            None => format!("{became}, {}", evidence.by),
+        };
     }
     Some(evidence)
+}
+
+/// The nearest program above the process that gives other rights.
+fn raised_by(actor: &Actor) -> Option<&'static str> {
+    let above = actor.parents.iter().filter_map(|parent| parent.executable.as_ref());
+    above
+        .flat_map(|path| RAISING.iter().filter(move |known| path.text == known.0))
+        .map(|known| known.1)
+        .next()
 }
 
 fn nothing() -> SessionEvidence {

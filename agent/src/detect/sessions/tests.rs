@@ -147,6 +147,13 @@ fn rights_that_no_known_act_gave_are_not_ascribed_to_one() {
     (0..4).for_each(|what| bench.tell(what));
     let told = by(&bench, finding(Some(3), &[880, 812], 61_500));
     assert_eq!(told, "root, alice, ssh from 192.0.2.7, key SHA256:abc, 61 seconds after login");
+    // But the process tree is the kernel's word.
+    let mut below = finding(Some(3), &[899, 880, 812], 61_500);
+    below.evidence["actor"]["parents"][0]["executable"] = json!({ "text": "/usr/bin/sudo" });
+    let told = by(&bench, below.clone());
+    assert_eq!(told, "root by sudo of alice, ssh from 192.0.2.7, key SHA256:abc, 61 seconds after login");
+    below.evidence["actor"]["parents"][0]["executable"] = json!({ "text": "/home/alice/sudo" });
+    assert!(by(&bench, below).starts_with("root, alice, ssh"));
 }
 
 #[test]
