@@ -237,7 +237,8 @@ impl Reader<'_> {
             let last = match self.rest {
                 [b'-', last, ..] if *last != b']' => {
                     let last = *last;
-                    (self.next(), self.next());
+                    self.next();
+                    self.next();
                     last
                 }
                 _ => first,
@@ -316,7 +317,8 @@ fn accepts(token: &Token, byte: u8) -> Option<bool> {
 fn matches(tokens: &[Token], path: &[u8]) -> bool {
     let (mut token, mut at) = (0, 0);
     // Where to go on when the rest does not match: the token behind, and what it was tried at.
-    let (mut star, mut directories): (Option<(usize, usize)>, Option<(usize, usize)>) = (None, None);
+    let mut star: Option<(usize, usize)> = None;
+    let mut directories: Option<(usize, usize)> = None;
     loop {
         match (tokens.get(token), path.get(at)) {
             (None, None) | (Some(Token::Everything), _) => return true,
