@@ -108,7 +108,7 @@ fn each_act_on_accounts_is_one_finding() {
 /// An editor that takes its time and adds a line to the last file that it is given.
 fn editor(line: &str) -> String {
     format!(
-        "printf '#!/bin/sh\\nsleep 1.2\\nfor file; do :; done\\necho \"{line}\" >> \"$file\"\\nsleep 0.5\\n' > /tmp/editor; chmod 755 /tmp/editor"
+        "printf '#!/bin/sh\\nsleep 1.2\\nfor file; do :; done\\necho \"{line}\" >> \"$file\"\\nsleep 0.5\\n' > /var/picket-editor; chmod 755 /var/picket-editor"
     )
 }
 
@@ -120,16 +120,20 @@ fn each_edit_is_one_finding_and_one_that_is_given_up_is_none() {
     let line = "ALL: 192.0.2.7";
     day.expect(
         &format!("(sleep 1; printf 'Go{line}\\033'; sleep 1; printf ':wq\\r') | script -qec 'TERM=xterm vim.tiny /etc/hosts.deny' /dev/null > /tmp/out"),
-        &[("trust.hosts", "medium", "/etc/hosts.deny has a new line: ALL: 192.0.2.7")],
+        &[("trust.hosts", "low", "Others are kept from connecting: ALL: 192.0.2.7 (/etc/hosts.deny)")],
     );
     day.expect_nothing(
         "(sleep 1; printf ':q!\\r') | script -qec 'TERM=xterm vim.tiny /etc/hosts.deny' /dev/null > /tmp/out",
     );
     day.expect(
         "sed -i 's/192.0.2.7/192.0.2.8/' /etc/hosts.deny",
-        &[("trust.hosts", "medium", "/etc/hosts.deny has a new line: ALL: 192.0.2.8 (and one more change)")],
+        &[(
+            "trust.hosts",
+            "medium",
+            "No longer kept from connecting: ALL: 192.0.2.7 (/etc/hosts.deny) (and one more change)",
+        )],
     );
-    let visudo = "EDITOR=/tmp/editor visudo > /tmp/out 2>&1";
+    let visudo = "EDITOR=/var/picket-editor visudo > /tmp/out 2>&1";
     let edited = day.expect(
         &format!("{}; {visudo}", editor("# a remark")),
         &[("file.modified", "low", "/etc/sudoers was replaced by /etc/sudoers.tmp")],
@@ -137,13 +141,13 @@ fn each_edit_is_one_finding_and_one_that_is_given_up_is_none() {
     assert_eq!(edited[0]["evidence"]["actor"]["executable"]["text"], "/usr/sbin/visudo", "{:#}", edited[0]);
     day.expect(
         &format!(
-            "{}; EDITOR=/tmp/editor visudo -f /etc/sudoers.d/picket > /tmp/out 2>&1",
+            "{}; EDITOR=/var/picket-editor visudo -f /etc/sudoers.d/picket > /tmp/out 2>&1",
             editor("picket-b ALL=(ALL) /bin/ls")
         ),
         &[("privilege.sudoers", "medium", "picket-b may run as root by sudo now: /bin/ls")],
     );
     day.expect(
-        &format!("{}; EDITOR=/tmp/editor crontab -e 2> /tmp/out", editor("5 4 * * * /bin/true")),
+        &format!("{}; EDITOR=/var/picket-editor crontab -e 2> /tmp/out", editor("5 4 * * * /bin/true")),
         &[("persistence.cron", "medium", "A cron job of root was added: 5 4 * * * /bin/true")],
     );
 }

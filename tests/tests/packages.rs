@@ -8,7 +8,7 @@ use serde_json::Value;
 /// Builds packages for the repository on the host: `NAME VERSION FILES`, with a program, data and a configuration file.
 const BUILD: &str = r#"
 build() {
-  at=/tmp/build/$1; rm -rf "$at"
+  at=/var/picket-build/$1; rm -rf "$at"
   mkdir -p "$at/DEBIAN" "$at/usr/bin" "$at/usr/lib/systemd/system" "$at/usr/share/doc/$1" "$at/etc/picket-test"
   printf 'Package: %s\nVersion: %s\nArchitecture: all\nMaintainer: t <t@example.org>\nDescription: t\n' "$1" "$2" > "$at/DEBIAN/control"
   printf '#!/bin/sh\necho %s %s\n' "$1" "$2" > "$at/usr/bin/$1"
@@ -106,13 +106,13 @@ fn a_package_installed_again_by_apt_is_one_finding_and_a_fake_dpkg_explains_noth
     // It is called dpkg, holds dpkg's lock, and is none.
     let fake = "exec 9<>/var/lib/dpkg/lock; echo x >> /usr/bin/picket-many";
     host.shell(&format!("cp /bin/sh /tmp/dpkg; /tmp/dpkg -c '{fake}'"));
-    let faked = host.news(known + 2, 1);
-    assert_eq!(
-        told(&faked),
-        [("file.modified", "medium", "/usr/bin/picket-many was modified")],
-        "{faked:#?}"
-    );
-    assert_eq!(faked[0]["explained_by"], Value::Null);
+    let faked = host.news(known + 2, 2);
+    let expected = [
+        ("file.created", "low", "A program was put where anybody may write: /tmp/dpkg"),
+        ("file.modified", "medium", "/usr/bin/picket-many was modified"),
+    ];
+    assert_eq!(told(&faked), expected, "{faked:#?}");
+    assert!(faked.iter().all(|finding| finding["explained_by"].is_null()), "{faked:#?}");
 }
 
 #[test]
@@ -203,19 +203,19 @@ fn what_pip_installs_is_one_finding_a_distribution_and_what_differs_is_high() {
 }
 
 /// A configuration management tool as its package lays it out: a script, by an interpreter of the distribution's.
-const PUPPET: &str = r#"
-at=/tmp/build/puppet; mkdir -p $at/DEBIAN $at/usr/bin
-printf 'Package: picket-puppet\nVersion: 7.0-1\nArchitecture: all\nMaintainer: t <t@example.org>\nDescription: t\n' > $at/DEBIAN/control
-printf '#!/usr/bin/perl\nsystem("/bin/sh", "-c", $ARGV[0]);\n' > $at/usr/bin/puppet; chmod 755 $at/usr/bin/puppet
-(cd $at && md5sum usr/bin/puppet > DEBIAN/md5sums)
-dpkg-deb --root-owner-group -Znone --build $at /tmp/puppet.deb > /dev/null
-dpkg --install /tmp/puppet.deb > /dev/null
+const CHEF: &str = r#"
+at=/var/picket-build/chef; mkdir -p $at/DEBIAN $at/usr/bin
+printf 'Package: picket-chef\nVersion: 7.0-1\nArchitecture: all\nMaintainer: t <t@example.org>\nDescription: t\n' > $at/DEBIAN/control
+printf '#!/usr/bin/perl\nsystem("/bin/sh", "-c", $ARGV[0]);\n' > $at/usr/bin/chef-client; chmod 755 $at/usr/bin/chef-client
+(cd $at && md5sum usr/bin/chef-client > DEBIAN/md5sums)
+dpkg-deb --root-owner-group -Znone --build $at /tmp/chef.deb > /dev/null
+dpkg --install /tmp/chef.deb > /dev/null
 "#;
 
 #[test]
 fn a_known_hand_explains_ordinary_files_and_nothing_weighty_and_a_pretended_one_nothing() {
     let mut host = Host::new();
-    host.shell(PUPPET);
+    host.shell(CHEF);
     host.start_agent();
     let mut known = host.findings().len();
     let mut does = |script: &str| {
@@ -225,15 +225,15 @@ fn a_known_hand_explains_ordinary_files_and_nothing_weighty_and_a_pretended_one_
         assert_eq!(news.len(), 1, "{script}: {news:#?}");
         news.remove(0)
     };
-    let ordinary = does("puppet 'echo x > /usr/local/bin/picket-a'");
+    let ordinary = does("chef-client 'echo x > /usr/local/bin/picket-a'");
     assert_eq!(
         (text(&ordinary, "rule"), text(&ordinary, "severity")),
         ("file.created", "low"),
         "{ordinary:#}"
     );
-    assert_eq!(ordinary["explained_by"], "puppet did it (package picket-puppet 7.0-1)", "{ordinary:#}");
-    assert_eq!(ordinary["evidence"]["hand"]["program"], "/usr/bin/puppet", "{ordinary:#}");
-    let weighty = does("puppet 'install -m 4755 /bin/true /usr/local/bin/picket-b'");
+    assert_eq!(ordinary["explained_by"], "chef did it (package picket-chef 7.0-1)", "{ordinary:#}");
+    assert_eq!(ordinary["evidence"]["hand"]["program"], "/usr/bin/chef-client", "{ordinary:#}");
+    let weighty = does("chef-client 'install -m 4755 /bin/true /usr/local/bin/picket-b'");
     assert_eq!(
         (text(&weighty, "rule"), text(&weighty, "severity")),
         ("privilege.setuid", "high"),
@@ -241,12 +241,12 @@ fn a_known_hand_explains_ordinary_files_and_nothing_weighty_and_a_pretended_one_
     );
     assert_eq!(
         (&weighty["explained_by"], &weighty["evidence"]["hand"]["tool"]),
-        (&Value::Null, &"puppet".into())
+        (&Value::Null, &"chef".into())
     );
     let pretended = [
-        "cp /usr/bin/puppet /tmp/puppet; /tmp/puppet 'echo x > /usr/local/bin/picket-c'",
-        "perl -e 'open(F, q(>/usr/local/bin/picket-d)); print F 1; close F' /usr/bin/puppet",
-        "bash -c 'exec -a /usr/bin/puppet /bin/sh -c \"echo x > /usr/local/bin/picket-e\"'",
+        "mkdir /var/picket-other; cp /usr/bin/chef-client /var/picket-other; /var/picket-other/chef-client 'echo x > /usr/local/bin/picket-c'",
+        "perl -e 'open(F, q(>/usr/local/bin/picket-d)); print F 1; close F' /usr/bin/chef-client",
+        "bash -c 'exec -a /usr/bin/chef-client /bin/sh -c \"echo x > /usr/local/bin/picket-e\"'",
     ];
     for script in pretended {
         let finding = does(script);
@@ -258,8 +258,8 @@ fn a_known_hand_explains_ordinary_files_and_nothing_weighty_and_a_pretended_one_
         assert_eq!(finding["explained_by"], Value::Null, "{finding:#}");
     }
     // The very script, but not as its package holds it any more.
-    does("echo '# backdoor' >> /usr/bin/puppet");
-    let tampered = does("puppet 'echo x > /usr/local/bin/picket-f'");
+    does("echo '# backdoor' >> /usr/bin/chef-client");
+    let tampered = does("chef-client 'echo x > /usr/local/bin/picket-f'");
     assert_eq!(
         (text(&tampered, "severity"), &tampered["explained_by"]),
         ("medium", &Value::Null),

@@ -45,10 +45,14 @@ fn records_arrive_are_cosigned_and_forgotten_by_nobody() {
     let held = collector.shared.held.lock().unwrap();
     assert_eq!(held.leaves.len() as u64, running.ledger.heads().head().size);
     assert_eq!(held.frontier.root(), running.ledger.reader().unwrap().root(held.frontier.size()).unwrap());
-    let report = running.report();
+    // The report follows the ledger.
+    let size = held.frontier.size();
+    let report = wait_for("the report", || {
+        let report = running.report();
+        (report.acknowledged == size).then_some(report)
+    });
     assert_eq!(report.state, LinkState::Connected);
     assert!(report.connected_since.is_some() && report.last_ack.is_some());
-    assert_eq!(report.acknowledged, held.frontier.size());
     assert!(report.sandbox.contains("seccomp allow-list"), "{}", report.sandbox);
     assert_eq!(held.hellos[0].facts["os"], "test");
 }
