@@ -174,6 +174,11 @@ impl Act {
     fn known(&self) -> &LoginEvent {
         self.known.as_ref().unwrap_or(&self.told)
     }
+
+    /// Whether it is known to be of this process.
+    fn is_of(&self, pid: Option<u32>) -> bool {
+        pid.is_some() && self.known().pid == pid
+    }
 }
 
 /// The open acts of one identity.
@@ -443,18 +448,24 @@ impl Merge {
         let from = (event.source, event.reporter);
         let mut left = event.repeats.max(1);
         let mut more = None;
-        for act in acts.iter_mut().filter(|act| near(act.time, event.time) && !act.reported.contains(&from)) {
-            if left == 0 {
-                break;
+        // What the same process told comes first: logins of one user at the same time are told apart by it.
+        for same in [true, false] {
+            let meant = |act: &&mut Act| {
+                near(act.time, event.time) && !act.reported.contains(&from) && act.is_of(event.pid) == same
+            };
+            for act in acts.iter_mut().filter(meant) {
+                if left == 0 {
+                    break;
+                }
+                left -= 1;
+                self.tally.merged += 1;
+                act.reported.push(from);
+                let mut known = act.known.take().unwrap_or_else(|| act.told.clone());
+                if learn(&mut known, &event) {
+                    more = Some(Step::More { told: act.told.clone(), event: known.clone() });
+                }
+                act.known = Some(known);
             }
-            left -= 1;
-            self.tally.merged += 1;
-            act.reported.push(from);
-            let mut known = act.known.take().unwrap_or_else(|| act.told.clone());
-            if learn(&mut known, &event) {
-                more = Some(Step::More { told: act.told.clone(), event: known.clone() });
-            }
-            act.known = Some(known);
         }
         if left == 0 {
             return more.into_iter().collect();

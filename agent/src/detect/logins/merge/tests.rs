@@ -68,6 +68,22 @@ fn one_source_alone_is_handed_on_as_it_is() {
 }
 
 #[test]
+fn acts_at_the_same_time_are_told_apart_by_their_process() {
+    let mut merge = merge();
+    let of = |pid, event: LoginEvent| LoginEvent { pid: Some(pid), ..event };
+    assert_eq!(acts(&merge.report(of(1, log(0)), false, at(0))), 1);
+    assert_eq!(acts(&merge.report(of(2, log(10)), false, at(10))), 1);
+    // Audit was switched on between the two and tells of the second only.
+    let step = merge.report(LoginEvent { session: Some(9), ..of(2, audit(10)) }, false, at(20));
+    let [Step::More { told, event }] = step.as_slice() else { panic!("{step:?}") };
+    assert_eq!((told.pid, event.pid, event.session), (Some(2), Some(2), Some(9)));
+    // Of a process that nobody named it is the first that waits.
+    let step = merge.report(of(3, audit(10)), false, at(30));
+    let [Step::More { told, .. }] = step.as_slice() else { panic!("{step:?}") };
+    assert_eq!(told.pid, Some(1));
+}
+
+#[test]
 fn what_is_too_far_apart_is_two() {
     let mut merge = merge();
     assert_eq!(acts(&merge.report(audit(0), false, at(0))), 1);

@@ -3,7 +3,7 @@
 //!
 //! Both are SQLite files that PAM modules write as root, a row for each session. They are read without any lock
 //! ([`snapshot`]): the modules do not wait for one, and a login that is recorded at the moment of our reading must not go
-//! unrecorded. So a file is read [`SETTLE`] after it changed, and again when it changed meanwhile.
+//! unrecorded. So a file is read `SETTLE` after it changed, and again when it changed meanwhile.
 //!
 //! At the agent's first start reading begins at the end; what is older than that is history, also where a database is made
 //! later and filled from old files. Each round takes [`ROUND_ROWS`] rows, and the position behind them is committed with

@@ -6,7 +6,7 @@
 //! still are in a write-ahead log, file and log are copied and the copy is read.
 //!
 //! The files are root's, but may be damaged or made to harm: nothing in them is run (views, triggers and virtual tables
-//! are refused), values are bounded ([`VALUE_BYTES_MAX`]) and so is the work ([`STEPS_MAX`]).
+//! are refused), values are bounded (`VALUE_BYTES_MAX`) and so is the work (`STEPS_MAX`).
 
 use std::fs::File;
 use std::io;
