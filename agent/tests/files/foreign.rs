@@ -11,7 +11,8 @@ use super::lab::Lab;
 fn make_known(lab: &Lab, directory: &Path) {
     for round in 0..3 {
         (0..20).for_each(|n| fs::write(directory.join(format!("f{n}")), "x").unwrap());
-        let name = format!("after-{}-{round}", directory.file_name().unwrap().display());
+        let place = directory.strip_prefix(lab.outside()).unwrap().display().to_string().replace('/', "-");
+        let name = format!("after-{place}-{round}");
         fs::write(lab.tree().join(&name), "y").unwrap();
         told(lab, &format!("tree/{name}"));
     }

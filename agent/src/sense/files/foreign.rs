@@ -3,10 +3,10 @@
 //! events are dropped by a look at one table, before anything is copied or resolved, and without waking anybody.
 //!
 //! **Promise.** Nothing that concerns a watched path is dropped. A directory is remembered as foreign only after it was
-//! resolved to a place outside, under the number of the round (`epoch`) in which its event was read. Whatever may move
-//! a directory into a tree (a rename with an end that is not foreign, another view of trees and mounts) begins a new
-//! round before any later event is judged, and forgets all. Events that the kernel merged into earlier ones are
-//! covered by the walk that follows each such move.
+//! resolved to a place outside, under the number of the round (`epoch`) in which the batch with its event began.
+//! Whatever may move a directory into a tree (a rename with an end that is not foreign, another view of trees and
+//! mounts) begins a new round before any later event is judged, and forgets all. Events that the kernel merged into
+//! earlier ones are covered by the walk that follows each such move.
 
 use std::collections::{HashMap, HashSet};
 use std::os::unix::ffi::OsStrExt as _;
@@ -85,6 +85,8 @@ impl Foreign {
     /// Whether anything in `buffer` must be resolved.
     pub fn sift(&self, buffer: &[u8], own_pid: Option<i32>, aliases: &Aliases) -> Sifted {
         let mut table = self.lock();
+        // Of the batch's begin: where a directory of an event before a move in it was, is no longer so.
+        let epoch = table.epoch;
         let (mut own, mut something) = (0, false);
         let (mut nameless, mut deleted) = (Vec::new(), HashSet::new());
         for event in events(buffer) {
@@ -101,7 +103,7 @@ impl Foreign {
         }
         // Whenever a file loses a name, the kernel tells that its number of links changed, without a name.
         something |= nameless.iter().any(|object| !deleted.contains(object) || aliases.knows(object));
-        if something { Sifted::Something { epoch: table.epoch } } else { Sifted::Nothing { own } }
+        if something { Sifted::Something { epoch } } else { Sifted::Nothing { own } }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Table> {

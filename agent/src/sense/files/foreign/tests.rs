@@ -87,6 +87,12 @@ fn a_directory_that_may_come_into_a_tree_makes_it_forget_all() {
         foreign.remember(&key(OUTSIDE), Side::Outside, epoch(&foreign));
         assert!(is_dropped(&foreign, &written(OUTSIDE, b"x")));
     }
+    // What was read in one batch with the move may have been resolved to where it was before.
+    let foreign = told();
+    let batch = [written(OUTSIDE, b"x"), moved(OUTSIDE, WATCHED)].concat();
+    let Sifted::Something { epoch: began } = sift(&foreign, &batch) else { panic!("a move into a tree") };
+    foreign.remember(&key(OUTSIDE), Side::Outside, began);
+    assert!(!is_dropped(&foreign, &written(OUTSIDE, b"x")));
     let foreign = told();
     foreign.begin(HashSet::new());
     assert!(!is_dropped(&foreign, &written(OUTSIDE, b"x")), "other trees");
