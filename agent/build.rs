@@ -8,9 +8,11 @@ use std::process::{Command, Stdio};
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=bpf");
     println!("cargo:rerun-if-env-changed=PATH");
-    let built = PathBuf::from(std::env::var("OUT_DIR")?).join("processes.bpf.o");
-    if !compile(Path::new("bpf/processes.bpf.c"), &built) {
-        std::fs::copy("bpf/processes.bpf.o", &built)?;
+    for program in ["processes", "network"] {
+        let built = PathBuf::from(std::env::var("OUT_DIR")?).join(format!("{program}.bpf.o"));
+        if !compile(Path::new(&format!("bpf/{program}.bpf.c")), &built) {
+            std::fs::copy(format!("bpf/{program}.bpf.o"), &built)?;
+        }
     }
     Ok(())
 }

@@ -13,10 +13,12 @@ use picket_protocol::time::Timestamp;
 use crate::ledger::{SealError, Sealer};
 use crate::sys::Stop;
 
+mod explain;
 pub mod files;
 pub mod host;
 pub mod keys;
 pub mod logins;
+pub mod network;
 pub mod packages;
 pub mod processes;
 pub mod sessions;

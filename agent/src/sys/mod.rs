@@ -6,6 +6,7 @@ mod child;
 #[cfg(test)]
 mod counting;
 mod fanotify;
+mod mapped;
 mod memory;
 mod priority;
 mod socket_filter;
@@ -26,6 +27,7 @@ pub use fanotify::{
     Group as FanotifyGroup, HANDLE_BYTES_MAX, Reports as FanotifyReports, filesystem_id, handle_of,
     open_by_handle,
 };
+pub use mapped::MappedArray;
 pub use memory::{GiveBack, give_back_heap, share_one_heap};
 pub use priority::{DiskPriority, set_disk_priority};
 pub use socket_filter::{Instruction, attach_filter};

@@ -12,6 +12,7 @@ use aya::programs::RawTracePoint;
 use aya::programs::raw_trace_point::RawTracePointLink;
 use aya::{Btf, EbpfLoader};
 
+use crate::sense::explain::explain;
 use crate::sys;
 
 /// Compiled from `bpf/processes.bpf.c` by the build script.
@@ -25,8 +26,6 @@ const PROGRAMS: [(&str, &str); 3] = [
 ];
 /// Where the kernel keeps its type information.
 const KERNEL_TYPES: &str = "/sys/kernel/btf/vmlinux";
-/// Characters of an explanation of what was refused.
-const EXPLAINED_CHARS: usize = 400;
 
 /// See the module.
 pub struct Bpf {
@@ -90,24 +89,6 @@ impl AsFd for Bpf {
 impl std::fmt::Debug for Bpf {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Bpf").finish_non_exhaustive()
-    }
-}
-
-/// An error with its causes, on one line: what the verifier says is long, and its end matters.
-fn explain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = error.source();
-    }
-    let line = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" | ");
-    match line.char_indices().rev().nth(EXPLAINED_CHARS) {
-        Some((at, _)) => format!("…{}", line.get(at..).unwrap_or_default()),
-        None => line,
     }
 }
 
