@@ -6,10 +6,12 @@
 //! at, as [`Probe`]s.
 
 pub mod class;
+pub mod counter;
 pub mod probe;
 pub mod summary;
 
 pub use class::Class;
+pub use counter::Counter;
 pub use probe::{Answer, Probe, ProbeKind, Stealth};
 pub use summary::{
     Connections, Count, Direction, KernelDelta, ListenerLoad, Spread, Summary, Talker, Target, Traffic,

@@ -290,21 +290,27 @@ pub struct ListenerLoad {
     pub port: u16,
     /// Connections that are established.
     pub established: u32,
-    /// Of these, how many have lasted 10 s or more in which next to no byte came: less than [`ListenerLoad::IDLE_BYTES_A_SECOND`] on average.
-    pub idle: u32,
-    /// Of the idle ones, how many have sent something, a request that never ends.
+    /// Of these, how many have lasted [`ListenerLoad::SLOW_AFTER`] and are held open by next to no bytes, in one of the three ways below.
+    pub slow: u32,
+    /// Slow, and this host has never sent a byte on it: a request that never ends.
+    pub unanswered: u32,
+    /// Slow, and for so long the peer has sent some bytes, up to [`ListenerLoad::SLOW_BYTES_A_SECOND`], but this host none: the same behind TLS.
     pub trickling: u32,
+    /// Slow, and for so long the peer has taken nothing of what waits to be sent: a reader that never reads.
+    pub stalled: u32,
     /// Connections that wait to be accepted.
     pub queue: u32,
     /// How many may.
     pub queue_max: u32,
-    /// From where most idle connections are, heaviest first, at most [`TALKERS_MAX`].
+    /// From where most slow connections are, heaviest first, at most [`TALKERS_MAX`].
     pub sources: Vec<(IpAddr, u32)>,
-    /// Distinct addresses of idle connections.
+    /// Distinct addresses of slow connections.
     pub distinct_sources: u32,
 }
 
 impl ListenerLoad {
-    /// Who sends less is idle. Programs for slow attacks send a header line of some 20 to 50 bytes every 10 to 15 s; a person who types sends more.
-    pub const IDLE_BYTES_A_SECOND: u32 = 10;
+    /// Slow is what lasts longer. 10 s: programs for slow attacks send a line each 10 to 15 s; an honest request is whole within a second or two.
+    pub const SLOW_AFTER: Duration = Duration::from_secs(10);
+    /// And sends less: a header line is some 20 to 50 bytes.
+    pub const SLOW_BYTES_A_SECOND: u32 = 10;
 }
