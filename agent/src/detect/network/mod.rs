@@ -7,13 +7,18 @@
 
 pub mod class;
 pub mod counter;
+pub mod flood;
 pub mod probe;
 pub mod summary;
+pub mod thresholds;
+mod words;
 
 pub use class::Class;
 pub use counter::Counter;
+pub use flood::FloodDetector;
 pub use probe::{Answer, Probe, ProbeKind, Stealth};
 pub use summary::{
     Connections, Count, Direction, KernelDelta, ListenerLoad, Spread, Summary, Talker, Target, Traffic,
     TtlSpread,
 };
+pub use thresholds::Thresholds;

@@ -31,7 +31,7 @@ pub const DISTINCT_BITS: usize = 8_192;
 pub const TALKERS_MAX: usize = 16;
 
 /// Which way a packet went.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[repr(u8)]
 pub enum Direction {

@@ -16,6 +16,8 @@ mod cursor;
 mod ip;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub mod traffic;
 mod transport;
 
 use std::fmt;

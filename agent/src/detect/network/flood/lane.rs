@@ -1,0 +1,179 @@
+//! One interface, one way: its rates now, what they were while all was calm, and who is behind them.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use picket_protocol::time::Timestamp;
+
+use super::baseline::Baseline;
+use super::kind::Kind;
+use crate::detect::network::{Class, Count, Spread, Talker, Target, Traffic};
+
+/// Rates are those of the last 300 ms: a flood of 100,000 a second is over any limit after the first summary or two, and a burst of
+/// a few milliseconds is not.
+const WINDOW: Duration = Duration::from_millis(300);
+/// Summaries that the window holds at most.
+const WINDOW_MAX: usize = 16;
+/// Calm rates follow with this time constant.
+const CALM: f64 = 60.0;
+
+/// Packets and bytes a second, by class.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rates(pub [Count; Class::COUNT]);
+
+impl Rates {
+    pub const NONE: Self = Self([Count { packets: 0, bytes: 0 }; Class::COUNT]);
+
+    pub fn of(&self, class: Class) -> Count {
+        self.0.get(class.index()).copied().unwrap_or_default()
+    }
+
+    pub fn packets(&self, class: Class) -> u64 {
+        self.of(class).packets
+    }
+
+    pub fn add(&mut self, other: &Self) {
+        self.0.iter_mut().zip(other.0).for_each(|(mine, theirs)| mine.add(theirs));
+    }
+
+    /// What is beyond `calm`.
+    pub fn beyond(&self, calm: &Self) -> Self {
+        let mut out = *self;
+        for (mine, calm) in out.0.iter_mut().zip(calm.0) {
+            mine.packets = mine.packets.saturating_sub(calm.packets);
+            mine.bytes = mine.bytes.saturating_sub(calm.bytes);
+        }
+        out
+    }
+
+    /// Of counts in a time.
+    pub fn in_time(counts: &[Count; Class::COUNT], time: Duration) -> Self {
+        let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX).max(1);
+        let rate = |count: u64| count.saturating_mul(1_000) / millis;
+        Self(counts.map(|count| Count { packets: rate(count.packets), bytes: rate(count.bytes) }))
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Lane {
+    window: VecDeque<(Duration, [Count; Class::COUNT])>,
+    pub rates: Rates,
+    pub calm: Rates,
+    second: i64,
+    this_second: [Count; Class::COUNT],
+    pub spreads: [Spread; Class::COUNT],
+    sources: Vec<Talker>,
+    targets: Vec<Target>,
+    /// What the shares of `sources` and `targets` are shares of.
+    shared: [Count; Class::COUNT],
+    pub baselines: BTreeMap<Class, Baseline>,
+    /// When anything was last seen.
+    pub seen: Timestamp,
+}
+
+impl Default for Lane {
+    fn default() -> Self {
+        let none = [Count::default(); Class::COUNT];
+        Self {
+            window: VecDeque::new(),
+            rates: Rates::NONE,
+            calm: Rates::NONE,
+            second: i64::MIN,
+            this_second: none,
+            spreads: [Spread::default(); Class::COUNT],
+            sources: Vec::new(),
+            targets: Vec::new(),
+            shared: none,
+            baselines: BTreeMap::new(),
+            seen: Timestamp::default(),
+        }
+    }
+}
+
+impl Lane {
+    /// Takes in an interval that ended at `to`; `traffic` is none where nothing went.
+    pub fn take(&mut self, traffic: Option<&Traffic>, time: Duration, to: Timestamp, learn: bool) {
+        let counts = traffic.map_or([Count::default(); Class::COUNT], |traffic| traffic.classes);
+        // A summary that ends with a second belongs to it.
+        let second = Timestamp::from_nanos(to.nanos().saturating_sub(1)).seconds();
+        if second != self.second {
+            self.end_second(to, learn);
+            self.second = second;
+        }
+        self.this_second.iter_mut().zip(counts).for_each(|(sum, count)| sum.add(count));
+        if let Some(traffic) = traffic {
+            self.seen = to;
+            self.spreads = traffic.spreads;
+            if !traffic.sources.is_empty() || !traffic.targets.is_empty() {
+                self.sources.clone_from(&traffic.sources);
+                self.targets.clone_from(&traffic.targets);
+                self.shared = self.this_second;
+            }
+        }
+        self.window.push_back((time, counts));
+        let mut held: Duration = self.window.iter().map(|(time, _)| *time).sum();
+        while let Some((first, _)) = self.window.front().copied() {
+            if self.window.len() <= 1 || (held - first < WINDOW && self.window.len() <= WINDOW_MAX) {
+                break;
+            }
+            held -= first;
+            self.window.pop_front();
+        }
+        let mut sum = [Count::default(); Class::COUNT];
+        for (_, counts) in &self.window {
+            sum.iter_mut().zip(counts).for_each(|(sum, count)| sum.add(*count));
+        }
+        self.rates = Rates::in_time(&sum, held.max(WINDOW));
+    }
+
+    /// Forgets all but what was learned.
+    pub fn reset(&mut self) {
+        *self = Self { baselines: std::mem::take(&mut self.baselines), ..Self::default() };
+    }
+
+    fn end_second(&mut self, now: Timestamp, learn: bool) {
+        if self.second == i64::MIN {
+            return;
+        }
+        for (_, class) in Kind::BY_RATE {
+            let rate = self.this_second.get(class.index()).map_or(0, |count| count.packets);
+            if rate > 0 || self.baselines.contains_key(&class) {
+                self.baselines.entry(class).or_default().second(rate, now, learn);
+            }
+        }
+        if learn {
+            for (calm, count) in self.calm.0.iter_mut().zip(self.this_second) {
+                calm.packets = follow(calm.packets, count.packets);
+                calm.bytes = follow(calm.bytes, count.bytes);
+            }
+        }
+        self.this_second = [Count::default(); Class::COUNT];
+    }
+
+    /// Who sends packets of this class, with their shares in percent, heaviest first.
+    pub fn sources(&self, class: Class) -> impl Iterator<Item = (&Talker, u64)> {
+        let all = self.shared.get(class.index()).map_or(0, |count| count.packets);
+        let of = self.sources.iter().filter(move |talker| talker.class == class);
+        of.map(move |talker| (talker, percent(talker.count.packets, all)))
+    }
+
+    /// What they are sent to, likewise.
+    pub fn targets(&self, class: Class) -> impl Iterator<Item = (&Target, u64)> {
+        let all = self.shared.get(class.index()).map_or(0, |count| count.packets);
+        let of = self.targets.iter().filter(move |target| target.class == class);
+        of.map(move |target| (target, percent(target.count.packets, all)))
+    }
+}
+
+/// `part` of `all` in percent, at most 100.
+pub fn percent(part: u64, all: u64) -> u64 {
+    part.saturating_mul(100).checked_div(all).unwrap_or(0).min(100)
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between two counts")]
+#[expect(clippy::cast_precision_loss, reason = "a rate, roughly")]
+fn follow(calm: u64, now: u64) -> u64 {
+    let (calm, now) = (calm as f64, now as f64);
+    (calm + (now - calm) / CALM).max(0.0).round() as u64
+}

@@ -1,0 +1,413 @@
+//! Each kind of flood, and what comes near it and must not be told.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use picket_protocol::finding::Severity;
+use proptest::collection::vec;
+use proptest::prelude::*;
+use serde_json::Value;
+
+use super::*;
+use crate::detect::network::{Counter, KernelDelta, ListenerLoad, Spread, Talker, Target};
+use crate::detect::packets::build::{Body, Frame};
+use crate::detect::packets::traffic::{self, HOST, Stream};
+use crate::detect::packets::{Link, decode};
+
+/// When the tests begin.
+const BEGIN: i64 = 1_700_000_000_000_000_000;
+
+fn at(millis: u64) -> Timestamp {
+    Timestamp::from_nanos(BEGIN + i64::try_from(millis).unwrap() * 1_000_000)
+}
+
+/// A host on one interface.
+struct Host {
+    counter: Counter,
+    detector: FloodDetector,
+    ids: u64,
+    now: u64,
+    told: Vec<(u64, Finding)>,
+}
+
+impl Host {
+    fn new() -> Self {
+        let detector = FloodDetector::new(Thresholds::default());
+        Self { counter: Counter::new(3), detector, ids: 0, now: 0, told: Vec::new() }
+    }
+
+    /// Lets traffic go on for so many milliseconds.
+    fn play(&mut self, streams: &[Stream], millis: u64) {
+        self.play_with(streams, millis, |_| None);
+    }
+
+    fn play_with(&mut self, streams: &[Stream], millis: u64, kernel: impl Fn(u64) -> Option<KernelDelta>) {
+        let eth = self.counter.interface("eth0");
+        for _ in 0..millis / 100 {
+            let counter = &mut self.counter;
+            traffic::play(streams, self.now, self.now + 100, &mut |nanos, frame| {
+                let direction = if frame.source == HOST { Direction::Out } else { Direction::In };
+                let bytes = frame.bytes();
+                let time = Timestamp::from_nanos(BEGIN + i64::try_from(nanos).unwrap());
+                counter.count(eth, direction, &decode(Link::Ethernet, &bytes, 0), time);
+            });
+            self.now += 100;
+            let mut summary = self.counter.summary(at(self.now));
+            summary.kernel = kernel(self.now);
+            let ids = &mut self.ids;
+            let found = self.detector.observe(&summary, &mut || {
+                *ids += 1;
+                Uuid::from_u64_pair(0, *ids)
+            });
+            self.told.extend(found.into_iter().map(|finding| (self.now, finding)));
+        }
+    }
+
+    fn rules(&self) -> Vec<&str> {
+        let mut rules: Vec<_> = self.told.iter().map(|(_, finding)| finding.rule.as_str()).collect();
+        rules.sort_unstable();
+        rules.dedup();
+        rules
+    }
+}
+
+/// 2 s of a flood after 1 s of a few requests: told within 500 ms, ended within 10 s, one finding.
+fn check_flood(streams: Vec<Stream>, rule: &str) -> Vec<(u64, Finding)> {
+    let mut host = Host::new();
+    host.play(&traffic::requests(100), 1_000);
+    host.play(&streams, 2_000);
+    host.play(&traffic::requests(100), 10_000);
+    assert_eq!(host.rules(), [rule]);
+    let (first, last) = (&host.told[0], host.told.last().unwrap());
+    assert!(first.0 <= 1_500, "told {} ms after the begin", first.0 - 1_000);
+    assert!(last.0 <= 13_000, "end told {} ms after it", last.0 - 3_000);
+    assert!(host.told.iter().all(|(_, finding)| finding.id == first.1.id), "one finding");
+    assert!(host.told.len() <= 4, "{} times", host.told.len());
+    assert_eq!(first.1.evidence["state"], "open");
+    assert_eq!(last.1.evidence["state"], "ended");
+    assert!(last.1.evidence["end"].is_string());
+    assert!(host.detector.open.is_empty() && host.detector.suspected.is_empty());
+    host.told
+}
+
+fn check_quiet(streams: Vec<Stream>) {
+    let mut host = Host::new();
+    host.play(&streams, 1_500);
+    host.play(&[], 1_000);
+    host.play(&streams, 500);
+    let titles: Vec<_> = host.told.iter().map(|(_, finding)| &finding.title).collect();
+    assert!(titles.is_empty(), "{titles:?}");
+}
+
+#[test]
+fn a_syn_flood_is_told_with_all_that_a_person_needs() {
+    let told = check_flood(traffic::syn_flood(100_000), "net.flood.syn");
+    let evidence = &told.last().unwrap().1.evidence;
+    let targets = evidence["targets"].as_array().unwrap();
+    assert_eq!((&targets[0]["address"], &targets[0]["port"]), (&Value::from("192.0.2.1"), &Value::from(80)));
+    assert_eq!(evidence["senders"], "spoofed");
+    assert_eq!(evidence["direction"], "in");
+    assert_eq!(evidence["ttls"]["different"], 1);
+    let peak = evidence["peak"]["packets_per_second"].as_u64().unwrap();
+    assert!((95_000..=105_000).contains(&peak), "{peak}");
+    let packets = evidence["packets"].as_u64().unwrap();
+    assert!((180_000..=200_000).contains(&packets), "{packets}");
+    assert_eq!(told[0].1.attack, ["T1499.001"]);
+    assert_eq!(told[0].1.severity, Severity::High);
+    let title = &told[0].1.title;
+    assert!(title.starts_with("SYN flood on 192.0.2.1 port 80 from about "), "{title}");
+    let title = &told.last().unwrap().1.title;
+    assert!(title.contains("has ended after"), "{title}");
+}
+
+#[test]
+fn every_kind_is_told() {
+    let closed =
+        |from, n: u64| Frame::tcp((from, 9), (HOST, 80), traffic::SYN_ACK, usize::from(n == u64::MAX));
+    check_flood(traffic::unanswered(12_000, closed), "net.flood.syn-ack");
+    check_flood(
+        traffic::unanswered(12_000, |from, _| Frame::tcp((from, 9), (HOST, 80), traffic::ACK, 0)),
+        "net.flood.ack",
+    );
+    check_flood(
+        traffic::unanswered(12_000, |from, _| Frame::tcp((from, 9), (HOST, 80), traffic::RST, 0)),
+        "net.flood.rst",
+    );
+    check_flood(
+        traffic::unanswered(30_000, |from, _| Frame::udp((from, 9), (HOST, 9_999), 0)),
+        "net.flood.udp",
+    );
+    check_flood(traffic::unanswered(12_000, |from, _| Frame::icmp(from, HOST, 8, 0)), "net.flood.icmp");
+    check_flood(traffic::fragments(20_000), "net.flood.fragment");
+    check_flood(
+        traffic::unanswered(12_000, |from, _| Frame::tcp((from, 9), (HOST, 80), 0x29, 0)),
+        "net.flood.malformed",
+    );
+    check_flood(
+        traffic::unanswered(12_000, |from, _| {
+            Frame::new(from, HOST, Body::Raw { protocol: 6, payload: vec![0; 9] })
+        }),
+        "net.flood.malformed",
+    );
+    let told = check_flood(traffic::connections(7_000, 0, 0), "net.flood.connection");
+    assert_eq!(told[0].1.evidence["senders"], "real");
+}
+
+#[test]
+fn amplifiers_are_named() {
+    let told = check_flood(traffic::amplified(50_000), "net.flood.amplification");
+    assert!(told[0].1.title.contains("(NTP)"), "{}", told[0].1.title);
+    assert_eq!(told[0].1.evidence["targets"][0]["service"], "NTP");
+}
+
+#[test]
+fn one_sender_is_named() {
+    let one =
+        || vec![traffic::stream(100_000, |n| Frame::udp((traffic::PEER, traffic::port(n)), (HOST, 9), 0))];
+    let told = check_flood(one(), "net.flood.udp");
+    assert!(told[0].1.title.contains(" from 192.0.2.9"), "{}", told[0].1.title);
+    assert_eq!(told[0].1.evidence["sources"][0]["share_percent"], 100);
+}
+
+#[test]
+fn a_flood_from_this_host_is_told_as_such_and_its_process_is_named() {
+    let mut host = Host::new();
+    host.play(&traffic::outbound(50_000), 500);
+    let (id, kind, direction, named) = host.detector.open().next().expect("an open flood");
+    assert_eq!((kind, direction, named), (Kind::Syn, Direction::Out, false));
+    assert!(host.told[0].1.title.starts_with("This host sends a SYN flood to 192.0.2.9 port 443"));
+    let process = Entity::Process { pid: 7, executable: None };
+    host.detector.name_process(id, process.clone());
+    host.play(&traffic::outbound(50_000), 100);
+    let last = &host.told.last().unwrap().1;
+    assert!(host.told.len() == 2 && last.id == id && last.entities.contains(&process));
+}
+
+#[test]
+fn honest_traffic_is_not_told() {
+    check_quiet(traffic::connections(7_000, 80, 300));
+    check_quiet(traffic::requests(25_000));
+    check_quiet(traffic::download(40_000, true));
+    check_quiet(traffic::download(40_000, false));
+    check_quiet(traffic::datagrams(30_000));
+    check_quiet(traffic::pings(30_000));
+    check_quiet(traffic::resolver(15_000));
+}
+
+#[test]
+fn a_boot_of_many_and_a_scan_are_no_flood() {
+    // 200 hosts that ask for addresses, names and time, all at once.
+    check_quiet(vec![
+        traffic::stream(2_000, |n| Frame::udp((traffic::client(n), 68), (IpAddr::from([255; 4]), 67), 300)),
+        traffic::stream(4_000, |n| {
+            Frame::udp((traffic::client(n), 5_353), (IpAddr::from([224, 0, 0, 251]), 5_353), 100)
+        }),
+    ]);
+    // A fast scan of all ports is a scan.
+    check_quiet(vec![traffic::stream(5_000, |n| {
+        Frame::tcp((traffic::PEER, 9), (HOST, traffic::port(n)), traffic::SYN, 0)
+    })]);
+}
+
+#[test]
+fn a_flood_within_honest_traffic_is_seen() {
+    let mut host = Host::new();
+    let mut both = traffic::connections(3_000, 80, 300);
+    host.play(&both, 4_000);
+    assert!(host.told.is_empty());
+    both.extend(traffic::syn_flood(30_000));
+    host.play(&both, 500);
+    assert_eq!(host.rules(), ["net.flood.syn"]);
+}
+
+#[test]
+fn a_program_that_takes_its_datagrams_is_not_flooded_and_one_that_cannot_is() {
+    let logs = || vec![traffic::stream(20_000, |_| Frame::udp((traffic::PEER, 514), (HOST, 514), 200))];
+    let second = Duration::from_secs(1);
+    let kernel = |delivered, lost| {
+        move |now: u64| {
+            let kernel = KernelDelta {
+                interval: second,
+                udp_delivered: delivered,
+                udp_buffer_errors: lost,
+                ..Default::default()
+            };
+            now.is_multiple_of(1_000).then_some(kernel)
+        }
+    };
+    let mut taken = Host::new();
+    taken.play_with(&[], 1_000, kernel(0, 0));
+    taken.play_with(&logs(), 4_000, kernel(20_000, 0));
+    assert!(taken.told.is_empty(), "{:?}", taken.told[0].1.title);
+    let mut lost = Host::new();
+    lost.play_with(&[], 1_000, kernel(0, 0));
+    lost.play_with(&logs(), 4_000, kernel(1_000, 19_000));
+    assert_eq!(lost.rules(), ["net.flood.udp"]);
+    assert!(lost.told.iter().any(|(_, finding)| finding.evidence["impact"]["udp_buffer_errors"] != 0));
+}
+
+fn load(established: u32, slow: u32) -> ListenerLoad {
+    ListenerLoad {
+        address: HOST,
+        port: 80,
+        established,
+        slow,
+        unanswered: slow,
+        trickling: 0,
+        stalled: 0,
+        queue: 0,
+        queue_max: 128,
+        sources: vec![(traffic::PEER, slow)],
+        distinct_sources: 1,
+    }
+}
+
+#[test]
+fn slow_connections_are_told_and_their_end() {
+    let mut detector = FloodDetector::new(Thresholds::default());
+    let mut ids = 0;
+    let mut read = |second: i64, listeners: Vec<ListenerLoad>| {
+        let connections = Connections { time: Timestamp::from_seconds(second), listeners };
+        detector.connections(&connections, &mut || {
+            ids += 1;
+            Uuid::from_u64_pair(0, ids)
+        })
+    };
+    assert!(read(1, vec![load(900, 120)]).is_empty(), "most of a busy service is not slow");
+    assert!(read(2, vec![load(200, 150)]).is_empty(), "one reading is none");
+    let told = read(3, vec![load(200, 160)]);
+    assert_eq!((told.len(), told[0].rule.as_str()), (1, "net.flood.slow"));
+    assert!(told[0].title.contains("on port 80 from 192.0.2.9: 160 connections"), "{}", told[0].title);
+    assert!(read(4, vec![load(200, 170)]).is_empty());
+    assert_eq!(read(5, vec![load(900, 400)]).len(), 0);
+    assert!(read(6, Vec::new()).is_empty());
+    let ended = read(9, Vec::new());
+    assert_eq!(
+        (ended.len(), ended[0].id, &ended[0].evidence["state"]),
+        (1, told[0].id, &Value::from("ended"))
+    );
+}
+
+#[test]
+fn a_full_accept_queue_and_a_full_conntrack_table_are_told() {
+    for (overflows, conntrack, words) in
+        [(500, 10, "does not accept"), (0, 99, "tracked connections is 99 % full")]
+    {
+        let mut host = Host::new();
+        host.play_with(&[], 3_000, |now| {
+            now.is_multiple_of(1_000).then_some(KernelDelta {
+                interval: Duration::from_secs(1),
+                listen_overflows: overflows,
+                conntrack_count: conntrack,
+                conntrack_max: 100,
+                ..Default::default()
+            })
+        });
+        assert_eq!(host.rules(), ["net.flood.connection"]);
+        assert!(host.told[0].1.title.contains(words), "{}", host.told[0].1.title);
+        assert!(host.told[0].0 == 2_000 && host.told.len() == 1);
+    }
+}
+
+fn summaries() -> impl Strategy<Value = Vec<Summary>> {
+    let counts = vec((any::<u32>(), any::<u32>()), Class::COUNT);
+    let address = any::<u8>().prop_map(|last| IpAddr::from([192, 0, 2, last]));
+    let heavy = vec((address, any::<u16>(), 0..Class::COUNT, any::<u32>()), 0..6);
+    let traffic = (0..4u8, 0..3usize, counts, heavy, any::<u64>(), any::<[u64; 4]>());
+    let one = (0..3_000u64, vec(traffic, 0..6), proptest::option::of(any::<u32>()), any::<u32>());
+    vec(one, 1..20).prop_map(|rows| {
+        let mut now = 0;
+        rows.into_iter()
+            .map(|(step, lanes, kernel, sampled)| {
+                let from = at(now);
+                now += step;
+                let mut known = std::collections::BTreeSet::new();
+                let lanes = lanes.into_iter().filter(|lane| known.insert((lane.0, lane.1)));
+                let traffic = lanes.map(|(name, way, counts, heavy, sources, ttls)| {
+                    let mut one = Traffic::new(Arc::from(format!("eth{name}")), Direction::ALL[way]);
+                    for (class, (packets, bytes)) in one.classes.iter_mut().zip(counts) {
+                        *class = Count { packets: packets.into(), bytes: bytes.into() };
+                    }
+                    one.spreads =
+                        [Spread { sources, ttls: crate::detect::network::TtlSpread(ttls) }; Class::COUNT];
+                    for (address, port, class, packets) in heavy {
+                        let (class, count) = (Class::ALL[class], Count { packets: packets.into(), bytes: 0 });
+                        one.sources.push(Talker { address, class, count });
+                        one.targets.push(Target { address, port, class, count });
+                    }
+                    one
+                });
+                let kernel = kernel.map(|count| KernelDelta {
+                    passive_opens: count.into(),
+                    listen_overflows: count.into(),
+                    ..Default::default()
+                });
+                Summary { from, to: at(now), traffic: traffic.collect(), kernel, sampled }
+            })
+            .collect()
+    })
+}
+
+fn run(summaries: &[Summary]) -> (FloodDetector, Vec<Finding>) {
+    let mut detector = FloodDetector::new(Thresholds::default());
+    let mut ids = 0;
+    let mut told = Vec::new();
+    for summary in summaries {
+        told.extend(detector.observe(summary, &mut || {
+            ids += 1;
+            Uuid::from_u64_pair(0, ids)
+        }));
+    }
+    (detector, told)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    /// Whatever is counted: no panic, bounded tables, bounded findings, one finding for a kind and direction at a time.
+    #[test]
+    fn no_counts_break_it(summaries in summaries()) {
+        let (detector, told) = run(&summaries);
+        prop_assert!(detector.lanes.len() <= LANES_MAX && detector.open.len() <= OPEN_MAX);
+        prop_assert!(told.len() <= summaries.len() * 2 * (OPEN_MAX + 2));
+        for finding in &told {
+            prop_assert!(serde_json::to_string(finding).unwrap().len() < 16 * 1024);
+            prop_assert!(finding.observed.first <= finding.observed.last);
+        }
+    }
+
+    /// The order of interfaces in a summary changes nothing.
+    #[test]
+    fn order_changes_nothing(summaries in summaries()) {
+        let mut turned = summaries.clone();
+        turned.iter_mut().for_each(|summary| summary.traffic.reverse());
+        prop_assert_eq!(run(&summaries).1, run(&turned).1);
+    }
+
+    /// Quiet traffic on another interface changes no finding about this one.
+    #[test]
+    fn unrelated_traffic_changes_nothing(packets in 0..40u64) {
+        let with = |other: bool| {
+            let summaries: Vec<Summary> = (0..30u64).map(|step| {
+                let mut flood = Traffic::new(Arc::from("eth0"), Direction::In);
+                flood.classes[Class::Syn.index()] = Count { packets: 10_000, bytes: 540_000 };
+                let mut quiet = Traffic::new(Arc::from("eth1"), Direction::In);
+                quiet.classes[Class::Udp.index()] = Count { packets, bytes: packets * 100 };
+                let traffic = if other { vec![flood, quiet] } else { vec![flood] };
+                Summary { from: at(step * 100), to: at(step * 100 + 100), traffic, kernel: None, sampled: 1 }
+            }).collect();
+            run(&summaries).1
+        };
+        prop_assert_eq!(with(false), with(true));
+    }
+
+    #[test]
+    fn what_was_learned_reads_back(summaries in summaries()) {
+        let (detector, _) = run(&summaries);
+        let learned = detector.learned();
+        let text = serde_json::to_string(&learned).unwrap();
+        let mut again = FloodDetector::new(Thresholds::default());
+        again.restore(serde_json::from_str(&text).unwrap());
+        prop_assert_eq!(serde_json::to_string(&again.learned()).unwrap(), text);
+    }
+}
