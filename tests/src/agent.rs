@@ -12,6 +12,9 @@ use crate::{program, wait_for};
 /// The user number that uplinks run as: of systemd's range for dynamic users, without an account.
 pub const UPLINK_UID: u32 = 61_999;
 
+/// Bytes of the log's end that a failing test shows.
+const LOG_SHOWN: usize = 4_096;
+
 /// An agent: configured once, started and stopped at will on the same state.
 pub struct Agent {
     dir: PathBuf,
@@ -155,5 +158,25 @@ impl Agent {
             (status.contains("\"connected\":true") && !status.contains("\"state\":\"starting\""))
                 .then_some(())
         });
+    }
+}
+
+/// Of a test that fails, what the agent said is shown: its directory is gone afterwards.
+impl Drop for Agent {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        // No panic within a panic: what cannot be had is left out.
+        let status = self.command(&["status", "--json"]).stdin(std::process::Stdio::null()).output();
+        let status = status.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+        let log = self.log();
+        let from = log.ceil_char_boundary(log.len().saturating_sub(LOG_SHOWN));
+        let end = log.get(from..).unwrap_or_default();
+        eprintln!(
+            "agent in {}\nstatus: {}\nend of its log:\n{end}",
+            self.dir.display(),
+            status.unwrap_or_default()
+        );
     }
 }

@@ -67,9 +67,14 @@ impl Place {
     /// Nothing is told, even when everything was looked at again and the grace is over.
     fn silent(&self, what: &str) {
         self.scan();
-        std::thread::sleep(Duration::from_millis(1_800));
+        // Before a scan begins, the counters tell of the one before. No more of them meanwhile: they would put off what
+        // changes all the time.
         self.scan();
-        self.lab.wait("arrival", |lab| lab.counter("pending") == 0);
+        self.lab.wait("all graces to be over", |lab| {
+            lab.counter("logs_awaited") == 0 && lab.counter("pending") == 0
+        });
+        self.scan();
+        self.lab.wait("arrival", Lab::arrived);
         let titles: Vec<String> = self.found().iter().map(|finding| finding["title"].to_string()).collect();
         assert!(titles.is_empty(), "{what}: {titles:?}");
     }

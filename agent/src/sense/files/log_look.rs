@@ -179,6 +179,7 @@ impl Pass {
         meta: &Metadata,
     ) -> Result<(), PassError> {
         let path = candidate.path.as_path();
+        examiner.logs.missing.remove(path);
         let Ok(file) = open_file(path) else { return Ok(()) };
         let Ok(mut state) = LogState::first(&file, meta, &mut examiner.buffer) else { return Ok(()) };
         state.lines.clone_from(&before.lines);

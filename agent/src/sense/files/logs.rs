@@ -167,6 +167,11 @@ impl LogBook {
         self.known.len()
     }
 
+    /// Logs that are not in their place, and are given until the end of their grace to be found as rotated.
+    pub fn awaited(&self) -> usize {
+        self.missing.keys().filter(|path| self.known.contains_key(*path)).count()
+    }
+
     /// What changed since the last time, to be written down.
     pub fn save(&mut self) -> Option<StateWrite> {
         let rows: Vec<(PathBuf, Option<String>)> = std::mem::take(&mut self.changed)

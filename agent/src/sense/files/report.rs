@@ -71,6 +71,8 @@ impl Worker {
         let counters = [
             ("objects", tally.objects),
             ("logs", u64::try_from(examiner.logs.followed()).unwrap_or(u64::MAX)),
+            // Logs that are missing, and may turn out to have been rotated.
+            ("logs_awaited", u64::try_from(examiner.logs.awaited()).unwrap_or(u64::MAX)),
             // Logs whose silence would be told.
             ("logs_steady", u64::try_from(examiner.logs.silences.steady()).unwrap_or(u64::MAX)),
             ("logs_left_out", examiner.logs.left_out),
