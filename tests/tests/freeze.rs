@@ -116,9 +116,11 @@ fn ransomware_is_frozen_after_the_first_victims_and_goes_on_when_the_lease_ends(
     for child in children_of(locker.pid()) {
         assert!(matches!(state_of(child), Some('T' | 'Z') | None), "{child} goes on");
     }
-    let finding = agent.json(&["findings", "--rule", "file.mass-change"]);
-    let finding =
-        finding.iter().find(|finding| finding.to_string().contains("\"freeze\":\"asked\"")).unwrap();
+    // It is stopped before the finding is in the ledger.
+    let finding = wait_for("the finding", || {
+        let findings = agent.json(&["findings", "--rule", "file.mass-change"]);
+        findings.into_iter().find(|finding| finding.to_string().contains("\"freeze\":\"asked\""))
+    });
     assert!(finding.to_string().contains(frozen["finding"].as_str().unwrap()), "{finding}");
     wait_for("the record", || records(&agent, "frozen").pop());
     // Not enrolled: its exit code is that of a degraded agent.
