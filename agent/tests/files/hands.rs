@@ -1,12 +1,12 @@
 //! Known hands, with the real tools: what they do is explained by them, told once a run, and nothing that matters is.
 //!
-//! `tests/run` installs ansible, certbot, puppet and flatpak. What it does not install is run where it is, and named where it is
-//! not ([`installed`]): npm (Debian's brings hundreds of packages) and cloud-init (it takes over the machine that it is
-//! installed on at the next boot).
+//! `tests/run` installs ansible, certbot, puppet and flatpak. cloud-init takes over the machine that it is installed on at the next
+//! boot: its package is unpacked, and lies over the host's directories in a mount namespace of its own. npm (Debian's brings
+//! hundreds of packages) is run where it is, and named where it is not ([`installed`]).
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
@@ -15,7 +15,10 @@ use crate::everyday::{lab_that_knows_who, objects};
 use crate::lab::{Lab, PATIENCE, path, rule};
 
 /// Tools that `tests/run` does not install.
-const OPTIONAL: &[&str] = &["/usr/bin/npm", "/usr/bin/cloud-init"];
+const OPTIONAL: &[&str] = &["/usr/bin/npm"];
+
+/// cloud-init with what it depends on, and dpkg's records of it, as `tests/run` unpacks it.
+const CLOUD_INIT: &str = "/var/cache/picket-tests/programs/cloud-init";
 
 /// Whether the tool is there. One that must be, and is not, is a failure.
 fn installed(program: &str) -> bool {
@@ -349,12 +352,26 @@ fn certbot_is_one_finding_for_links_and_one_for_a_removal() {
     assert_eq!(removed.len(), 1, "{removed:#?}");
 }
 
+/// A host on which cloud-init and its interpreter are installed, as the agent sees it: programs, and dpkg's records of them.
+fn host_with_cloud_init(lab: &Lab) -> PathBuf {
+    let unpacked = Path::new(CLOUD_INIT);
+    assert!(unpacked.exists(), "{CLOUD_INIT} is missing: tests/run unpacks it");
+    let root = lab.directory.path().join("host");
+    let python = fs::canonicalize("/usr/bin/python3").unwrap();
+    let script = format!(
+        "set -e; mkdir -p {0}/usr/bin {0}/var/lib; cp -a {CLOUD_INIT}/var/lib/dpkg {0}/var/lib/; cp -a {CLOUD_INIT}/usr/bin/. {1} {0}/usr/bin/\n\
+         cat /var/lib/dpkg/status >> {0}/var/lib/dpkg/status; cp /var/lib/dpkg/info/python3*-minimal* {0}/var/lib/dpkg/info/",
+        root.display(),
+        python.display()
+    );
+    run(lab, "sh", &["-c", &script]);
+    root
+}
+
 #[test]
 fn cloud_init_explains_what_it_writes() {
-    if !installed("/usr/bin/cloud-init") {
-        return;
-    }
     let (mut lab, _table) = lab_that_knows_who();
+    lab.tuning.packages_root = host_with_cloud_init(&lab);
     let data = lab.outside().join("user-data.yaml");
     let text = format!(
         "#cloud-config\nwrite_files:\n  - path: {0}/made\n    content: one\n  - path: {0}/old\n    content: two\n",
@@ -365,8 +382,10 @@ fn cloud_init_explains_what_it_writes() {
     lab.start();
     // What it keeps of the machine stays in a namespace of its own.
     let script = format!(
-        "set -e; mkdir -p /var/lib/cloud /run/cloud-init; mount -t tmpfs none /var/lib/cloud; mount -t tmpfs none /run/cloud-init\n\
-         mount -t tmpfs none /var/log\n\
+        "set -e; mount -t tmpfs none /run; mount -t tmpfs none /var/log; mkdir /run/etc\n\
+         cp -a /etc/. {CLOUD_INIT}/etc/. /run/etc/; mount --bind /run/etc /etc\n\
+         for at in usr/bin usr/lib; do mount -t overlay -o lowerdir={CLOUD_INIT}/$at:/$at none /$at; done\n\
+         echo 'system_info: {{paths: {{cloud_dir: /run/cloud}}}}' > /etc/cloud/cloud.cfg.d/99.cfg\n\
          cloud-init --force --file {} single --name write_files --frequency always",
         data.display()
     );
