@@ -4,6 +4,7 @@ mod hostile;
 mod lab;
 mod ordinary;
 mod programs;
+mod raised;
 mod recorded;
 mod rules;
 mod unpacked;
