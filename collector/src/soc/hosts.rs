@@ -30,21 +30,7 @@ pub(super) async fn list(session: &mut Session, arguments: HostsArguments) -> Re
         let host = resolve(&client, name).await?;
         return show(session, &host);
     }
-    let mut hosts = Vec::new();
-    let mut cursor = None;
-    loop {
-        let pairs = [
-            ("tenant", arguments.tenant.clone()),
-            ("cursor", cursor.take()),
-            ("limit", Some("1000".to_owned())),
-        ];
-        let page: HostPage = client.get(&with_query("/hosts", &pairs)).await?;
-        hosts.extend(page.items);
-        cursor = page.next;
-        if cursor.is_none() || hosts.len() >= HOSTS_MAX {
-            break;
-        }
-    }
+    let hosts = all(&client, arguments.tenant).await?;
     if session.json {
         hosts.iter().try_for_each(|host| session.screen.json_line(host))?;
         return Ok(0);
@@ -56,6 +42,22 @@ pub(super) async fn list(session: &mut Session, arguments: HostsArguments) -> Re
     let rows: Vec<_> = hosts.iter().map(|host| row(host, session.now)).collect();
     session.screen.table(&COLUMNS, &rows)?;
     Ok(0)
+}
+
+/// All hosts that the operator may see, of one tenant where one is given; at most [`HOSTS_MAX`].
+pub(super) async fn all(client: &Client, tenant: Option<String>) -> Result<Vec<Host>, SocError> {
+    let mut hosts = Vec::new();
+    let mut cursor = None;
+    loop {
+        let pairs =
+            [("tenant", tenant.clone()), ("cursor", cursor.take()), ("limit", Some("1000".to_owned()))];
+        let page: HostPage = client.get(&with_query("/hosts", &pairs)).await?;
+        hosts.extend(page.items);
+        cursor = page.next;
+        if cursor.is_none() || hosts.len() >= HOSTS_MAX {
+            return Ok(hosts);
+        }
+    }
 }
 
 /// `soc whoami`.

@@ -31,6 +31,7 @@ mod screen;
 mod send;
 mod show;
 mod sign;
+mod sources;
 mod trust;
 
 use std::io::Write as _;

@@ -16,6 +16,7 @@ use super::error::SocError;
 use super::known::{Known, Origin};
 use super::proof::{Keys, Verdict};
 use super::screen::{Cell, Paint, Screen, short_time};
+use super::sources::{self, Source};
 use super::{Session, notice, replace_file};
 use crate::api::types::{FindingDetail, Host, Whoami};
 
@@ -37,12 +38,19 @@ pub(super) async fn show(session: &mut Session, id: &str) -> Result<u8, SocError
         _ => Some(check(session, &config, &client, id, &detail).await?),
     };
     let code = verdict.as_ref().map_or(0, Verdict::exit_code);
+    let sources = sources::of(&client, &detail).await?;
     if session.json {
         let proof = verdict.as_ref().map(Verdict::to_json);
-        session.screen.json(&serde_json::json!({ "finding": detail, "proof": proof }))?;
+        let shown = serde_json::json!({ "finding": detail, "proof": proof, "sources": sources });
+        session.screen.json(&shown)?;
         return Ok(code);
     }
     print(&mut session.screen, &detail, verdict.as_ref())?;
+    for Source { address, agent, hostname } in &sources {
+        session
+            .screen
+            .field("came from", format!("{address}, which {hostname} ({agent}) says is its own"))?;
+    }
     Ok(code)
 }
 
