@@ -29,7 +29,7 @@ const RAISING: [(&str, &str); 8] = [
 ];
 
 /// What a finding carries of the session that it belongs to.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct SessionEvidence {
     /// Of this session and no other.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -159,7 +159,7 @@ fn of_actor(
             audit_session: actor.audit_session,
             login_uid: Some(login_uid),
             user,
-            ..nothing()
+            ..SessionEvidence::default()
         });
     };
     let privilege = session
@@ -198,25 +198,6 @@ fn raised_by(actor: &Actor) -> Option<&'static str> {
         .flat_map(|path| RAISING.iter().filter(move |known| path.text == known.0))
         .map(|known| known.1)
         .next()
-}
-
-fn nothing() -> SessionEvidence {
-    SessionEvidence {
-        id: None,
-        by: String::new(),
-        audit_session: None,
-        login_uid: None,
-        user: None,
-        service: None,
-        method: None,
-        key: None,
-        address: None,
-        port: None,
-        tty: None,
-        since: None,
-        ended: None,
-        privilege: None,
-    }
 }
 
 fn describe(session: &Session, privilege: Option<&Privilege>, time: Timestamp) -> SessionEvidence {

@@ -311,7 +311,8 @@ impl Sessions {
     }
 
     fn privilege(&mut self, event: &LoginEvent) {
-        let Some(id) = event.session.and_then(|number| self.by_number.get(&number)).copied() else { return };
+        let numbered = || event.session.map(|number| self.by_number.get(&number).copied());
+        let Some(id) = numbered().unwrap_or_else(|| self.at_terminal(event)) else { return };
         let told = Privilege {
             time: event.time,
             service: event.service.clone().into_owned(),
@@ -323,6 +324,25 @@ impl Sessions {
         };
         let better = event.reporter == Reporter::Service;
         self.change(id, |session| session.add(told, better));
+    }
+
+    /// The session of which a text log tells, that names neither process nor number: the only one that its user had then at
+    /// that terminal, or at one that is not known. Where there are two it is nobody's.
+    fn at_terminal(&self, event: &LoginEvent) -> Option<Uuid> {
+        let terminal = event.tty.as_ref().map(terminal)?;
+        let lasted = |session: &&Session| {
+            let ended = session.ended.is_some_and(|ended| ended < event.time);
+            session.boot == self.boot && !ended && session.since <= event.time.plus(GRACE)
+        };
+        let of_user = self.sessions.values().filter(lasted).filter(|session| {
+            session.user.is_some() && session.user == event.user && !session.is_of_program()
+        });
+        let (there, unknown): (Vec<_>, Vec<_>) = of_user
+            .filter(|session| session.tty.as_ref().is_none_or(|tty| self::terminal(tty) == terminal))
+            .partition(|session| session.tty.is_some());
+        let mut candidates = if there.is_empty() { unknown } else { there }.into_iter();
+        let session = candidates.next()?;
+        candidates.next().is_none().then_some(session.id)
     }
 
     /// An open session that the process `pid` began at about `time`.
@@ -493,9 +513,18 @@ impl Session {
     fn add(&mut self, told: Privilege, better: bool) {
         let near = |one: Timestamp, other: Timestamp| one.since(other) <= GRACE && other.since(one) <= GRACE;
         let known = self.privileges.iter_mut().rev().find(|known| {
-            known.service == told.service
-                && known.pid == told.pid
-                && known.pid.is_some()
+            let one = match (known.pid, told.pid) {
+                (Some(known), Some(told)) => known == told,
+                // A text log names no process: what was run tells one from the next.
+                (None, None) => false,
+                _ => {
+                    known.target == told.target
+                        && (known.command.is_none()
+                            || told.command.is_none()
+                            || known.command == told.command)
+                }
+            };
+            one && known.service == told.service
                 && known.allowed == told.allowed
                 && near(known.time, told.time)
         });
@@ -518,6 +547,11 @@ impl Session {
         }
         self.privileges.push(told);
     }
+}
+
+/// `pts/0` of `/dev/pts/0`.
+fn terminal(tty: &Text) -> &str {
+    tty.text.strip_prefix("/dev/").unwrap_or(&tty.text)
 }
 
 fn fill<T>(known: &mut Option<T>, news: Option<T>) {

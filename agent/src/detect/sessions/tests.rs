@@ -245,6 +245,58 @@ fn memory_is_bounded_and_who_is_in_stays_longest() {
     assert_eq!(session.privileges_left_out, 101 - u64::try_from(PRIVILEGES_MAX).expect("small"));
 }
 
+/// What sudo writes to a text log: neither its process nor the session.
+fn in_text_log(tty: &str, millis: u64) -> LoginEvent {
+    LoginEvent {
+        source: Source::Log,
+        session: None,
+        login_uid: None,
+        pid: None,
+        tty: named(tty),
+        time: at(millis),
+        ..sudo()
+    }
+}
+
+#[test]
+fn a_text_log_names_the_session_by_user_and_terminal() {
+    let of = |at_terminal: &[Option<&str>], told: LoginEvent| -> Vec<usize> {
+        let mut sessions = Sessions::new(BOOT);
+        for (n, tty) in (0..).zip(at_terminal) {
+            let login = LoginEvent { pid: Some(800 + n), tty: tty.and_then(named), ..accepted() };
+            sessions.observe(&login, true, &mut || Uuid::from_u128(u128::from(n) + 1));
+        }
+        sessions.observe(&told, true, &mut || Uuid::from_u128(99));
+        sessions.sessions.values().map(|session| session.privileges.len()).collect()
+    };
+    assert_eq!(of(&[Some("pts/0"), Some("/dev/pts/1")], in_text_log("pts/1", 9_000)), [0, 1]);
+    assert_eq!(of(&[None], in_text_log("pts/1", 9_000)), [1], "where the log-in names no terminal");
+    assert_eq!(of(&[None, Some("pts/1")], in_text_log("pts/1", 9_000)), [0, 1]);
+    assert_eq!(of(&[None, None], in_text_log("pts/1", 9_000)), [0, 0], "nothing is guessed");
+    assert_eq!(of(&[Some("pts/0")], in_text_log("pts/1", 9_000)), [0]);
+    let other = LoginEvent { user: named("bob"), ..in_text_log("pts/0", 9_000) };
+    assert_eq!(of(&[Some("pts/0")], other), [0]);
+    let without = LoginEvent { tty: None, ..in_text_log("", 9_000) };
+    assert_eq!(of(&[Some("pts/0")], without), [0], "what cron starts has none");
+}
+
+#[test]
+fn what_text_log_and_audit_tell_of_one_sudo_is_one() {
+    for order in [[0, 1], [1, 0]] {
+        let mut bench = Bench::new();
+        (0..3).for_each(|what| bench.tell(what));
+        for which in order {
+            let told = if which == 0 { sudo() } else { in_text_log("pts/3", 60_000) };
+            bench.sessions.observe(&told, true, &mut || Uuid::from_u128(99));
+        }
+        let session = bench.sessions.numbered(3).expect("known");
+        assert_eq!(session.privileges.len(), 1, "{:?}", session.privileges);
+        let next = LoginEvent { command: named("/usr/bin/id"), ..in_text_log("pts/3", 61_000) };
+        bench.sessions.observe(&next, true, &mut || Uuid::from_u128(99));
+        assert_eq!(bench.sessions.numbered(3).expect("known").privileges.len(), 2);
+    }
+}
+
 proptest! {
     #[test]
     fn any_order_of_what_is_told_gives_the_same_session(order in Just(vec![0usize, 1, 2]).prop_shuffle()) {
