@@ -93,6 +93,38 @@ fn passwords_and_groups_are_told_without_a_hash() {
     );
 }
 
+/// Near misses of `account.*`: what stands otherwise in the files and means the same, or less than it seems to.
+#[test]
+fn accounts_that_stay_what_they_are_are_not_told_as_changed() {
+    let (root, www) = PASSWD.split_once('\n').unwrap();
+    let sorted = format!("{www}{root}\n");
+    check("/etc/passwd", PASSWD, &sorted, &[]);
+    check("/etc/passwd", PASSWD, &format!("# by hand\n{PASSWD}\n"), &[]);
+    let groups = "sudo:x:27:al,bo\nusers:x:100:\n";
+    check("/etc/group", groups, "users:x:100:\nsudo:x:27:bo,al\n", &[]);
+    // A name, a group or a home that look like root's.
+    let created = |line: &str| {
+        meaning(&edited("/etc/passwd", Some(PASSWD.as_bytes()), format!("{PASSWD}{line}\n").as_bytes()))
+    };
+    for line in [
+        "root2:x:1000:1000::/root:/bin/bash",
+        "al:x:10:0::/home/al:/bin/bash",
+        "uid0:x:1001:1001:0:/home/x:/bin/sh",
+    ] {
+        let rules: Vec<_> = created(line).statements.iter().map(|said| (said.rule, said.severity)).collect();
+        assert_eq!(rules, [("account.created", Severity::Low)], "{line}");
+    }
+    // Who leaves a mighty group, and who joins one whose name only begins so, gains nothing.
+    let words = |after: &str| said(&edited("/etc/group", Some(groups.as_bytes()), after.as_bytes()));
+    for after in ["sudo:x:27:al\nusers:x:100:\n", "sudo:x:27:al,bo\nusers:x:100:\nsudoku:x:1002:cy\n"] {
+        assert!(
+            words(after).iter().all(|said| said.starts_with("account.") && !said.contains("high")),
+            "{:?}",
+            words(after)
+        );
+    }
+}
+
 #[test]
 fn rules_of_sudo_are_told_in_words() {
     let check = |line: &str, expected: &str| check_new("/etc/sudoers.d/x", line, &[expected]);
