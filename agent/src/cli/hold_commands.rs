@@ -6,10 +6,7 @@ use serde_json::Value;
 
 use super::{Exit, Global, client, output};
 use crate::config::parse_duration;
-use crate::status::Request;
-
-/// Longest hold: whoever wants more changes `commands.allow`.
-const HOLD_MAX: Duration = Duration::from_secs(30 * 86_400);
+use crate::status::{HOLD_SECONDS_MAX, Request};
 
 /// Refuse all commands of the vendor for a while; it is recorded, and each refusal is answered
 #[derive(Debug, clap::Args)]
@@ -24,7 +21,7 @@ pub(super) struct Arguments {
 }
 
 fn length(text: &str) -> Result<Duration, String> {
-    let fits = |length: &Duration| *length >= Duration::from_secs(1) && *length <= HOLD_MAX;
+    let fits = |length: &Duration| (1..=HOLD_SECONDS_MAX).contains(&length.as_secs());
     parse_duration(text).filter(fits).ok_or_else(|| "a time from 1s to 30d, such as 2h".to_owned())
 }
 

@@ -70,10 +70,13 @@ pub enum Request {
     Release {},
     /// Hold commands back, or obey them again; root only.
     Hold {
-        /// For how long; none ends it.
+        /// For how long, up to [`HOLD_SECONDS_MAX`]; none ends it.
         seconds: Option<u64>,
     },
 }
+
+/// Longest hold of commands: whoever wants more changes `commands.allow`.
+pub const HOLD_SECONDS_MAX: u64 = 30 * 86_400;
 
 /// What is to be done about planned work; opening and closing for root only.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]

@@ -14,6 +14,6 @@ pub mod show;
 pub mod spending;
 pub mod window;
 
-pub use message::{FindingQuery, Reply, Request};
+pub use message::{FindingQuery, HOLD_SECONDS_MAX, Reply, Request};
 pub use report::{Cosignature, LedgerStatus, Protection, Sources, StatusReport};
 pub use server::Server;

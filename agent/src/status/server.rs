@@ -15,7 +15,9 @@ use serde_json::json;
 use serde_json::value::RawValue;
 
 use super::accept;
-use super::message::{COMMANDS_MAX, FindingQuery, REQUEST_BYTES_MAX, Reply, Request, WindowAction};
+use super::message::{
+    COMMANDS_MAX, FindingQuery, HOLD_SECONDS_MAX, REQUEST_BYTES_MAX, Reply, Request, WindowAction,
+};
 use super::person::{group, peer};
 use super::report::Sources;
 use super::show::show;
@@ -291,6 +293,9 @@ fn handle(
             .map_err(words)
             .and_then(|released| serde_json::to_value(released).map_err(|error| error.to_string())),
         Request::Hold { seconds } => {
+            if seconds.is_some_and(|seconds| !(1..=HOLD_SECONDS_MAX).contains(&seconds)) {
+                return Ok(Err(format!("seconds must be from 1 to {HOLD_SECONDS_MAX} (30 days)")));
+            }
             let length = seconds.map(Duration::from_secs);
             sources.responder.hold(length, person).map(|()| json!({ "held_seconds": seconds })).map_err(words)
         }

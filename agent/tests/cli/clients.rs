@@ -62,6 +62,11 @@ fn rude_clients_disturb_nobody() {
     ] {
         assert!(ask(request).contains("not a request that this agent knows"), "{}", text(request));
     }
+    for seconds in [0, 30 * 86_400 + 1, u64::MAX] {
+        let reply = ask(format!("{{\"request\":\"hold\",\"seconds\":{seconds}}}\n").as_bytes());
+        assert!(reply.contains("seconds must be from 1 to 2592000 (30 days)"), "{reply}");
+    }
+    assert_eq!(host.status()["commands"]["held_seconds"], serde_json::Value::Null);
     ask(&vec![b'x'; 2 * 1024 * 1024]);
     // Those who say nothing take places and are told when there is none left; others are served beside them.
     let idle: Vec<_> = (0..20).map(|_| connect()).collect();
