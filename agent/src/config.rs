@@ -86,6 +86,8 @@ pub struct LoginsConfig {
     pub enabled: bool,
     /// `logs`: text logs, default `/var/log/auth.log` and `/var/log/secure`, those that exist now or later.
     pub logs: Vec<PathBuf>,
+    /// `logs` with a service: the logs that services write themselves, in other places than their rule files say.
+    pub service_logs: Vec<ServiceLog>,
     /// `journal`: read journald when there is one. Default true.
     pub journal: bool,
     /// `audit`: listen to the kernel's audit. Default true.
@@ -101,6 +103,15 @@ pub struct LoginsConfig {
     pub thresholds: Thresholds,
     /// `parsers_dir`: the customer's own rule files, default `/etc/picket/parsers.d`.
     pub parsers_dir: PathBuf,
+}
+
+/// A log that a service writes itself: `{ path = "/srv/www/*.log", service = "nginx" }`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceLog {
+    /// Where; `*` stands for within one name.
+    pub path: String,
+    /// The service, as its rule file calls it.
+    pub service: String,
 }
 
 /// `[host]`: heartbeats.
@@ -273,6 +284,7 @@ impl Default for LoginsConfig {
         Self {
             enabled: true,
             logs,
+            service_logs: Vec::new(),
             journal: true,
             audit: true,
             audit_enable: false,

@@ -115,6 +115,32 @@ fn trees_that_are_chosen_are_all_that_is_watched_unless_quiet_ones_are_chosen_to
 }
 
 #[test]
+fn a_log_is_named_with_the_service_that_writes_it() {
+    let logins =
+        |logs: &str| Config::parse(&format!("[logins]\nlogs = [{logs}]\n")).map(|config| config.logins);
+    let web = r#"{ path = "/srv/*/access.log", service = "nginx" }"#;
+    let both = logins(&format!(r#""/var/log/messages", {web}"#)).expect("valid");
+    assert_eq!(both.logs, [Path::new("/var/log/messages")]);
+    let named = both.service_logs.first().expect("one");
+    assert_eq!((named.path.as_str(), named.service.as_str()), ("/srv/*/access.log", "nginx"));
+    assert_eq!(logins(web).expect("valid").logs, Config::default().logins.logs, "auth.log is not forgotten");
+    assert!(logins("").expect("valid").logs.is_empty());
+    for (logs, message) in [
+        (r#"{ path = "relative", service = "nginx" }"#, "path must be an absolute path"),
+        (r#"{ path = "/srv/x.log" }"#, "must have a path and a service"),
+        (r#"{ path = "/srv/x.log", service = "a b" }"#, "must be the name of a rule file's service"),
+        (
+            r#"{ path = "/srv/x.log", service = "nginx", level = "x" }"#,
+            "level is an unknown key; known here: path, service",
+        ),
+        (r#""/srv/x.log", { path = "/srv/x.log", service = "nginx" }"#, "with a service and without one"),
+        ("7", "must be a list of paths in quotes and of"),
+    ] {
+        check(&format!("[logins]\nlogs = [{logs}]\n"), 2, "logins.logs", message);
+    }
+}
+
+#[test]
 fn every_problem_is_reported_in_one_run() {
     let text = r#"state_dir = "relative"
 nonsense = 1

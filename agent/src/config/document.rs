@@ -101,9 +101,24 @@ impl<'a, 'i> Section<'a, 'i> {
         count_max: usize,
         check: impl Fn(&str) -> Result<T, String>,
     ) -> Vec<T> {
+        let text = |value: &DeValue<'i>| {
+            check(value.as_str().ok_or_else(|| "must hold texts in quotes only".to_owned())?)
+        };
+        self.list(key, default, count_max, "must be a list of texts in quotes", text)
+    }
+
+    /// As [`Section::texts`] for what is not always a text; `must` says what the list holds.
+    pub(super) fn list<T>(
+        &mut self,
+        key: &'static str,
+        default: Vec<T>,
+        count_max: usize,
+        must: &str,
+        check: impl Fn(&DeValue<'i>) -> Result<T, String>,
+    ) -> Vec<T> {
         let Some(value) = self.take(key) else { return default };
         let DeValue::Array(items) = value.get_ref() else {
-            self.problem(value.span(), key, "must be a list of texts in quotes".to_owned());
+            self.problem(value.span(), key, must.to_owned());
             return default;
         };
         if items.len() > count_max {
@@ -116,9 +131,8 @@ impl<'a, 'i> Section<'a, 'i> {
         }
         let mut out = Vec::with_capacity(items.len());
         for item in items.iter() {
-            let text = item.get_ref().as_str().ok_or_else(|| "must hold texts in quotes only".to_owned());
-            match text.and_then(&check) {
-                Ok(text) => out.push(text),
+            match check(item.get_ref()) {
+                Ok(checked) => out.push(checked),
                 Err(message) => self.problem(item.span(), key, message),
             }
         }

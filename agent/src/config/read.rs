@@ -4,17 +4,20 @@ use std::net::IpAddr;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
+use toml::de::{DeTable, DeValue};
+
 use super::document::{Document, Section};
 use super::thresholds::thresholds;
 use super::{
     CommandsConfig, Config, DAY, DefencesConfig, FilesConfig, GIB, HOUR, HostConfig, KIB, LedgerConfig,
-    LoginsConfig, MIB, MINUTE, Problem, ResponseConfig, UplinkConfig,
+    LoginsConfig, MIB, MINUTE, Problem, ResponseConfig, ServiceLog, UplinkConfig,
 };
 
 const TREES_MAX: usize = 256;
 const CANARIES_MAX: usize = 64;
 const EXCLUDES_MAX: usize = 1_024;
 const LOGS_MAX: usize = 16;
+const SERVICE_BYTES_MAX: usize = 64;
 const FLEET_MAX: usize = 4_096;
 const PATH_BYTES_MAX: usize = 4_095;
 const RUNGS: [&str; 5] = ["auto", "fanotify", "fanotify-inode", "inotify", "scan"];
@@ -75,9 +78,11 @@ fn files(mut section: Section<'_, '_>) -> FilesConfig {
 
 fn logins(mut section: Section<'_, '_>) -> LoginsConfig {
     let default = LoginsConfig::default();
+    let (logs, service_logs) = login_logs(&mut section, default.logs);
     let config = LoginsConfig {
         enabled: section.boolean("enabled", default.enabled),
-        logs: section.texts("logs", default.logs, LOGS_MAX, absolute),
+        logs,
+        service_logs,
         journal: section.boolean("journal", default.journal),
         audit: section.boolean("audit", default.audit),
         audit_enable: section.boolean("audit_enable", default.audit_enable),
@@ -88,6 +93,53 @@ fn logins(mut section: Section<'_, '_>) -> LoginsConfig {
     };
     section.finish();
     config
+}
+
+/// The text logs, and those that a service is named with. Where only such are given the default text logs stay: whoever names
+/// his web server's log does not mean to go without `auth.log`.
+fn login_logs(section: &mut Section<'_, '_>, default: Vec<PathBuf>) -> (Vec<PathBuf>, Vec<ServiceLog>) {
+    enum Log {
+        Text(PathBuf),
+        Service(ServiceLog),
+    }
+    let must = "must be a list of paths in quotes and of { path = \"/…\", service = \"…\" }";
+    let entry = |value: &DeValue<'_>| match value {
+        DeValue::String(path) => absolute(path).map(Log::Text),
+        DeValue::Table(table) => service_log(table).map(Log::Service),
+        _ => Err(must.to_owned()),
+    };
+    let given = section.list("logs", default.iter().cloned().map(Log::Text).collect(), LOGS_MAX, must, entry);
+    let (mut logs, mut of_services) = (Vec::new(), Vec::new());
+    for log in given {
+        match log {
+            Log::Text(path) => logs.push(path),
+            Log::Service(log) => of_services.push(log),
+        }
+    }
+    if let Some(twice) = of_services.iter().find(|log| logs.iter().any(|path| path == Path::new(&log.path))) {
+        section.reject("logs", format!("names {} with a service and without one", twice.path));
+    }
+    if logs.is_empty() && !of_services.is_empty() {
+        logs = default;
+    }
+    (logs, of_services)
+}
+
+fn service_log(table: &DeTable<'_>) -> Result<ServiceLog, String> {
+    let of = |name: &str| table.get(name).and_then(|value| value.get_ref().as_str());
+    if let Some(unknown) = table.keys().find(|key| !["path", "service"].contains(&key.get_ref().as_ref())) {
+        let unknown = picket_protocol::finding::printable(unknown.get_ref()).into_owned();
+        return Err(format!("{unknown} is an unknown key; known here: path, service"));
+    }
+    let (Some(path), Some(service)) = (of("path"), of("service")) else {
+        return Err("must have a path and a service, both texts in quotes".to_owned());
+    };
+    let path = absolute(path).map_err(|why| format!("path {why}"))?;
+    let plain = |letter: char| letter.is_ascii_alphanumeric() || "-_.".contains(letter);
+    if service.is_empty() || service.len() > SERVICE_BYTES_MAX || !service.chars().all(plain) {
+        return Err("service must be the name of a rule file's service, such as \"nginx\"".to_owned());
+    }
+    Ok(ServiceLog { path: path.to_string_lossy().into_owned(), service: service.to_owned() })
 }
 
 fn host(mut section: Section<'_, '_>) -> HostConfig {

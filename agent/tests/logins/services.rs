@@ -4,7 +4,7 @@ use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::path::Path;
 
-use picket_agent::config::LoginsConfig;
+use picket_agent::config::{LoginsConfig, ServiceLog};
 
 use crate::ledger::{Bench, Run, assert_complete, config, wait_for};
 
@@ -86,6 +86,25 @@ fn what_was_there_before_the_agent_is_read_from_its_end() {
     wait_for("the source", || is_read(&run, &log).then_some(()));
     refused(&log, 0);
     wait_for("the new line", || (bench.sealed().len() == 1).then_some(()));
+    run.stop();
+    assert_complete(&bench.sealed(), 1);
+}
+
+#[test]
+fn a_log_that_is_named_with_its_service_is_read_by_its_rules() {
+    let dir = tempfile::tempdir().unwrap();
+    let elsewhere = dir.path().join("elsewhere");
+    std::fs::create_dir(&elsewhere).unwrap();
+    let path = format!("{}/*.txt", elsewhere.display());
+    let named = ServiceLog { path, service: "shop".to_owned() };
+    let config = LoginsConfig { service_logs: vec![named], ..rules(dir.path()) };
+    let bench = Bench::new(dir.path());
+    let run = bench.start(&config);
+    wait_for("the sensor", || run.report().sources.first().map(|_| ()));
+    let log = elsewhere.join("door.txt");
+    refused(&log, 0);
+    wait_for("its line", || (bench.sealed().len() == 1).then_some(()));
+    assert!(is_read(&run, &log));
     run.stop();
     assert_complete(&bench.sealed(), 1);
 }

@@ -73,3 +73,40 @@ fn what_is_wrong_with_it_is_told_and_it_is_left_out() {
     check(RULES, 0o666, "can be written by others");
     check("service = ", 0o644, "frobd.toml:1:");
 }
+
+#[test]
+fn a_request_that_several_web_servers_may_have_logged_is_called_no_ones() {
+    let common = r#"192.0.2.7 - - [21/Nov/2026:23:14:37 +0000] "GET / HTTP/1.1" 404 153 "-" "curl/8.0""#;
+    let of_apache = format!("www.example.com:443 {common}");
+    for (line, parser, service) in [
+        (common, "auto", "web"),
+        (common, "nginx", "nginx"),
+        (common, "apache", "apache"),
+        (&of_apache, "auto", "apache"),
+    ] {
+        let output = agent_fed(
+            &["replay", "--log", "-", "--parser", parser, "--json"],
+            format!("{line}\n").as_bytes(),
+        );
+        let told = objects(&output);
+        let named = told.first().and_then(|event| event.get("service")).and_then(|service| service.as_str());
+        assert_eq!(named, Some(service), "{parser}: {line}");
+    }
+}
+
+#[test]
+fn a_log_that_is_named_for_a_service_nobody_knows_is_a_problem() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let config = directory.path().join("agent.toml");
+    let check = |service: &str| {
+        let text = format!("[logins]\nlogs = [{{ path = \"/srv/x.log\", service = \"{service}\" }}]\n");
+        std::fs::write(&config, text).expect("a file");
+        std::fs::set_permissions(&config, std::fs::Permissions::from_mode(0o644)).expect("its mode");
+        let output = agent(&["check-config", config.to_str().expect("a path")]);
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    assert_eq!(check("nginx").0, Some(0));
+    let (code, complaint) = check("ngnix");
+    assert_eq!(code, Some(3));
+    assert!(complaint.contains("there is no rule file for a service called ngnix"), "{complaint}");
+}

@@ -2,8 +2,8 @@
 //! its first byte, and one that is gone for good is let go.
 //!
 //! The directories in which a rule file says that a log may be are watched, and those above them that exist so far; at
-//! least every [`LOOK`] it is looked whatever inotify says. Limits: [`LOGS_MAX`] logs, the newest, and [`WATCHES_MAX`]
-//! directories.
+//! least every [`LOOK`] it is looked whatever inotify says. Limits: [`LOGS_MAX`] logs, those that were written last when it was
+//! looked; the others are counted ([`Discovery::left_out`]) until there is room for them; and [`WATCHES_MAX`] directories.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -41,13 +41,14 @@ pub struct Discovery {
     looked: Timestamp,
     /// A name appeared somewhere since.
     stirred: bool,
+    left_out: usize,
 }
 
 impl Discovery {
     /// By the rules of `parsers`; the logs that were there at `now` are known.
     pub fn new(parsers: Arc<Parsers>, now: Timestamp) -> Self {
         // Watches are set by the first look.
-        Self { parsers, looked: now, stirred: true }
+        Self { parsers, looked: now, stirred: true, left_out: 0 }
     }
 
     /// Names appeared in a watched directory.
@@ -68,9 +69,8 @@ impl Discovery {
         }
         (self.looked, self.stirred) = (now, false);
         // Watched first and looked at then, so that nothing comes unseen in between.
-        let patterns = self.parsers.heads().flat_map(|service| &service.logs);
         let mut directories = BTreeSet::new();
-        patterns.for_each(|pattern| directories_of(Path::new(pattern), &mut directories));
+        self.parsers.patterns().for_each(|(pattern, _)| directories_of(Path::new(pattern), &mut directories));
         let mut watched = Ok(());
         for directory in directories.iter().take(WATCHES_MAX) {
             match watch.names_in(directory) {
@@ -81,7 +81,26 @@ impl Discovery {
             }
         }
         let logs = self.parsers.logs().into_iter().map(|(path, service)| (path, service.to_owned()));
-        Some(Found { logs: logs.take(LOGS_MAX).collect(), watched })
+        Some(Found { logs: logs.collect(), watched })
+    }
+
+    /// Those of the logs that are not read yet and for which there is room beside the `read` ones of services; the first come first.
+    pub fn choose(
+        &mut self,
+        mut logs: Vec<(PathBuf, String)>,
+        read: usize,
+        is_read: impl Fn(&Path) -> bool,
+    ) -> Vec<(PathBuf, String)> {
+        logs.retain(|(path, _)| !is_read(path));
+        let room = LOGS_MAX.saturating_sub(read);
+        self.left_out = logs.len().saturating_sub(room);
+        logs.truncate(room);
+        logs
+    }
+
+    /// Logs of services that are not read, since others were written later and [`LOGS_MAX`] are read.
+    pub fn left_out(&self) -> usize {
+        self.left_out
     }
 }
 
@@ -132,5 +151,47 @@ mod tests {
         assert_eq!(watched("none/deep/x.log"), [dir.path()]);
         assert_eq!(watched("pg/*/log/*.log"), [at("pg"), at("pg/15/log"), at("pg/16")]);
         assert_eq!(watched("pg/15/log/a.log"), [at("pg/15/log")]);
+    }
+
+    #[test]
+    fn of_too_many_logs_those_written_last_are_read_and_the_others_counted() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |n: usize| dir.path().join(format!("{n:03}.log"));
+        let written = |n: usize| std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(1_000 + n as u64);
+        let all = LOGS_MAX + 6;
+        for n in 0..all {
+            let log = std::fs::File::create(at(n)).unwrap();
+            log.set_modified(written(n)).unwrap();
+        }
+        let mut parsers = Parsers::shipped();
+        let log = |service: &str| crate::config::ServiceLog {
+            path: format!("{}/*.log", dir.path().display()),
+            service: service.to_owned(),
+        };
+        assert_eq!(parsers.also(&[log("nginx")]), Vec::<String>::new());
+        let is_ours = |(path, service): &(PathBuf, &str)| path.starts_with(dir.path()) && *service == "nginx";
+        let found: Vec<_> = parsers.logs().into_iter().filter(is_ours).collect();
+        assert_eq!(found.len(), all);
+        let found: Vec<_> = found.into_iter().map(|(path, service)| (path, service.to_owned())).collect();
+        let mut discovery = Discovery::new(Arc::new(parsers), Timestamp::default());
+        let chosen = discovery.choose(found.clone(), 4, |path| path == at(all - 1));
+        let paths: Vec<PathBuf> = chosen.into_iter().map(|(path, _)| path).collect();
+        assert_eq!(paths, (9..all - 1).rev().map(at).collect::<Vec<_>>());
+        assert_eq!(discovery.left_out(), 9);
+        discovery.choose(found, 0, |path| path > at(20).as_path());
+        assert_eq!(discovery.left_out(), 0);
+    }
+
+    #[test]
+    fn a_service_that_writes_no_log_or_that_nobody_knows_cannot_be_given_one() {
+        let mut parsers = Parsers::shipped();
+        let log = |service: &str| crate::config::ServiceLog {
+            path: "/srv/x.log".to_owned(),
+            service: service.to_owned(),
+        };
+        let problems = parsers.also(&[log("sshd"), log("ngnix"), log("apache")]);
+        assert_eq!(problems.len(), 2, "{problems:?}");
+        assert!(problems[0].contains("without a service") && problems[1].contains("ngnix"), "{problems:?}");
+        assert!(parsers.patterns().any(|pattern| pattern == ("/srv/x.log", "apache")));
     }
 }

@@ -56,6 +56,7 @@ use discover::Discovery;
 use journal::{Journal, JournalRefusal};
 use output::Output;
 use parse::Parsers;
+use parse::parsers::LOGS_MAX;
 use position::{JOURNAL, JournalPosition, LogPosition, SILENCE, Store};
 use tail::{Tail, Unit};
 use worker::{Inputs, Refused, Worker};
@@ -214,9 +215,12 @@ pub fn start(config: &LoginsConfig, context: SensorContext) -> Result<SensorHand
 
 /// The shipped parsers and the customer's own; what is wrong with the latter is told, and `agent check-config` tells it too.
 fn load_parsers(config: &LoginsConfig) -> Arc<Parsers> {
-    let (parsers, problems) = Parsers::load(&config.parsers_dir);
+    let (mut parsers, problems) = Parsers::load(&config.parsers_dir);
     for problem in &problems {
         tracing::warn!(%problem, "a rule file is left out: see `agent check-config`");
+    }
+    for problem in parsers.also(&config.service_logs) {
+        tracing::warn!(%problem, "a log is not read: see `agent check-config`");
     }
     Arc::new(parsers)
 }
@@ -283,7 +287,8 @@ impl Opener<'_> {
         changed: bool,
     ) -> Result<Vec<Tail>, SensorError> {
         let own_logs = parsers.logs().into_iter().map(|(path, _service)| path);
-        let own_logs: Vec<PathBuf> = own_logs.filter(|log| !config.logs.contains(log)).collect();
+        let own_logs: Vec<PathBuf> =
+            own_logs.filter(|log| !config.logs.contains(log)).take(LOGS_MAX).collect();
         let paths: Vec<&PathBuf> = config.logs.iter().chain(&own_logs).collect();
         let looked = last_look(&paths, self.store)?;
         let mut tails = Vec::new();

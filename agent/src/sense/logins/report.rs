@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::audit::Audit;
 use super::database::Database;
 use super::journal::Journal;
+use super::parse::parsers::LOGS_MAX;
 use super::tail::{Tail, Tally, Unit};
 use super::worker::Worker;
 use crate::sense::{SensorState, SourceReport};
@@ -90,7 +91,18 @@ impl Worker {
         let logs = inputs.tails.iter().map(|tail| of_log(tail, self.output.lag(tail.path())));
         let databases = &inputs.databases;
         let rows = databases.iter().map(|database| of_database(database, self.output.lag(database.path())));
-        [audit, journal].into_iter().chain(logs).chain(rows).collect()
+        let left_out = match inputs.discovery.left_out() {
+            0 => None,
+            count => Some(SourceReport {
+                source: "logs of services".to_owned(),
+                state: SensorState::Degraded,
+                reason: format!(
+                    "{count} are not read: {LOGS_MAX} are the most, and others were written later; name fewer in logins.logs and in rule files"
+                ),
+                ..SourceReport::default()
+            }),
+        };
+        [audit, journal].into_iter().chain(logs).chain(left_out).chain(rows).collect()
     }
 }
 

@@ -280,10 +280,9 @@ impl Worker {
             *trouble = format!("inotify: {error}; new logs of services are looked for every 30 s");
         }
         let scratch = context.database.parent().unwrap_or(Path::new("/"));
-        for (path, service) in found.logs {
-            if tails.iter().any(|tail| tail.path() == path) {
-                continue;
-            }
+        let of_services = tails.iter().skip(*configured).filter(|tail| tail.unit() == Unit::Line).count();
+        let is_read = |path: &Path| tails.iter().any(|tail| tail.path() == path);
+        for (path, service) in discovery.choose(found.logs, of_services, is_read) {
             // What is beside it was there before it.
             let begin = LogPosition { seen: now, files: Vec::new() };
             match Tail::open(&path, Unit::Line, scratch, Some(&begin), now) {

@@ -10,7 +10,9 @@ use super::rules::service::{Format, Sender};
 use super::rules::{RuleProblem, Scratch, ServiceRules, check};
 use super::shipped::Service;
 use super::{Parsed, repeated_by};
+use crate::config::ServiceLog;
 use crate::glob::Glob;
+use crate::sense::logins::event::LoginKind;
 
 pub use super::shipped::SHIPPED;
 
@@ -18,8 +20,13 @@ pub use super::shipped::SHIPPED;
 pub const DIRECTORY: &str = "/etc/picket/parsers.d";
 /// Most files in that directory.
 pub const FILES_MAX: usize = 64;
-/// Most logs that services' globs lead to.
+/// Most logs that services write themselves which are read.
 pub const LOGS_MAX: usize = 64;
+/// Most paths that one of their globs is followed to.
+const PATHS_MAX: usize = 1_024;
+
+/// The service of a request in a log that several web servers may have written.
+const WEB: &str = "web";
 
 /// The rule file of the tools that change accounts.
 const ACCOUNT_TOOLS: &str = "accounts";
@@ -47,6 +54,8 @@ pub struct Parsers {
     by_program: HashMap<Vec<u8>, Vec<usize>>,
     /// Services that read the messages of every program.
     any: Vec<usize>,
+    /// Logs of services in other places than their rule files say.
+    elsewhere: Vec<ServiceLog>,
 }
 
 /// Who reads the messages of one program.
@@ -74,6 +83,35 @@ impl Parsers {
             shipped.filter(|shipped| own.iter().all(|own| own.name != shipped.head().name)).collect();
         services.extend(own.into_iter().map(Service::own));
         (Self::of(services), problems)
+    }
+
+    /// Takes in where else services write their logs, and says of which services that cannot be.
+    pub fn also(&mut self, logs: &[ServiceLog]) -> Vec<String> {
+        let mut problems = Vec::new();
+        for log in logs {
+            let service = self.heads().find(|service| service.name == log.service);
+            let (name, path) = (&log.service, &log.path);
+            match service {
+                Some(service) if !service.logs.is_empty() => self.elsewhere.push(log.clone()),
+                Some(_) => problems.push(format!(
+                    "logins.logs: {name} writes no log of its own but to syslog or the journal: name {path} without a service"
+                )),
+                None => problems.push(format!(
+                    "logins.logs: there is no rule file for a service called {name}, so {path} is not read; see \"agent replay --help\""
+                )),
+            }
+        }
+        problems
+    }
+
+    /// Where services write logs of their own, with the services' names; what the configuration says comes first.
+    pub fn patterns(&self) -> impl Iterator<Item = (&str, &str)> {
+        let elsewhere = self.elsewhere.iter().map(|log| (log.path.as_str(), log.service.as_str()));
+        elsewhere.chain(
+            self.heads().flat_map(|service| {
+                service.logs.iter().map(|pattern| (pattern.as_str(), service.name.as_str()))
+            }),
+        )
     }
 
     /// These.
@@ -175,7 +213,12 @@ impl Parsers {
 
     /// Reads a line of an unknown service's own log, by its form alone.
     pub fn line<'a>(&'a self, line: &'a [u8], scratch: &'a mut Scratch) -> Option<Parsed<'a>> {
-        let text = self.services().find_map(|service| service.text_line(line));
+        let mut readers = self.services().filter_map(|service| service.text_line(line));
+        let text = readers.next().map(|first| match readers.next() {
+            // The access logs of web servers have one form.
+            Some(other) if is_same_request(&first, &other) => Parsed { service: WEB, ..first },
+            _ => first,
+        });
         text.or_else(|| {
             let all: Vec<usize> = (0..self.services.len()).collect();
             self.structured(&all, line, scratch)
@@ -202,17 +245,21 @@ impl Parsers {
         services().find_map(|service| service.values(values))
     }
 
-    /// The logs that services write themselves and that exist now, each with its service's name.
+    /// The logs that services write themselves and that exist now, each with its service's name: where there are more
+    /// than [`LOGS_MAX`], those that were written last come first.
     pub fn logs(&self) -> Vec<(PathBuf, &str)> {
-        let mut logs = Vec::new();
-        for service in self.heads() {
-            for pattern in &service.logs {
-                logs.extend(expand(Path::new(pattern)).into_iter().map(|path| (path, service.name.as_str())));
-            }
-        }
+        let mut logs: Vec<(PathBuf, &str)> = self
+            .patterns()
+            .flat_map(|(pattern, service)| {
+                expand(Path::new(pattern)).into_iter().map(move |path| (path, service))
+            })
+            .collect();
+        // Stable: who is named first for a log is its service.
         logs.sort_by(|a, b| a.0.cmp(&b.0));
         logs.dedup_by(|a, b| a.0 == b.0);
-        logs.truncate(LOGS_MAX);
+        if logs.len() > LOGS_MAX {
+            logs.sort_by_cached_key(|(path, _)| std::cmp::Reverse(written(path)));
+        }
         logs
     }
 }
@@ -233,6 +280,15 @@ fn base(program: &[u8]) -> &[u8] {
     }
 }
 
+fn is_same_request(one: &Parsed<'_>, other: &Parsed<'_>) -> bool {
+    let is_request = |parsed: &Parsed<'_>| parsed.kind == LoginKind::WebRequest;
+    is_request(one) && is_request(other) && one.service != other.service
+}
+
+fn written(path: &Path) -> Option<std::time::SystemTime> {
+    path.metadata().and_then(|metadata| metadata.modified()).ok()
+}
+
 /// The files that a pattern with `*` in its names leads to.
 fn expand(pattern: &Path) -> Vec<PathBuf> {
     let mut found = vec![PathBuf::from("/")];
@@ -243,7 +299,7 @@ fn expand(pattern: &Path) -> Vec<PathBuf> {
             continue;
         };
         let Ok(glob) = Glob::new(glob) else { return Vec::new() };
-        found = found.iter().flat_map(|path| matching(path, &glob)).take(LOGS_MAX).collect();
+        found = found.iter().flat_map(|path| matching(path, &glob)).take(PATHS_MAX).collect();
     }
     found.retain(|path| path.is_file());
     found
