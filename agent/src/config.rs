@@ -17,6 +17,7 @@ use std::time::Duration;
 use picket_protocol::crypto::{hex, sha256};
 
 use crate::detect::logins::Thresholds;
+use crate::detect::neighbour;
 
 mod document;
 mod read;
@@ -45,6 +46,8 @@ pub struct Config {
     pub host: HostConfig,
     /// `[defences]`.
     pub defences: DefencesConfig,
+    /// `[neighbours]`.
+    pub neighbours: NeighboursConfig,
     /// `[response]`.
     pub response: ResponseConfig,
     /// `[ledger]`.
@@ -126,6 +129,15 @@ pub struct HostConfig {
 pub struct DefencesConfig {
     /// `enabled`, default true.
     pub enabled: bool,
+}
+
+/// `[neighbours]`: who has which address on the segments of this host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NeighboursConfig {
+    /// `enabled`, default true.
+    pub enabled: bool,
+    /// `[neighbours.thresholds]`: when is enough.
+    pub thresholds: neighbour::Thresholds,
 }
 
 /// `[response]`: what the agent does to this host by itself.
@@ -252,6 +264,7 @@ impl Default for Config {
             logins: LoginsConfig::default(),
             host: HostConfig::default(),
             defences: DefencesConfig::default(),
+            neighbours: NeighboursConfig::default(),
             response: ResponseConfig::default(),
             ledger: LedgerConfig::default(),
             uplink: UplinkConfig::default(),
@@ -305,6 +318,12 @@ impl Default for HostConfig {
 impl Default for DefencesConfig {
     fn default() -> Self {
         Self { enabled: true }
+    }
+}
+
+impl Default for NeighboursConfig {
+    fn default() -> Self {
+        Self { enabled: true, thresholds: neighbour::Thresholds::default() }
     }
 }
 

@@ -1,4 +1,4 @@
-//! A real ssh server in namespaces of its own (`tests/lab/ssh-host`).
+//! A real ssh server in namespaces of its own (`tests/ssh-host`).
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
@@ -29,7 +29,7 @@ impl SshHost {
     }
 
     fn start_in(dir: &Path, same: bool, name: &str) -> Self {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("lab/ssh-host");
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("ssh-host");
         let mut command = Command::new(script);
         if same {
             command.env("SSH_HOST_SAME_PROCESSES", "1");
@@ -40,7 +40,7 @@ impl SshHost {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
-            .expect("tests/lab/ssh-host starts");
+            .expect("tests/ssh-host starts");
         let input = child.stdin.take();
         let answers = BufReader::new(child.stdout.take().expect("a pipe"));
         let mut host = Self { child, input, answers, dir: dir.to_owned() };

@@ -17,6 +17,7 @@ pub mod enroll;
 mod files;
 mod findings;
 mod hold_commands;
+mod neighbours;
 pub mod output;
 mod probe;
 mod release;
@@ -105,6 +106,7 @@ enum Subcommand {
     HoldCommands(hold_commands::Arguments),
     Release(release::Arguments),
     Sessions(sessions::Arguments),
+    Neighbours(neighbours::Arguments),
     Scan(scan::Arguments),
     Baseline(baseline::Arguments),
     Files(files::Arguments),
@@ -146,6 +148,7 @@ fn parse_and_run(arguments: impl Iterator<Item = OsString>) -> Exit {
         Subcommand::HoldCommands(arguments) => hold_commands::run(&global, arguments),
         Subcommand::Release(arguments) => release::run(&global, arguments),
         Subcommand::Sessions(arguments) => sessions::run(&global, arguments),
+        Subcommand::Neighbours(arguments) => neighbours::run(&global, arguments),
         Subcommand::Scan(arguments) => scan::run(&global, arguments),
         Subcommand::Baseline(arguments) => baseline::run(&global, arguments),
         Subcommand::Files(arguments) => files::run(&global, arguments),

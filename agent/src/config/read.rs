@@ -7,10 +7,10 @@ use std::time::Duration;
 use toml::de::{DeTable, DeValue};
 
 use super::document::{Document, Section};
-use super::thresholds::thresholds;
+use super::thresholds::{neighbour_thresholds, thresholds};
 use super::{
     CommandsConfig, Config, DAY, DefencesConfig, FilesConfig, GIB, HOUR, HostConfig, KIB, LedgerConfig,
-    LoginsConfig, MIB, MINUTE, Problem, ResponseConfig, ServiceLog, UplinkConfig,
+    LoginsConfig, MIB, MINUTE, NeighboursConfig, Problem, ResponseConfig, ServiceLog, UplinkConfig,
 };
 
 const TREES_MAX: usize = 256;
@@ -36,6 +36,7 @@ pub(super) fn config(text: &str) -> Result<Config, Vec<Problem>> {
         logins: logins(top.section("logins")),
         host: host(top.section("host")),
         defences: defences(top.section("defences")),
+        neighbours: neighbours(top.section("neighbours")),
         response: response(top.section("response")),
         ledger: ledger(top.section("ledger")),
         uplink: uplink(top.section("uplink")),
@@ -153,6 +154,16 @@ fn host(mut section: Section<'_, '_>) -> HostConfig {
 fn defences(mut section: Section<'_, '_>) -> DefencesConfig {
     let default = DefencesConfig::default();
     let config = DefencesConfig { enabled: section.boolean("enabled", default.enabled) };
+    section.finish();
+    config
+}
+
+fn neighbours(mut section: Section<'_, '_>) -> NeighboursConfig {
+    let default = NeighboursConfig::default();
+    let config = NeighboursConfig {
+        enabled: section.boolean("enabled", default.enabled),
+        thresholds: neighbour_thresholds(section.section_called("thresholds", "neighbours.thresholds")),
+    };
     section.finish();
     config
 }

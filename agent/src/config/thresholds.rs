@@ -1,10 +1,11 @@
-//! `[logins.thresholds]`: when the login detectors tell of something.
+//! `[logins.thresholds]`, `[neighbours.thresholds]`: when the detectors tell of something.
 
 use std::time::Duration;
 
 use super::document::Section;
 use super::{DAY, HOUR, MINUTE};
 use crate::detect::logins::Thresholds;
+use crate::detect::neighbour;
 
 /// Reads the table. What bounds memory is no matter of taste and stays as it is.
 pub(super) fn thresholds(mut section: Section<'_, '_>) -> Thresholds {
@@ -44,6 +45,32 @@ pub(super) fn thresholds(mut section: Section<'_, '_>) -> Thresholds {
         ),
         web_scan: section.number("web_scan", default.web_scan, 5..=64),
         ..default
+    };
+    section.finish();
+    thresholds
+}
+
+/// Reads the table of the sensor of neighbours.
+pub(super) fn neighbour_thresholds(mut section: Section<'_, '_>) -> neighbour::Thresholds {
+    let default = neighbour::Thresholds::default();
+    let minutes = |count: u64| Duration::from_secs(count * MINUTE);
+    let second = Duration::from_secs(1);
+    let thresholds = neighbour::Thresholds {
+        quiet: section.duration("quiet", default.quiet, minutes(1)..=Duration::from_secs(DAY)),
+        raise_interval: section.duration("raise_interval", default.raise_interval, second..=minutes(60)),
+        findings: section.number("findings", default.findings, 1..=1_000),
+        learning: section.duration(
+            "learning",
+            default.learning,
+            Duration::ZERO..=Duration::from_secs(90 * DAY),
+        ),
+        taken: section.number("taken", default.taken, 2..=64),
+        unasked: section.number("unasked", default.unasked, 1..=1_000),
+        scan: section.number("scan", default.scan, 8..=1_000),
+        slow_scan: section.number("slow_scan", default.slow_scan, 16..=5_000),
+        flood_host: section.number("flood_host", default.flood_host, 10..=1_000_000),
+        flood: section.number("flood", default.flood, 100..=10_000_000),
+        mac_flood: section.number("mac_flood", default.mac_flood, 100..=30_000),
     };
     section.finish();
     thresholds

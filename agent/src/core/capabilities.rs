@@ -3,7 +3,7 @@
 use caps::{CapSet, Capability, CapsHashSet};
 
 /// What is kept, and who needs it.
-pub const KEPT: [(Capability, &str); 11] = [
+pub const KEPT: [(Capability, &str); 12] = [
     (Capability::CAP_DAC_READ_SEARCH, "files, logins: read what is watched, open by handle"),
     // With it CAP_BPF and CAP_PERFMON, which it includes, give nothing more.
     (
@@ -15,6 +15,7 @@ pub const KEPT: [(Capability, &str); 11] = [
         "processes, defences: see what others run and hold (/proc/PID), which the kernel shows to nobody else",
     ),
     (Capability::CAP_NET_ADMIN, "defences: read firewall rules and hear of their changes"),
+    (Capability::CAP_NET_RAW, "neighbours: see ARP, neighbour discovery and DHCP on the wire"),
     (
         Capability::CAP_AUDIT_CONTROL,
         "defences, logins: read audit's state and rules; logins: switch it on where logins.audit_enable says so",

@@ -52,7 +52,7 @@ const ENROLMENT_POLL: Duration = Duration::from_secs(2);
 const CHECK_INTERVAL: Duration = Duration::from_secs(15);
 
 /// Tables of all modules but the ledger.
-pub fn schemas() -> [&'static str; 11] {
+pub fn schemas() -> [&'static str; 12] {
     use crate::detect::acts::tables as acts;
     use crate::detect::packages::tables as packages;
     use crate::sense::{files, host, logins};
@@ -61,7 +61,21 @@ pub fn schemas() -> [&'static str; 11] {
     let agent = [lifecycle::SCHEMA, takeover::SCHEMA, respond::SCHEMA, respond::FREEZE_SCHEMA];
     let [core, versions, commands, freeze] = agent;
     let sessions = crate::sense::sessions::SCHEMA;
-    [core, versions, commands, freeze, files, packages, acts::SCHEMA, logins, sessions, host, defences]
+    let neighbours = crate::sense::network::neighbours::SCHEMA;
+    [
+        core,
+        versions,
+        commands,
+        freeze,
+        files,
+        packages,
+        acts::SCHEMA,
+        logins,
+        sessions,
+        host,
+        defences,
+        neighbours,
+    ]
 }
 
 /// Why the agent did not start, or did not stop in good order.
@@ -187,9 +201,7 @@ impl Core {
         let ledger = Arc::new(open_ledger(&config, &layout)?);
         record_start(loaded, &layout, &ledger, &boot)?;
         let identity = Identity::default();
-        if let Some(enrolment) = read_enrolment(&layout) {
-            identity.set(enrolment);
-        }
+        read_enrolment(&layout).into_iter().for_each(|enrolment| identity.set(enrolment));
         let (sensors_stop, link_stop) = (stop_signal()?, stop_signal()?);
         let (statuses, link_status) = (Statuses::default(), LinkStatus::default());
         let respond_status = RespondStatus::default();
@@ -228,6 +240,7 @@ impl Core {
             scan: sensors.scan(),
             files: sensors.files(),
             sessions: sensors.sessions(),
+            neighbours: sensors.neighbours(),
             identity: identity.clone(),
             cosigned,
             started: Moment::now(),

@@ -16,6 +16,7 @@ use crate::respond::work::Scan;
 use crate::sense::files::Scanner;
 use crate::sense::host::FigureSource;
 use crate::sense::keys::AddedKeys;
+use crate::sense::network::neighbours::{self, Neighbours};
 use crate::sense::processes::{self, Tuning};
 use crate::sense::sessions::Sessions;
 use crate::sense::{
@@ -25,7 +26,7 @@ use crate::sense::{files, host, logins};
 use crate::sys::Stop;
 
 /// Names of all sensors.
-pub const NAMES: [&str; 5] = ["defences", "files", "host", "logins", "processes"];
+pub const NAMES: [&str; 6] = ["defences", "files", "host", "logins", "neighbours", "processes"];
 
 /// What `agent status` knows of the sensors; cheap to clone.
 #[derive(Clone, Debug)]
@@ -65,6 +66,7 @@ pub struct Sensors {
     scanner: Option<Scanner>,
     trees: Vec<PathBuf>,
     sessions: Sessions,
+    neighbours: Neighbours,
 }
 
 impl Sensors {
@@ -86,6 +88,7 @@ impl Sensors {
             scanner: None,
             trees: trees.clone(),
             sessions: Sessions::default(),
+            neighbours: Neighbours::default(),
         };
         // The others ask it who did what they see.
         let status = statuses.get("processes");
@@ -124,6 +127,11 @@ impl Sensors {
         sensors.keep("defences", config.defences.enabled, || {
             host::defences::start(setup, context("defences")).map(|handle| (handle, ()))
         });
+        let thresholds = config.neighbours.thresholds;
+        let neighbours = sensors.keep("neighbours", config.neighbours.enabled, || {
+            neighbours::start(thresholds, context("neighbours"))
+        });
+        sensors.neighbours = neighbours.unwrap_or_default();
         sensors.keep("host", true, || {
             host::start(&config.host, context("host"), figures).map(|handle| (handle, ()))
         });
@@ -149,6 +157,11 @@ impl Sensors {
     /// The login sessions, for whoever shows them.
     pub fn sessions(&self) -> Sessions {
         self.sessions.clone()
+    }
+
+    /// The known neighbours, for whoever shows them.
+    pub fn neighbours(&self) -> Neighbours {
+        self.neighbours.clone()
     }
 
     /// Finds sensors that have ended by themselves.
@@ -227,6 +240,7 @@ pub fn probe(config: &Config) -> Vec<SensorProbe> {
         logins::probe(&config.logins),
         host::probe(&config.host),
         defences,
+        neighbours::probe(),
         processes::probe(),
     ]
 }

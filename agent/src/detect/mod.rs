@@ -7,6 +7,7 @@ pub mod files;
 pub mod logins;
 pub mod logs;
 pub mod mass_change;
+pub mod neighbour;
 pub mod network;
 pub mod packages;
 pub mod packets;

@@ -12,6 +12,7 @@ mod files;
 mod kernel;
 mod local;
 mod logins;
+mod network;
 mod packages;
 mod state;
 
@@ -42,6 +43,8 @@ pub const ALL: &[(&str, Check)] = &[
     ("sessions", logins::sessions),
     ("web", logins::web),
     ("replay", logins::replay),
+    ("neighbours", network::neighbours),
+    ("rtnetlink", network::rtnetlink),
     ("dpkg-status", packages::dpkg_status),
     ("dpkg-sums", packages::dpkg_sums),
     ("rpm-header", packages::rpm_header),

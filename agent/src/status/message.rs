@@ -42,6 +42,8 @@ pub enum Request {
     },
     /// Login sessions, the newest last, one item each.
     Sessions {},
+    /// Known neighbours, by interface and address, one item each.
+    Neighbours {},
     /// Re-examine paths now; root only.
     Scan {
         /// Absolute; none for all watched trees.

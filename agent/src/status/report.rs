@@ -13,6 +13,7 @@ use crate::respond::freeze::Freezer;
 use crate::respond::work::Scan;
 use crate::respond::{Moment, RespondReport, RespondStatus, Responder};
 use crate::sense::host::{Usage, usage};
+use crate::sense::network::neighbours::Neighbours;
 use crate::sense::sessions::Sessions;
 use crate::sense::{SensorReport, SensorState};
 use crate::uplink::{LinkReport, LinkState, LinkStatus};
@@ -115,6 +116,8 @@ pub struct Sources {
     pub files: Option<Files>,
     /// For `sessions`.
     pub sessions: Sessions,
+    /// For `neighbours`.
+    pub neighbours: Neighbours,
     /// Enrolment.
     pub identity: Identity,
     /// Cosignatures.

@@ -245,6 +245,7 @@ fn changes(request: &Request) -> bool {
         | Request::Findings(_)
         | Request::Commands { .. }
         | Request::Sessions {}
+        | Request::Neighbours {}
         | Request::Show { .. }
         | Request::Files {}
         | Request::Top {} => false,
@@ -270,6 +271,7 @@ fn handle(
         Request::Findings(query) => return findings(&query, client, sources, stop),
         Request::Commands { limit } => return commands(limit, client, sources),
         Request::Sessions {} => return sessions(client, sources),
+        Request::Neighbours {} => return neighbours(client, sources),
         Request::Show { id, diff } => show(&sources.layout, &id, diff)
             .and_then(|shown| serde_json::to_value(shown).map_err(|error| error.to_string())),
         Request::Scan { paths } => scan(&paths, client, sources),
@@ -343,6 +345,14 @@ fn sessions(client: &Client, sources: &Sources) -> io::Result<Answer> {
         client.send(&Reply::Item(serde_json::value::to_raw_value(session)?))?;
     }
     Ok(Ok(json!({ "count": sessions.len() })))
+}
+
+fn neighbours(client: &Client, sources: &Sources) -> io::Result<Answer> {
+    let neighbours = sources.neighbours.list();
+    for neighbour in &neighbours {
+        client.send(&Reply::Item(serde_json::value::to_raw_value(neighbour)?))?;
+    }
+    Ok(Ok(json!({ "count": neighbours.len() })))
 }
 
 fn findings(query: &FindingQuery, client: &Client, sources: &Sources, stop: &Stop) -> io::Result<Answer> {

@@ -6,6 +6,7 @@ mod child;
 #[cfg(test)]
 mod counting;
 mod fanotify;
+mod frames;
 mod mapped;
 mod memory;
 mod priority;
@@ -27,6 +28,7 @@ pub use fanotify::{
     Group as FanotifyGroup, HANDLE_BYTES_MAX, Reports as FanotifyReports, filesystem_id, handle_of,
     open_by_handle,
 };
+pub use frames::{FrameSocket, RawFrame};
 pub use mapped::MappedArray;
 pub use memory::{GiveBack, give_back_heap, share_one_heap};
 pub use priority::{DiskPriority, set_disk_priority};

@@ -68,7 +68,7 @@ use print::Prints;
 pub use print::Secret;
 use privilege::Privileges;
 use slow::SlowGuessing;
-use thresholds::Bucket;
+pub(crate) use thresholds::Bucket;
 pub use thresholds::Thresholds;
 use web::Requests;
 

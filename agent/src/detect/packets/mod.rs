@@ -14,6 +14,7 @@
 pub mod build;
 mod cursor;
 mod ip;
+pub mod neighbour;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

@@ -4,6 +4,7 @@
 mod counts;
 #[expect(dead_code, reason = "as above")]
 mod layout;
+pub mod neighbours;
 #[expect(dead_code, reason = "as above")]
 mod program;
 #[cfg(test)]

@@ -1,0 +1,214 @@
+//! Forged neighbours, end to end: real programs attack an agent in a network of namespaces (`tests/lab`), and real programs
+//! do what only looks like an attack.
+#![expect(clippy::unwrap_used, reason = "tests fail loudly")]
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use picket_tests::{program, wait_for};
+use serde_json::Value;
+
+/// A laboratory of its own, taken down when dropped.
+struct Lab(String);
+
+impl Lab {
+    fn up(name: &str) -> Self {
+        let lab = Self(format!("{name}-{}", std::process::id()));
+        lab.run(&["up"]);
+        // The agent takes every answer as asked for until it has listened for a while.
+        wait_for("the agent to have listened for some seconds", || {
+            let status = lab.json(&["status"]).into_iter().next()?;
+            (status.get("uptime_seconds").and_then(Value::as_u64).is_none_or(|up| up >= 6)).then_some(())
+        });
+        lab
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("lab"));
+        command.args(["--name", &self.0]).env("PICKET_BIN_DIR", program("agent").parent().unwrap());
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        let out = self.command().args(arguments).output().unwrap();
+        assert!(
+            out.status.success(),
+            "tests/lab {arguments:?}: {}{}",
+            String::from_utf8_lossy(&out.stdout),
+            String::from_utf8_lossy(&out.stderr)
+        );
+        out
+    }
+
+    fn attack(&self, kind: &str) {
+        self.run(&["attack", kind, "--seconds", "4"]);
+    }
+
+    fn json(&self, arguments: &[&str]) -> Vec<Value> {
+        let out = self.command().arg("agent").args(arguments).arg("--json").output().unwrap();
+        serde_json::Deserializer::from_slice(&out.stdout).into_iter().map_while(Result::ok).collect()
+    }
+
+    /// All findings about neighbours, each as it was told last.
+    fn findings(&self) -> Vec<Value> {
+        let records = self.json(&["findings", "--limit", "1000"]);
+        let mut findings: Vec<Value> = Vec::new();
+        for mut record in records {
+            let Some(body) = record.get_mut("body").map(Value::take) else { continue };
+            let rule = body.get("rule").and_then(Value::as_str).unwrap_or_default();
+            if rule.starts_with("neighbour.") || rule.starts_with("net.mac-flood") {
+                findings.retain(|other| other.get("id") != body.get("id"));
+                findings.push(body);
+            }
+        }
+        findings
+    }
+
+    fn told(&self, rule: &str, severity: &str) -> Value {
+        wait_for(&format!("{rule} at {severity}; told was {:#?}", self.findings()), || {
+            let is =
+                |finding: &Value| text(finding, "/rule") == rule && text(finding, "/severity") == severity;
+            self.findings().into_iter().find(is)
+        })
+    }
+
+    /// Nothing was told above `most`.
+    #[track_caller]
+    fn is_calm(&self, most: &str) {
+        let order = ["info", "low", "medium", "high", "critical"];
+        let rank = |word: &str| order.iter().position(|known| *known == word);
+        let worse: Vec<Value> = self.findings();
+        let worse: Vec<&Value> =
+            worse.iter().filter(|finding| rank(text(finding, "/severity")) > rank(most)).collect();
+        assert!(worse.is_empty(), "{worse:#?}");
+    }
+
+    /// The sensor has seen at least so many frames: what was sent was looked at.
+    fn has_seen(&self, frames: u64) {
+        wait_for("the frames to be seen", || (self.counter("frames") >= frames).then_some(()));
+    }
+
+    fn counter(&self, name: &str) -> u64 {
+        let status = self.json(&["status"]).into_iter().next().unwrap_or_default();
+        status.pointer(&format!("/sensors/neighbours/counters/{name}")).and_then(Value::as_u64).unwrap_or(0)
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        // What is left over is taken down with the machine.
+        let _down = self.command().arg("down").output();
+    }
+}
+
+fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
+    value.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+}
+
+const ATTACKER: &str = "02:77:00:00:00:66";
+
+#[test]
+fn arpspoof_is_told_as_critical_and_goes_on_over_a_restart() {
+    let lab = Lab::up("arp");
+    lab.attack("arp-spoof");
+    let finding = lab.told("neighbour.gateway-changed", "critical");
+    assert_eq!(text(&finding, "/evidence/claimed_by"), ATTACKER);
+    assert_eq!(text(&finding, "/evidence/owner"), "02:77:00:00:00:01");
+    assert_eq!(finding.pointer("/evidence/poisoned"), Some(&Value::Bool(true)));
+    let neighbours = lab.json(&["neighbours"]);
+    let gateway = neighbours.iter().find(|shown| text(shown, "/address") == "10.77.0.1").unwrap();
+    assert_eq!(text(gateway, "/state"), "contested");
+    assert_eq!(text(gateway, "/roles/0"), "gateway");
+    lab.run(&["restart-agent"]);
+    assert_eq!(
+        lab.json(&["neighbours"]).iter().filter(|shown| text(shown, "/state") == "contested").count(),
+        1
+    );
+    lab.attack("arp-spoof-ettercap");
+    let again = lab.told("neighbour.gateway-changed", "critical");
+    assert_eq!(text(&again, "/id"), text(&finding, "/id"), "one finding, over the restart: {again:#?}");
+}
+
+#[test]
+fn forged_advertisements_of_neighbours_and_routers_are_told() {
+    let lab = Lab::up("nd");
+    lab.attack("kill-router");
+    let finding = lab.told("neighbour.rogue-router", "high");
+    assert_eq!(text(&finding, "/evidence/ethernet_source"), ATTACKER);
+    lab.attack("rogue-ra");
+    let finding = lab.told("neighbour.rogue-router", "critical");
+    assert_eq!(finding.pointer("/evidence/route_taken"), Some(&Value::Bool(true)), "{finding:#?}");
+    lab.run(&["attack", "nd-spoof", "--seconds", "15"]);
+    let finding = lab.told("neighbour.gateway-changed", "critical");
+    assert_eq!(text(&finding, "/evidence/address"), "fe80::1");
+}
+
+#[test]
+fn whoever_keeps_hosts_from_addresses_or_takes_ours_is_told() {
+    let lab = Lab::up("dad");
+    lab.attack("dad-denial");
+    let finding = lab.told("neighbour.address-conflict", "high");
+    assert!(finding.pointer("/evidence/denied").and_then(Value::as_u64).unwrap() >= 2);
+    lab.attack("arp-claim");
+    wait_for("the claim of the victim's address", || {
+        let findings = lab.findings();
+        findings.into_iter().find(|finding| text(finding, "/evidence/address") == "10.77.0.10")
+    });
+}
+
+#[test]
+fn a_rogue_dhcp_server_is_told_and_renewals_are_not() {
+    let lab = Lab::up("dhcp");
+    lab.run(&["benign", "dhcp-renewal"]);
+    lab.has_seen(6);
+    lab.is_calm("info");
+    lab.attack("rogue-dhcp");
+    let finding = lab.told("neighbour.rogue-dhcp", "high");
+    assert_eq!(text(&finding, "/evidence/ethernet_source"), ATTACKER);
+    assert_eq!(text(&finding, "/evidence/address"), "10.77.0.66");
+}
+
+#[test]
+fn scans_and_floods_of_the_segment_are_told() {
+    let lab = Lab::up("flood");
+    lab.attack("arp-scan");
+    let finding = lab.told("neighbour.scan", "medium");
+    assert_eq!(text(&finding, "/evidence/ethernet_source"), ATTACKER);
+    lab.attack("arp-flood");
+    lab.told("neighbour.flood", "high");
+    lab.told("net.mac-flood", "high");
+    assert!(lab.findings().len() < 60, "a flood of invented hosts is few findings: {}", lab.findings().len());
+}
+
+#[test]
+fn a_switch_that_is_flooded_with_cards_is_told() {
+    let lab = Lab::up("mac");
+    lab.attack("mac-flood");
+    lab.told("net.mac-flood", "high");
+}
+
+#[test]
+fn fail_over_of_keepalived_and_ucarp_is_no_alarm() {
+    let lab = Lab::up("failover");
+    lab.run(&["benign", "vrrp-failover"]);
+    let finding = lab.told("neighbour.gateway-changed", "info");
+    assert_eq!(text(&finding, "/explained_by"), "fail-over");
+    lab.run(&["benign", "carp-failover"]);
+    lab.is_calm("info");
+}
+
+#[test]
+fn a_replaced_card_of_the_gateway_is_one_warning_and_hosts_that_boot_are_none() {
+    let lab = Lab::up("card");
+    let before = lab.counter("frames");
+    lab.run(&["benign", "boot"]);
+    lab.has_seen(before + 700);
+    lab.is_calm("info");
+    lab.run(&["benign", "replaced-card"]);
+    lab.told("neighbour.gateway-changed", "low");
+    // The router advertises itself again from its new card meanwhile.
+    let before = lab.counter("frames");
+    lab.has_seen(before + 3);
+    lab.is_calm("low");
+    assert_eq!(lab.findings().len(), 1, "{:#?}", lab.findings());
+}
