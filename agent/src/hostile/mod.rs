@@ -8,6 +8,7 @@
 
 #[cfg(test)]
 mod corpus;
+mod databases;
 mod files;
 mod kernel;
 mod local;
@@ -39,6 +40,8 @@ pub const ALL: &[(&str, Check)] = &[
     ("rule-file", logins::rule_file),
     ("journal", logins::journal),
     ("records", logins::records),
+    ("login-database", databases::login_database),
+    ("lastlog", databases::lastlog),
     ("accounts", logins::accounts),
     ("sessions", logins::sessions),
     ("web", logins::web),

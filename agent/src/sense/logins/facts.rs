@@ -23,7 +23,7 @@ const ACCOUNTS_MAX: usize = 16_384;
 /// The file is looked at no more often.
 const LOOK: Duration = Duration::from_secs(5);
 /// A record of `lastlog`: time (4 bytes), terminal (32), host (256).
-const LASTLOG_BYTES: usize = 292;
+pub(crate) const LASTLOG_BYTES: usize = 292;
 /// Shells that let nobody in.
 const REFUSING: [&str; 6] = ["nologin", "false", "true", "sync", "halt", "shutdown"];
 
@@ -97,7 +97,7 @@ impl AccountFiles {
 }
 
 /// The records of `lastlog`, a file with a place for every user number.
-fn lastlog(path: &Path, accounts: &BTreeMap<String, AccountFacts>) -> Vec<LastLogin> {
+pub(crate) fn lastlog(path: &Path, accounts: &BTreeMap<String, AccountFacts>) -> Vec<LastLogin> {
     let Ok(file) = database::snapshot::open_plain(path) else { return Vec::new() };
     let read = |(name, facts): (&String, &AccountFacts)| {
         let mut record = [0; LASTLOG_BYTES];
