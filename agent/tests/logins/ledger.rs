@@ -1,6 +1,7 @@
 //! A ledger small enough to be killed at will: commits each entry to SQLite, records and state together.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -21,6 +22,8 @@ pub struct Bench {
     pub findings: Arc<Mutex<Vec<Finding>>>,
     /// Findings by all other rules.
     pub others: Arc<Mutex<Vec<Finding>>>,
+    /// Entries that brought any.
+    entries: Arc<AtomicUsize>,
 }
 
 /// A sensor that runs.
@@ -37,7 +40,7 @@ impl Bench {
         let connection = Connection::open(&database).unwrap();
         connection.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = OFF").unwrap();
         connection.execute_batch(logins::SCHEMA).unwrap();
-        Self { database, findings: Arc::default(), others: Arc::default() }
+        Self { database, findings: Arc::default(), others: Arc::default(), entries: Arc::default() }
     }
 
     /// Starts the sensor; the ledger dies without a word after `entries`, as in a kill: what was not
@@ -47,8 +50,10 @@ impl Bench {
         let mut connection = Connection::open(&self.database).unwrap();
         connection.busy_timeout(Duration::from_secs(10)).unwrap();
         let (findings, others) = (Arc::clone(&self.findings), Arc::clone(&self.others));
+        let count = Arc::clone(&self.entries);
         let writer = std::thread::spawn(move || {
             for mut entry in receiver.into_iter().take(entries) {
+                count.fetch_add(usize::from(!entry.drafts.is_empty()), Ordering::SeqCst);
                 commit(&mut connection, &mut entry, &findings, &others);
             }
         });
@@ -80,6 +85,11 @@ impl Bench {
     pub fn sealed_by(&self, rule: &str) -> Vec<Finding> {
         let others = self.others.lock().unwrap();
         others.iter().filter(|finding| finding.rule == rule).cloned().collect()
+    }
+
+    /// How many entries brought findings so far.
+    pub fn entries(&self) -> usize {
+        self.entries.load(Ordering::SeqCst)
     }
 
     /// What was sealed so far.

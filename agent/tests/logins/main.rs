@@ -3,6 +3,7 @@
 
 mod databases;
 mod journal;
+mod killed;
 mod ledger;
 mod rotation;
 mod sensor;

@@ -137,6 +137,8 @@ pub struct Turn<'a> {
     pub prints: Prints,
     /// The event is of one of so many strangers that they are told together.
     pub flood: bool,
+    /// What was found cannot wait: an alarm that opens or becomes graver, whoever got in or became another.
+    pub prompt: bool,
     pub new_id: &'a mut dyn FnMut() -> Uuid,
     pub findings: &'a mut Vec<Finding>,
 }
@@ -189,6 +191,7 @@ impl Alarms {
                 alarm.numbers = numbers;
             }
             turn.findings.push(alarm.raise(&key, turn.now));
+            turn.prompt = true;
             return true;
         }
         if self.grow(print, event, 1, turn) {
@@ -201,6 +204,7 @@ impl Alarms {
         }
         let mut alarm = Alarm::new((turn.new_id)(), event, opening, turn);
         turn.findings.push(alarm.raise(&key, turn.now));
+        turn.prompt = true;
         if let Some((old_key, mut old)) = self.open.insert(print, key, alarm) {
             turn.findings.extend(old.summary(&old_key, turn.now));
         }

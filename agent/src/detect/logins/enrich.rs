@@ -44,10 +44,12 @@ impl Detector {
                 secret,
                 prints,
                 flood: false,
+                prompt: false,
                 new_id,
                 findings: &mut findings,
             };
             self.guessing.without_account(event, &mut self.alarms, &mut turn);
+            self.prompt |= turn.prompt;
             self.count(&findings);
         }
         findings

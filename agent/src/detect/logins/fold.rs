@@ -26,6 +26,9 @@ const PLACES_EACH: usize = 12;
 const CALM_INTERVAL: Duration = Duration::from_secs(3_600);
 /// The newest event of a fold is copied at most this often while nothing is told of it.
 const NEWEST_AGE: Duration = Duration::from_secs(1);
+/// Of what happens all day (failures, logouts, what grows) so much may be told at once, and one more each second: the first
+/// after calm is, a stream of it is not.
+const PROMPT_AT_ONCE: u32 = 8;
 /// Services whose strangers are counted apart.
 const STRANGERS_MAX: usize = 64;
 
@@ -142,6 +145,7 @@ pub struct Folds {
     /// By kind and service.
     strangers: Kept<(LoginKind, String), Fold>,
     bucket: Bucket,
+    prompt: Bucket,
     /// Attempts that were counted among strangers.
     pub folded: u64,
 }
@@ -152,6 +156,7 @@ impl Folds {
             own: Kept::weak("fold", thresholds.folds_max),
             strangers: Kept::new("strangers", STRANGERS_MAX),
             bucket: Bucket::default(),
+            prompt: Bucket::default(),
             folded: 0,
         }
     }
@@ -173,6 +178,15 @@ impl Folds {
 
     /// Adds the event to its fold; gives by how many attempts that grew.
     pub fn add(&mut self, event: &LoginEvent, turn: &mut Turn<'_>) -> u64 {
+        let told = turn.findings.len();
+        let attempts = self.add_to_fold(event, turn);
+        if turn.findings.len() > told && !turn.prompt {
+            turn.prompt = self.prompt.take(PROMPT_AT_ONCE, turn.now.seconds());
+        }
+        attempts
+    }
+
+    fn add_to_fold(&mut self, event: &LoginEvent, turn: &mut Turn<'_>) -> u64 {
         let key = turn.secret.likeness(event, &turn.prints);
         if let Some((_, fold)) = self.own.touch(key) {
             return grow(fold, event, turn);
@@ -185,6 +199,7 @@ impl Folds {
         }
         let mut fold = Fold::new((turn.new_id)(), event, turn.now, false);
         let attempts = grow(&mut fold, event, turn);
+        turn.prompt |= !is_ordinary(event.event);
         if let Some((_, mut old)) = self.own.insert(key, key, fold)
             && old.grew()
         {
@@ -241,6 +256,18 @@ impl Folds {
         let own = self.own.restore(row, state, secret);
         own.or_else(|| self.strangers.restore(row, state, secret))
     }
+}
+
+/// What happens all day on a host on the internet.
+fn is_ordinary(kind: LoginKind) -> bool {
+    matches!(
+        kind,
+        LoginKind::Failure
+            | LoginKind::InvalidUser
+            | LoginKind::Probe
+            | LoginKind::Logout
+            | LoginKind::WebRequest
+    )
 }
 
 fn grow(fold: &mut Fold, event: &LoginEvent, turn: &mut Turn<'_>) -> u64 {

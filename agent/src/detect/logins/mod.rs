@@ -9,6 +9,10 @@
 //! [`Reports::count`]. What several attempts mean together is the matter of the detectors, one file each, which see every
 //! attempt once; what they find are alarms (`alarm`), told by the very event that reaches the threshold.
 //!
+//! Some of what is found cannot wait for the sensor's next commit, and the detector says so ([`Detector::take_prompt`]): an
+//! alarm that opens or becomes graver, whoever got in or became another, changes of accounts, and of failures, logouts and
+//! growth what comes after calm.
+//!
 //! Memory is bounded: tables of fixed size that forget what was touched longest ago, strangers first; what they
 //! forget is raised first when it had grown, and counted. A flood of strangers is told in one finding for all of
 //! them (`fold`). What must survive the process are rows ([`Detector::take_changes`], [`Detector::restore`]), which are
@@ -124,6 +128,8 @@ pub struct Detector {
     rows: Bucket,
     /// Rows that could not be read, to be removed.
     damaged: Vec<String>,
+    /// What was found since that was last asked cannot wait.
+    prompt: bool,
     /// Nothing is due before.
     due: Option<Timestamp>,
     newest: Timestamp,
@@ -158,6 +164,7 @@ impl Detector {
             secret_kept: false,
             rows: Bucket::default(),
             damaged: Vec::new(),
+            prompt: false,
             due: None,
             newest: Timestamp::default(),
             tally: Tally::default(),
@@ -197,6 +204,7 @@ impl Detector {
             secret,
             prints,
             flood: false,
+            prompt: false,
             new_id,
             findings: &mut findings,
         };
@@ -212,6 +220,7 @@ impl Detector {
         if attempts > 0 {
             self.judge(event, attempts, &mut turn);
         }
+        self.prompt |= turn.prompt;
         self.due_at(now.plus(thresholds.raise_interval.min(thresholds.quiet)));
         self.count(&findings);
         findings
@@ -293,10 +302,12 @@ impl Detector {
                 secret,
                 prints,
                 flood: false,
+                prompt: false,
                 new_id,
                 findings: &mut findings,
             };
             self.judge_success(&login.event, &mut turn);
+            self.prompt |= turn.prompt;
         }
         let new_id = &mut no_id;
         let mut turn = Turn {
@@ -305,6 +316,7 @@ impl Detector {
             secret,
             prints,
             flood: false,
+            prompt: false,
             new_id,
             findings: &mut findings,
         };
@@ -332,6 +344,12 @@ impl Detector {
             + self.guessing.sources.evicted
             + self.guessing.accounts.evicted
             + self.slow.evicted();
+    }
+
+    /// Whether something that was found since the last call cannot wait: an alarm that opened or became graver, whoever got
+    /// in or became another, changes of accounts, and of all else what came after calm.
+    pub fn take_prompt(&mut self) -> bool {
+        std::mem::take(&mut self.prompt)
     }
 
     /// How long until [`Detector::tick`] has something to do.

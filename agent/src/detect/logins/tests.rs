@@ -387,3 +387,45 @@ fn steps() {
     assert_eq!(told, [1, 2, 3, 4, 5, 10, 20, 50, 100, 200, 500, 1_000]);
     assert!(is_step(6, 12) && !is_step(6, 9) && !is_step(0, 0));
 }
+
+/// Whether each event, at its second, led to something that cannot wait.
+fn prompts(bench: &mut Bench, events: impl Iterator<Item = (LoginEvent, i64)>) -> Vec<bool> {
+    let mut prompt = |(event, second): (LoginEvent, i64)| {
+        bench.observe(&event, second);
+        bench.detector.take_prompt()
+    };
+    events.map(&mut prompt).collect()
+}
+
+#[test]
+fn the_first_failures_after_calm_cannot_wait_and_a_stream_of_them_can() {
+    let mut bench = Bench::new(Thresholds { campaign: 1_000, ..Thresholds::default() });
+    let strangers = |from: i64, second: i64| {
+        (from..from + 20).map(move |n| (failure(&format!("u{n}"), &format!("192.0.2.{n}"), second), second))
+    };
+    let burst = prompts(&mut bench, strangers(0, 0));
+    assert_eq!(burst.iter().filter(|prompt| **prompt).count(), 8, "{burst:?}");
+    assert!(burst.iter().take(8).all(|prompt| *prompt), "the first of them");
+    let later = prompts(&mut bench, strangers(40, 1));
+    assert_eq!(later.iter().filter(|prompt| **prompt).count(), 1, "one more each second");
+    let calm = prompts(&mut bench, strangers(80, 60));
+    assert_eq!(calm.iter().filter(|prompt| **prompt).count(), 8, "calm came back");
+}
+
+#[test]
+fn an_alarm_a_login_and_a_change_of_privilege_never_wait() {
+    let mut bench = Bench::new(Thresholds { strangers: 1_000, spray: 30, ..Thresholds::default() });
+    let stream = (0..200).map(|n| (failure(&format!("u{n}"), &format!("192.0.2.{n}"), 0), 0));
+    prompts(&mut bench, stream);
+    let guesses = (0..9).map(|_| (failure("root", "198.51.100.7", 0), 0));
+    let told = prompts(&mut bench, guesses);
+    assert_eq!(
+        told,
+        [false, false, false, false, true, false, false, false, false],
+        "the fifth opens the alarm"
+    );
+    for kind in [LoginKind::Success, LoginKind::PrivilegeSuccess, LoginKind::PrivilegeFailure] {
+        let events = (0..5).map(|n| (event(kind, &format!("p{n}"), "203.0.113.7", at(0)), 0));
+        assert_eq!(prompts(&mut bench, events), [true; 5], "{kind:?}");
+    }
+}

@@ -13,8 +13,10 @@
 //!   lastlog2 ([`database`]).
 //!
 //! A line is read exactly once: the position behind it is committed in the ledger entry that seals what it
-//! led to, or within two seconds with what was counted, where it led to no finding. Nothing is queued: while the ledger is slow, lines wait in the log or the journal. Audit keeps nothing for those
-//! who come late: what was told while the agent was off is in the other sources.
+//! led to. Alarms, whatever is privileged, and the first failures after calm are sealed at once; what grows, a stream of
+//! single failures, and what was only counted is sealed together within a second (`gather`). Nothing is queued: while
+//! the ledger is slow, lines wait in the log or the journal. Audit keeps nothing for those who come late: what it told
+//! does not wait, and what was told while the agent was off is in the other sources.
 //!
 //! One thread waits for audit, inotify, the journal, the stop signal and what is due by the clock. Limits: lines of
 //! 8 KiB (64 KiB in journalctl's JSON), one chunk of 64 KiB in memory, [`output::DRAFTS_MAX`] findings an entry,
@@ -33,6 +35,7 @@ pub mod database;
 mod discover;
 mod event;
 pub(crate) mod facts;
+mod gather;
 pub mod journal;
 pub mod line;
 pub mod names;
@@ -64,7 +67,7 @@ use worker::{Inputs, Refused, Worker};
 /// Where the sensor stands in each source, and what the detector has to raise yet.
 pub const SCHEMA: &str = "
 CREATE TABLE IF NOT EXISTS logins_position (source BLOB PRIMARY KEY, position TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS logins_state (key TEXT PRIMARY KEY, state TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS logins_state (key TEXT PRIMARY KEY, state TEXT NOT NULL);
 ";
 
 /// The logs that have the journal's lines on hosts with rsyslog.

@@ -16,6 +16,7 @@ use uuid::Uuid;
 use super::audit::meaning::Heard;
 use super::event::{LoginEvent, LoginKind, Origin, Place, Source};
 use super::facts::AccountFiles;
+use super::gather::Gathered;
 use super::journal::Entry;
 use super::line::{Line, LiveClock};
 use super::names::Names;
@@ -37,9 +38,6 @@ pub const DRAFTS_MAX: usize = 512;
 const OPEN_MAX: usize = 4;
 /// A position that led to nothing is written this seldom: to read such lines again costs nothing else.
 const IDLE_POSITION_AGE: Duration = Duration::from_secs(60);
-/// What the detector counted, and how far the sources were read, is written this late where no finding came of it: until
-/// then a crash makes the sensor read and count the same lines once more, which gives the same.
-const COUNTED_AGE: Duration = Duration::from_secs(2);
 /// How often a wait for the ledger looks at the stop signal.
 const STOP_LOOK: Duration = Duration::from_millis(200);
 
@@ -78,12 +76,10 @@ pub struct Output {
     /// The service that writes that log itself, by its place among the parsers.
     reader: Option<usize>,
     scratch: Scratch,
-    drafts: Vec<Draft>,
+    gathered: Gathered,
     open: VecDeque<Receiver<Result<Sealed, SealError>>>,
     /// How far sources were read since the last commit, by source: written with the next, whatever that is for.
     held: BTreeMap<Vec<u8>, StateWrite>,
-    /// Since when there is something to write that no finding waits for.
-    waits: Option<Timestamp>,
     /// When the positions that led to nothing were written last.
     idle_since: Timestamp,
     /// Since then some lines led to nothing.
@@ -132,10 +128,9 @@ impl Output {
             path: Path::new("").into(),
             reader: None,
             scratch: Scratch::default(),
-            drafts: Vec::new(),
+            gathered: Gathered::default(),
             open: VecDeque::new(),
             held: BTreeMap::new(),
-            waits: None,
             idle_since: now,
             idle: false,
             last_event: None,
@@ -282,7 +277,12 @@ impl Output {
         };
         self.tally.audit += 1;
         self.name_users(&mut event, now);
+        let before = self.gathered.len();
         self.observe(*event, false, now);
+        // Whoever reads audit late reads nothing.
+        if self.gathered.len() > before {
+            self.gathered.hurry();
+        }
     }
 
     /// Audit knows who asks for a privilege, and some accounts that change, by number only.
@@ -348,26 +348,26 @@ impl Output {
     }
 
     fn add(&mut self, findings: Vec<Finding>) {
+        if self.detector.take_prompt() {
+            self.gathered.hurry();
+        }
         for mut finding in findings {
             self.context.sessions.link(&mut finding);
-            match Draft::new(Kind::Finding, finding.severity, &finding) {
-                Ok(draft) => self.drafts.push(draft),
-                Err(error) => tracing::error!(%error, rule = finding.rule, "a finding cannot be sealed"),
-            }
+            self.gathered.finding(finding);
         }
     }
 
     /// Seals a record about the sensor itself.
     pub fn tell(&mut self, lifecycle: &Lifecycle, severity: picket_protocol::finding::Severity) {
         match Draft::new(Kind::Lifecycle, severity, lifecycle) {
-            Ok(draft) => self.drafts.push(draft),
+            Ok(draft) => self.gathered.record(draft),
             Err(error) => tracing::error!(%error, "a lifecycle record cannot be sealed"),
         }
     }
 
     /// Whether it is time to commit.
     pub fn is_full(&self) -> bool {
-        self.drafts.len() >= DRAFTS_MAX
+        self.gathered.len() >= DRAFTS_MAX
     }
 
     /// Raises what is due by the clock and commits it.
@@ -377,42 +377,48 @@ impl Output {
         self.take_steps(steps, now);
         for act in self.merge.take_closed() {
             let findings = self.silence.closed(&act, now, &mut Uuid::now_v7);
+            if !findings.is_empty() {
+                self.gathered.hurry();
+            }
             self.add(findings);
         }
         let findings = self.detector.tick(now, DRAFTS_MAX);
         self.add(findings);
         // With findings at once, else seldom: what is lost of it is learnt again.
         let due = now < self.silence_written || now.since(self.silence_written) >= IDLE_POSITION_AGE;
-        let state = if due || !self.drafts.is_empty() { self.silence.state() } else { None };
-        let write = state.and_then(|state| write_position(SILENCE, &state));
-        if write.is_some() {
+        if due && self.hold_silence() {
             self.silence_written = now;
         }
-        let writes: Vec<StateWrite> = write.into_iter().chain(self.context.sessions.writes()).collect();
-        if writes.is_empty() {
-            return self.commit_news(now);
-        }
-        self.commit_writes(writes)
+        self.commit_news(now)
+    }
+
+    /// Writes what is known of the sources with the next commit, if that changed.
+    fn hold_silence(&mut self) -> bool {
+        let write = self.silence.state().and_then(|state| write_position(SILENCE, &state));
+        write.map(|write| self.held.insert(SILENCE.to_vec(), write)).is_some()
     }
 
     /// How long until [`Output::tick`] has something to do.
     pub fn due_in(&self, now: Timestamp) -> Option<Duration> {
-        let waits = self.waits.map(|since| COUNTED_AGE.saturating_sub(now.since(since)));
-        let due =
-            [self.merge.due_in(now), self.detector.due_in(now), self.context.sessions.due_in(now), waits];
+        let due = [
+            self.merge.due_in(now),
+            self.detector.due_in(now),
+            self.context.sessions.due_in(now),
+            self.gathered.due_in(now),
+        ];
         due.into_iter().flatten().min()
     }
 
-    /// Hands findings to the ledger, with all that led to them; what was only counted when it waited long enough.
+    /// Hands what gathered to the ledger when it is due, with all that led to it.
     pub fn commit_news(&mut self, now: Timestamp) -> Result<(), SealError> {
-        let over = |since: Timestamp| now < since || now.since(since) >= COUNTED_AGE;
-        if !self.drafts.is_empty() || self.waits.is_some_and(over) {
-            return self.commit_writes(Vec::new());
+        if !self.has_news() {
+            return Ok(());
         }
-        if self.waits.is_none() && self.has_news() {
-            self.waits = Some(now);
+        self.gathered.begin(now);
+        if !self.gathered.is_due(now) {
+            return Ok(());
         }
-        Ok(())
+        self.commit_writes(Vec::new())
     }
 
     /// A source was read up to `position`; as [`Output::commit_news`].
@@ -422,10 +428,20 @@ impl Output {
         position: &impl serde::Serialize,
         now: Timestamp,
     ) -> Result<(), SealError> {
+        self.hold(source, position);
+        self.commit_news(now)
+    }
+
+    /// A source was read up to `position`, which is written with the next commit.
+    pub fn hold(&mut self, source: &[u8], position: &impl serde::Serialize) {
         if let Some(write) = write_position(source, position) {
             self.held.insert(source.to_owned(), write);
         }
-        self.commit_news(now)
+    }
+
+    /// Hands to the ledger what there is.
+    pub fn commit_held(&mut self) -> Result<(), SealError> {
+        self.commit_writes(Vec::new())
     }
 
     /// Hands what gathered to the ledger, with the position in the one source that it came from.
@@ -435,7 +451,11 @@ impl Output {
 
     /// Whether there is something to be written.
     pub fn has_news(&self) -> bool {
-        !self.drafts.is_empty() || self.detector.has_changes() || self.merge.has_changes()
+        !self.gathered.is_empty()
+            || !self.held.is_empty()
+            || self.detector.has_changes()
+            || self.merge.has_changes()
+            || self.context.sessions.has_changes()
     }
 
     /// Whether it is time to write positions that led to nothing; asked once for all sources.
@@ -454,7 +474,10 @@ impl Output {
     }
 
     fn commit_writes(&mut self, mut writes: Vec<StateWrite>) -> Result<(), SealError> {
-        self.waits = None;
+        let drafts = self.gathered.take();
+        if !drafts.is_empty() {
+            self.hold_silence();
+        }
         // What the detector knows of a source and how far it was read belong together, for every source.
         let held = std::mem::take(&mut self.held);
         writes.splice(0..0, held.into_values());
@@ -462,10 +485,10 @@ impl Output {
         self.merge.take_changes(&mut changes);
         writes.extend(write_detector(changes));
         writes.extend(self.context.sessions.writes());
-        if self.drafts.is_empty() && writes.is_empty() {
+        if drafts.is_empty() && writes.is_empty() {
             return Ok(());
         }
-        let answer = self.context.sealer.seal_answered(std::mem::take(&mut self.drafts), writes)?;
+        let answer = self.context.sealer.seal_answered(drafts, writes)?;
         self.open.push_back(answer);
         self.settle(OPEN_MAX)
     }

@@ -127,16 +127,17 @@ impl Worker {
 
     fn serve(&mut self) -> Result<(), SealError> {
         loop {
-            let now = clock::now();
             self.trouble.clear();
             self.count_sources();
-            self.output.look(now);
-            // The services' own lines know most: where they are there already, they come first.
-            self.read_journal(now)?;
-            self.discover(now)?;
-            self.read_logs(now)?;
-            self.read_audit(now)?;
-            self.read_databases(now)?;
+            self.output.look(clock::now());
+            // The services' own lines know most: where they are there already, they come first. Each has its own moment: to the
+            // detectors one that is before another's would be a clock that was set back.
+            self.read_journal(clock::now())?;
+            self.discover(clock::now())?;
+            self.read_logs(clock::now())?;
+            self.read_audit(clock::now())?;
+            self.read_databases(clock::now())?;
+            let now = clock::now();
             self.output.tick(now)?;
             if self.output.idle_positions_due(now) {
                 self.write_positions()?;
@@ -181,6 +182,7 @@ impl Worker {
             .map(|descriptor| PollFd::from_borrowed_fd(*descriptor, PollFlags::IN))
             .collect();
         self.roused = poll(&mut polled, Some(&timeout)).is_ok_and(|ready| ready > 0);
+        let stopped = polled.first().is_some_and(|stop| !stop.revents().is_empty());
         if self.roused {
             let now = clock::now();
             let calm = now < self.roused_at || now.since(self.roused_at) >= CALM;
@@ -191,7 +193,7 @@ impl Worker {
         if self.stir.names {
             self.inputs.discovery.stir();
         }
-        self.context.stop.is_set()
+        stopped
     }
 
     fn report_if_due(&mut self, now: Timestamp) {
@@ -354,7 +356,7 @@ impl Worker {
                     output.row(&path, event, now);
                 }
                 if output.has_news() || !rows.is_empty() {
-                    output.commit(path.as_os_str().as_bytes(), &database.position())?;
+                    output.read_on(path.as_os_str().as_bytes(), &database.position(), now)?;
                 }
                 if !more || context.stop.is_set() {
                     break;
@@ -368,16 +370,17 @@ impl Worker {
     }
 
     fn write_positions(&mut self) -> Result<(), SealError> {
-        for tail in &self.inputs.tails {
-            self.output.commit(tail.path().as_os_str().as_bytes(), &tail.position())?;
+        let Self { inputs, output, .. } = self;
+        for tail in &inputs.tails {
+            output.hold(tail.path().as_os_str().as_bytes(), &tail.position());
         }
-        for database in self.inputs.databases.iter().filter(|database| database.position().is_some()) {
-            self.output.commit(database.path().as_os_str().as_bytes(), &database.position())?;
+        for database in inputs.databases.iter().filter(|database| database.position().is_some()) {
+            output.hold(database.path().as_os_str().as_bytes(), &database.position());
         }
-        if let Some(journal) = &self.inputs.journal {
-            self.output.commit(JOURNAL, &JournalPosition { cursor: journal.cursor().to_owned() })?;
+        if let Some(journal) = &inputs.journal {
+            output.hold(JOURNAL, &JournalPosition { cursor: journal.cursor().to_owned() });
         }
-        Ok(())
+        output.commit_held()
     }
 }
 
@@ -422,11 +425,10 @@ fn read_log(
         if output.has_news() {
             output.read_on(path.as_os_str().as_bytes(), &tail.position(), now)?;
         }
-        if stop.is_set() {
-            break;
-        }
         if !more {
             index += 1;
+        } else if stop.is_set() {
+            break;
         }
     }
     Ok(Ok(()))

@@ -118,6 +118,11 @@ impl Sessions {
         .flatten()
     }
 
+    /// Whether there is something for [`Sessions::writes`].
+    pub fn has_changes(&self) -> bool {
+        self.with(|keeper| keeper.sessions.has_changes()).unwrap_or_default()
+    }
+
     /// What changed, to be written with the findings.
     pub fn writes(&self) -> Option<StateWrite> {
         let changes =

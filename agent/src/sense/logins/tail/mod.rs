@@ -262,6 +262,9 @@ impl Tail {
     /// Lets go of files that lost the log's name and are finished; true when one went.
     pub fn retire(&mut self, watch: &Watch, now: Timestamp, mut last_line: impl FnMut(Found<'_>)) -> bool {
         let before = self.files.len();
+        if before <= 1 {
+            return false;
+        }
         let newest_has_data = self.files.last().and_then(|file| file.file.metadata().ok());
         let newest_has_data = newest_has_data.is_some_and(|metadata| metadata.len() > 0);
         while self.files.len() > 1 {
@@ -329,7 +332,9 @@ impl Tail {
             Unit::Record { bytes } => followed.take_records(bytes, chunk, &mut self.tally, line),
         };
         followed.grow_head(start, chunk)?;
-        Ok(more)
+        // A chunk that is not full reaches the end: what is written from now on wakes again.
+        let end = start.saturating_add(u64::try_from(count).unwrap_or(u64::MAX));
+        Ok(more && (count == buffer.len() || followed.position.offset < end))
     }
 
     /// The file was emptied in place. The rest of what it held is in a copy, if somebody made one.
