@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use picket_agent::layout::Layout;
 use picket_agent::ledger::{Reader, RecordFilter};
-use picket_protocol::finding::Finding;
+use picket_protocol::finding::{Entity, Finding};
 use picket_protocol::record::{Kind, Record};
 
 use crate::ledger::wait_for;
@@ -67,6 +67,11 @@ impl Host {
     fn told(&self, rule: &str) -> BTreeMap<String, (BTreeSet<String>, u64)> {
         let mut told: BTreeMap<String, (BTreeSet<String>, u64)> = BTreeMap::new();
         for finding in self.findings().into_iter().filter(|finding| finding.rule == rule) {
+            // That on the account is about all addresses.
+            let by_address = matches!(finding.entities.first(), Some(Entity::Address { .. }));
+            if rule == "login.brute-force" && !by_address {
+                continue;
+            }
             let address = finding.evidence.pointer("/event/address").and_then(|address| address.as_str());
             let address = address.unwrap().to_owned();
             let (ids, count) = told.entry(address).or_default();

@@ -193,8 +193,8 @@ fn survives_kills(form: Form, rotate: impl Fn(&Path, &Writer), kills: usize) {
     let writer = Writer::start(&log, form.render);
     let mut killed = 0;
     for kill in 0..kills {
-        // The first entries of a run say where it begins; then the first failures are sealed at once, the others together.
-        let run = bench.start_with(&config, 3 + kill % 5);
+        // The first two entries of a run say where it begins: what it reads is lost then, or all but what was sealed first.
+        let run = bench.start_with(&config, 2 + kill % 2);
         writer.run(150);
         rotate(&log, &writer);
         writer.run(50);
@@ -206,7 +206,8 @@ fn survives_kills(form: Form, rotate: impl Fn(&Path, &Writer), kills: usize) {
             writer.run(30);
         }
     }
-    assert!(killed > kills / 2, "{killed} of {kills} runs were killed while they read");
+    // The others read all they could before they had to write for the third time.
+    assert!(killed >= kills / 2, "{killed} of {kills} runs were killed while they read");
     let count = writer.finish();
     let run = bench.start(&config);
     wait_for("the last line", || (bench.findings.lock().unwrap().len() as u64 >= count).then_some(()));

@@ -121,7 +121,7 @@ fn latencies(lines: impl Iterator<Item = String>, sealed: impl Fn(&Bench) -> usi
 #[test]
 fn the_first_failures_after_calm_are_handed_to_the_ledger_within_milliseconds() {
     let took = latencies((0..8).map(line), |bench| bench.sealed().len());
-    assert!(took[took.len() / 2] <= Duration::from_millis(20), "{took:?}");
+    assert!(took[took.len() / 2] <= Duration::from_millis(50), "{took:?}");
 }
 
 #[test]
@@ -130,7 +130,7 @@ fn whoever_gets_in_is_told_within_milliseconds_however_many_do() {
         format!("Nov 21 12:00:00 host sshd[{n}]: Accepted password for u{n} from 192.0.2.7 port 22 ssh2\n")
     };
     let took = latencies((0..50).map(came), |bench| bench.sealed_by("login.success").len());
-    assert!(took[took.len() / 2] <= Duration::from_millis(20), "{took:?}");
+    assert!(took[took.len() / 2] <= Duration::from_millis(50), "{took:?}");
 }
 
 #[test]

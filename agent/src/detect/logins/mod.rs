@@ -76,9 +76,11 @@ pub(crate) use thresholds::Bucket;
 pub use thresholds::Thresholds;
 use web::Requests;
 
-/// Rows of weak tables that one commit may write, and as many more each second: an ordinary commit has a handful. In a
-/// flood the rest waits, and most of it is forgotten before it would be written: rows cost more than all else there.
+/// Rows of weak tables that are written each second: an ordinary commit has a handful. In a flood the rest waits, and most of it
+/// is forgotten before it would be written: rows cost more than all else there.
 const WEAK_ROWS: u32 = 64;
+/// After calm so many at once: an attack that has just begun is known to the database in full.
+const WEAK_ROWS_AT_ONCE: u32 = 256;
 
 /// The row of the secret that fingerprints depend on.
 const SECRET: &str = "secret";
@@ -378,7 +380,7 @@ impl Detector {
     /// Rows to write with the findings that were given out since the last call: key, and state or removal.
     pub fn take_changes(&mut self) -> Vec<(String, Option<String>)> {
         let mut changes = Changes::new();
-        let free = self.rows.left(WEAK_ROWS, self.newest.seconds(), WEAK_ROWS);
+        let free = self.rows.left(WEAK_ROWS_AT_ONCE, self.newest.seconds(), WEAK_ROWS);
         let mut left = usize::try_from(free).unwrap_or(0);
         let budget = &mut left;
         changes.extend(std::mem::take(&mut self.damaged).into_iter().map(|row| (row, None)));

@@ -277,10 +277,10 @@ impl Output {
         };
         self.tally.audit += 1;
         self.name_users(&mut event, now);
-        let before = self.gathered.len();
+        let before = self.detector.tally.raised;
         self.observe(*event, false, now);
         // Whoever reads audit late reads nothing.
-        if self.gathered.len() > before {
+        if self.detector.tally.raised > before {
             self.gathered.hurry();
         }
     }
