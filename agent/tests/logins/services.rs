@@ -104,7 +104,7 @@ fn a_log_that_is_named_with_its_service_is_read_by_its_rules() {
     let log = elsewhere.join("door.txt");
     refused(&log, 0);
     wait_for("its line", || (bench.sealed().len() == 1).then_some(()));
-    assert!(is_read(&run, &log));
+    wait_for("the status", || is_read(&run, &log).then_some(()));
     run.stop();
     assert_complete(&bench.sealed(), 1);
 }

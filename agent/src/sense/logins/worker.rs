@@ -33,7 +33,7 @@ const GATHER_STEP: Duration = Duration::from_micros(200);
 /// After so long without anything, the next is looked at at once again.
 const CALM: Duration = Duration::from_millis(200);
 /// The status is brought up to date no more often.
-const REPORT_INTERVAL: Duration = Duration::from_millis(250);
+const REPORT_INTERVAL: Duration = Duration::from_millis(100);
 /// A child that was restarted this often in a row makes the sensor degraded.
 const RESTARTS_TOLERATED: u64 = 3;
 
