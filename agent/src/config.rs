@@ -18,6 +18,7 @@ use picket_protocol::crypto::{hex, sha256};
 
 use crate::detect::logins::Thresholds;
 use crate::detect::neighbour;
+use crate::sense::network::Rung;
 
 mod document;
 mod read;
@@ -48,6 +49,8 @@ pub struct Config {
     pub defences: DefencesConfig,
     /// `[neighbours]`.
     pub neighbours: NeighboursConfig,
+    /// `[network]`.
+    pub network: NetworkConfig,
     /// `[response]`.
     pub response: ResponseConfig,
     /// `[ledger]`.
@@ -138,6 +141,15 @@ pub struct NeighboursConfig {
     pub enabled: bool,
     /// `[neighbours.thresholds]`: when is enough.
     pub thresholds: neighbour::Thresholds,
+}
+
+/// `[network]`: what goes over the interfaces of this host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetworkConfig {
+    /// `enabled`, default true.
+    pub enabled: bool,
+    /// `rung`, default the best that works.
+    pub rung: Option<Rung>,
 }
 
 /// `[response]`: what the agent does to this host by itself.
@@ -265,6 +277,7 @@ impl Default for Config {
             host: HostConfig::default(),
             defences: DefencesConfig::default(),
             neighbours: NeighboursConfig::default(),
+            network: NetworkConfig::default(),
             response: ResponseConfig::default(),
             ledger: LedgerConfig::default(),
             uplink: UplinkConfig::default(),
@@ -324,6 +337,12 @@ impl Default for DefencesConfig {
 impl Default for NeighboursConfig {
     fn default() -> Self {
         Self { enabled: true, thresholds: neighbour::Thresholds::default() }
+    }
+}
+
+impl Default for NetworkConfig {
+    fn default() -> Self {
+        Self { enabled: true, rung: None }
     }
 }
 

@@ -20,6 +20,7 @@ pub struct Agent {
     dir: PathBuf,
     running: Option<Running>,
     clock: Option<PathBuf>,
+    before: Vec<String>,
 }
 
 impl Agent {
@@ -42,7 +43,7 @@ impl Agent {
              [uplink]\nuser = \"{UPLINK_UID}\"\nbackoff_max = \"2s\"\n{more}"
         );
         std::fs::write(dir.join("agent.toml"), text).expect("a configuration");
-        Self { dir: dir.to_owned(), running: None, clock: None }
+        Self { dir: dir.to_owned(), running: None, clock: None, before: Vec::new() }
     }
 
     /// Configures, enrols with `collector` as `tenant`, starts, and waits until it is connected with its baseline taken.
@@ -102,6 +103,11 @@ impl Agent {
         self.clock = Some(file.to_owned());
     }
 
+    /// From its next start on, it is run by what `words` run: `nsenter --net=…`, `setpriv …`.
+    pub fn run_by(&mut self, words: &[&str]) {
+        self.before = words.iter().map(|word| (*word).to_owned()).collect();
+    }
+
     /// Starts the core (again); does not wait.
     pub fn resume(&mut self) {
         let log = self.dir.join("agent.log");
@@ -130,8 +136,9 @@ impl Agent {
 
     /// `agent --config … ARGS…`, not yet run.
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(program("agent"));
-        command.arg("--config").arg(self.dir.join("agent.toml")).args(args);
+        let mut words = self.before.iter().map(std::ffi::OsString::from).chain([program("agent").into()]);
+        let mut command = Command::new(words.next().expect("a program"));
+        command.args(words).arg("--config").arg(self.dir.join("agent.toml")).args(args);
         command
     }
 

@@ -10,8 +10,9 @@ use super::document::{Document, Section};
 use super::thresholds::{neighbour_thresholds, thresholds};
 use super::{
     CommandsConfig, Config, DAY, DefencesConfig, FilesConfig, GIB, HOUR, HostConfig, KIB, LedgerConfig,
-    LoginsConfig, MIB, MINUTE, NeighboursConfig, Problem, ResponseConfig, ServiceLog, UplinkConfig,
+    LoginsConfig, MIB, MINUTE, NeighboursConfig, NetworkConfig, Problem, ResponseConfig, ServiceLog, UplinkConfig,
 };
+use crate::sense::network::Rung;
 
 const TREES_MAX: usize = 256;
 const CANARIES_MAX: usize = 64;
@@ -37,6 +38,7 @@ pub(super) fn config(text: &str) -> Result<Config, Vec<Problem>> {
         host: host(top.section("host")),
         defences: defences(top.section("defences")),
         neighbours: neighbours(top.section("neighbours")),
+        network: network(top.section("network")),
         response: response(top.section("response")),
         ledger: ledger(top.section("ledger")),
         uplink: uplink(top.section("uplink")),
@@ -168,6 +170,16 @@ fn neighbours(mut section: Section<'_, '_>) -> NeighboursConfig {
     config
 }
 
+fn network(mut section: Section<'_, '_>) -> NetworkConfig {
+    let default = NetworkConfig::default();
+    let config = NetworkConfig {
+        enabled: section.boolean("enabled", default.enabled),
+        rung: section.text("rung", default.rung, network_rung),
+    };
+    section.finish();
+    config
+}
+
 fn response(mut section: Section<'_, '_>) -> ResponseConfig {
     let default = ResponseConfig::default();
     let lease = seconds(5)..=seconds(DAY);
@@ -262,6 +274,14 @@ fn rung(text: &str) -> Result<Option<String>, String> {
         name if RUNGS.contains(&name) => Ok(Some(name.to_owned())),
         _ => Err(format!("must be one of {}", RUNGS.join(", "))),
     }
+}
+
+fn network_rung(text: &str) -> Result<Option<Rung>, String> {
+    if text == "auto" {
+        return Ok(None);
+    }
+    let names = || Rung::ALL.map(Rung::name).join(", ");
+    Rung::named(text).map(Some).ok_or_else(|| format!("must be one of auto, {}", names()))
 }
 
 fn user(text: &str) -> Result<String, String> {

@@ -14,8 +14,11 @@ pub const KEPT: [(Capability, &str); 12] = [
         Capability::CAP_SYS_PTRACE,
         "processes, defences: see what others run and hold (/proc/PID), which the kernel shows to nobody else",
     ),
-    (Capability::CAP_NET_ADMIN, "defences: read firewall rules and hear of their changes"),
-    (Capability::CAP_NET_RAW, "neighbours: see ARP, neighbour discovery and DHCP on the wire"),
+    (
+        Capability::CAP_NET_ADMIN,
+        "defences: read firewall rules and hear of their changes; network: count in drivers and queues",
+    ),
+    (Capability::CAP_NET_RAW, "neighbours: see ARP, neighbour discovery and DHCP on the wire; network: the socket on which packets are counted"),
     (
         Capability::CAP_AUDIT_CONTROL,
         "defences, logins: read audit's state and rules; logins: switch it on where logins.audit_enable says so",

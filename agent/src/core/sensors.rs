@@ -22,11 +22,12 @@ use crate::sense::sessions::Sessions;
 use crate::sense::{
     SensorContext, SensorError, SensorHandle, SensorProbe, SensorReport, SensorState, SensorStatus,
 };
-use crate::sense::{files, host, logins};
+use crate::sense::{files, host, logins, network};
 use crate::sys::Stop;
 
 /// Names of all sensors.
-pub const NAMES: [&str; 6] = ["defences", "files", "host", "logins", "neighbours", "processes"];
+pub const NAMES: [&str; 7] =
+    ["defences", "files", "host", "logins", "neighbours", "network", "processes"];
 
 /// What `agent status` knows of the sensors; cheap to clone.
 #[derive(Clone, Debug)]
@@ -132,6 +133,9 @@ impl Sensors {
             neighbours::start(thresholds, context("neighbours"))
         });
         sensors.neighbours = neighbours.unwrap_or_default();
+        sensors.keep("network", config.network.enabled, || {
+            network::start(&config.network, context("network")).map(|handle| (handle, ()))
+        });
         sensors.keep("host", true, || {
             host::start(&config.host, context("host"), figures).map(|handle| (handle, ()))
         });
@@ -241,6 +245,7 @@ pub fn probe(config: &Config) -> Vec<SensorProbe> {
         host::probe(&config.host),
         defences,
         neighbours::probe(),
+        network::probe(),
         processes::probe(),
     ]
 }

@@ -9,6 +9,7 @@ mod fanotify;
 mod frames;
 mod mapped;
 mod memory;
+mod packet_ring;
 mod priority;
 mod socket_filter;
 mod spawn;
@@ -31,6 +32,7 @@ pub use fanotify::{
 pub use frames::{FrameSocket, RawFrame};
 pub use mapped::MappedArray;
 pub use memory::{GiveBack, give_back_heap, share_one_heap};
+pub use packet_ring::{Captured, PacketRing, PacketSocket};
 pub use priority::{DiskPriority, set_disk_priority};
 pub use socket_filter::{Instruction, attach_filter};
 pub use spawn::{ConfinedChild, spawn_confined};

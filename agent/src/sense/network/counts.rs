@@ -173,10 +173,11 @@ impl Counts {
         sums
     }
 
-    /// The heaviest of this epoch by slot and direction, heaviest first, at most `most` of each class.
-    pub fn talkers(&self, of: Of, most: usize) -> HashMap<(u8, u8), Vec<Talker>> {
+    /// The heaviest of this epoch by slot and direction, heaviest first, at most `most` of each class,
+    /// and none that one processor saw less than `least` packets of.
+    pub fn talkers(&self, of: Of, most: usize, least: u64) -> HashMap<(u8, u8), Vec<Talker>> {
         let mut found: HashMap<(u8, u8), Vec<Talker>> = HashMap::new();
-        for ((slot, direction, ..), talker) in self.merged(of) {
+        for ((slot, direction, ..), talker) in self.merged(of, least) {
             found.entry((slot, direction)).or_default().push(talker);
         }
         for talkers in found.values_mut() {
@@ -194,7 +195,7 @@ impl Counts {
     }
 
     /// What the processors saw of the same, together.
-    fn merged(&self, of: Of) -> HashMap<(u8, u8, [u64; 2], u16, u8), Talker> {
+    fn merged(&self, of: Of, least: u64) -> HashMap<(u8, u8, [u64; 2], u16, u8), Talker> {
         let sizes = self.arrays.sizes;
         let (array, slots) = match of {
             Of::Sources => (&self.arrays.sources, sizes.sources),
@@ -202,7 +203,7 @@ impl Counts {
         };
         let mut merged: HashMap<_, Talker> = HashMap::new();
         for at in (0..sizes.processors * slots).map(|slot| slot * talker::BYTES) {
-            if array.half(at + talker::EPOCH) != self.epoch {
+            if array.half(at + talker::EPOCH) != self.epoch || array.word(at + talker::PACKETS) < least {
                 continue;
             }
             let address = [array.word(at + talker::ADDRESS), array.word(at + talker::ADDRESS + 8)];

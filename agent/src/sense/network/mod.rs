@@ -1,11 +1,50 @@
-//! The network sensor: floods, scans and forged neighbours, seen where packets pass.
+//! The network sensor: what goes over the interfaces of this host, counted where it passes.
+//!
+//! **Promise.** Every packet is counted once, by class, interface and direction, with who sends most and how many send, at a
+//! cost for the agent that does not grow with a flood. Where that is not possible here, what is lost or sampled is
+//! counted and shown.
+//!
+//! **How.** The best rung of a [`ladder`] counts. On `tap` a program of ours is the filter of one packet socket that sees all
+//! interfaces: it counts in arrays that user space reads without a system call, and hands on a bounded number of
+//! packets that may be part of a scan. On `ring` packets come to user space and are counted here. The kernel's own
+//! counters are read on every rung as the second witness.
+//!
+//! **Limits.** The arrays take at most 8 MiB on any machine ([`layout::Sizes`]), the ring half a MiB on `tap` and 8 MiB on
+//! `ring`. Interfaces beyond 64 (fewer on machines with many processors) are counted together as `other`. It is this network
+//! namespace that is seen: containers are seen at the host's end of their cables.
 
-#[expect(dead_code, reason = "the sensor's thread, which reads them, follows")]
+mod counting;
 mod counts;
-#[expect(dead_code, reason = "as above")]
+mod detectors;
+mod interfaces;
+pub mod ladder;
 mod layout;
 pub mod neighbours;
-#[expect(dead_code, reason = "as above")]
 mod program;
+mod summaries;
 #[cfg(test)]
 mod testing;
+mod witness;
+mod worker;
+
+use crate::config::NetworkConfig;
+use crate::sense::{SensorContext, SensorError, SensorHandle};
+
+pub use ladder::{Rung, probe};
+
+/// Starts the sensor's thread on the best rung that works, or on the one that the configuration names.
+///
+/// # Errors
+/// When no thread can be started, or interfaces cannot be heard of.
+pub fn start(config: &NetworkConfig, context: SensorContext) -> Result<SensorHandle, SensorError> {
+    let (rungs, opened) = ladder::open(config.rung);
+    let slots = opened.counts.as_ref().map_or(layout::INTERFACES, counts::Counts::slots);
+    let interfaces = interfaces::Interfaces::open(slots)
+        .map_err(|source| SensorError::System { doing: "hear of network interfaces", source })?;
+    context.status.update(|report| report.ladder = rungs);
+    let detectors = detectors::Detectors::default();
+    let worker = worker::Worker::new(context, opened, interfaces, detectors);
+    let mut handle = SensorHandle::default();
+    handle.spawn("network", move || worker.run())?;
+    Ok(handle)
+}

@@ -6,7 +6,7 @@
 use std::error::Error;
 use std::fmt::Display;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use aya::maps::Map;
 use aya::programs::tc::{self, TcAttachType};
@@ -67,14 +67,17 @@ impl Programs {
         Ok((Self(object), arrays))
     }
 
-    /// Has the kernel check the tap and puts it on `socket`, where it stays as long as the socket lives.
+    /// Has the kernel check the tap and puts it on `socket`, where it stays as long as the socket lives. What is
+    /// given back shows that it is ours.
     ///
     /// # Errors
     /// What the kernel refuses, in words.
-    pub fn tap(&mut self, socket: impl AsFd) -> Result<(), String> {
+    pub fn tap(&mut self, socket: impl AsFd) -> Result<OwnedFd, String> {
         let program: &mut SocketFilter = self.program(TAP)?;
         program.load().map_err(|error| refused("tap", &error))?;
-        program.attach(socket).map_err(|error| refused("tap", &error))
+        program.attach(socket).map_err(|error| refused("tap", &error))?;
+        let fd = program.fd().map_err(|error| refused("tap", &error))?;
+        fd.as_fd().try_clone_to_owned().map_err(|error| refused("tap", &error))
     }
 
     /// Has the kernel check the program for drivers.

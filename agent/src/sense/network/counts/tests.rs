@@ -130,14 +130,14 @@ fn the_heaviest_source_stands_out_of_a_crowd_and_the_crowd_is_estimated() {
             programs.run(XDP, of(0xc000_0207).bytes());
         }
     }
-    let sources = counts.talkers(Of::Sources, 8);
+    let sources = counts.talkers(Of::Sources, 8, 0);
     let heaviest = sources[&(0, 0)][0];
     assert_eq!(heaviest.address, IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7)));
     // Nearly all of its packets; a few were voted against.
     assert!((4_900..=5_000).contains(&heaviest.sum.packets), "{heaviest:?}");
     assert_eq!(usize::from(heaviest.class), SYN);
     assert!(sources[&(0, 0)][1].sum.packets < 20, "{sources:?}");
-    let targets = counts.talkers(Of::Targets, 8);
+    let targets = counts.talkers(Of::Targets, 8, 0);
     let target = targets[&(0, 0)][0];
     assert_eq!((target.port, target.sum.packets), (443, 25_000));
     let distinct = counts.distinct(0, SYN);
@@ -154,10 +154,10 @@ fn an_epoch_begins_with_nothing_and_sums_go_on() {
     for _ in 0..600 {
         programs.run(XDP, frame.bytes());
         assert_eq!(counts.distinct(0, UDP), 1);
-        assert_eq!(counts.talkers(Of::Sources, 8)[&(0, 0)][0].sum.packets, 1);
+        assert_eq!(counts.talkers(Of::Sources, 8, 0)[&(0, 0)][0].sum.packets, 1);
         counts.advance();
         assert_eq!(counts.distinct(0, UDP), 0);
-        assert!(counts.talkers(Of::Sources, 8).is_empty() && counts.talkers(Of::Targets, 8).is_empty());
+        assert!(counts.talkers(Of::Sources, 8, 0).is_empty() && counts.talkers(Of::Targets, 8, 0).is_empty());
     }
     assert_eq!(counts.totals(0, 0)[UDP].packets, 600);
     assert_eq!(counts.counted(), 600);

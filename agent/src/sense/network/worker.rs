@@ -1,0 +1,370 @@
+//! The sensor's thread: waits, reads what the kernel counted, asks the detectors, seals.
+//!
+//! While little comes it looks once a second, and the kernel wakes it when much comes at once; while much comes, ten times a
+//! second. What the tap hands on is read when it is there, and when that is often, gathered for a moment.
+
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::time::Duration;
+
+use picket_protocol::time::Timestamp;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::counting::Counting;
+use super::detectors::Detectors;
+use super::interfaces::Interfaces;
+use super::ladder::{self, Opened, Rung};
+use super::summaries::Summaries;
+use super::witness::Witness;
+use crate::clock;
+use crate::detect::network::probe::Seen;
+use crate::detect::network::{Direction, Probe, Summary};
+use crate::detect::packets::{Link, decode};
+use crate::ledger::SealError;
+use crate::sense::{SensorContext, SensorState};
+use crate::sys::{Captured, PacketRing};
+
+/// How often sums are read while much comes.
+const BUSY: Duration = Duration::from_millis(100);
+/// How often while little does, and how long an epoch of the kernel's tables lasts.
+const SECOND: Duration = Duration::from_secs(1);
+/// From so many packets a second on much comes.
+const MUCH: u64 = 1_000;
+/// How often the kernel's own counters are read while little comes.
+const WITNESS_IDLE: Duration = Duration::from_secs(10);
+/// How often the status is brought up to date.
+const REPORT: Duration = Duration::from_secs(2);
+/// When so many packets were read at once, the next are let gather for so long.
+const MANY: usize = 16;
+const GATHER: Duration = Duration::from_millis(20);
+/// Packets of one read of the ring: what a budget lets through in a second, several times.
+const READ_MAX: usize = 65_536;
+/// `PACKET_OTHERHOST` and `PACKET_OUTGOING`.
+const OTHER_HOST: u8 = 3;
+const OUTGOING: u8 = 4;
+/// The processor's time that the ring may take, in parts of a hundred of one core: above the first it is sampled more
+/// coarsely, below the second more finely.
+const SHARE_MAX: u128 = 8;
+const SHARE_LEAST: u128 = 2;
+/// The coarsest sampling.
+const SAMPLE_MAX: u32 = 1_024;
+
+/// The sensor at work.
+pub(super) struct Worker {
+    context: SensorContext,
+    opened: Opened,
+    interfaces: Interfaces,
+    detectors: Detectors,
+    witness: Witness,
+    summaries: Summaries,
+    /// Counts in user space, on the rung where the kernel does not.
+    counting: Counting,
+    /// One packet in so many comes through the ring.
+    sample: u32,
+    /// What the thread had cost when the second began.
+    spent: Duration,
+    /// Packets counted, lost and handed on, ever.
+    counted: u64,
+    dropped: u64,
+    probes: u64,
+    handed: (u64, u64),
+    weight: u32,
+    busy: bool,
+    read: Duration,
+    second: Duration,
+    witnessed: Duration,
+    reported: Duration,
+    not_attached: Vec<String>,
+}
+
+impl Worker {
+    pub fn new(context: SensorContext, opened: Opened, interfaces: Interfaces, detectors: Detectors) -> Self {
+        let now = clock::since_boot();
+        Self {
+            context,
+            opened,
+            interfaces,
+            detectors,
+            witness: Witness::new(Path::new("/proc")),
+            summaries: Summaries::default(),
+            counting: Counting::default(),
+            sample: 1,
+            spent: own_time(),
+            counted: 0,
+            dropped: 0,
+            probes: 0,
+            handed: (0, 0),
+            weight: 1,
+            busy: false,
+            read: now,
+            second: now,
+            witnessed: Duration::ZERO,
+            reported: Duration::ZERO,
+            not_attached: Vec::new(),
+        }
+    }
+
+    /// Runs until the stop signal is set or the ledger has stopped.
+    pub fn run(mut self) {
+        self.follow_interfaces();
+        if let Some(counts) = &mut self.opened.counts {
+            counts.advance();
+            self.summaries.begin(counts, &self.interfaces, clock::now());
+        }
+        let _first = self.witness.read(clock::since_boot());
+        self.report(clock::since_boot());
+        if let Err(error) = self.serve() {
+            tracing::debug!(%error, "the network sensor ends");
+        }
+    }
+
+    fn serve(&mut self) -> Result<(), SealError> {
+        let mut gather = false;
+        loop {
+            let now = clock::since_boot();
+            let due = self.read + if self.busy { BUSY } else { SECOND };
+            let wait = due.saturating_sub(now);
+            if gather || self.opened.rung == Rung::Ring && self.busy {
+                let pause = if gather { wait.min(GATHER) } else { wait.min(BUSY / 2) };
+                if self.context.stop.wait(pause) {
+                    return Ok(());
+                }
+            } else if self.wait(wait) {
+                return Ok(());
+            }
+            let read = self.take_packets()?;
+            gather = read >= MANY;
+            if self.interfaces.hear() {
+                self.follow_interfaces();
+            }
+            let now = clock::since_boot();
+            if now >= due || (read > 0 && now.saturating_sub(self.read) >= BUSY && self.comes_much(now)) {
+                self.look(now)?;
+            }
+        }
+    }
+
+    /// Waits for packets, interfaces, or the time; whether the agent stops.
+    fn wait(&self, wait: Duration) -> bool {
+        let tells = PollFlags::IN;
+        let mut polled = vec![PollFd::new(&self.context.stop, tells), PollFd::new(&self.interfaces, tells)];
+        polled.extend(self.opened.ring.as_ref().map(|ring| PollFd::from_borrowed_fd(ring.as_fd(), tells)));
+        let timeout = Timespec {
+            tv_sec: i64::try_from(wait.as_secs()).unwrap_or(1),
+            tv_nsec: i64::from(wait.subsec_nanos()),
+        };
+        let ready = poll(&mut polled, Some(&timeout)).is_ok_and(|ready| ready > 0);
+        ready && polled.first().is_some_and(|stop| stop.revents().contains(tells))
+    }
+
+    /// Reads what came through the ring.
+    fn take_packets(&mut self) -> Result<usize, SealError> {
+        let Some(mut ring) = self.opened.ring.take() else { return Ok(0) };
+        let mut findings = Vec::new();
+        let counts_here = self.opened.rung == Rung::Ring;
+        let read = ring.read(READ_MAX, |captured| {
+            let (link, interface) = (link_of(&captured), self.interfaces.get(captured.interface));
+            if interface.is_some_and(|interface| !interface.is_counted()) {
+                return;
+            }
+            let packet = decode(link, captured.bytes, captured.length);
+            let direction = direction_of(captured.kind);
+            let name = self.interfaces.name(captured.interface);
+            if counts_here {
+                self.counting.observe(&packet, &name, direction, self.sample);
+                self.counted += u64::from(self.sample);
+            }
+            let weight = if counts_here { self.sample } else { self.weight };
+            let time = Timestamp::from_nanos(captured.nanos);
+            if let Some(probe) = Probe::of(&packet, Seen { time, interface: name, direction, weight }) {
+                self.probes += 1;
+                findings.extend(self.detectors.probe(&probe));
+            }
+        });
+        self.opened.ring = Some(ring);
+        self.seal(findings)?;
+        Ok(read)
+    }
+
+    /// Whether so much came since the last reading that sums are to be read more often.
+    fn comes_much(&self, now: Duration) -> bool {
+        let elapsed = u64::try_from(now.saturating_sub(self.read).as_millis()).unwrap_or(u64::MAX).max(1);
+        self.counted_now().saturating_sub(self.counted).saturating_mul(1_000) / elapsed >= MUCH
+    }
+
+    fn counted_now(&self) -> u64 {
+        self.opened.counts.as_ref().map_or(self.counting.counted, super::counts::Counts::counted)
+    }
+
+    /// Reads the sums and hands them to the detectors.
+    fn look(&mut self, now: Duration) -> Result<(), SealError> {
+        self.busy = self.comes_much(now);
+        self.read = now;
+        let second_ends = now.saturating_sub(self.second) >= SECOND.saturating_sub(BUSY / 2);
+        let wall = clock::now();
+        let mut summary = match &self.opened.counts {
+            Some(counts) => self.summaries.read(counts, &self.interfaces, wall, second_ends),
+            None => self.counting.take(wall, second_ends),
+        };
+        self.counted = self.counted_now();
+        if second_ends {
+            self.end_second(now, &mut summary);
+        }
+        let findings = self.detectors.summary(&summary);
+        self.seal(findings)?;
+        if now.saturating_sub(self.reported) >= REPORT {
+            self.report(now);
+        }
+        Ok(())
+    }
+
+    fn end_second(&mut self, now: Duration, summary: &mut Summary) {
+        if self.busy || now.saturating_sub(self.witnessed) >= WITNESS_IDLE {
+            summary.kernel = self.witness.read(now);
+            self.witnessed = now;
+        }
+        if let Some(counts) = &mut self.opened.counts {
+            counts.advance();
+            let handed = counts.handed();
+            let (seen, passed) = (handed.probes.0 + handed.datagrams.0, handed.probes.1 + handed.datagrams.1);
+            let (before_seen, before_passed) = std::mem::replace(&mut self.handed, (seen, passed));
+            let one_in = seen.saturating_sub(before_seen) / passed.saturating_sub(before_passed).max(1);
+            self.weight = u32::try_from(one_in.max(1)).unwrap_or(u32::MAX);
+        }
+        if let Some(Ok((_, dropped))) = self.opened.ring.as_ref().map(PacketRing::statistics) {
+            self.dropped += u64::from(dropped);
+        }
+        if self.opened.rung == Rung::Ring {
+            self.pace(now);
+        }
+        self.second = now;
+    }
+
+    /// Keeps the ring's share of the processor in its bounds.
+    fn pace(&mut self, now: Duration) {
+        let spent = own_time();
+        let cost = spent.saturating_sub(self.spent).as_micros();
+        let elapsed = now.saturating_sub(self.second).as_micros().max(1);
+        self.spent = spent;
+        let share = cost * 100 / elapsed;
+        let wanted = match share {
+            share if share > SHARE_MAX => self.sample.saturating_mul(4).min(SAMPLE_MAX),
+            share if share < SHARE_LEAST => (self.sample / 2).max(1),
+            _ => self.sample,
+        };
+        if wanted == self.sample {
+            return;
+        }
+        if let Some(ring) = &self.opened.ring {
+            match ladder::sample(ring, wanted) {
+                Ok(()) => self.sample = wanted,
+                Err(error) => tracing::warn!(error, "packets cannot be sampled"),
+            }
+        }
+    }
+
+    fn seal(&mut self, findings: Vec<picket_protocol::finding::Finding>) -> Result<(), SealError> {
+        self.detectors.seal(findings, &self.context)
+    }
+
+    /// Takes up interfaces that came, went or changed.
+    fn follow_interfaces(&mut self) {
+        let changes = match self.interfaces.refresh() {
+            Ok(changes) => changes,
+            Err(error) => {
+                tracing::warn!(%error, "interfaces cannot be read");
+                return;
+            }
+        };
+        let Some(counts) = &mut self.opened.counts else { return };
+        for index in &changes.gone {
+            counts.forget_interface(*index);
+        }
+        self.summaries.follow(counts, &self.interfaces);
+        for index in &changes.set {
+            let Some(interface) = self.interfaces.get(*index) else { continue };
+            let below = attach(&mut self.opened, &interface.name, interface.is_counted());
+            let flags = match below {
+                Some(Ok(())) => interface.flags() | super::layout::INTERFACE_COUNTED_BELOW,
+                Some(Err(error)) => {
+                    // The tap counts there.
+                    tracing::warn!(
+                        error,
+                        interface = &*interface.name,
+                        "the rung is refused on an interface"
+                    );
+                    self.not_attached.push(format!("{}: {error}", interface.name));
+                    interface.flags()
+                }
+                None => interface.flags(),
+            };
+            if let Some(counts) = &self.opened.counts {
+                counts.set_interface(*index, interface.slot, flags);
+            }
+        }
+        self.not_attached.truncate(16);
+    }
+
+    fn report(&mut self, now: Duration) {
+        self.reported = now;
+        let (rung, sample) = (self.opened.rung, self.sample);
+        let handed = self.opened.counts.as_ref().map(super::counts::Counts::handed).unwrap_or_default();
+        let counters = [
+            ("packets", self.counted),
+            ("dropped", self.dropped),
+            ("probes", self.probes),
+            ("sampled", u64::from(sample)),
+            ("wakes", handed.wakes),
+            ("findings", self.detectors.findings),
+        ];
+        let mut reasons = Vec::new();
+        if sample > 1 {
+            reasons.push(format!("one packet in {sample} is looked at, to stay below 10 % of a core"));
+        }
+        reasons.extend(self.not_attached.iter().cloned());
+        let last = self.detectors.last;
+        self.context.status.update(|report| {
+            let refused = report.ladder.iter().filter(|tried| !tried.usable);
+            let refused = refused.map(|tried| format!("{} is refused: {}", tried.rung, tried.reason));
+            report.reason = refused.chain(reasons).collect::<Vec<_>>().join("; ");
+            report.state =
+                if report.reason.is_empty() { SensorState::Running } else { SensorState::Degraded };
+            report.rung = rung.name().to_owned();
+            report.last_event = last;
+            report.counters.extend(counters.map(|(name, count)| (name.to_owned(), count)));
+        });
+    }
+}
+
+/// Puts the rung's program on an interface; none when the rung has none, or nothing is counted there.
+fn attach(opened: &mut Opened, name: &str, counted: bool) -> Option<Result<(), String>> {
+    let programs = opened.programs.as_mut().filter(|_| counted)?;
+    match opened.rung {
+        Rung::Xdp => Some(programs.attach_xdp(name, false)),
+        Rung::XdpGeneric => Some(programs.attach_xdp(name, true)),
+        Rung::Tc => Some(programs.attach_tc(name)),
+        Rung::Tap | Rung::Ring | Rung::Counters => None,
+    }
+}
+
+fn direction_of(kind: u8) -> Direction {
+    match kind {
+        OUTGOING => Direction::Out,
+        OTHER_HOST => Direction::Passing,
+        _ => Direction::In,
+    }
+}
+
+fn link_of(captured: &Captured<'_>) -> Link {
+    if super::interfaces::ETHERNET.contains(&captured.hardware) {
+        Link::Ethernet
+    } else {
+        Link::Payload { ethertype: captured.protocol }
+    }
+}
+
+/// What this thread has cost so far.
+fn own_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
+}

@@ -1,0 +1,103 @@
+//! Two network namespaces with a cable between them: `near`, where the agent is, and `far`, from where it is sent at.
+
+use std::process::{Child, Command, Stdio};
+
+use crate::process::stdout_of;
+
+/// See the module. Both namespaces go when it is dropped, with all that is in them.
+pub struct Cable {
+    name: String,
+}
+
+impl Cable {
+    /// Its addresses: near, far.
+    pub const ADDRESSES: [&'static str; 2] = ["10.199.0.2", "10.199.0.1"];
+    /// The hardware address of the near end.
+    pub const NEAR_MAC: &'static str = "02:00:00:00:00:02";
+
+    /// Lays it.
+    pub fn new() -> Self {
+        static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let cable = Self { name: format!("picket{}x{number}", std::process::id()) };
+        let (near, far) = (cable.near(), cable.far());
+        for namespace in [&near, &far] {
+            ip(&["netns", "add", namespace]);
+            ip(&["-n", namespace, "link", "set", "lo", "up"]);
+        }
+        ip(&["link", "add", "far0", "netns", &far, "type", "veth", "peer", "name", "near0", "netns", &near]);
+        ip(&["-n", &near, "link", "set", "near0", "address", Self::NEAR_MAC, "up"]);
+        ip(&["-n", &far, "link", "set", "far0", "up"]);
+        let [near_address, far_address] = Self::ADDRESSES;
+        ip(&["-n", &near, "addr", "add", &format!("{near_address}/24"), "dev", "near0"]);
+        ip(&["-n", &far, "addr", "add", &format!("{far_address}/24"), "dev", "far0"]);
+        cable
+    }
+
+    /// Name of the agent's namespace.
+    pub fn near(&self) -> String {
+        format!("{}n", self.name)
+    }
+
+    /// Name of the other.
+    pub fn far(&self) -> String {
+        format!("{}f", self.name)
+    }
+
+    /// A program in a namespace, not yet run. Not by `ip netns exec`, which takes `/sys/fs/bpf` and the control groups away.
+    pub fn command(namespace: &str, words: &[&str]) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/run/netns/{namespace}")).args(words);
+        command
+    }
+
+    /// Runs a program at the far end to its end; its output.
+    pub fn from_afar(&self, words: &[&str]) -> String {
+        stdout_of(&mut Self::command(&self.far(), words))
+    }
+
+    /// Starts a program at the far end.
+    pub fn start_from_afar(&self, words: &[&str]) -> Child {
+        let mut command = Self::command(&self.far(), words);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.spawn().expect("nsenter")
+    }
+
+    /// Sends `count` SYNs from random addresses to the near end, by trafgen.
+    pub fn send_syns(&self, count: u32) {
+        let mac = |text: &str| {
+            text.split(':').map(|byte| format!("0x{byte}")).collect::<Vec<_>>().join(", ")
+        };
+        let packet = format!(
+            "{{ {}, {}, 0x08, 0x00, 0x45, 0, const16(40), drnd(2), 0, 0, 64, 6, csumip(14, 33), 198, 18, drnd(2), 10, 199, 0, 2, \
+             drnd(2), const16(80), drnd(4), c32(0), 0x50, 0x02, c16(8192), csumtcp(14, 34), c16(0) }}",
+            mac(Self::NEAR_MAC),
+            mac("02:00:00:00:00:01"),
+        );
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = directory.path().join("syn.cfg");
+        std::fs::write(&file, packet).expect("a packet");
+        let (file, count) = (file.display().to_string(), count.to_string());
+        self.from_afar(&["trafgen", "--cpus", "1", "--conf", &file, "--dev", "far0", "--num", &count]);
+    }
+}
+
+impl Default for Cable {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Cable {
+    fn drop(&mut self) {
+        for namespace in [self.near(), self.far()] {
+            // Gone already, or never made.
+            let _gone = Command::new("ip").args(["netns", "del", &namespace]).stderr(Stdio::null()).status();
+        }
+    }
+}
+
+/// `ip WORDS…`, which must succeed.
+pub fn ip(words: &[&str]) {
+    stdout_of(Command::new("ip").args(words));
+}

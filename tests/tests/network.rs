@@ -1,0 +1,118 @@
+//! The network sensor over a real cable: what is sent is counted, on each rung, as interfaces come and go.
+
+use std::path::Path;
+
+use picket_tests::agent::Agent;
+use picket_tests::cable::{Cable, ip};
+use picket_tests::wait_for;
+use serde_json::Value;
+
+const NOTHING_ELSE: &str = "[files]\nenabled = false\n[logins]\nenabled = false\n[defences]\nenabled = false\n";
+
+/// An agent at the near end that senses the network and nothing else, and runs.
+fn start(dir: &Path, cable: &Cable, network: &str, by: &[&str]) -> Agent {
+    let mut agent = Agent::configure(dir, "");
+    let at = dir.display();
+    let text = format!(
+        "state_dir = \"{at}/state\"\nrun_dir = \"{at}/run\"\n{NOTHING_ELSE}[network]\n{network}\n"
+    );
+    std::fs::write(dir.join("agent.toml"), text).expect("a configuration");
+    let near = format!("--net=/run/netns/{}", cable.near());
+    agent.run_by(&[&["nsenter", &near], by].concat());
+    agent.resume();
+    wait_for("the network sensor to run", || {
+        let sensor = sensor(&agent)?;
+        sensor["counters"]["packets"].as_u64().map(drop)
+    });
+    agent
+}
+
+fn sensor(agent: &Agent) -> Option<Value> {
+    agent.status().map(|status| status["sensors"]["network"].clone())
+}
+
+fn counter(agent: &Agent, name: &str) -> u64 {
+    sensor(agent).and_then(|sensor| sensor["counters"][name].as_u64()).unwrap_or(0)
+}
+
+/// Sends `count` packets and waits until that many more are counted; what else a cable carries (neighbour discovery) is little.
+fn check_counted(agent: &Agent, cable: &Cable, count: u32) {
+    let before = counter(agent, "packets");
+    cable.send_syns(count);
+    let wanted = u64::from(count);
+    let counted = wait_for("all packets to be counted", || {
+        let counted = counter(agent, "packets") - before;
+        (counted >= wanted).then_some(counted)
+    });
+    assert!(counted < wanted + 200, "{counted} were counted of {count}");
+    assert_eq!(counter(agent, "dropped"), 0);
+}
+
+#[test]
+fn each_rung_counts_every_packet() {
+    for rung in ["auto", "xdp", "xdp-generic", "tc", "ring"] {
+        let (cable, directory) = (Cable::new(), tempfile::tempdir().expect("a directory"));
+        let mut agent = start(directory.path(), &cable, &format!("rung = \"{rung}\""), &[]);
+        let wanted = if rung == "auto" { "tap" } else { rung };
+        assert_eq!(sensor(&agent).expect("it runs")["rung"], wanted);
+        check_counted(&agent, &cable, 20_000);
+        assert_eq!(agent.stop(), Some(0));
+    }
+}
+
+#[test]
+fn an_interface_that_comes_is_counted_and_one_that_goes_is_no_harm() {
+    let (cable, directory) = (Cable::new(), tempfile::tempdir().expect("a directory"));
+    let agent = start(directory.path(), &cable, "", &[]);
+    let (near, far) = (cable.near(), cable.far());
+    ip(&["-n", &near, "link", "del", "near0"]);
+    ip(&["link", "add", "far0", "netns", &far, "type", "veth", "peer", "name", "near1", "netns", &near]);
+    ip(&["-n", &near, "link", "set", "near1", "address", Cable::NEAR_MAC, "up"]);
+    ip(&["-n", &far, "link", "set", "far0", "up"]);
+    check_counted(&agent, &cable, 5_000);
+    // A bridge above it sees the same packets again.
+    ip(&["-n", &near, "link", "add", "br0", "type", "bridge"]);
+    ip(&["-n", &near, "link", "set", "near1", "master", "br0"]);
+    ip(&["-n", &near, "link", "set", "br0", "up"]);
+    check_counted(&agent, &cable, 5_000);
+}
+
+#[test]
+fn what_the_kernel_refuses_is_said_and_the_next_rung_is_taken() {
+    let bpf = "-sys_admin,-bpf,-perfmon";
+    let (cable, directory) = (Cable::new(), tempfile::tempdir().expect("a directory"));
+    let mut agent =
+        start(directory.path(), &cable, "", &["setpriv", "--bounding-set", bpf, "--inh-caps", bpf]);
+    let told = sensor(&agent).expect("it runs");
+    assert_eq!((&told["rung"], &told["state"]), (&"ring".into(), &"degraded".into()), "{told:#}");
+    let why = told["reason"].as_str().expect("a reason");
+    assert!(why.contains("tap is refused") && why.contains("not permitted"), "{why}");
+    check_counted(&agent, &cable, 5_000);
+    let probed = agent.json(&["probe"]).remove(0);
+    let network = probed.as_array().expect("sensors").iter().find(|one| one["sensor"] == "network");
+    let rungs = network.expect("the network")["rungs"].as_array().expect("rungs").clone();
+    let usable = |name: &str| rungs.iter().find(|one| one["rung"] == name).expect("a rung")["usable"].clone();
+    assert_eq!([usable("tap"), usable("ring"), usable("counters")], [false, true, true].map(Value::from));
+    agent.stop();
+    // Without packet sockets there are the kernel's own counters.
+    let none = "-sys_admin,-bpf,-perfmon,-net_raw";
+    let (cable, directory) = (Cable::new(), tempfile::tempdir().expect("a directory"));
+    let agent =
+        start(directory.path(), &cable, "", &["setpriv", "--bounding-set", none, "--inh-caps", none]);
+    assert_eq!(sensor(&agent).expect("it runs")["rung"], "counters");
+}
+
+#[test]
+fn a_ring_that_would_cost_too_much_is_sampled_and_that_is_said() {
+    let (cable, directory) = (Cable::new(), tempfile::tempdir().expect("a directory"));
+    let agent = start(directory.path(), &cable, "rung = \"ring\"", &[]);
+    let mut flood = cable.start_from_afar(&["hping3", "--flood", "--rand-source", "-S", "-p", "80", Cable::ADDRESSES[0]]);
+    let told = wait_for("the sensor to sample", || {
+        let told = sensor(&agent)?;
+        (told["counters"]["sampled"].as_u64()? > 1).then_some(told)
+    });
+    flood.kill().expect("it runs");
+    flood.wait().expect("it ran");
+    assert!(told["reason"].as_str().expect("a reason").contains("one packet in"), "{told:#}");
+    wait_for("all packets to be looked at again", || (counter(&agent, "sampled") == 1).then_some(()));
+}
