@@ -65,9 +65,7 @@ impl Cable {
 
     /// Sends `count` SYNs from random addresses to the near end, by trafgen.
     pub fn send_syns(&self, count: u32) {
-        let mac = |text: &str| {
-            text.split(':').map(|byte| format!("0x{byte}")).collect::<Vec<_>>().join(", ")
-        };
+        let mac = |text: &str| text.split(':').map(|byte| format!("0x{byte}")).collect::<Vec<_>>().join(", ");
         let packet = format!(
             "{{ {}, {}, 0x08, 0x00, 0x45, 0, const16(40), drnd(2), 0, 0, 64, 6, csumip(14, 33), 198, 18, drnd(2), 10, 199, 0, 2, \
              drnd(2), const16(80), drnd(4), c32(0), 0x50, 0x02, c16(8192), csumtcp(14, 34), c16(0) }}",

@@ -7,15 +7,15 @@ use picket_tests::cable::{Cable, ip};
 use picket_tests::wait_for;
 use serde_json::Value;
 
-const NOTHING_ELSE: &str = "[files]\nenabled = false\n[logins]\nenabled = false\n[defences]\nenabled = false\n";
+const NOTHING_ELSE: &str =
+    "[files]\nenabled = false\n[logins]\nenabled = false\n[defences]\nenabled = false\n";
 
 /// An agent at the near end that senses the network and nothing else, and runs.
 fn start(dir: &Path, cable: &Cable, network: &str, by: &[&str]) -> Agent {
     let mut agent = Agent::configure(dir, "");
     let at = dir.display();
-    let text = format!(
-        "state_dir = \"{at}/state\"\nrun_dir = \"{at}/run\"\n{NOTHING_ELSE}[network]\n{network}\n"
-    );
+    let text =
+        format!("state_dir = \"{at}/state\"\nrun_dir = \"{at}/run\"\n{NOTHING_ELSE}[network]\n{network}\n");
     std::fs::write(dir.join("agent.toml"), text).expect("a configuration");
     let near = format!("--net=/run/netns/{}", cable.near());
     agent.run_by(&[&["nsenter", &near], by].concat());
@@ -97,8 +97,7 @@ fn what_the_kernel_refuses_is_said_and_the_next_rung_is_taken() {
     // Without packet sockets there are the kernel's own counters.
     let none = "-sys_admin,-bpf,-perfmon,-net_raw";
     let (cable, directory) = (Cable::new(), tempfile::tempdir().expect("a directory"));
-    let agent =
-        start(directory.path(), &cable, "", &["setpriv", "--bounding-set", none, "--inh-caps", none]);
+    let agent = start(directory.path(), &cable, "", &["setpriv", "--bounding-set", none, "--inh-caps", none]);
     assert_eq!(sensor(&agent).expect("it runs")["rung"], "counters");
 }
 
@@ -106,7 +105,8 @@ fn what_the_kernel_refuses_is_said_and_the_next_rung_is_taken() {
 fn a_ring_that_would_cost_too_much_is_sampled_and_that_is_said() {
     let (cable, directory) = (Cable::new(), tempfile::tempdir().expect("a directory"));
     let agent = start(directory.path(), &cable, "rung = \"ring\"", &[]);
-    let mut flood = cable.start_from_afar(&["hping3", "--flood", "--rand-source", "-S", "-p", "80", Cable::ADDRESSES[0]]);
+    let mut flood =
+        cable.start_from_afar(&["hping3", "--flood", "--rand-source", "-S", "-p", "80", Cable::ADDRESSES[0]]);
     let told = wait_for("the sensor to sample", || {
         let told = sensor(&agent)?;
         (told["counters"]["sampled"].as_u64()? > 1).then_some(told)

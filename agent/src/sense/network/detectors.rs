@@ -4,7 +4,7 @@ use picket_protocol::finding::Finding;
 use picket_protocol::record::{Draft, Kind};
 use picket_protocol::time::Timestamp;
 
-use crate::detect::network::{Probe, Summary};
+use crate::detect::network::{Connections, Probe, Summary};
 use crate::ledger::SealError;
 use crate::sense::SensorContext;
 
@@ -21,6 +21,12 @@ impl Detectors {
     /// An interval.
     pub fn summary(&mut self, summary: &Summary) -> Vec<Finding> {
         let _ = summary;
+        Vec::new()
+    }
+
+    /// How the connections of the listening sockets fare.
+    pub fn connections(&mut self, connections: &Connections) -> Vec<Finding> {
+        let _ = connections;
         Vec::new()
     }
 

@@ -135,14 +135,23 @@ impl Opened {
             Rung::Tap | Rung::Ring | Rung::Counters => {}
         }
         let tap = Some(programs.tap(&socket)?);
-        let mut seed = [0u8; 8];
-        SystemRandom::new().fill(&mut seed).map_err(|_| "getrandom: no random bytes".to_owned())?;
-        let counts = Some(Counts::new(arrays, &BUDGETS, u64::from_ne_bytes(seed)));
+        let seed = seed()?;
+        let counts = Some(Counts::new(arrays, &BUDGETS, seed));
         let ring = Some(start(socket, TAP_BYTES)?);
         // The tap belongs to its socket now; what it was loaded from is let go.
         let programs = (rung != Rung::Tap).then_some(programs);
         Ok(Self { rung, counts, ring, programs, tap })
     }
+}
+
+/// A number that nobody knows.
+///
+/// # Errors
+/// When the kernel has no random bytes.
+pub fn seed() -> Result<u64, String> {
+    let mut seed = [0u8; 8];
+    SystemRandom::new().fill(&mut seed).map_err(|_| "getrandom: no random bytes".to_owned())?;
+    Ok(u64::from_ne_bytes(seed))
 }
 
 fn open_socket() -> Result<PacketSocket, String> {

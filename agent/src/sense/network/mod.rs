@@ -13,7 +13,7 @@
 //! `ring`. Interfaces beyond 64 (fewer on machines with many processors) are counted together as `other`. It is this network
 //! namespace that is seen: containers are seen at the host's end of their cables.
 
-mod counting;
+mod connections;
 mod counts;
 mod detectors;
 mod interfaces;
@@ -21,6 +21,7 @@ pub mod ladder;
 mod layout;
 pub mod neighbours;
 mod program;
+mod sockets;
 mod summaries;
 #[cfg(test)]
 mod testing;

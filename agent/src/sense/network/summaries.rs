@@ -45,6 +45,12 @@ impl Summaries {
         }
     }
 
+    /// An interval in which nothing was counted.
+    pub fn nothing(&mut self, now: Timestamp) -> Summary {
+        let from = std::mem::replace(&mut self.read, now);
+        Summary { from, to: now, traffic: Vec::new(), kernel: None, sampled: 1 }
+    }
+
     /// What came since the last call. `second_ends`: the epoch is about to be over.
     pub fn read(
         &mut self,

@@ -16,7 +16,7 @@ const FILE_BYTES_MAX: u64 = 256 * 1024;
 type Sums = HashMap<(&'static str, &'static str), u64>;
 
 /// What is taken of `snmp` and `netstat`, which have a line of names and a line of numbers for each table.
-const OF_TABLES: [(&str, &str); 21] = [
+const OF_TABLES: [(&str, &str); 22] = [
     ("Ip", "InReceives"),
     ("Ip", "ReasmOKs"),
     ("Ip", "ReasmFails"),
@@ -28,6 +28,7 @@ const OF_TABLES: [(&str, &str); 21] = [
     ("Tcp", "OutSegs"),
     ("Tcp", "RetransSegs"),
     ("Tcp", "OutRsts"),
+    ("Tcp", "CurrEstab"),
     ("Udp", "InDatagrams"),
     ("Udp", "NoPorts"),
     ("Udp", "RcvbufErrors"),
@@ -105,6 +106,11 @@ impl Witness {
             conntrack_max: now_is("conntrack", "max"),
             conntrack_dropped: grown("conntrack", "dropped"),
         })
+    }
+
+    /// TCP connections that are established now, by the last reading.
+    pub fn established(&self) -> u64 {
+        self.last.as_ref().and_then(|(_, sums)| sums.get(&("Tcp", "CurrEstab")).copied()).unwrap_or(0)
     }
 }
 
@@ -244,6 +250,7 @@ mod tests {
             ..KernelDelta::default()
         };
         assert_eq!(witness.read(Duration::from_secs(7)), Some(expected));
+        assert_eq!(witness.established(), 7);
     }
 
     #[test]

@@ -3,14 +3,16 @@
 //! While little comes it looks once a second, and the kernel wakes it when much comes at once; while much comes, ten times a
 //! second. What the tap hands on is read when it is there, and when that is often, gathered for a moment.
 
+use std::collections::HashMap;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::Duration;
 
+use picket_protocol::finding::Finding;
 use picket_protocol::time::Timestamp;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::counting::Counting;
+use super::connections::{self, Watch};
 use super::detectors::Detectors;
 use super::interfaces::Interfaces;
 use super::ladder::{self, Opened, Rung};
@@ -18,7 +20,7 @@ use super::summaries::Summaries;
 use super::witness::Witness;
 use crate::clock;
 use crate::detect::network::probe::Seen;
-use crate::detect::network::{Direction, Probe, Summary};
+use crate::detect::network::{Counter, Direction, Probe, Summary};
 use crate::detect::packets::{Link, decode};
 use crate::ledger::SealError;
 use crate::sense::{SensorContext, SensorState};
@@ -57,8 +59,12 @@ pub(super) struct Worker {
     detectors: Detectors,
     witness: Witness,
     summaries: Summaries,
-    /// Counts in user space, on the rung where the kernel does not.
-    counting: Counting,
+    /// Counts in user space, on the rung where the kernel does not; and how much it ever did.
+    counter: Option<Counter>,
+    counted_here: u64,
+    /// What the numbers of interfaces are to it.
+    numbers: HashMap<u32, u8>,
+    connections: Watch,
     /// One packet in so many comes through the ring.
     sample: u32,
     /// What the thread had cost when the second began.
@@ -80,6 +86,7 @@ pub(super) struct Worker {
 impl Worker {
     pub fn new(context: SensorContext, opened: Opened, interfaces: Interfaces, detectors: Detectors) -> Self {
         let now = clock::since_boot();
+        let counter = (opened.rung == Rung::Ring).then(|| Counter::new(seed()));
         Self {
             context,
             opened,
@@ -87,7 +94,10 @@ impl Worker {
             detectors,
             witness: Witness::new(Path::new("/proc")),
             summaries: Summaries::default(),
-            counting: Counting::default(),
+            counter,
+            counted_here: 0,
+            numbers: HashMap::new(),
+            connections: Watch::default(),
             sample: 1,
             spent: own_time(),
             counted: 0,
@@ -161,7 +171,6 @@ impl Worker {
     fn take_packets(&mut self) -> Result<usize, SealError> {
         let Some(mut ring) = self.opened.ring.take() else { return Ok(0) };
         let mut findings = Vec::new();
-        let counts_here = self.opened.rung == Rung::Ring;
         let read = ring.read(READ_MAX, |captured| {
             let (link, interface) = (link_of(&captured), self.interfaces.get(captured.interface));
             if interface.is_some_and(|interface| !interface.is_counted()) {
@@ -170,12 +179,15 @@ impl Worker {
             let packet = decode(link, captured.bytes, captured.length);
             let direction = direction_of(captured.kind);
             let name = self.interfaces.name(captured.interface);
-            if counts_here {
-                self.counting.observe(&packet, &name, direction, self.sample);
-                self.counted += u64::from(self.sample);
-            }
-            let weight = if counts_here { self.sample } else { self.weight };
             let time = Timestamp::from_nanos(captured.nanos);
+            let mut weight = self.weight;
+            if let Some(counter) = &mut self.counter {
+                let number =
+                    self.numbers.entry(captured.interface).or_insert_with(|| counter.interface(&name));
+                counter.count(*number, direction, &packet, time);
+                self.counted_here += u64::from(self.sample);
+                weight = self.sample;
+            }
             if let Some(probe) = Probe::of(&packet, Seen { time, interface: name, direction, weight }) {
                 self.probes += 1;
                 findings.extend(self.detectors.probe(&probe));
@@ -193,7 +205,7 @@ impl Worker {
     }
 
     fn counted_now(&self) -> u64 {
-        self.opened.counts.as_ref().map_or(self.counting.counted, super::counts::Counts::counted)
+        self.opened.counts.as_ref().map_or(self.counted_here, super::counts::Counts::counted)
     }
 
     /// Reads the sums and hands them to the detectors.
@@ -202,20 +214,34 @@ impl Worker {
         self.read = now;
         let second_ends = now.saturating_sub(self.second) >= SECOND.saturating_sub(BUSY / 2);
         let wall = clock::now();
-        let mut summary = match &self.opened.counts {
-            Some(counts) => self.summaries.read(counts, &self.interfaces, wall, second_ends),
-            None => self.counting.take(wall, second_ends),
+        let mut summary = match (&self.opened.counts, &mut self.counter) {
+            (Some(counts), _) => self.summaries.read(counts, &self.interfaces, wall, second_ends),
+            (None, Some(counter)) => counter.summary(wall),
+            (None, None) => self.summaries.nothing(wall),
         };
         self.counted = self.counted_now();
         if second_ends {
             self.end_second(now, &mut summary);
         }
-        let findings = self.detectors.summary(&summary);
+        let mut findings = self.detectors.summary(&summary);
+        if second_ends {
+            findings.extend(self.look_at_connections(now, wall));
+        }
         self.seal(findings)?;
         if now.saturating_sub(self.reported) >= REPORT {
             self.report(now);
         }
         Ok(())
+    }
+
+    /// Slow connections hold up a service only when they are many.
+    fn look_at_connections(&mut self, now: Duration, wall: Timestamp) -> Vec<Finding> {
+        if self.witness.established() < connections::MANY {
+            self.connections.rest();
+            return Vec::new();
+        }
+        let seen = self.connections.look(now, wall, own_time);
+        seen.map(|seen| self.detectors.connections(&seen)).unwrap_or_default()
     }
 
     fn end_second(&mut self, now: Duration, summary: &mut Summary) {
@@ -257,13 +283,18 @@ impl Worker {
         }
         if let Some(ring) = &self.opened.ring {
             match ladder::sample(ring, wanted) {
-                Ok(()) => self.sample = wanted,
+                Ok(()) => {
+                    self.sample = wanted;
+                    if let Some(counter) = &mut self.counter {
+                        counter.sample(wanted);
+                    }
+                }
                 Err(error) => tracing::warn!(error, "packets cannot be sampled"),
             }
         }
     }
 
-    fn seal(&mut self, findings: Vec<picket_protocol::finding::Finding>) -> Result<(), SealError> {
+    fn seal(&mut self, findings: Vec<Finding>) -> Result<(), SealError> {
         self.detectors.seal(findings, &self.context)
     }
 
@@ -276,6 +307,7 @@ impl Worker {
                 return;
             }
         };
+        self.numbers.clear();
         let Some(counts) = &mut self.opened.counts else { return };
         for index in &changes.gone {
             counts.forget_interface(*index);
@@ -361,6 +393,11 @@ fn link_of(captured: &Captured<'_>) -> Link {
     } else {
         Link::Payload { ethertype: captured.protocol }
     }
+}
+
+/// Who sends does not know who shares a slot with whom.
+fn seed() -> u64 {
+    ladder::seed().unwrap_or_default()
 }
 
 /// What this thread has cost so far.

@@ -7,6 +7,8 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
 use super::*;
+use crate::detect::network::Class;
+use crate::detect::packets::{Link, decode};
 use crate::sense::network::program::{Programs, TC, XDP};
 use crate::sense::network::testing::{ACK, AMPLIFICATION, ipv4, ipv6, tcp, udp};
 use crate::sense::network::testing::{
@@ -38,7 +40,7 @@ fn counted(programs: &Programs, counts: &Counts, program: &str, frame: &[u8]) ->
 }
 
 #[test]
-fn each_class_is_counted_the_same_in_the_driver_and_in_the_stack() {
+fn each_class_is_counted_the_same_in_the_driver_in_the_stack_and_here() {
     let (programs, counts) = load();
     let cases: Vec<(usize, Frame)> = vec![
         (SYN, ipv4(6, &tcp(40_000, 80, 0x02))),
@@ -84,6 +86,8 @@ fn each_class_is_counted_the_same_in_the_driver_and_in_the_stack() {
         (OTHER, Frame::ethernet(0x88cc, &[0; 50])),
     ];
     for (class, frame) in cases {
+        let here = Class::of(&decode(Link::Ethernet, frame.bytes(), 0)).index();
+        assert_eq!(here, class, "in user space: {frame:?}");
         let bytes = u64::try_from(frame.bytes().len()).unwrap();
         for program in [XDP, TC] {
             let told = counted(&programs, &counts, program, frame.bytes()).unwrap_or((class, bytes));
@@ -93,7 +97,7 @@ fn each_class_is_counted_the_same_in_the_driver_and_in_the_stack() {
 }
 
 #[test]
-fn any_frame_at_all_is_counted_the_same() {
+fn any_frame_at_all_is_counted_the_same_in_the_kernel_and_here() {
     let (programs, counts) = load();
     let frame = (any::<Vec<u8>>(), 0usize..6).prop_map(|(mut rest, kind)| {
         let kinds = [0x0800u16, 0x86dd, 0x0806, 0x8100, 0x88a8, 0x1234];
@@ -113,7 +117,8 @@ fn any_frame_at_all_is_counted_the_same() {
     runner
         .run(&frame, |frame| {
             let [driver, stack] = [XDP, TC].map(|program| counted(&programs, &counts, program, &frame));
-            prop_assert!(driver.is_some());
+            let here = Class::of(&decode(Link::Ethernet, &frame, 0)).index();
+            prop_assert_eq!(driver.map(|(class, _)| class), Some(here), "user space says otherwise");
             prop_assert_eq!(driver, stack.or(driver));
             Ok(())
         })

@@ -1,0 +1,139 @@
+//! The sockets of this network namespace, asked of the kernel (`sock_diag(7)`): who is behind what goes out, and how the
+//! connections of the listening sockets fare.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use rustix::net::netlink;
+
+use crate::sense::host::defences::netlink::{Message, Netlink, attribute, native_u32};
+
+/// `SOCK_DIAG_BY_FAMILY`.
+const BY_FAMILY: u16 = 20;
+/// `struct inet_diag_req_v2` and `struct inet_diag_msg`.
+const REQUEST_BYTES: usize = 56;
+const ANSWER_BYTES: usize = 72;
+/// The extension `INET_DIAG_INFO`, as a bit of the question and as the attribute of the answer.
+const ASK_INFO: u8 = 2;
+const INFO: u16 = 2;
+/// Where `tcpi_bytes_acked`, `tcpi_bytes_received` and `tcpi_data_segs_out` lie in `struct tcp_info`.
+const BYTES_TAKEN: usize = 120;
+const BYTES_RECEIVED: usize = 128;
+const SEGMENTS_SENT: usize = 156;
+/// Sockets of one answer that are kept.
+pub const SOCKETS_MAX: usize = 65_536;
+
+/// States of TCP, as bits.
+pub const ESTABLISHED: u32 = 1 << 1;
+/// See [`ESTABLISHED`].
+pub const LISTEN: u32 = 1 << 10;
+
+/// A socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Socket {
+    /// Where it is bound.
+    pub local: (IpAddr, u16),
+    /// To whom it is connected.
+    pub remote: (IpAddr, u16),
+    /// What the kernel calls it as long as it lives.
+    pub cookie: u64,
+    /// Number of the file that it is to its process; 0 when no process has it any more.
+    pub inode: u32,
+    /// Bytes that wait to be read; of a listening socket, connections that wait to be accepted.
+    pub receive_queue: u32,
+    /// Bytes that wait to be sent; of a listening socket, how many connections may wait.
+    pub send_queue: u32,
+    /// Bytes that ever came, of a TCP connection when asked for; likewise the others.
+    pub received: u64,
+    /// Bytes that were sent and that the peer has taken.
+    pub taken: u64,
+    /// Segments with data that were sent.
+    pub sent: u32,
+}
+
+/// All TCP (6) or UDP (17) sockets of both families in one of `states`; with what came over them when `with_info`.
+///
+/// # Errors
+/// What the kernel says; `ENOENT` when it lacks the module for that protocol.
+pub fn all(protocol: u8, states: u32, with_info: bool) -> io::Result<Vec<Socket>> {
+    let mut sockets = Vec::new();
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        let mut socket = Netlink::open(Some(netlink::SOCK_DIAG), 0)?;
+        let mut request = [0u8; REQUEST_BYTES];
+        let head = [u8::try_from(family).unwrap_or(0), protocol, if with_info { ASK_INFO } else { 0 }, 0];
+        for (to, from) in request.iter_mut().zip(head.into_iter().chain(states.to_ne_bytes())) {
+            *to = from;
+        }
+        let found = socket.dump(BY_FAMILY, &request, |found: &mut Vec<Socket>, message| {
+            if found.len() < SOCKETS_MAX {
+                found.extend(parse(message));
+            }
+        })?;
+        sockets.extend(found);
+    }
+    Ok(sockets)
+}
+
+fn parse(message: Message<'_>) -> Option<Socket> {
+    let head = message.body.get(..ANSWER_BYTES)?;
+    let family = *head.first()?;
+    let port =
+        |at: usize| -> Option<u16> { Some(u16::from_be_bytes(head.get(at..at + 2)?.try_into().ok()?)) };
+    let address = |at: usize| -> Option<IpAddr> {
+        if i32::from(family) == libc::AF_INET {
+            let bytes: [u8; 4] = head.get(at..at + 4)?.try_into().ok()?;
+            return Some(IpAddr::V4(Ipv4Addr::from(bytes)));
+        }
+        let bytes: [u8; 16] = head.get(at..at + 16)?.try_into().ok()?;
+        Some(IpAddr::V6(Ipv6Addr::from(bytes)).to_canonical())
+    };
+    let (low, high) = (native_u32(head, 44)?, native_u32(head, 48)?);
+    let info = message.body.get(ANSWER_BYTES..).and_then(|rest| attribute(rest, INFO));
+    let long =
+        |at: usize| info.and_then(|info| info.get(at..at + 8)?.try_into().ok()).map_or(0, u64::from_ne_bytes);
+    Some(Socket {
+        local: (address(8)?, port(4)?),
+        remote: (address(24)?, port(6)?),
+        cookie: u64::from(high) << 32 | u64::from(low),
+        receive_queue: native_u32(head, 56)?,
+        send_queue: native_u32(head, 60)?,
+        inode: native_u32(head, 68)?,
+        received: long(BYTES_RECEIVED),
+        taken: long(BYTES_TAKEN),
+        sent: info.and_then(|info| native_u32(info, SEGMENTS_SENT)).unwrap_or(0),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::net::{TcpListener, TcpStream, UdpSocket};
+
+    use super::*;
+
+    #[test]
+    fn the_kernel_tells_of_listeners_connections_and_what_came() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let here = listener.local_addr().unwrap();
+        let mut client = TcpStream::connect(here).unwrap();
+        let (_accepted, _) = listener.accept().unwrap();
+        client.write_all(b"GET / HTTP/1.1\r\n").unwrap();
+        let of = |sockets: Vec<Socket>| {
+            sockets.into_iter().find(|socket| socket.local == (here.ip(), here.port())).unwrap()
+        };
+        let listening = of(all(6, LISTEN, false).unwrap());
+        assert_eq!((listening.receive_queue, listening.remote.1), (0, 0));
+        assert!(listening.send_queue >= 128 && listening.inode != 0, "{listening:?}");
+        let connection = of(all(6, ESTABLISHED, true).unwrap());
+        let there = client.local_addr().unwrap();
+        assert_eq!((connection.remote, connection.received), ((there.ip(), there.port()), 16));
+    }
+
+    #[test]
+    fn udp_and_the_other_family_are_told_as_well() {
+        let socket = UdpSocket::bind("[::1]:0").unwrap();
+        let here = socket.local_addr().unwrap();
+        let sockets = all(17, 0xfff, false).unwrap();
+        assert!(sockets.iter().any(|found| found.local == (here.ip(), here.port())), "{sockets:?}");
+    }
+}
