@@ -1,16 +1,29 @@
 //! The detectors of the network, and how their findings are sealed.
 
-use picket_protocol::finding::Finding;
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use picket_protocol::finding::{Entity, Finding};
 use picket_protocol::record::{Draft, Kind};
 use picket_protocol::time::Timestamp;
+use uuid::Uuid;
 
-use crate::detect::network::{Connections, Probe, Summary};
+use super::senders::senders;
+use crate::detect::network::{Connections, Direction, FloodDetector, Probe, Summary, Thresholds};
 use crate::ledger::SealError;
 use crate::sense::SensorContext;
 
+/// How often the process behind a flood is looked for: all processes are gone through.
+const SEARCH: Duration = Duration::from_secs(2);
+
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Detectors {
+    floods: FloodDetector,
+    /// Floods from this host whose process was looked for, and when.
+    searched: HashMap<Uuid, Timestamp>,
     /// Findings sealed.
     pub findings: u64,
     /// When the last was.
@@ -18,22 +31,55 @@ pub struct Detectors {
 }
 
 impl Detectors {
+    /// Nothing seen yet.
+    pub fn new(thresholds: Thresholds) -> Self {
+        Self { floods: FloodDetector::new(thresholds), searched: HashMap::new(), findings: 0, last: None }
+    }
+
     /// An interval.
     pub fn summary(&mut self, summary: &Summary) -> Vec<Finding> {
-        let _ = summary;
-        Vec::new()
+        let findings = self.floods.observe(summary, &mut Uuid::now_v7);
+        self.name_processes(summary);
+        findings
     }
 
     /// How the connections of the listening sockets fare.
     pub fn connections(&mut self, connections: &Connections) -> Vec<Finding> {
-        let _ = connections;
-        Vec::new()
+        self.floods.connections(connections, &mut Uuid::now_v7)
     }
 
     /// What may be part of a scan.
     pub fn probe(&mut self, probe: &Probe) -> Vec<Finding> {
         let _ = probe;
         Vec::new()
+    }
+
+    /// Looks for who is behind floods from this host.
+    fn name_processes(&mut self, summary: &Summary) {
+        let now = summary.to;
+        let open: Vec<Uuid> = self
+            .floods
+            .open()
+            .filter(|(_, _, direction, named)| *direction == Direction::Out && !named)
+            .map(|(id, ..)| id)
+            .collect();
+        self.searched.retain(|id, _| open.contains(id));
+        let due = |id: &Uuid| self.searched.get(id).is_none_or(|at| now.since(*at) >= SEARCH);
+        let open: Vec<Uuid> = open.into_iter().filter(due).collect();
+        if open.is_empty() {
+            return;
+        }
+        let out = summary.traffic.iter().filter(|traffic| traffic.direction == Direction::Out);
+        let targets: Vec<IpAddr> =
+            out.flat_map(|traffic| traffic.targets.iter().map(|target| target.address)).collect();
+        let found = senders(Path::new("/proc"), &targets, std::process::id());
+        for id in open {
+            self.searched.insert(id, now);
+            if let Some(sender) = found.first() {
+                let (pid, executable) = (sender.pid, sender.executable.clone());
+                self.floods.name_process(id, Entity::Process { pid, executable });
+            }
+        }
     }
 
     /// Seals what was found.

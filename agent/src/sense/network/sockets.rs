@@ -26,7 +26,11 @@ pub const SOCKETS_MAX: usize = 65_536;
 /// States of TCP, as bits.
 pub const ESTABLISHED: u32 = 1 << 1;
 /// See [`ESTABLISHED`].
+pub const SYN_SENT: u32 = 1 << 2;
+/// See [`ESTABLISHED`].
 pub const LISTEN: u32 = 1 << 10;
+/// All of them; of UDP as well.
+pub const ANY: u32 = 0xfff;
 
 /// A socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,7 +137,7 @@ mod tests {
     fn udp_and_the_other_family_are_told_as_well() {
         let socket = UdpSocket::bind("[::1]:0").unwrap();
         let here = socket.local_addr().unwrap();
-        let sockets = all(17, 0xfff, false).unwrap();
+        let sockets = all(17, ANY, false).unwrap();
         assert!(sockets.iter().any(|found| found.local == (here.ip(), here.port())), "{sockets:?}");
     }
 }

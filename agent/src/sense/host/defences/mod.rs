@@ -31,7 +31,7 @@ mod sources;
 mod store;
 #[cfg(test)]
 mod tests;
-mod who;
+pub(crate) mod who;
 mod worker;
 mod xtables;
 
