@@ -10,7 +10,8 @@ use super::document::{Document, Section};
 use super::thresholds::{neighbour_thresholds, thresholds};
 use super::{
     CommandsConfig, Config, DAY, DefencesConfig, FilesConfig, GIB, HOUR, HostConfig, KIB, LedgerConfig,
-    LoginsConfig, MIB, MINUTE, NeighboursConfig, NetworkConfig, Problem, ResponseConfig, ServiceLog, UplinkConfig,
+    LoginsConfig, MIB, MINUTE, NeighboursConfig, NetworkConfig, Problem, ResponseConfig, ServiceLog,
+    UplinkConfig,
 };
 use crate::sense::network::Rung;
 

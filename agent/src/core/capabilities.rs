@@ -18,7 +18,10 @@ pub const KEPT: [(Capability, &str); 12] = [
         Capability::CAP_NET_ADMIN,
         "defences: read firewall rules and hear of their changes; network: count in drivers and queues",
     ),
-    (Capability::CAP_NET_RAW, "neighbours: see ARP, neighbour discovery and DHCP on the wire; network: the socket on which packets are counted"),
+    (
+        Capability::CAP_NET_RAW,
+        "neighbours: see ARP, neighbour discovery and DHCP on the wire; network: the socket on which packets are counted",
+    ),
     (
         Capability::CAP_AUDIT_CONTROL,
         "defences, logins: read audit's state and rules; logins: switch it on where logins.audit_enable says so",

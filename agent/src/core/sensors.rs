@@ -26,8 +26,7 @@ use crate::sense::{files, host, logins, network};
 use crate::sys::Stop;
 
 /// Names of all sensors.
-pub const NAMES: [&str; 7] =
-    ["defences", "files", "host", "logins", "neighbours", "network", "processes"];
+pub const NAMES: [&str; 7] = ["defences", "files", "host", "logins", "neighbours", "network", "processes"];
 
 /// What `agent status` knows of the sensors; cheap to clone.
 #[derive(Clone, Debug)]
