@@ -22,17 +22,18 @@ fn start(dir: &Path, cable: &Cable, network: &str, by: &[&str]) -> Agent {
     agent.resume();
     wait_for("the network sensor to run", || {
         let sensor = sensor(&agent)?;
-        sensor["counters"]["packets"].as_u64().map(drop)
+        sensor.pointer("/counters/packets").map(drop)
     });
     agent
 }
 
 fn sensor(agent: &Agent) -> Option<Value> {
-    agent.status().map(|status| status["sensors"]["network"].clone())
+    agent.status()?.pointer("/sensors/network").cloned()
 }
 
 fn counter(agent: &Agent, name: &str) -> u64 {
-    sensor(agent).and_then(|sensor| sensor["counters"][name].as_u64()).unwrap_or(0)
+    let counters = sensor(agent).and_then(|sensor| sensor.get("counters").cloned());
+    counters.and_then(|counters| counters.get(name)?.as_u64()).unwrap_or(0)
 }
 
 /// Sends `count` packets and waits until that many more are counted; what else a cable carries (neighbour discovery) is little.
