@@ -64,6 +64,9 @@ const ANSWER: Duration = Duration::from_secs(5);
 const ASKED_MAX: usize = 1_024;
 /// How often rows are written when nothing is told.
 const ROWS_EVERY: Duration = Duration::from_secs(60);
+/// Who was a default router is still judged as one for so long.
+const LEFT: Duration = Duration::from_secs(60);
+const LEFT_MAX: usize = 64;
 /// How often the table is looked through for who is gone.
 const SWEEP: Duration = Duration::from_secs(60);
 /// How often open findings are looked at while there are any.
@@ -115,6 +118,8 @@ pub struct Detector {
     rows_written: Timestamp,
     looked: Timestamp,
     swept: Timestamp,
+    /// Default routers that are none any more, and since when.
+    left: Vec<((Arc<str>, IpAddr), Timestamp)>,
 }
 
 impl Detector {
@@ -137,6 +142,7 @@ impl Detector {
             rows_written: now,
             looked: now,
             swept: now,
+            left: Vec::new(),
         }
     }
 
@@ -160,10 +166,31 @@ impl Detector {
     /// This host's interfaces, addresses and default routers, whenever they change.
     pub fn set_own(&mut self, own: Own, now: Timestamp) {
         let new: Vec<_> = own.gateways.difference(&self.own.gateways).cloned().collect();
+        // A forged message may take the route away before it is judged itself.
+        let lost: Vec<_> = self.own.gateways.difference(&own.gateways).cloned().collect();
+        self.left.retain(|(gateway, _)| !own.gateways.contains(gateway));
+        for gateway in lost.into_iter().take(LEFT_MAX) {
+            if !self.left.iter().any(|(left, _)| *left == gateway) {
+                self.left.push((gateway, now));
+            }
+        }
         self.own = own;
+        self.keep_left(now);
         for (interface, gateway) in new {
             self.took_route(&interface, gateway, now);
         }
+    }
+
+    /// Those that were our default routers until a moment ago count as such.
+    fn keep_left(&mut self, now: Timestamp) {
+        for (gateway, since) in &self.left {
+            if now.since(*since) < LEFT {
+                self.own.gateways.insert(gateway.clone());
+            } else {
+                self.own.gateways.remove(gateway);
+            }
+        }
+        self.left.retain(|(_, since)| now.since(*since) < LEFT);
     }
 
     /// Takes a frame up.
@@ -198,10 +225,10 @@ impl Detector {
         }
     }
 
-    /// Takes up a frame of which only the sender's address matters: it was for somebody else.
-    pub fn observe_passing(&mut self, interface: &Arc<str>, source: Mac, now: Timestamp, weight: u32) {
-        if let Some(sighting) = self.rates.passing(interface, source, now, &self.thresholds) {
-            self.alarms.see(sighting, now, u64::from(weight), &self.thresholds);
+    /// Takes up a frame of which only the sender's address matters: it was for somebody else, and is one of `one_in` such.
+    pub fn observe_passing(&mut self, interface: &Arc<str>, source: Mac, now: Timestamp, one_in: u32) {
+        if let Some(sighting) = self.rates.passing(interface, source, now, one_in, &self.thresholds) {
+            self.alarms.see(sighting, now, u64::from(one_in), &self.thresholds);
         }
     }
 
@@ -223,6 +250,7 @@ impl Detector {
         if now.since(self.swept) >= SWEEP || now < self.swept {
             self.swept = now;
             self.table.forget(now);
+            self.keep_left(now);
         }
     }
 

@@ -24,6 +24,9 @@ const MINUTE: i64 = 60;
 const HOUR: i64 = 3_600;
 /// Seconds over which cards are counted.
 const CARDS_SPAN: i64 = 10;
+/// So many frames for other hosts must be of cards of their own, and of all at least three quarters: 300 hosts that speak evenly
+/// bring two thirds.
+const SAMPLES_MIN: u32 = 256;
 /// A host that was silent for so many seconds makes place.
 const STALE: i64 = 60;
 
@@ -96,6 +99,9 @@ struct Line {
     kinds: [u32; KINDS.len()],
     cards_since: i64,
     cards: Distinct<128>,
+    /// Of frames for other hosts: how many were looked at, and of how many cards.
+    samples: u32,
+    passing: Distinct<32>,
 }
 
 const KINDS: [&str; 6] =
@@ -133,7 +139,7 @@ impl Rates {
     }
 
     /// A card spoke that is none of the known neighbours'.
-    pub fn passing(
+    fn card(
         &mut self,
         interface: &Arc<str>,
         source: Mac,
@@ -141,30 +147,65 @@ impl Rates {
         thresholds: &Thresholds,
     ) -> Option<Sighting> {
         let line = self.line(interface)?;
-        if now.seconds() - line.cards_since >= CARDS_SPAN || now.seconds() < line.cards_since {
-            line.cards_since = now.seconds();
-            line.cards.clear();
-        }
+        line.turn(now);
         if !line.cards.add(source.0) {
             return None;
         }
         let count = line.cards.count();
-        (count >= thresholds.mac_flood).then(|| Sighting {
-            rule: "net.mac-flood".to_owned(),
-            interface: interface.to_string(),
-            subject: "cards".to_owned(),
-            severity: Severity::High,
-            title: format!(
-                "Frames of about {count} cards that were never seen before came to {interface} within {CARDS_SPAN} s: a switch forgets so who is where, and sends everything to all"
-            ),
-            addresses: Vec::new(),
-            evidence: evidence([
-                ("cards", json!(count)),
-                ("seconds", json!(CARDS_SPAN)),
-                ("example", json!(source)),
-            ]),
-            explained: None,
-        })
+        (count >= thresholds.mac_flood).then(|| mac_flood(interface, count, source))
+    }
+
+    /// One in `one_in` frames for other hosts. What a switch sends to all in good order are many frames of some cards; a
+    /// flood of cards is one of each.
+    pub fn passing(
+        &mut self,
+        interface: &Arc<str>,
+        source: Mac,
+        now: Timestamp,
+        one_in: u32,
+        thresholds: &Thresholds,
+    ) -> Option<Sighting> {
+        let line = self.line(interface)?;
+        line.turn(now);
+        line.samples = line.samples.saturating_add(1);
+        if !line.passing.add(source.0) {
+            return None;
+        }
+        let distinct = line.passing.count();
+        let count = distinct.saturating_mul(one_in);
+        let is_flood = distinct >= SAMPLES_MIN && distinct >= line.samples / 4 * 3;
+        (is_flood && count >= thresholds.mac_flood).then(|| mac_flood(interface, count, source))
+    }
+}
+
+impl Line {
+    /// Begins a new span when the last is over.
+    fn turn(&mut self, now: Timestamp) {
+        let second = now.seconds();
+        if second - self.cards_since >= CARDS_SPAN || second < self.cards_since {
+            (self.cards_since, self.samples) = (second, 0);
+            self.cards.clear();
+            self.passing.clear();
+        }
+    }
+}
+
+fn mac_flood(interface: &Arc<str>, count: u32, source: Mac) -> Sighting {
+    Sighting {
+        rule: "net.mac-flood".to_owned(),
+        interface: interface.to_string(),
+        subject: "cards".to_owned(),
+        severity: Severity::High,
+        title: format!(
+            "Frames of about {count} cards that were never seen before came to {interface} within {CARDS_SPAN} s: a switch forgets so who is where, and sends everything to all"
+        ),
+        addresses: Vec::new(),
+        evidence: evidence([
+            ("cards", json!(count)),
+            ("seconds", json!(CARDS_SPAN)),
+            ("example", json!(source)),
+        ]),
+        explained: None,
     }
 }
 
@@ -219,7 +260,8 @@ impl Detector {
             self.see(sighting, frame.time, weight);
         }
         if !frame.from_here && !self.rates_know(frame) {
-            self.observe_passing(&Arc::clone(interface), source, frame.time, weight);
+            let sighting = self.rates.card(interface, source, frame.time, &thresholds);
+            sighting.into_iter().for_each(|sighting| self.see(sighting, frame.time, weight));
         }
     }
 

@@ -243,7 +243,12 @@ impl Detector {
         let key = (Arc::clone(interface), Service::Router, said.router.to_string());
         let ends = said.lifetime_seconds == 0;
         let source = frame.decoded.source;
-        if let Some(known) = self.servers.is_router(interface, said.router).filter(|known| *known != source) {
+        // Before it was heard, the routing table knows it.
+        let address = IpAddr::V6(said.router);
+        let announced = self.servers.is_router(interface, said.router);
+        let routed =
+            || self.bound(frame, address).filter(|_| ends && self.own.is_gateway(interface, address));
+        if let Some(known) = announced.or_else(routed).filter(|known| *known != source) {
             let shared = self.explanations.is_member(interface, source, frame.time);
             if !shared && (ends || !self.servers.gives(interface, said.router, &gives)) {
                 let how = if ends { "takes the router away from all hosts" } else { "speaks in its name" };

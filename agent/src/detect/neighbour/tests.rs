@@ -487,6 +487,25 @@ fn scans_and_floods_are_told() {
 }
 
 #[test]
+fn frames_for_others_of_ever_new_cards_are_told_and_a_busy_network_is_not() {
+    let interface: Arc<str> = Arc::from("eth0");
+    let mut segment = Segment::new();
+    for n in 0..5_000u32 {
+        let [_, _, c, d] = (n % 90).to_be_bytes();
+        segment.detector.observe_passing(&interface, Mac([2, 0xee, 0, 0, c, d]), segment.now, 64);
+    }
+    segment.take();
+    segment.must_be_silent(Severity::Info);
+    let mut segment = Segment::new();
+    for n in 0..400u32 {
+        let [_, _, c, d] = n.to_be_bytes();
+        segment.detector.observe_passing(&interface, Mac([2, 0xee, 0, 0, c, d]), segment.now, 64);
+    }
+    segment.take();
+    segment.must_tell("net.mac-flood", Severity::High);
+}
+
+#[test]
 fn rogue_routers_are_told_and_known_ones_are_not() {
     let mut segment = Segment::new();
     segment.router(GATEWAY, 1, GATEWAY, 1_800, 1);
@@ -514,6 +533,12 @@ fn rogue_routers_are_told_and_known_ones_are_not() {
     segment.router(ATTACKER, 1, GATEWAY, 0, 1);
     let finding = segment.must_tell("neighbour.rogue-router", Severity::High);
     assert!(finding.title.contains("takes the router away"), "{}", finding.title);
+    // It was not heard yet, and the lie has taken it from the routing table before it is judged.
+    let mut segment = Segment::new();
+    segment.cache(IpAddr::V6(v6(1)), GATEWAY);
+    segment.set_gateways(&[v4(1)]);
+    segment.router(ATTACKER, 1, GATEWAY, 0, 1);
+    segment.must_tell("neighbour.rogue-router", Severity::High);
     // A router where there never was one.
     let mut segment = Segment::new();
     segment.wait(4_000.0);
