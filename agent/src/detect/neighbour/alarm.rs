@@ -128,9 +128,9 @@ impl Alarms {
         !self.fresh.is_empty()
     }
 
-    /// Whether anything is open.
-    pub fn is_open(&self) -> bool {
-        !self.open.is_empty()
+    /// How long until something is to be told or closes; none while nothing is open.
+    pub fn due_in(&self, now: Timestamp, thresholds: &Thresholds) -> Option<Duration> {
+        self.open.values().map(|open| open.due_in(now, thresholds)).min()
     }
 
     /// What is to be sealed now, with the rows that go with it.
@@ -198,11 +198,19 @@ impl Open {
             None => true,
             Some((severity, _)) if self.sighting.severity > severity => true,
             // Told ever more seldom: what lasts for days is no news each minute.
-            Some((_, count)) => {
-                let pause = self.raised.since(self.first).clamp(interval, interval.max(PAUSE_MAX));
-                self.count > count && now.since(self.raised) >= pause
-            }
+            Some((_, count)) => self.count > count && now.since(self.raised) >= self.pause(interval),
         }
+    }
+
+    fn pause(&self, interval: Duration) -> Duration {
+        self.raised.since(self.first).clamp(interval, interval.max(PAUSE_MAX))
+    }
+
+    fn due_in(&self, now: Timestamp, thresholds: &Thresholds) -> Duration {
+        let closes = thresholds.quiet.saturating_sub(now.since(self.last));
+        let grew = self.told.is_none_or(|(_, count)| self.count > count);
+        let pause = self.pause(thresholds.raise_interval);
+        if grew { closes.min(pause.saturating_sub(now.since(self.raised))) } else { closes }
     }
 
     fn finding(&self, id: Uuid, closed: bool) -> Finding {

@@ -69,7 +69,7 @@ const LEFT: Duration = Duration::from_secs(60);
 const LEFT_MAX: usize = 64;
 /// How often the table is looked through for who is gone.
 const SWEEP: Duration = Duration::from_secs(60);
-/// How often open findings are looked at while there are any.
+/// How often contested addresses are looked at at the most.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// What comes out.
@@ -260,9 +260,12 @@ impl Detector {
             return Some(Duration::ZERO);
         }
         let held = self.held.iter().map(|held| held.due.since(now)).min();
-        let open = (self.alarms.is_open() || !self.contested.is_empty()).then_some(LOOK);
+        let open = self.alarms.due_in(now, &self.thresholds);
+        let last = |place| Some(self.table.get(place)?.contest.as_ref()?.last);
+        let settles = self.contested.iter().filter_map(last).min();
+        let settles = settles.map(|last| self.thresholds.quiet.saturating_sub(now.since(last)).max(LOOK));
         let rows = self.table.is_dirty().then(|| ROWS_EVERY.saturating_sub(now.since(self.rows_written)));
-        [held, open, rows].into_iter().flatten().min()
+        [held, open, settles, rows].into_iter().flatten().min()
     }
 
     /// Findings and rows that are due. `all` rows, at the end.
