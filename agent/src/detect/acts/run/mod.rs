@@ -7,7 +7,7 @@
 //!
 //! The run is known by the process, as the kernel showed it: the outermost of those above that is such a tool, so that a
 //! make with all its compilers is one. Tools that mostly touch one file (`cp`, `rm`, `chmod`) are meant only where their
-//! arguments ask for whole directories, because the finding about a single file is not to wait.
+//! arguments ask for whole directories or name several files, because the finding about a single file is not to wait.
 
 pub mod npm;
 pub mod telling;
@@ -51,6 +51,9 @@ const TOOLS: &[&str] = &[
 
 /// Tools that do so when they are asked to go through directories.
 const RECURSIVE: &[&str] = &["chcon", "chgrp", "chmod", "chown", "cp", "rm", "setfacl"];
+
+/// Tools that change several files when they are given more than two paths.
+const MANY: &[&str] = &["cp", "install", "mv", "rm"];
 
 /// Where tools lie that are not among the commands.
 const ELSEWHERE: &[(&str, &str)] = &[
@@ -115,7 +118,7 @@ fn weight(finding: &Finding) -> Severity {
 
 /// The outermost process that is such a tool.
 fn by(actor: &Actor) -> Option<(&'static str, u32, Timestamp)> {
-    let own = tool(actor.executable.as_ref()).or_else(|| recursive(actor));
+    let own = tool(actor.executable.as_ref()).or_else(|| recursive(actor)).or_else(|| many(actor));
     let own = own.map(|tool| (tool, actor.pid, actor.started.unwrap_or_default()));
     let mut above = actor.parents.iter().filter_map(|above| {
         Some((tool(above.executable.as_ref())?, above.pid, above.started.unwrap_or_default()))
@@ -134,6 +137,40 @@ fn recursive(actor: &Actor) -> Option<&'static str> {
     let line = actor.command_line.as_ref()?;
     let mut words = line.text.split(' ').skip(1);
     words.any(asks_for_directories).then_some(tool)
+}
+
+/// The actor's command line separates its words by spaces, so that a path with a space in it counts as two. That is told a
+/// moment later than it could be, and nothing worse.
+fn many(actor: &Actor) -> Option<&'static str> {
+    let tool = command(&actor.executable.as_ref()?.text, MANY)?;
+    let line = &actor.command_line.as_ref()?.text;
+    (paths(tool, line.split(' ').skip(1)) > 2).then_some(tool)
+}
+
+/// How many of the arguments are paths that the tool changes or reads: neither options nor their values. The directory that
+/// `-t` names counts as one.
+fn paths<'a>(tool: &str, words: impl Iterator<Item = &'a str>) -> usize {
+    // Options whose value is the next word.
+    const VALUES: &[(&str, &str)] = &[("install", "gmoS"), ("cp", "S"), ("mv", "S"), ("rm", "")];
+    const LONG_VALUES: &[&str] = &["--suffix", "--group", "--mode", "--owner", "--strip-program"];
+    let values = VALUES.iter().find(|(known, _)| *known == tool).map_or("", |(_, letters)| *letters);
+    let (mut count, mut options, mut value) = (0, true, false);
+    for word in words.filter(|word| !word.is_empty()) {
+        let is_value = std::mem::take(&mut value);
+        if is_value {
+            continue;
+        }
+        match word.strip_prefix('-') {
+            Some("-") if options => options = false,
+            Some(rest) if options && !rest.is_empty() => {
+                let last = rest.chars().next_back().filter(|_| !rest.starts_with('-'));
+                value = last.is_some_and(|last| values.contains(last)) || LONG_VALUES.contains(&word);
+                count += usize::from(word.starts_with("--target-directory="));
+            }
+            _ => count += 1,
+        }
+    }
+    count
 }
 
 fn asks_for_directories(word: &str) -> bool {

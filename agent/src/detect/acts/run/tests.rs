@@ -62,6 +62,30 @@ fn a_copy_of_one_file_does_not_wait_and_one_of_a_directory_does() {
 }
 
 #[test]
+fn a_tool_that_is_given_several_files_is_a_run() {
+    let run = |executable: &str, line: &str| run_of(&[by(5, executable, line, &[])]).is_some();
+    for line in ["a b dir", "-p a b dir/", "-t dir a b", "--target-directory=dir a b", "-- -a -b dir"] {
+        assert!(run("/usr/bin/cp", &format!("cp {line}")), "{line}");
+        assert!(run("/usr/bin/mv", &format!("mv {line}")), "{line}");
+    }
+    assert!(run("/usr/bin/rm", "rm -f a b c"));
+    assert!(run("/usr/bin/install", "install -o root -g root -m 644 a b dir"));
+    for (executable, line) in [
+        ("/usr/bin/cp", "cp --preserve=mode -v a b"),
+        ("/usr/bin/cp", "cp -S .old a b"),
+        ("/usr/bin/mv", "mv -f a b"),
+        ("/usr/bin/mv", "mv --backup=simple --suffix .old a b"),
+        ("/usr/bin/rm", "rm -f -v a b"),
+        ("/usr/bin/install", "install -o root -g root -m 644 a b"),
+        ("/usr/bin/install", "install -Dm 644 a b"),
+        ("/usr/bin/touch", "touch a b c"),
+        ("/tmp/cp", "cp a b c dir"),
+    ] {
+        assert!(!run(executable, line), "{line}");
+    }
+}
+
+#[test]
 fn what_matters_does_not_wait() {
     let actor = Some(by(5, "/usr/bin/rsync", "rsync -a a b", &[]));
     let change = FileChange { actor, ..change("/srv/a") };

@@ -51,6 +51,7 @@ shipped![
     "wordpress",
     "nextcloud",
     "gitlab",
+    "gitlab-text",
     "gitea",
     "grafana",
 ];

@@ -138,6 +138,7 @@ fn time_steps(form: Form) -> Vec<Step> {
         Form::Asctime => "aaa aaa 99 99:99:99? 9999",
         Form::Slashed => "9999/99/99 99:99:99",
         Form::DayFirst => "99saaas9999 99:99:99?",
+        Form::Long => "aaa? 99, 9999 99:99",
         Form::Short => "999999 99:99:99",
         Form::Traditional => "aaa 99 99:99:99",
         Form::Unknown => "?",

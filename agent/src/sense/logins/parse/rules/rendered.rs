@@ -41,6 +41,7 @@ fn honest(shape: Shape, capture: Capture) -> &'static [u8] {
         Shape::Time(Form::Asctime) => b"Sat Nov 21 23:14:37 2026",
         Shape::Time(Form::Slashed) => b"2026/11/21 23:14:37",
         Shape::Time(Form::DayFirst) => b"21 Nov 2026 23:14:37.123",
+        Shape::Time(Form::Long) => b"November 21, 2026 23:14",
         Shape::Time(Form::Short) => b"261121 23:14:37",
         Shape::Time(Form::Traditional | Form::Unknown) => b"Nov 21 23:14:37",
     }

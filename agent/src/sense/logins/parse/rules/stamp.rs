@@ -22,6 +22,8 @@ pub enum Form {
     Slashed,
     /// `day-first`: `21 Nov 2026 23:14:37.123`, also `21-Nov-2026 23:14:37`, `21/Nov/2026 23:14:37`.
     DayFirst,
+    /// `long`: `November 21, 2026 23:14`, as Ruby on Rails writes.
+    Long,
     /// `short`: `261121 23:14:37`.
     Short,
     /// `traditional`: `Nov 21 23:14:37`, without a year.
@@ -30,13 +32,14 @@ pub enum Form {
     Unknown,
 }
 
-const NAMES: [(&str, Form); 8] = [
+const NAMES: [(&str, Form); 9] = [
     ("rfc3339", Form::Rfc3339),
     ("zoned", Form::Zoned),
     ("clf", Form::Clf),
     ("asctime", Form::Asctime),
     ("slashed", Form::Slashed),
     ("day-first", Form::DayFirst),
+    ("long", Form::Long),
     ("short", Form::Short),
     ("traditional", Form::Traditional),
 ];
@@ -98,6 +101,10 @@ impl Form {
                 self.civil(text.get(..width)?)?;
                 Some(width + fraction_width(text, width, b'.'))
             }
+            Self::Long => {
+                let width = month_width(text)? + LONG_REST;
+                self.civil(text.get(..width)?).map(|_| width)
+            }
             _ => None,
         }
     }
@@ -127,6 +134,7 @@ impl Form {
                 let fraction = fraction_width(text, 19, b'.');
                 (date(digits(text, 20 + fraction, 4)?, month(text.get(4..7)?)?, 8)?, clock(11)?)
             }
+            Self::Long => return long(text),
             Self::Traditional | Self::Unknown => return None,
         };
         Some(DateTime::from_parts(date, time))
@@ -234,6 +242,39 @@ fn digits(text: &[u8], at: usize, count: usize) -> Option<u16> {
     Some(sum)
 }
 
+/// Bytes of ` 21, 2026 23:14`.
+const LONG_REST: usize = 15;
+
+const LONG_MONTHS: [&[u8]; 12] = [
+    b"January",
+    b"February",
+    b"March",
+    b"April",
+    b"May",
+    b"June",
+    b"July",
+    b"August",
+    b"September",
+    b"October",
+    b"November",
+    b"December",
+];
+
+/// Bytes of the English month that `text` begins with.
+fn month_width(text: &[u8]) -> Option<usize> {
+    LONG_MONTHS.iter().find(|month| text.starts_with(month)).map(|month| month.len())
+}
+
+/// `November 21, 2026 23:14`.
+fn long(text: &[u8]) -> Option<DateTime> {
+    let (name, rest) = text.split_at_checked(month_width(text)?)?;
+    let punctuation = (rest.first()?, rest.get(3..5)?, rest.get(9)?, rest.get(12)?);
+    (punctuation == (&b' ', &b", "[..], &b' ', &b':')).then_some(())?;
+    let two = |at| i8::try_from(digits(rest, at, 2)?).ok();
+    let date = Date::new(i16::try_from(digits(rest, 5, 4)?).ok()?, month(name.get(..3)?)?, two(1)?).ok()?;
+    Some(DateTime::from_parts(date, Time::new(two(10)?, two(13)?, 0, 0).ok()?))
+}
+
 /// The month of an English abbreviation.
 pub fn month(name: &[u8]) -> Option<i8> {
     const MONTHS: [&[u8]; 12] =
@@ -271,6 +312,14 @@ mod tests {
         check("slashed", "2026/11/21 23:14:37", whole);
         check("day-first", "21 Nov 2026 23:14:37.123", "2026-11-21T23:14:37.123000000Z");
         check("day-first", "21-Nov-2026 23:14:37", whole);
+        check("long", "November 21, 2026 23:14", "2026-11-21T23:14:00.000000000Z");
+        check("long", "May 06, 2026 03:04", "2026-05-06T03:04:00.000000000Z");
+        let long = Form::of_name("long").expect("a form");
+        for wrong in
+            ["November 31, 2026 23:14", "Nov 21, 2026 23:14", "May 06, 2026 03", "May 06. 2026 03:04"]
+        {
+            assert_eq!(long.measure(wrong.as_bytes()), None, "{wrong}");
+        }
         check("short", "261121 23:14:37", whole);
         check("short", "261121  3:14:37", "2026-11-21T03:14:37.000000000Z");
         check("traditional", "Nov 21 23:14:37", whole);
