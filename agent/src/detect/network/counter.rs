@@ -186,12 +186,7 @@ impl Counter {
     }
 
     fn hash(&self, address: IpAddr, port: u64) -> u64 {
-        let bytes = match address {
-            IpAddr::V4(address) => u128::from(address.to_bits()),
-            IpAddr::V6(address) => address.to_bits(),
-        };
-        let high = u64::try_from(bytes >> 64).unwrap_or(0);
-        let low = u64::try_from(bytes & u128::from(u64::MAX)).unwrap_or(0);
+        let (high, low) = address_bits(address);
         fold(fold(low ^ self.seed, 0x9e37_79b9_7f4a_7c15) ^ high, port ^ 0xbf58_476d_1ce4_e5b9)
     }
 
@@ -246,8 +241,18 @@ fn target(slot: &Slot) -> Target {
     Target { address: slot.key.address, port: slot.key.port, class: slot.key.class, count: slot.count }
 }
 
+/// An address in two halves.
+pub(super) fn address_bits(address: IpAddr) -> (u64, u64) {
+    let bits = match address {
+        IpAddr::V4(address) => u128::from(address.to_bits()),
+        IpAddr::V6(address) => address.to_bits(),
+    };
+    let low = u64::try_from(bits & u128::from(u64::MAX)).unwrap_or(0);
+    (u64::try_from(bits >> 64).unwrap_or(0), low)
+}
+
 /// Folds a product of 128 bits.
-fn fold(a: u64, b: u64) -> u64 {
+pub(super) fn fold(a: u64, b: u64) -> u64 {
     let product = u128::from(a) * u128::from(b);
     let high = u64::try_from(product >> 64).unwrap_or(0);
     high ^ u64::try_from(product & u128::from(u64::MAX)).unwrap_or(0)

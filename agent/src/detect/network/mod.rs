@@ -9,6 +9,7 @@ pub mod class;
 pub mod counter;
 pub mod flood;
 pub mod probe;
+pub mod scan;
 pub mod summary;
 pub mod thresholds;
 mod words;
@@ -17,6 +18,7 @@ pub use class::Class;
 pub use counter::Counter;
 pub use flood::FloodDetector;
 pub use probe::{Answer, Probe, ProbeKind, Stealth};
+pub use scan::ScanDetector;
 pub use summary::{
     Connections, Count, Direction, KernelDelta, ListenerLoad, Spread, Summary, Talker, Target, Traffic,
     TtlSpread,

@@ -24,6 +24,8 @@ pub struct Probe {
     pub destination: IpAddr,
     /// The port that is tried; 0 where there is none.
     pub port: u16,
+    /// The port that it is tried from; 0 where there is none.
+    pub source_port: u16,
     /// What it is.
     pub kind: ProbeKind,
     /// For how many such packets it stands: 1, or the sampling rate under which it was let through.
@@ -43,7 +45,7 @@ pub enum ProbeKind {
     Echo,
     /// What was tried answers that it does not want it.
     Refused(Answer),
-    /// What was tried answers that it does (SYN and ACK, or an echo reply).
+    /// What was tried answers that it does (SYN and ACK, an echo reply, a datagram from a known service).
     Accepted,
 }
 
@@ -115,33 +117,42 @@ impl Probe {
     /// Of a packet; none when it is no attempt and no answer to one.
     pub fn of(packet: &Packet<'_>, seen: Seen) -> Option<Self> {
         let ip = packet.ip()?;
-        let attempt = |kind, port| (kind, ip.source, ip.destination, port, false);
-        let answer = |kind, port| (kind, ip.destination, ip.source, port, true);
+        // Who tries, from which port; who is tried, on which; whether it is the answer.
+        let there = (ip.source, ip.destination, false);
+        let back = (ip.destination, ip.source, true);
         let v4 = ip.protocol == protocol::ICMP;
-        let (kind, source, destination, port, is_answer) = match (ip.transport, Class::of(packet)) {
-            (Transport::Tcp { destination, .. }, Class::Syn) => attempt(ProbeKind::Syn, destination),
-            (Transport::Tcp { destination, flags, .. }, Class::Stealth) => {
-                attempt(ProbeKind::Stealth(Stealth::of_flags(flags)), destination)
-            }
-            (Transport::Tcp { source, .. }, Class::SynAck) => answer(ProbeKind::Accepted, source),
-            (Transport::Tcp { source, .. }, Class::Rst) => answer(ProbeKind::Refused(Answer::Reset), source),
-            (Transport::Udp { destination, .. }, Class::Udp) => attempt(ProbeKind::Udp, destination),
-            (Transport::Icmp { kind: 8, .. }, Class::Icmp) if v4 => attempt(ProbeKind::Echo, 0),
-            (Transport::Icmp { kind: 128, .. }, Class::Icmp) if !v4 => attempt(ProbeKind::Echo, 0),
-            (Transport::Icmp { kind: 0, .. }, Class::Icmp) if v4 => answer(ProbeKind::Accepted, 0),
-            (Transport::Icmp { kind: 129, .. }, Class::Icmp) if !v4 => answer(ProbeKind::Accepted, 0),
-            (Transport::Icmp { kind, code, quoted: Some(quoted) }, Class::Icmp)
-                if kind == if v4 { 3 } else { 1 } =>
-            {
-                let port = code == if v4 { 3 } else { 4 };
-                let how = if port { Answer::PortUnreachable } else { Answer::Unreachable };
-                let kind = ProbeKind::Refused(how);
-                (kind, quoted.source, quoted.destination, quoted.destination_port, true)
-            }
+        let class = Class::of(packet);
+        let (kind, (source, destination, is_answer), (source_port, port)) = match ip.transport {
+            Transport::Tcp { source, destination, flags } => match class {
+                Class::Syn => (ProbeKind::Syn, there, (source, destination)),
+                Class::Stealth => {
+                    (ProbeKind::Stealth(Stealth::of_flags(flags)), there, (source, destination))
+                }
+                Class::SynAck => (ProbeKind::Accepted, back, (destination, source)),
+                Class::Rst => (ProbeKind::Refused(Answer::Reset), back, (destination, source)),
+                _ => return None,
+            },
+            Transport::Udp { source, destination } => match class {
+                Class::Udp => (ProbeKind::Udp, there, (source, destination)),
+                Class::Amplification => (ProbeKind::Accepted, back, (destination, source)),
+                _ => return None,
+            },
+            Transport::Icmp { kind, code, quoted } if class == Class::Icmp => match (kind, v4, quoted) {
+                (8, true, _) | (128, false, _) => (ProbeKind::Echo, there, (0, 0)),
+                (0, true, _) | (129, false, _) => (ProbeKind::Accepted, back, (0, 0)),
+                (3, true, Some(quoted)) | (1, false, Some(quoted)) => {
+                    let port = code == if v4 { 3 } else { 4 };
+                    let how = if port { Answer::PortUnreachable } else { Answer::Unreachable };
+                    let who = (quoted.source, quoted.destination, true);
+                    (ProbeKind::Refused(how), who, (quoted.source_port, quoted.destination_port))
+                }
+                _ => return None,
+            },
             _ => return None,
         };
         let Seen { time, interface, direction, weight } = seen;
         let direction = if is_answer { direction.reversed() } else { direction };
-        Some(Self { time, interface, direction, source, destination, port, kind, weight: weight.max(1) })
+        let weight = weight.max(1);
+        Some(Self { time, interface, direction, source, destination, port, source_port, kind, weight })
     }
 }
