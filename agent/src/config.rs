@@ -19,6 +19,7 @@ use picket_protocol::crypto::{hex, sha256};
 use crate::detect::logins::Thresholds;
 use crate::detect::neighbour;
 use crate::sense::network::Rung;
+use crate::detect::network::Thresholds as NetworkThresholds;
 
 mod document;
 mod read;
@@ -150,6 +151,8 @@ pub struct NetworkConfig {
     pub enabled: bool,
     /// `rung`, default the best that works.
     pub rung: Option<Rung>,
+    /// `[network.thresholds]`: when is enough.
+    pub thresholds: NetworkThresholds,
 }
 
 /// `[response]`: what the agent does to this host by itself.
@@ -342,7 +345,7 @@ impl Default for NeighboursConfig {
 
 impl Default for NetworkConfig {
     fn default() -> Self {
-        Self { enabled: true, rung: None }
+        Self { enabled: true, rung: None, thresholds: NetworkThresholds::default() }
     }
 }
 

@@ -27,7 +27,10 @@ fn the_packaged_file_is_the_default() {
 #[test]
 fn the_packaged_file_names_every_key() {
     let tables = ["[files]", "[logins]", "[host]", "[ledger]", "[uplink]", "[commands]"];
-    let text = format!("x = 1\n{}\nx = 1\n[logins.thresholds]\nx = 1\n", tables.join("\nx = 1\n"));
+    let text = format!(
+        "x = 1\n{}\nx = 1\n[logins.thresholds]\nx = 1\n[network.thresholds]\nx = 1\n",
+        tables.join("\nx = 1\n")
+    );
     for problem in problems(&text) {
         let (_, known) = problem.message.split_once("known here: ").expect("known keys are listed");
         for key in known.split(", ") {

@@ -1,4 +1,4 @@
-//! `agent replay`: what the agent would make of a recorded log.
+//! `agent replay`: what the agent would make of a recorded log or capture.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -14,23 +14,31 @@ use crate::sense::logins::parse::Parsers;
 use crate::sense::logins::{journal, tail};
 use print::Printer;
 
+mod pcap;
 mod print;
 
-/// Run a recorded log through the agent's parsers and detectors
+/// Run a recorded log or network capture through the agent's parsers and detectors
 ///
-/// Prints each event with its line, and each finding. Nothing is sealed, stored or sent. Findings that say no more than
+/// Prints each event with its line, and each finding; of a capture findings only. Nothing is sealed, stored or sent. Findings that say no more than
 /// the event that they are about (`login.failure` and the like) are not repeated.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  agent replay --log /var/log/auth.log.1 --parser auto --json\n  zcat auth.log.9.gz | agent replay --log - --parser sshd --year 2025\n  journalctl -o json --since yesterday >export && agent replay --journal export\n  agent replay --log /var/log/vsftpd.log --parser vsftpd --explain\n  agent replay --log /var/log/auth.log.1 --findings"
+    after_help = "Examples:\n  agent replay --log /var/log/auth.log.1 --parser auto --json\n  zcat auth.log.9.gz | agent replay --log - --parser sshd --year 2025\n  journalctl -o json --since yesterday >export && agent replay --journal export\n  agent replay --log /var/log/vsftpd.log --parser vsftpd --explain\n  agent replay --log /var/log/auth.log.1 --findings\n  agent replay --pcap flood.pcapng --local 192.0.2.1 --local 2001:db8::/64"
 )]
 pub(super) struct Arguments {
     /// A text log; - for standard input
-    #[arg(long, value_name = "FILE", required_unless_present = "journal", conflicts_with = "journal")]
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["journal", "pcap"], conflicts_with_all = ["journal", "pcap"])]
     log: Option<PathBuf>,
     /// A journal as `journalctl -o json` prints it; - for standard input
     #[arg(long, value_name = "FILE")]
     journal: Option<PathBuf>,
+    /// A network capture, pcap or pcapng; - for standard input
+    #[arg(long, value_name = "FILE", conflicts_with = "journal")]
+    pcap: Option<PathBuf>,
+    /// Addresses of the host, or networks, that the capture was made on; may be given several times [default: the
+    /// address that most of its first packets are from or to]
+    #[arg(long, value_name = "CIDR", requires = "pcap")]
+    local: Vec<pnet::ipnetwork::IpNetwork>,
     /// Read by this parser only; auto chooses by the program's name, or by form where a line has none
     #[arg(long, value_name = "NAME", default_value = "auto")]
     parser: String,
@@ -58,6 +66,9 @@ pub(super) fn run(global: &Global, arguments: Arguments) -> Exit {
         Ok(loaded) => loaded,
         Err(exit) => return exit,
     };
+    if let Some(path) = &arguments.pcap {
+        return pcap::run(path, arguments.local, loaded.config.network.thresholds, global.json);
+    }
     let (parsers, problems) = Parsers::load(&loaded.config.logins.parsers_dir);
     for problem in &problems {
         output::error(&format!("{problem} (the file is left out)"));
@@ -110,14 +121,14 @@ impl From<io::Error> for Failure {
     }
 }
 
-fn open(path: &Path) -> io::Result<Box<dyn Read>> {
+fn open(path: &Path) -> io::Result<Box<dyn Read + Send>> {
     if path == Path::new("-") {
-        return Ok(Box::new(io::stdin().lock()));
+        return Ok(Box::new(io::stdin()));
     }
     Ok(Box::new(File::open(path)?))
 }
 
-fn play(mut replay: Replay, source: Box<dyn Read>, wish: &Wish) -> Result<(), Failure> {
+fn play(mut replay: Replay, source: Box<dyn Read + Send>, wish: &Wish) -> Result<(), Failure> {
     let bytes_max = if wish.journal { journal::LINE_BYTES_MAX } else { tail::LINE_BYTES_MAX };
     let mut lines = Lines::new(source, bytes_max);
     let mut printer = Printer::new(io::stdout().lock(), wish.json);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use toml::de::{DeTable, DeValue};
 
 use super::document::{Document, Section};
-use super::thresholds::{neighbour_thresholds, thresholds};
+use super::thresholds::{neighbour_thresholds, network_thresholds, thresholds};
 use super::{
     CommandsConfig, Config, DAY, DefencesConfig, FilesConfig, GIB, HOUR, HostConfig, KIB, LedgerConfig,
     LoginsConfig, MIB, MINUTE, NeighboursConfig, NetworkConfig, Problem, ResponseConfig, ServiceLog,
@@ -176,6 +176,7 @@ fn network(mut section: Section<'_, '_>) -> NetworkConfig {
     let config = NetworkConfig {
         enabled: section.boolean("enabled", default.enabled),
         rung: section.text("rung", default.rung, network_rung),
+        thresholds: network_thresholds(section.section_called("thresholds", "network.thresholds")),
     };
     section.finish();
     config

@@ -1,4 +1,4 @@
-//! `[logins.thresholds]`, `[neighbours.thresholds]`: when the detectors tell of something.
+//! `[logins.thresholds]`, `[neighbours.thresholds]`, `[network.thresholds]`: when the detectors tell of something.
 
 use std::time::Duration;
 
@@ -6,6 +6,7 @@ use super::document::Section;
 use super::{DAY, HOUR, MINUTE};
 use crate::detect::logins::Thresholds;
 use crate::detect::neighbour;
+use crate::detect::network::Thresholds as NetworkThresholds;
 
 /// Reads the table. What bounds memory is no matter of taste and stays as it is.
 pub(super) fn thresholds(mut section: Section<'_, '_>) -> Thresholds {
@@ -71,6 +72,43 @@ pub(super) fn neighbour_thresholds(mut section: Section<'_, '_>) -> neighbour::T
         flood_host: section.number("flood_host", default.flood_host, 10..=1_000_000),
         flood: section.number("flood", default.flood, 100..=10_000_000),
         mac_flood: section.number("mac_flood", default.mac_flood, 100..=30_000),
+    };
+    section.finish();
+    thresholds
+}
+
+/// Reads the table of the network detectors.
+pub(super) fn network_thresholds(mut section: Section<'_, '_>) -> NetworkThresholds {
+    let default = NetworkThresholds::default();
+    let seconds = Duration::from_secs;
+    let thresholds = NetworkThresholds {
+        syn: section.number("syn", default.syn, 10..=10_000_000),
+        tcp: section.number("tcp", default.tcp, 10..=10_000_000),
+        udp: section.number("udp", default.udp, 10..=10_000_000),
+        amplification: section.number("amplification", default.amplification, 10..=10_000_000),
+        icmp: section.number("icmp", default.icmp, 10..=10_000_000),
+        icmp_answered: section.number("icmp_answered", default.icmp_answered, 100..=10_000_000),
+        fragment: section.number("fragment", default.fragment, 10..=10_000_000),
+        malformed: section.number("malformed", default.malformed, 10..=10_000_000),
+        connections: section.number("connections", default.connections, 10..=1_000_000),
+        overflows: section.number("overflows", default.overflows, 1..=100_000),
+        slow: section.number("slow", default.slow, 10..=1_000_000),
+        quiet: section.duration("quiet", default.quiet, seconds(1)..=seconds(60)),
+        raise_interval: section.duration(
+            "raise_interval",
+            default.raise_interval,
+            seconds(5)..=seconds(HOUR),
+        ),
+        scan_ports: section.number("scan_ports", default.scan_ports, 5..=90),
+        scan_hosts: section.number("scan_hosts", default.scan_hosts, 5..=90),
+        scan_window: section.duration("scan_window", default.scan_window, seconds(10)..=seconds(HOUR)),
+        slow_scan: section.number("slow_scan", default.slow_scan, 5..=90),
+        slow_scan_window: section.duration(
+            "slow_scan_window",
+            default.slow_scan_window,
+            seconds(HOUR)..=seconds(DAY),
+        ),
+        stealth: section.number("stealth", default.stealth, 1..=90),
     };
     section.finish();
     thresholds

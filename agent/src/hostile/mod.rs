@@ -15,6 +15,7 @@ mod local;
 mod logins;
 mod network;
 mod packages;
+mod packets;
 mod state;
 
 /// Whether the parser takes this input. Panics when it broke a promise.
@@ -48,6 +49,8 @@ pub const ALL: &[(&str, Check)] = &[
     ("replay", logins::replay),
     ("neighbours", network::neighbours),
     ("rtnetlink", network::rtnetlink),
+    ("frame", packets::frame),
+    ("capture", packets::capture),
     ("dpkg-status", packages::dpkg_status),
     ("dpkg-sums", packages::dpkg_sums),
     ("rpm-header", packages::rpm_header),

@@ -11,8 +11,10 @@ use picket_protocol::finding::Finding;
 use picket_protocol::time::Timestamp;
 use uuid::Uuid;
 
+pub mod capture;
 pub mod clock;
 pub mod lines;
+pub mod network;
 
 use crate::detect::logins::{Detector, Thresholds};
 use crate::sense::logins::journal::Entry;

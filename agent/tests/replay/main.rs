@@ -2,6 +2,7 @@
 
 mod hostile;
 mod lab;
+mod network;
 mod ordinary;
 mod programs;
 mod raised;

@@ -73,6 +73,7 @@ struct FindingLine<'a> {
     severity: Severity,
     title: &'a str,
     entities: &'a [Entity],
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     lines: Vec<u64>,
     observed: &'a Observed,
     evidence: &'a serde_json::Value,
@@ -124,6 +125,22 @@ impl<W: Write> Printer<W> {
         if tally.untrusted > 0 {
             text.push_str(&format!(", {} entries of somebody else than they claim", count(tally.untrusted)));
         }
+        self.close(&text)
+    }
+
+    /// Tells a finding that stands in no line, with its time.
+    pub fn timed(&mut self, finding: &Finding) -> io::Result<()> {
+        if !self.json {
+            let second = self.spelt.second(finding.observed.last);
+            self.buffer.extend_from_slice(second);
+            self.buffer.push(b'Z');
+        }
+        self.finding(finding)?;
+        self.end_line()
+    }
+
+    /// Says the last sentence, and writes what is not written yet.
+    pub fn close(&mut self, text: &str) -> io::Result<()> {
         if !self.json {
             writeln!(self.buffer, "{text}")?;
         }
@@ -200,7 +217,11 @@ impl<W: Write> Printer<W> {
         let lines: Vec<String> = lines_of(finding).iter().map(u64::to_string).collect();
         let head = format!("{} {}", finding.severity.as_str(), finding.rule);
         let title = printable(&finding.title);
-        write!(self.buffer, "        {}: {title} (lines {})", self.style.paint(tone, &head), lines.join(", "))
+        let head = self.style.paint(tone, &head);
+        if lines.is_empty() {
+            return write!(self.buffer, "  {head}: {title}");
+        }
+        write!(self.buffer, "        {head}: {title} (lines {})", lines.join(", "))
     }
 }
 

@@ -8,25 +8,25 @@ use std::time::Duration;
 pub struct Thresholds {
     /// Half-open handshakes a second (net.flood.syn). 2,000: a queue of half-open connections holds 256 to 4,096, so it is full after
     /// a second or two. Handshakes that are completed do not count, whatever their rate.
-    pub syn: u64,
+    pub syn: u32,
     /// SYN-ACKs, RSTs and segments without a connection a second. 5,000: an aborted download leaves some hundreds.
-    pub tcp: u64,
+    pub tcp: u32,
     /// Datagrams a second that nobody answers (net.flood.udp). 10,000: a collector of logs or flows sees a few thousand.
-    pub udp: u64,
+    pub udp: u32,
     /// Answers a second that nobody asked for (net.flood.amplification). 2,000: some 20 Mbit/s, and nothing else does that.
-    pub amplification: u64,
+    pub amplification: u32,
     /// ICMP a second that is not answered (net.flood.icmp). 1,000: Linux itself answers no more errors than that.
-    pub icmp: u64,
+    pub icmp: u32,
     /// ICMP a second that is answered, by which one sender fills the line. 100,000: `ping -f` waits for its answers and stays below.
-    pub icmp_answered: u64,
+    pub icmp_answered: u32,
     /// Parts of packets a second that are never whole (net.flood.fragment). 2,000: the kernel keeps 4 MiB of them.
-    pub fragment: u64,
+    pub fragment: u32,
     /// Packets a second with impossible headers or flags (net.flood.malformed). 500: a broken card sends a few.
-    pub malformed: u64,
+    pub malformed: u32,
     /// Complete handshakes a second in which nothing is asked (net.flood.connection). 1,000: health checks are a few.
-    pub connections: u64,
+    pub connections: u32,
     /// Handshakes a second for which the accept queue has no room. 50: a service that starts loses a few.
-    pub overflows: u64,
+    pub overflows: u32,
     /// Slow connections to one service (net.flood.slow). 100: the smallest web servers serve 150 at once.
     pub slow: u32,
     /// A flood has ended when its rate was below half its limit for so long. 5 s: told within 10 s of the last packet, and a pulse of

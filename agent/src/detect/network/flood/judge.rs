@@ -227,7 +227,7 @@ impl View<'_> {
         }
         let rate = self.lane.rates.of(Class::Icmp);
         let whole = rate.bytes / rate.packets.max(1) >= PING_BYTES;
-        let answered = self.thresholds.icmp_answered;
+        let answered = u64::from(self.thresholds.icmp_answered);
         let limit = if whole && self.lane.spreads_few(Class::Icmp) { answered } else { answered / 10 };
         (icmp, limit)
     }

@@ -98,7 +98,7 @@ impl Lane {
         // A summary that ends with a second belongs to it.
         let second = Timestamp::from_nanos(to.nanos().saturating_sub(1)).seconds();
         if second != self.second {
-            self.end_second(to, learn);
+            self.end_second(to, learn, second.saturating_sub(self.second));
             self.second = second;
         }
         self.this_second.iter_mut().zip(counts).for_each(|(sum, count)| sum.add(count));
@@ -114,7 +114,9 @@ impl Lane {
         self.window.push_back((time, counts));
         let mut held: Duration = self.window.iter().map(|(time, _)| *time).sum();
         while let Some((first, _)) = self.window.front().copied() {
-            if self.window.len() <= 1 || (held - first < WINDOW && self.window.len() <= WINDOW_MAX) {
+            // What took longer than the window says nothing of now, once there is something newer.
+            let needed = held - first < WINDOW && first <= WINDOW && self.window.len() <= WINDOW_MAX;
+            if self.window.len() <= 1 || needed {
                 break;
             }
             held -= first;
@@ -132,7 +134,8 @@ impl Lane {
         *self = Self { baselines: std::mem::take(&mut self.baselines), ..Self::default() };
     }
 
-    fn end_second(&mut self, now: Timestamp, learn: bool) {
+    /// `seconds` have passed since that which ends now.
+    fn end_second(&mut self, now: Timestamp, learn: bool, seconds: i64) {
         if self.second == i64::MIN {
             return;
         }
@@ -144,8 +147,8 @@ impl Lane {
         }
         if learn {
             for (calm, count) in self.calm.0.iter_mut().zip(self.this_second) {
-                calm.packets = follow(calm.packets, count.packets);
-                calm.bytes = follow(calm.bytes, count.bytes);
+                calm.packets = follow(calm.packets, count.packets, seconds);
+                calm.bytes = follow(calm.bytes, count.bytes, seconds);
             }
         }
         self.this_second = [Count::default(); Class::COUNT];
@@ -173,7 +176,9 @@ pub fn percent(part: u64, all: u64) -> u64 {
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between two counts")]
 #[expect(clippy::cast_precision_loss, reason = "a rate, roughly")]
-fn follow(calm: u64, now: u64) -> u64 {
+fn follow(calm: u64, now: u64, seconds: i64) -> u64 {
     let (calm, now) = (calm as f64, now as f64);
-    (calm + (now - calm) / CALM).max(0.0).round() as u64
+    let silent = i32::try_from(seconds.saturating_sub(1)).unwrap_or(i32::MAX).max(0);
+    let calm = (calm + (now - calm) / CALM) * (1.0 - 1.0 / CALM).powi(silent);
+    calm.max(0.0).round() as u64
 }

@@ -134,6 +134,11 @@ impl FloodDetector {
         self.services.connections(connections, &self.thresholds, new_id)
     }
 
+    /// Whether nothing is open, nor may become so: then an interval without traffic changes nothing.
+    pub fn is_idle(&self) -> bool {
+        self.open.is_empty() && self.suspected.is_empty() && self.services.is_idle()
+    }
+
     /// Floods that are open: id, kind, direction, and whether the process behind it is known. Of those that go out the sensor should name it.
     pub fn open(&self) -> impl Iterator<Item = (Uuid, Kind, Direction, bool)> + '_ {
         self.open.values().map(|open| (open.id, open.kind, open.direction, open.process.is_some()))
@@ -221,7 +226,7 @@ impl FloodDetector {
 
     fn limit(&self, kind: Kind) -> u64 {
         let thresholds = &self.thresholds;
-        match kind {
+        let limit = match kind {
             Kind::Syn => thresholds.syn,
             Kind::SynAck | Kind::Ack | Kind::Rst => thresholds.tcp,
             Kind::Udp => thresholds.udp,
@@ -230,8 +235,9 @@ impl FloodDetector {
             Kind::Fragment => thresholds.fragment,
             Kind::Malformed => thresholds.malformed,
             Kind::Connection => thresholds.connections,
-            Kind::Slow => thresholds.slow.into(),
-        }
+            Kind::Slow => thresholds.slow,
+        };
+        limit.into()
     }
 
     fn go_on(

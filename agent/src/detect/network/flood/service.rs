@@ -63,6 +63,11 @@ struct Reading {
 }
 
 impl Services {
+    /// Whether nothing is open.
+    pub fn is_idle(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Socket statistics.
     pub fn connections(
         &mut self,
@@ -102,7 +107,7 @@ impl Services {
         let queue = Reading {
             key: (What::AcceptQueue, None),
             value: overflows,
-            over: overflows >= thresholds.overflows,
+            over: overflows >= thresholds.overflows.into(),
             detail: json!({ "listen_drops": kernel.listen_drops }),
             sources: Vec::new(),
         };
