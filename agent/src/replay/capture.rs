@@ -204,11 +204,9 @@ fn legacy(header: &PcapHeader) -> Interface {
 fn section<'a>(block: &'a Block<'a>, interfaces: &'a mut Vec<Interface>) -> Option<Option<Captured<'a>>> {
     match block {
         Block::SectionHeader(_) => interfaces.clear(),
-        Block::InterfaceDescription(described) => {
-            if interfaces.len() < INTERFACES_MAX {
-                let interface = Interface::described(described, interfaces.len());
-                interfaces.push(interface);
-            }
+        Block::InterfaceDescription(described) if interfaces.len() < INTERFACES_MAX => {
+            let interface = Interface::described(described, interfaces.len());
+            interfaces.push(interface);
         }
         Block::EnhancedPacket(packet) => {
             let interface = usize::try_from(packet.if_id).ok().and_then(|at| interfaces.get(at));
