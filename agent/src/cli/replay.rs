@@ -9,6 +9,7 @@ use super::{Exit, Global, output};
 use crate::clock;
 use crate::replay::clock::LineClock;
 use crate::replay::lines::{Lines, Step};
+use crate::replay::network::NetworkReplay;
 use crate::replay::{Outcome, Replay};
 use crate::sense::logins::parse::Parsers;
 use crate::sense::logins::{journal, tail};
@@ -23,7 +24,7 @@ mod print;
 /// the event that they are about (`login.failure` and the like) are not repeated.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  agent replay --log /var/log/auth.log.1 --parser auto --json\n  zcat auth.log.9.gz | agent replay --log - --parser sshd --year 2025\n  journalctl -o json --since yesterday >export && agent replay --journal export\n  agent replay --log /var/log/vsftpd.log --parser vsftpd --explain\n  agent replay --log /var/log/auth.log.1 --findings\n  agent replay --pcap flood.pcapng --local 192.0.2.1 --local 2001:db8::/64"
+    after_help = "Examples:\n  agent replay --log /var/log/auth.log.1 --parser auto --json\n  zcat auth.log.9.gz | agent replay --log - --parser sshd --year 2025\n  journalctl -o json --since yesterday >export && agent replay --journal export\n  agent replay --log /var/log/vsftpd.log --parser vsftpd --explain\n  agent replay --log /var/log/auth.log.1 --findings\n  agent replay --pcap flood.pcapng --local 192.0.2.1 --local 2001:db8::/64 --gateway 192.0.2.254"
 )]
 pub(super) struct Arguments {
     /// A text log; - for standard input
@@ -39,6 +40,9 @@ pub(super) struct Arguments {
     /// address that most of its first packets are from or to]
     #[arg(long, value_name = "CIDR", requires = "pcap")]
     local: Vec<pnet::ipnetwork::IpNetwork>,
+    /// Next hop of the host's default route: who else claims its address is told; may be given several times
+    #[arg(long, value_name = "IP", requires = "pcap")]
+    gateway: Vec<std::net::IpAddr>,
     /// Read by this parser only; auto chooses by the program's name, or by form where a line has none
     #[arg(long, value_name = "NAME", default_value = "auto")]
     parser: String,
@@ -67,7 +71,10 @@ pub(super) fn run(global: &Global, arguments: Arguments) -> Exit {
         Err(exit) => return exit,
     };
     if let Some(path) = &arguments.pcap {
-        return pcap::run(path, arguments.local, loaded.config.network.thresholds, global.json);
+        let config = &loaded.config;
+        let (network, neighbours) = (config.network.thresholds, config.neighbours.thresholds);
+        let replay = NetworkReplay::new(network, neighbours, arguments.local, arguments.gateway);
+        return pcap::run(path, replay, global.json);
     }
     let (parsers, problems) = Parsers::load(&loaded.config.logins.parsers_dir);
     for problem in &problems {

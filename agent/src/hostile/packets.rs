@@ -38,7 +38,7 @@ pub fn frame(input: &[u8]) -> bool {
 /// A capture file. It is taken when it can be read to its end; the detectors must live with whatever is in it.
 pub fn capture(input: &[u8]) -> bool {
     let mut capture = Capture::new(input);
-    let mut replay = NetworkReplay::new(Thresholds::default(), Vec::new());
+    let mut replay = NetworkReplay::new(Thresholds::default(), Default::default(), Vec::new(), Vec::new());
     let mut findings = 0usize;
     let mut tell = |_: &_| {
         findings += 1;

@@ -1,4 +1,4 @@
-//! Runs a capture through the decoding, the counting and the detectors of floods and scans that the agent runs.
+//! Runs a capture through the decoding, the counting and the detectors of floods, scans and neighbours that the agent runs.
 //!
 //! Time is the capture's own: a summary is made of each 100 ms of it, and what falls due in between is raised first. Nothing is kept but what the
 //! detectors keep, so a capture of any length is read in the same memory. There are no counters of the kernel in a capture: what they alone could
@@ -18,8 +18,10 @@ use pnet::ipnetwork::IpNetwork;
 use uuid::Uuid;
 
 use super::capture::Captured;
+use crate::detect::neighbour;
 use crate::detect::network::probe::Seen;
 use crate::detect::network::{Class, Counter, Direction, FloodDetector, Probe, ScanDetector, Thresholds};
+use crate::detect::packets::neighbour::{NeighbourFrame, of_packet};
 use crate::detect::packets::{Link, Packet, decode};
 
 /// As often as the sensor reads the kernel's maps.
@@ -58,6 +60,11 @@ pub struct NetworkReplay {
     floods: FloodDetector,
     scans: ScanDetector,
     thresholds: Thresholds,
+    /// From the first packet on: it has a clock of its own.
+    neighbours: Option<neighbour::Detector>,
+    neighbour_thresholds: neighbour::Thresholds,
+    own: neighbour::Own,
+    gateways: Vec<IpAddr>,
     local: Vec<IpNetwork>,
     /// Packets held back, as long as nobody said what is local.
     held: Option<Vec<Held>>,
@@ -73,8 +80,13 @@ pub struct NetworkReplay {
 }
 
 impl NetworkReplay {
-    /// For a host whose addresses are `local`; empty where it is to be guessed.
-    pub fn new(thresholds: Thresholds, local: Vec<IpNetwork>) -> Self {
+    /// For a host whose addresses are `local`; empty where it is to be guessed. Its default routes go by `gateways`, on whichever interface.
+    pub fn new(
+        thresholds: Thresholds,
+        neighbour_thresholds: neighbour::Thresholds,
+        local: Vec<IpNetwork>,
+        gateways: Vec<IpAddr>,
+    ) -> Self {
         let held = local.is_empty().then(Vec::new);
         Self {
             // A capture does not know the seed beforehand, and the same capture gives the same findings.
@@ -82,6 +94,10 @@ impl NetworkReplay {
             floods: FloodDetector::new(thresholds),
             scans: ScanDetector::new(thresholds, 0x5069_636b_6574),
             thresholds,
+            neighbours: None,
+            neighbour_thresholds,
+            own: neighbour::Own::default(),
+            gateways,
             local,
             held,
             due: None,
@@ -154,6 +170,7 @@ impl NetworkReplay {
         let direction = captured.direction.unwrap_or_else(|| self.direction(&packet));
         let (number, interface) = self.interface(captured.interface);
         let class = self.counter.count(number, direction, &packet, now);
+        self.neighbour(&packet, &interface, direction, now);
         self.tally.packets += 1;
         self.tally.malformed += u64::from(class == Class::Malformed);
         // Both ways of what passes by are seen, so its answers are too.
@@ -169,9 +186,52 @@ impl NetworkReplay {
         if let Some(known) = self.names.get(name) {
             return known.clone();
         }
-        let known = (self.counter.interface(name), Arc::from(name));
+        let known: (u8, Arc<str>) = (self.counter.interface(name), Arc::from(name));
         self.names.insert(name.to_owned(), known.clone());
+        // The host has its single addresses, and its way out, on every interface of the capture: nobody says on which.
+        let single = |network: &&IpNetwork| network.prefix() == if network.is_ipv4() { 32 } else { 128 };
+        let addresses = self.local.iter().filter(single).map(|network| network.ip()).collect();
+        let interface = neighbour::Interface { mac: None, addresses, kind: String::new() };
+        self.own.interfaces.insert(Arc::clone(&known.1), interface);
+        let gateways = self.gateways.iter().map(|gateway| (Arc::clone(&known.1), *gateway));
+        self.own.gateways.extend(gateways);
+        if let Some(neighbours) = &mut self.neighbours {
+            neighbours.set_own(self.own.clone(), self.newest);
+        }
         known
+    }
+
+    /// What a frame says of neighbours goes to their detector.
+    fn neighbour(&mut self, packet: &Packet<'_>, interface: &Arc<str>, direction: Direction, now: Timestamp) {
+        let Some(decoded) = of_packet(packet) else { return };
+        // The card of the host is that of the first who speaks for one of its addresses: who claims it later is another.
+        if let Some(own) = self.own.interfaces.get_mut(interface)
+            && own.mac.is_none()
+            && let Some((address, claimed)) = decoded.claim()
+            && own.addresses.contains(&address)
+        {
+            own.mac = Some(claimed);
+            if let Some(neighbours) = &mut self.neighbours {
+                neighbours.set_own(self.own.clone(), now);
+            }
+        }
+        let mac = self.own.interfaces.get(interface).and_then(|own| own.mac);
+        let from_here = mac.is_some_and(|mac| mac == decoded.source);
+        if self.neighbours.is_none() {
+            let mut detector = neighbour::Detector::new(self.neighbour_thresholds, now);
+            detector.set_own(self.own.clone(), now);
+            self.neighbours = Some(detector);
+        }
+        let frame = NeighbourFrame {
+            time: now,
+            interface: Arc::clone(interface),
+            from_here: from_here || (mac.is_none() && direction == Direction::Out),
+            weight: 1,
+            decoded,
+        };
+        if let Some(neighbours) = &mut self.neighbours {
+            neighbours.observe(&frame);
+        }
     }
 
     fn direction(&self, packet: &Packet<'_>) -> Direction {
@@ -223,6 +283,11 @@ impl NetworkReplay {
         let ids = &mut self.ids;
         let mut findings = self.floods.observe(&summary, &mut || next(ids));
         findings.extend(self.scans.tick(to, &mut || next(ids)));
+        if let Some(neighbours) = &mut self.neighbours {
+            neighbours.tick(to);
+            // Rows would be stored for a restart.
+            findings.extend(neighbours.take(to, false, &mut || next(ids)).findings);
+        }
         self.told(&findings, tell)
     }
 
@@ -232,7 +297,8 @@ impl NetworkReplay {
         let Some(due) = self.due else { return Ok(()) };
         let end = due.plus(self.thresholds.quiet).plus(Duration::from_secs(2));
         self.pass(end, tell)?;
-        self.summarise(end.plus(self.thresholds.scan_window), tell)
+        self.summarise(end.plus(self.thresholds.scan_window), tell)?;
+        self.summarise(end.plus(self.thresholds.scan_window).plus(self.neighbour_thresholds.quiet), tell)
     }
 
     fn told<E>(

@@ -1,4 +1,9 @@
 //! `agent replay --pcap`: captures made here, of each kind of attack and of what comes near it.
+#![allow(
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    reason = "a test that finds nothing there has failed"
+)]
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -248,4 +253,39 @@ fn a_capture_of_years_is_read_at_once() {
     let found = findings(all);
     let ended = found.iter().filter(|finding| finding["evidence"]["state"] == "ended");
     assert_eq!((rules(&found), ended.count()), (vec!["net.flood.syn".to_owned()], 2));
+}
+
+/// An ARP message: question (1) or answer (2), of one station to another.
+fn arp(operation: u8, (mac, address): ([u8; 6], IpAddr), to: ([u8; 6], IpAddr)) -> Vec<u8> {
+    let octets = |address: IpAddr| match address {
+        IpAddr::V4(address) => address.octets(),
+        IpAddr::V6(_) => panic!("ARP has none"),
+    };
+    let wire = if operation == 1 { [0xff; 6] } else { to.0 };
+    let head = [&wire[..], &mac, &[8, 6, 0, 1, 8, 0, 6, 4, 0, operation]].concat();
+    [&head[..], &mac, &octets(address), &to.0, &octets(to.1), &[0; 18]].concat()
+}
+
+#[test]
+fn a_gateway_whose_address_another_claims() {
+    let gateway = IpAddr::from([192, 0, 2, 254]);
+    let (host, real, forged) = ([2, 0, 0, 0, 0, 2], [0x52, 0x54, 0, 0, 0, 1], [0xde, 0xad, 0, 0, 0, 9]);
+    let second = |n: u64| BEGIN + n * 1_000_000_000;
+    let capture = |forgery: bool| {
+        let mut all = Frames::new();
+        for n in 0..60 {
+            all.push((second(n), arp(1, (host, HOST), ([0; 6], gateway))));
+            all.push((second(n) + 1_000_000, arp(2, (real, gateway), (host, HOST))));
+            if forgery && n >= 30 {
+                all.push((second(n) + 500_000_000, arp(2, (forged, gateway), (host, HOST))));
+            }
+        }
+        replay_bytes(&pcap(all), &["--local", "192.0.2.1", "--gateway", "192.0.2.254"])
+    };
+    let quiet = capture(false);
+    assert!(quiet.is_empty(), "{quiet:?}");
+    let found = capture(true);
+    assert!(rules(&found).iter().any(|rule| rule.starts_with("neighbour.")), "{found:?}");
+    let named = found.iter().any(|finding| finding.to_string().contains("de:ad:00:00:00:09"));
+    assert!(named, "the forger's card: {found:?}");
 }

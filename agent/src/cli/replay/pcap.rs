@@ -3,17 +3,14 @@
 use std::io;
 use std::path::Path;
 
-use pnet::ipnetwork::IpNetwork;
-
 use super::open;
 use super::print::Printer;
 use crate::cli::Exit;
 use crate::cli::output::{self, count};
-use crate::detect::network::Thresholds;
 use crate::replay::capture::Capture;
 use crate::replay::network::NetworkReplay;
 
-pub(super) fn run(path: &Path, local: Vec<IpNetwork>, thresholds: Thresholds, json: bool) -> Exit {
+pub(super) fn run(path: &Path, mut replay: NetworkReplay, json: bool) -> Exit {
     let source = match open(path) {
         Ok(source) => source,
         Err(error) => {
@@ -22,7 +19,6 @@ pub(super) fn run(path: &Path, local: Vec<IpNetwork>, thresholds: Thresholds, js
         }
     };
     let mut capture = Capture::new(source);
-    let mut replay = NetworkReplay::new(thresholds, local);
     let mut printer = Printer::new(io::stdout().lock(), json);
     let read = capture.read(&mut |captured| replay.packet(&captured, &mut |finding| printer.timed(finding)));
     let ended = read.and_then(|read| {

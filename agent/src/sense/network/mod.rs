@@ -30,7 +30,6 @@ mod witness;
 mod worker;
 
 use crate::config::NetworkConfig;
-use crate::detect::network::Thresholds;
 use crate::sense::{SensorContext, SensorError, SensorHandle};
 
 pub use ladder::{Rung, probe};
@@ -45,7 +44,7 @@ pub fn start(config: &NetworkConfig, context: SensorContext) -> Result<SensorHan
     let interfaces = interfaces::Interfaces::open(slots)
         .map_err(|source| SensorError::System { doing: "hear of network interfaces", source })?;
     context.status.update(|report| report.ladder = rungs);
-    let detectors = detectors::Detectors::new(Thresholds::default());
+    let detectors = detectors::Detectors::new(config.thresholds);
     let worker = worker::Worker::new(context, opened, interfaces, detectors);
     let mut handle = SensorHandle::default();
     handle.spawn("network", move || worker.run())?;
