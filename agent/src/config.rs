@@ -18,8 +18,8 @@ use picket_protocol::crypto::{hex, sha256};
 
 use crate::detect::logins::Thresholds;
 use crate::detect::neighbour;
-use crate::sense::network::Rung;
 use crate::detect::network::Thresholds as NetworkThresholds;
+use crate::sense::network::Rung;
 
 mod document;
 mod read;
