@@ -121,6 +121,11 @@ impl Host {
         self.settle();
     }
 
+    /// Ends the agent as a service manager does (SIGTERM); its exit code.
+    pub fn stop_agent(&mut self) -> Option<i32> {
+        self.agent.take().and_then(Running::stop)
+    }
+
     /// Kills the agent (SIGKILL).
     pub fn kill_agent(&mut self) {
         if let Some(agent) = self.agent.take() {

@@ -68,6 +68,7 @@ useradd --create-home --shell /bin/bash alice
 useradd --create-home --shell /bin/bash bob
 useradd --create-home --shell /bin/bash carl
 groupadd crew
+groupadd ops
 printf 'alice:%s\\nbob:%s\\ncarl:Xk3-vv9-p\\n' $(head -c 12 /dev/urandom | base64) $(head -c 12 /dev/urandom | base64) | chpasswd
 ssh-keygen -q -t ed25519 -N '' -f /run/host_key
 ssh-keygen -q -t ed25519 -N '' -f /run/user_key
@@ -81,6 +82,12 @@ rm -f /etc/ssh/ssh_host_ed25519_key /etc/ssh/ssh_host_ed25519_key.pub
 ssh-keygen -q -t ed25519 -N '' -f /etc/ssh/ssh_host_ed25519_key
 printf 'alice ALL=(ALL) NOPASSWD: ALL\\n' >/etc/sudoers.d/alice
 chmod 440 /etc/sudoers.d/alice
+cat >/run/editor <<'EDITOR'
+#!/bin/sh
+for file; do :; done
+echo '%ops ALL=(ALL) ALL' >>$file
+EDITOR
+chmod 755 /run/editor
 ";
 
 struct Admin {
@@ -161,7 +168,7 @@ impl Drop for Admin {
 }
 
 /// Command, rule, words of the title, program.
-const ACTS: [(&str, &str, &str, &str); 20] = [
+const ACTS: [(&str, &str, &str, &str); 21] = [
     (
         "printf 'Xk3-vv9-p\\nXk3-vv9-p\\n' | sudo -n passwd bob",
         "account.changed",
@@ -202,6 +209,13 @@ const ACTS: [(&str, &str, &str, &str); 20] = [
         "privilege.sudoers",
         "Every member of group crew may run anything as root",
         "/usr/bin/tee",
+    ),
+    // visudo has an editor write a copy, checks it, and puts it in place.
+    (
+        "sudo -n EDITOR=/run/editor visudo -f /etc/sudoers.d/ops",
+        "privilege.sudoers",
+        "Every member of group ops may run anything as root",
+        "/usr/sbin/visudo",
     ),
     (
         "sudo -n useradd --uid 4711 carol",

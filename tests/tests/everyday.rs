@@ -178,3 +178,51 @@ fn services_certificates_and_alternatives_are_one_finding_each() {
         &[("file.created", "medium", link)],
     );
 }
+
+#[test]
+fn an_agent_that_was_upgraded_tells_what_happened_while_none_ran() {
+    let mut host = Host::new();
+    host.shell("echo one >/etc/picket-kept; echo one >/etc/picket-gone; echo one >/etc/picket-same");
+    host.start_agent();
+    let known = host.findings().len();
+    host.shell("echo two >/etc/picket-kept");
+    let seen = host.news(known, 1);
+    assert_eq!(seen[0].pointer("/evidence/seen_by").unwrap(), "event", "{seen:#?}");
+    let known = known + seen.len();
+    let clock = |host: &Host| host.shell("date -u +%Y-%m-%dT%H:%M:%S.%NZ").trim().to_owned();
+
+    assert_eq!(host.stop_agent(), Some(0));
+    let stopped = clock(&host);
+    // Another file under the same name, as a package manager puts it there. What stands behind a program is not loaded.
+    host.shell(
+        "cp /tmp/agent/agent /tmp/agent/new; echo next >>/tmp/agent/new; mv /tmp/agent/new /tmp/agent/agent",
+    );
+    host.shell("echo three >/etc/picket-kept; echo one >/etc/picket-new; rm /etc/picket-gone");
+    let changed = clock(&host);
+    host.start_agent();
+
+    let mut told = host.news(known, 3);
+    let path =
+        |finding: &Value| finding.pointer("/entities/0/path/text").unwrap().as_str().unwrap().to_owned();
+    told.sort_by_key(path);
+    let rules: Vec<_> =
+        told.iter().map(|finding| (finding["rule"].as_str().unwrap().to_owned(), path(finding))).collect();
+    let expected = [
+        ("file.deleted", "/etc/picket-gone"),
+        ("file.modified", "/etc/picket-kept"),
+        ("file.created", "/etc/picket-new"),
+    ];
+    assert_eq!(rules, expected.map(|(rule, path)| (rule.to_owned(), path.to_owned())), "{told:#?}");
+    for finding in &told {
+        assert_eq!(finding.pointer("/evidence/seen_by").unwrap(), "rescan", "{finding:#}");
+        let time = |end: &str| {
+            let at = finding.pointer(&format!("/evidence/window/{end}")).and_then(Value::as_str);
+            at.unwrap_or_else(|| panic!("{finding:#}")).to_owned()
+        };
+        // It began when all was last known to be as it was, which was when the old one stopped, and ended after the change.
+        assert!(time("from") < stopped && time("to") > changed, "{stopped} {changed} {finding:#}");
+    }
+    // What the old one sealed is the new one's too.
+    let report = host.agent_run(&["verify"]);
+    assert!(report.to_lowercase().contains("verified"), "{report}");
+}

@@ -31,10 +31,15 @@ fn installed(program: &str) -> bool {
 }
 
 fn run(lab: &Lab, program: &str, arguments: &[&str]) {
+    run_with(lab, &[], program, arguments);
+}
+
+fn run_with(lab: &Lab, environment: &[(&str, &Path)], program: &str, arguments: &[&str]) {
     let home = lab.outside();
     let output = Command::new(program)
         .args(arguments)
         .current_dir(&home)
+        .envs(environment.iter().copied())
         .env("HOME", &home)
         .env("ANSIBLE_LOCAL_TEMP", home.join("local"))
         .env("ANSIBLE_REMOTE_TEMP", home.join("remote"))
@@ -276,6 +281,46 @@ fn npm_is_one_finding_a_run_that_says_what_is_not_proved() {
     assert!(told[0]["evidence"]["run"]["proof"].as_str().unwrap().contains("none of single files"));
 }
 
+/// What stands in for an authority in certbot, which is its own in all else: a new certificate and its key are where
+/// `ISSUED` says, and what is done with them is done by certbot's code.
+const AUTHORITY: &str = r#"
+import os
+from certbot import util
+from certbot._internal import main
+
+class Authority:
+    account = None
+
+    def obtain_certificate(self, domains, old_key=None):
+        def issued(name):
+            with open(os.path.join(os.environ["ISSUED"], name), "rb") as file:
+                return file.read()
+        return issued("cert.pem"), issued("cert.pem"), util.Key(file=None, pem=issued("key.pem")), None
+
+main._init_le_client = lambda *_: Authority()
+"#;
+
+/// A certificate for `name`, and its key.
+fn issue(name: &str, key: &str, certificate: &str) {
+    let made = Command::new("openssl")
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-days",
+            "90",
+            "-subj",
+            &format!("/CN={name}"),
+        ])
+        .args(["-addext", &format!("subjectAltName=DNS:{name}"), "-keyout", key, "-out", certificate])
+        .stderr(Stdio::null())
+        .status()
+        .unwrap();
+    assert!(made.success());
+}
+
 /// What certbot keeps of a certificate, with links as an old version made them.
 fn lineage(name: &str) {
     let root = Path::new("/etc/letsencrypt");
@@ -284,13 +329,7 @@ fn lineage(name: &str) {
         fs::create_dir_all(directory).unwrap();
     }
     let at = |file: &str| archive.join(file).to_str().unwrap().to_owned();
-    let made = Command::new("openssl")
-        .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "90", "-subj"])
-        .args([&format!("/CN={name}"), "-keyout", &at("privkey1.pem"), "-out", &at("cert1.pem")])
-        .stderr(Stdio::null())
-        .status()
-        .unwrap();
-    assert!(made.success());
+    issue(name, &at("privkey1.pem"), &at("cert1.pem"));
     let mut renewal = format!("version = 2.1.0\narchive_dir = {}\n", archive.display());
     for kind in ["cert", "privkey", "chain", "fullchain"] {
         let file = archive.join(format!("{kind}1.pem"));
@@ -320,7 +359,7 @@ impl Drop for Certificate {
 }
 
 #[test]
-fn certbot_is_one_finding_for_links_and_one_for_a_removal() {
+fn certbot_is_one_finding_for_links_one_for_a_renewal_and_one_for_a_removal() {
     assert!(installed("/usr/bin/certbot"));
     let (mut lab, _table) = lab_that_knows_who();
     let name = format!("picket-{}.example", std::process::id());
@@ -340,6 +379,31 @@ fn certbot_is_one_finding_for_links_and_one_for_a_removal() {
     expect_explained(&links, "certbot", "certbot");
     assert_eq!(links.len(), 1, "{links:#?}");
     assert_eq!(links[0]["evidence"]["also"].as_array().map(Vec::len), Some(3), "{:#}", links[0]);
+    lab.forget();
+    let at = |file: &str| lab.outside().join(file);
+    issue(&name, at("key.pem").to_str().unwrap(), at("cert.pem").to_str().unwrap());
+    fs::write(at("sitecustomize.py"), AUTHORITY).unwrap();
+    run_with(
+        &lab,
+        &[("PYTHONPATH", &lab.outside()), ("ISSUED", &lab.outside())],
+        "/usr/bin/certbot",
+        &[
+            &["renew", "--force-renewal", "--no-random-sleep-on-renew", "--cert-name", &name][..],
+            &directories,
+        ]
+        .concat(),
+    );
+    lab.wait("the renewal", |lab| !about(lab).is_empty());
+    let renewed = about(&lab);
+    expect_explained(&renewed, "certbot", "certbot");
+    assert_eq!(renewed.len(), 1, "{renewed:#?}");
+    let told = renewed[0].to_string();
+    for kind in ["cert", "privkey", "chain", "fullchain"] {
+        for file in [format!("archive/{name}/{kind}2.pem"), format!("live/{name}/{kind}.pem")] {
+            assert!(told.contains(&file), "{file}: {:#}", renewed[0]);
+        }
+    }
+    assert!(told.contains(&format!("renewal/{name}.conf")), "{:#}", renewed[0]);
     lab.forget();
     run(
         &lab,
