@@ -1,7 +1,7 @@
 //! Packets of a capture file, one after the other: pcap and pcapng in every byte order and resolution, also of several interfaces and sections.
 //!
-//! The blocks are parsed by `pcap-parser`; here is what a block means. Memory is one buffer of [`BLOCK_BYTES_MAX`], which no block may exceed, and
-//! the names of up to [`INTERFACES_MAX`] interfaces. A file that ends in the middle of a packet is read up to there, and that is said.
+//! The blocks are parsed by `pcap-parser`; here is what a block means. Memory is one buffer of 4 MiB, which no block may exceed, and
+//! the names of up to 1,024 interfaces. A file that ends in the middle of a packet is read up to there, and that is said.
 
 use std::io::{self, Read};
 
@@ -55,7 +55,7 @@ pub enum CaptureError {
         /// Packets before.
         packets: u64,
     },
-    /// A block is damaged, or larger than [`BLOCK_BYTES_MAX`]. All packets before were told.
+    /// A block is damaged, or larger than the longest that is read. All packets before were told.
     #[error("is damaged behind {packets} packets")]
     Damaged {
         /// Packets before.

@@ -9,7 +9,7 @@
 //! packets that may be part of a scan. On `ring` packets come to user space and are counted here. The kernel's own
 //! counters are read on every rung as the second witness.
 //!
-//! **Limits.** The arrays take at most 8 MiB on any machine ([`layout::Sizes`]), the ring half a MiB on `tap` and 8 MiB on
+//! **Limits.** The arrays take at most 8 MiB on any machine (`layout::Sizes`), the ring half a MiB on `tap` and 8 MiB on
 //! `ring`. Interfaces beyond 64 (fewer on machines with many processors) are counted together as `other`. It is this network
 //! namespace that is seen: containers are seen at the host's end of their cables.
 

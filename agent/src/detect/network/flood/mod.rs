@@ -1,4 +1,4 @@
-//! Floods, by what nothing explains ([`judge`]), beside what is usual ([`baseline`]).
+//! Floods, by what nothing explains (`judge`), beside what is usual ([`baseline`]).
 //!
 //! [`FloodDetector::observe`] takes a [`Summary`] each 100 ms, also when nothing went; [`FloodDetector::connections`] takes the state of the listening
 //! sockets each second. A flood is told when two summaries in a row show it, so within 300 ms where it is far over its limit; it is one finding that

@@ -6,7 +6,7 @@
 //! - `net.scan.host`: as many hosts on one port, or by echo;
 //! - `net.scan.stealth`: ports tried with flags that no connection has: no program does that by mistake.
 //!
-//! Memory is fixed: [`SOURCES_MAX`] sources are remembered, with [`source::TRIES_MAX`] tries each. A source comes in by its second different
+//! Memory is fixed: [`SOURCES_MAX`] sources are remembered, with 96 tries each. A source comes in by its second different
 //! try, so a flood of spoofed addresses, each of which tries one port, puts none out (a table of [`CANDIDATES`] slots holds the first tries).
 //! Probes that were sampled count as themselves for what is in vain, so that no number is made up, and by their weight for how many packets
 //! there were. At most [`OPENED_A_MINUTE`] scans are opened a minute; what is beyond is counted.

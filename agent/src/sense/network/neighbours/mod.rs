@@ -1,9 +1,9 @@
 //! The sensor of neighbours: frames by which the hosts of a segment find each other, and the kernel's own table of them.
 //! What they mean is decided in [`crate::detect::neighbour`].
 //!
-//! Two witnesses: a packet socket with a filter in the kernel ([`filter`]) shows every forged frame; rtnetlink shows what the kernel
+//! Two witnesses: a packet socket with a filter in the kernel (`filter`) shows every forged frame; rtnetlink shows what the kernel
 //! believed, and tells of interfaces, addresses and default routes. Either works alone, with less to say. Both wake the
-//! thread only when there is something: idle it costs nothing. Above [`worker::FRAMES_PER_SECOND`] the filter lets only a
+//! thread only when there is something: idle it costs nothing. Above 5,000 frames a second the filter lets only a
 //! random part through, which is counted for the whole, and the status says so; the kernel's table is heard in full.
 //!
 //! Frames are looked at where the host has its addresses: not on ports of a bridge or a bond, whose master shows them,
