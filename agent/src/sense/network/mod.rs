@@ -21,6 +21,7 @@ pub mod ladder;
 mod layout;
 pub mod neighbours;
 mod program;
+mod sampling;
 mod senders;
 mod sockets;
 mod summaries;

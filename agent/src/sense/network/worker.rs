@@ -16,6 +16,7 @@ use super::connections::{self, Watch};
 use super::detectors::Detectors;
 use super::interfaces::Interfaces;
 use super::ladder::{self, Opened, Rung};
+use super::sampling::Sampling;
 use super::summaries::Summaries;
 use super::witness::Witness;
 use crate::clock;
@@ -65,8 +66,8 @@ pub(super) struct Worker {
     /// What the numbers of interfaces are to it.
     numbers: HashMap<u32, u8>,
     connections: Watch,
-    /// One packet in so many comes through the ring.
-    sample: u32,
+    /// How many packets one that comes through the ring stands for.
+    sampling: Sampling,
     /// What the thread had cost when the second began.
     spent: Duration,
     /// Packets counted, lost and handed on, ever.
@@ -80,7 +81,8 @@ pub(super) struct Worker {
     second: Duration,
     witnessed: Duration,
     reported: Duration,
-    not_attached: Vec<String>,
+    /// Interfaces that refused the rung's program, and why.
+    not_attached: Vec<(u32, String)>,
 }
 
 impl Worker {
@@ -98,7 +100,7 @@ impl Worker {
             counted_here: 0,
             numbers: HashMap::new(),
             connections: Watch::default(),
-            sample: 1,
+            sampling: Sampling::ALL,
             spent: own_time(),
             counted: 0,
             dropped: 0,
@@ -184,9 +186,10 @@ impl Worker {
             if let Some(counter) = &mut self.counter {
                 let number =
                     self.numbers.entry(captured.interface).or_insert_with(|| counter.interface(&name));
+                weight = self.sampling.weight(time);
+                counter.sample(weight);
                 counter.count(*number, direction, &packet, time);
-                self.counted_here += u64::from(self.sample);
-                weight = self.sample;
+                self.counted_here += u64::from(weight);
             }
             if let Some(probe) = Probe::of(&packet, Seen { time, interface: name, direction, weight }) {
                 self.probes += 1;
@@ -273,22 +276,19 @@ impl Worker {
         let elapsed = now.saturating_sub(self.second).as_micros().max(1);
         self.spent = spent;
         let share = cost * 100 / elapsed;
+        let rate = self.sampling.rate();
+        self.sampling.settle();
         let wanted = match share {
-            share if share > SHARE_MAX => self.sample.saturating_mul(4).min(SAMPLE_MAX),
-            share if share < SHARE_LEAST => (self.sample / 2).max(1),
-            _ => self.sample,
+            share if share > SHARE_MAX => rate.saturating_mul(4).min(SAMPLE_MAX),
+            share if share < SHARE_LEAST => (rate / 2).max(1),
+            _ => rate,
         };
-        if wanted == self.sample {
+        if wanted == rate {
             return;
         }
         if let Some(ring) = &self.opened.ring {
             match ladder::sample(ring, wanted) {
-                Ok(()) => {
-                    self.sample = wanted;
-                    if let Some(counter) = &mut self.counter {
-                        counter.sample(wanted);
-                    }
-                }
+                Ok(()) => self.sampling.change(wanted, clock::now()),
                 Err(error) => tracing::warn!(error, "packets cannot be sampled"),
             }
         }
@@ -308,6 +308,7 @@ impl Worker {
             }
         };
         self.numbers.clear();
+        self.not_attached.retain(|(index, _)| !changes.gone.contains(index) && !changes.set.contains(index));
         let Some(counts) = &mut self.opened.counts else { return };
         for index in &changes.gone {
             counts.forget_interface(*index);
@@ -325,7 +326,7 @@ impl Worker {
                         interface = &*interface.name,
                         "the rung is refused on an interface"
                     );
-                    self.not_attached.push(format!("{}: {error}", interface.name));
+                    self.not_attached.push((*index, format!("{}: {error}", interface.name)));
                     interface.flags()
                 }
                 None => interface.flags(),
@@ -339,7 +340,7 @@ impl Worker {
 
     fn report(&mut self, now: Duration) {
         self.reported = now;
-        let (rung, sample) = (self.opened.rung, self.sample);
+        let (rung, sample) = (self.opened.rung, self.sampling.rate());
         let handed = self.opened.counts.as_ref().map(super::counts::Counts::handed).unwrap_or_default();
         let counters = [
             ("packets", self.counted),
@@ -353,7 +354,7 @@ impl Worker {
         if sample > 1 {
             reasons.push(format!("one packet in {sample} is looked at, to stay below 10 % of a core"));
         }
-        reasons.extend(self.not_attached.iter().cloned());
+        reasons.extend(self.not_attached.iter().map(|(_, reason)| reason.clone()));
         let last = self.detectors.last;
         self.context.status.update(|report| {
             let refused = report.ladder.iter().filter(|tried| !tried.usable);
