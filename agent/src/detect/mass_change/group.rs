@@ -21,6 +21,8 @@ use crate::sense::processes::Actor;
 pub const NAMED_MAX: usize = 20;
 /// Numbers of paths that are remembered, of each sort: 32 KiB.
 const REMEMBERED_MAX: usize = 4_096;
+/// Files that are empty and may be written again: 100 KiB.
+const EMPTIED_MAX: usize = 1_024;
 /// Different texts, contents and endings that are told apart.
 const KINDS_MAX: usize = 32;
 /// Times of ordinary harms that are remembered.
@@ -52,6 +54,13 @@ pub struct Drops {
     pub folders: HashSet<u64>,
     /// Some of the folders by name.
     pub named: Vec<PathBuf>,
+}
+
+/// What a file held before it was emptied.
+#[derive(Clone, Debug)]
+struct Former {
+    readable: bool,
+    content: Content,
 }
 
 /// An alarm that stands.
@@ -97,6 +106,8 @@ pub struct Group {
     /// The alarm about a text that is dropped.
     pub note_alarm: Option<Alarm>,
     counted: HashSet<u64>,
+    /// Those of the blanked that are empty, as they were before: they may be about to be written anew.
+    emptied: HashMap<u64, Former>,
     appeared: HashSet<u64>,
     vanished: HashSet<u64>,
     made: HashSet<u64>,
@@ -108,10 +119,23 @@ impl Group {
     /// Takes a change into account. Tells whether it did harm.
     pub fn take(&mut self, change: &FileChange, deed: &Deed, now: Timestamp) -> bool {
         self.touched = now;
+        let filled = self.fill(change);
         let harmed = match deed {
+            Deed::Filled if filled.as_ref().is_some_and(|former| former.readable) => {
+                self.count(change, Harm::Encrypted, 1)
+            }
+            Deed::Filled => {
+                self.written = self.written.saturating_add(1);
+                false
+            }
             Deed::Harm(harm, files) => self.harm(change, *harm, *files),
             Deed::Appeared => self.appear(change),
-            Deed::Written(replaced) => self.write(change, *replaced),
+            Deed::Written(replaced) => {
+                let other = |former: Former| {
+                    change.after.as_ref().is_some_and(|after| after.content != former.content)
+                };
+                self.write(change, *replaced || filled.is_some_and(other))
+            }
             Deed::Directory => {
                 remember(&mut self.made, path_number(&change.path));
                 false
@@ -153,7 +177,34 @@ impl Group {
                 self.entropy = (self.entropy.0 + before, self.entropy.1 + after, self.entropy.2 + 1);
             }
         }
-        self.count(change, harm, files)
+        let is_empty = change.after.as_ref().is_some_and(|after| after.meta.size == 0);
+        let counted = self.count(change, harm, files);
+        if counted
+            && harm == Harm::Blanked
+            && is_empty
+            && self.emptied.len() < EMPTIED_MAX
+            && let Some(before) = &change.before
+        {
+            let former =
+                Former { readable: !before.traits.format.is_scrambled(), content: before.content.clone() };
+            self.emptied.insert(path_number(&change.path), former);
+        }
+        counted
+    }
+
+    /// A file that was emptied and is written again came to no harm by that. Gives what it was before.
+    fn fill(&mut self, change: &FileChange) -> Option<Former> {
+        let number = path_number(&change.path);
+        let former = match &change.after {
+            Some(after) if after.meta.size > 0 => self.emptied.remove(&number)?,
+            _ => return None,
+        };
+        self.counted.remove(&number);
+        self.victims.retain(|victim| victim.path != change.path);
+        if let Some(blanked) = self.harms.get_mut(&Harm::Blanked) {
+            *blanked = blanked.saturating_sub(1);
+        }
+        Some(former)
     }
 
     fn appear(&mut self, change: &FileChange) -> bool {
@@ -273,16 +324,23 @@ impl Group {
         self.drops.iter().max_by_key(|drops| (drops.note.is_demand(), drops.folders.len()))
     }
 
-    /// Whether harm was done that only one who means it does.
+    /// Whether harm was done that only one who means it does, even if the files that are empty are about to be written.
     pub fn is_alarming(&self, thresholds: &Thresholds) -> bool {
-        let weight = |wanted: fn(Harm) -> bool| -> u64 {
-            let harms = self.harms.iter().filter(|(harm, _)| wanted(**harm));
-            harms.map(|(harm, count)| harm.weight().saturating_mul(*count)).sum()
-        };
+        self.does_harm(thresholds, u64::try_from(self.emptied.len()).unwrap_or(u64::MAX))
+    }
+
+    /// The same, if the files that are empty stay so.
+    pub fn is_emptying(&self, thresholds: &Thresholds) -> bool {
+        self.does_harm(thresholds, 0)
+    }
+
+    fn does_harm(&self, thresholds: &Thresholds, emptied: u64) -> bool {
+        let harms = self.harms.iter().filter(|(harm, _)| !harm.is_ordinary());
+        let weight: u64 = harms.map(|(harm, count)| harm.weight().saturating_mul(*count)).sum();
         let demand = self.widest_drop().is_some_and(|drops| drops.note.is_demand());
         // A demand beside it leaves no doubt.
         let needed = thresholds.victims * if demand { 50 } else { 100 };
-        weight(|harm| !harm.is_ordinary()) >= needed
+        weight.saturating_sub(emptied.saturating_mul(Harm::Blanked.weight())) >= needed
     }
 
     /// Whether as much was deleted or renamed, within a short time, and nothing much written in its place.

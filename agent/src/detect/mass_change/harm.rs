@@ -59,6 +59,8 @@ pub enum Deed {
     Harm(Harm, u64),
     /// A new file that nobody can read: half of an encryption, if another vanishes for it.
     Appeared,
+    /// An empty file came to hold what nobody can read: an encryption, if it was emptied for that.
+    Filled,
     /// Ordinary content was written, or moved into place; `true` when it replaced other content.
     Written(bool),
     /// A directory was made.
@@ -120,15 +122,18 @@ fn changed(change: &FileChange, before: &ObjectState, after: &ObjectState) -> De
         return if was { Deed::Nothing } else { Deed::Harm(Harm::Blanked, 1) };
     }
     if new.format.is_scrambled() {
-        let was = old.format.is_scrambled() || before.meta.size == 0;
-        return if was { Deed::Nothing } else { Deed::Harm(Harm::Encrypted, 1) };
+        return match before.meta.size {
+            0 => Deed::Filled,
+            _ if old.format.is_scrambled() => Deed::Nothing,
+            _ => Deed::Harm(Harm::Encrypted, 1),
+        };
     }
     let dense = |entropy: Option<u8>| entropy.is_some_and(|entropy| entropy >= DISGUISE_ENTROPY);
     let told_apart = old.format != Format::Unknown && old.format != new.format;
     if told_apart && dense(new.entropy) && !dense(old.entropy) && old.entropy.is_some() {
         return Deed::Harm(Harm::Recoded, 1);
     }
-    Deed::Written(true)
+    Deed::Written(before.meta.size > 0)
 }
 
 /// What programs make and unmake by themselves: nobody misses it.

@@ -10,7 +10,8 @@
 //! when it is fast ([`Thresholds::burst`]), when nothing much is written in its place, when what is lost is no
 //! by-product of a build and older than the process that deletes it; not for package managers, git (what it deletes
 //! it keeps), nor for rsync when it also writes; and it is told `medium` when the same program did as much in the
-//! same place on two days before ([`habit`]). It is held for [`Thresholds::hold`], for what is written in its place to be seen.
+//! same place on two days before ([`habit`]). It is held for [`Thresholds::hold`], for what is written in its place to be seen;
+//! so is the alarm about files that were emptied, since programs empty a file to write it anew.
 //!
 //! **Limits.** [`Thresholds::groups_max`] processes and places are remembered, those touched longest ago go first;
 //! each remembers 4,096 numbers of paths of a sort, and names 20 victims. What was counted and not yet an alarm is
@@ -261,7 +262,9 @@ impl MassChange {
             return self.raise_note(&key, now, new_id).into_iter().collect();
         }
         let suspicious = keys.iter().find(|key| {
-            self.groups.get(*key).is_some_and(|member| member.group.is_suspicious(&thresholds, now))
+            self.groups.get(*key).is_some_and(|member| {
+                member.group.is_emptying(&thresholds) || member.group.is_suspicious(&thresholds, now)
+            })
         });
         if let Some(member) = suspicious.and_then(|key| self.groups.get_mut(key)) {
             let at = *member.suspected.get_or_insert(now.plus(thresholds.hold));
@@ -281,8 +284,8 @@ impl MassChange {
         }
         member.suspected = None;
         let mirrored = member.mirrors && member.group.written > 0;
-        let stands =
-            member.group.alarm.is_none() && member.group.is_suspicious(&thresholds, now) && !mirrored;
+        let suspicious = member.group.is_suspicious(&thresholds, now) && !mirrored;
+        let stands = member.group.alarm.is_none() && (suspicious || member.group.is_emptying(&thresholds));
         if !stands {
             return None;
         }

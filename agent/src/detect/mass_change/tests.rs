@@ -240,6 +240,58 @@ fn deletions_wait_for_what_is_written_in_their_place() {
     assert!(world.findings.is_empty());
 }
 
+/// A file that is emptied, and a moment later written.
+fn anew(number: u64, before: ObjectState, after: ObjectState) -> [FileChange; 2] {
+    let path = format!("/srv/data/{}/{number}.odt", number % 5);
+    let mut empty = file(Format::Empty, 0);
+    empty.meta.size = 0;
+    [change(&path, Some(before), Some(empty.clone()), 1), change(&path, Some(empty), Some(after), 1)]
+}
+
+#[test]
+fn a_file_that_is_emptied_to_be_written_anew_came_to_no_harm() {
+    let mut world = World::new();
+    let same = |number: u64| anew(number, file(Format::Text, 1), file(Format::Text, 1));
+    // All are caught empty before any is written again: the same text in every folder, and what nobody could read before.
+    let keys = |number: u64| anew(number, file(Format::Opaque, 3), file(Format::Opaque, 4));
+    let pairs: Vec<[FileChange; 2]> = (0..40).map(same).chain((40..80).map(keys)).collect();
+    for which in 0..2 {
+        pairs.iter().for_each(|pair| {
+            world.observe(&pair[which]);
+        });
+    }
+    world.tick(10);
+    assert!(world.findings.is_empty(), "{:#?}", world.findings);
+
+    let mut world = World::new();
+    (0..20).for_each(|number| {
+        world.observe(&same(number)[0]);
+    });
+    assert!(world.findings.is_empty());
+    world.tick(10);
+    assert_eq!((world.last().rule.as_str(), world.acts()), ("file.mass-change", 1));
+
+    let mut world = World::new();
+    for number in 0..10 {
+        anew(number, file(Format::Text, 1), file(Format::Opaque, 2)).iter().for_each(|change| {
+            world.observe(change);
+        });
+    }
+    assert_eq!(
+        (world.last().severity, world.acts()),
+        (Severity::Critical, 1),
+        "encrypted after it was emptied"
+    );
+
+    let mut world = World::new();
+    for number in 0..12 {
+        anew(number, file(Format::Text, 1), file(Format::Text, 2)).iter().for_each(|change| {
+            world.observe(change);
+        });
+    }
+    assert_eq!(world.acts(), 1, "the same other text in all of them");
+}
+
 #[test]
 fn a_directory_that_goes_counts_with_what_it_held() {
     let beneath = |name: &str| Beneath { path: name.into(), state: file(Format::Text, 1) };
