@@ -38,8 +38,16 @@ pub type Job = (PathBuf, Mark);
 pub struct Large {
     jobs: SyncSender<Job>,
     done: Receiver<(Job, Option<ObjectState>)>,
-    /// By whom what hashing them shows was accepted beforehand, if it was.
-    waiting: HashMap<PathBuf, Option<String>>,
+    waiting: HashMap<PathBuf, Waiting>,
+}
+
+/// What is known of a file that waits or is being hashed.
+#[derive(Default)]
+struct Waiting {
+    /// By whom what hashing it shows was accepted beforehand, if it was.
+    accepted_by: Option<String>,
+    /// It was marked again since: what is being read may be older than that.
+    again: Option<Mark>,
 }
 
 /// A file that was read.
@@ -71,14 +79,15 @@ impl Large {
         Ok(Self { jobs, done, waiting: HashMap::new() })
     }
 
-    /// Queues a file unless it waits already; tells whether it waits now.
+    /// Queues a file; one that waits already is read once more after that. Tells whether it waits now.
     pub fn queue(&mut self, path: PathBuf, mark: Mark) -> bool {
-        if self.waiting.contains_key(&path) {
+        if let Some(waiting) = self.waiting.get_mut(&path) {
+            waiting.again = Some(mark);
             return true;
         }
         let queued = self.waiting.len() < WAITING_MAX && self.jobs.try_send((path.clone(), mark)).is_ok();
         if queued {
-            self.waiting.insert(path, None);
+            self.waiting.insert(path, Waiting::default());
         }
         queued
     }
@@ -92,13 +101,20 @@ impl Large {
     pub fn accept(&mut self, paths: &[PathBuf], by: &str) -> u64 {
         let beneath = |path: &Path| paths.iter().any(|above| path.starts_with(above));
         let waiting = self.waiting.iter_mut().filter(|(path, _)| beneath(path));
-        waiting.map(|(_, accepted)| *accepted = Some(by.to_owned())).fold(0, |count, ()| count + 1)
+        waiting.map(|(_, file)| file.accepted_by = Some(by.to_owned())).fold(0, |count, ()| count + 1)
     }
 
     /// A file that is done.
     pub fn next_done(&mut self) -> Option<Done> {
         let (job, state) = self.done.try_recv().ok()?;
-        let accepted_by = self.waiting.remove(&job.0).flatten();
+        let Waiting { mut accepted_by, again } = self.waiting.remove(&job.0).unwrap_or_default();
+        if let Some(mark) = again
+            && self.queue(job.0.clone(), mark)
+            && state.is_none()
+            && let Some(waiting) = self.waiting.get_mut(&job.0)
+        {
+            waiting.accepted_by = accepted_by.take();
+        }
         Some(Done { job, state, accepted_by })
     }
 }
@@ -211,6 +227,28 @@ mod tests {
         assert_eq!(look(file.path(), &stop).unwrap().content, wanted);
         file.as_file().set_len(size + 1).unwrap();
         assert_ne!(look(file.path(), &stop).unwrap().content, wanted);
+    }
+
+    #[test]
+    fn a_file_that_is_marked_again_while_it_waits_is_read_once_more() {
+        let file = tempfile::NamedTempFile::new_in("/var/tmp").unwrap();
+        file.as_file().set_len(3 * STRETCH).unwrap();
+        let (wake, stop, mut handle) =
+            (Arc::new(Wake::new().unwrap()), Stop::new().unwrap(), SensorHandle::default());
+        let mut large = Large::start(&wake, &stop, &mut handle).unwrap();
+        let mark = || Mark::rescan(crate::clock::now(), Instant::now(), None);
+        assert!(large.queue(file.path().to_owned(), mark()) && large.queue(file.path().to_owned(), mark()));
+        assert_eq!(large.accept(&[file.path().to_owned()], "me"), 1);
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let mut reads = Vec::new();
+        while large.waiting() > 0 {
+            assert!(Instant::now() < deadline, "{} reads", reads.len());
+            reads.extend(large.next_done().map(|done| done.accepted_by));
+        }
+        assert_eq!(reads, [Some("me".to_owned()), None]);
+        stop.set();
+        drop(large);
+        handle.join();
     }
 
     #[test]
