@@ -150,8 +150,22 @@ impl Screen {
             let _written = write!(rest, ", {} {}", count(*value), printable(counter)).is_ok();
         }
         self.line(&printable(name), rest.trim_end());
-        for source in &sensor.sources {
+        let (still, telling): (Vec<_>, Vec<_>) = sensor.sources.iter().partition(|source| is_still(source));
+        for source in telling {
             self.source(source);
+        }
+        self.still(&still, SensorState::Running, "nothing read yet");
+        self.still(&still, SensorState::Disabled, "not there yet");
+    }
+
+    /// Sources of which there is nothing to tell share a line.
+    fn still(&mut self, sources: &[&SourceReport], state: SensorState, what: &str) {
+        let names = sources.iter().filter(|source| source.state == state);
+        let names: Vec<_> = names.map(|source| printable(&source.source)).collect();
+        if !names.is_empty() {
+            let (tone, word) = state_word(state);
+            let word = self.style.paint(tone, &format!("{word:<9}"));
+            self.line("", &format!("{word} {what}: {}", names.join(", ")));
         }
     }
 
@@ -261,6 +275,16 @@ impl Screen {
         };
         let parts: Vec<String> = report.processes.iter().map(part).collect();
         self.line("cost", &parts.join("; "));
+    }
+}
+
+/// Whether there is no more to tell of a source than that it is there, or that it is not.
+fn is_still(source: &SourceReport) -> bool {
+    let untold = source.read == 0 && source.last_event.is_none();
+    match source.state {
+        SensorState::Running => untold && source.reason.is_empty(),
+        SensorState::Disabled => untold && source.reason == SourceReport::ABSENT,
+        _ => false,
     }
 }
 

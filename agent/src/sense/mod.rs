@@ -120,6 +120,11 @@ pub struct SourceReport {
     pub lag_ms: Option<u64>,
 }
 
+impl SourceReport {
+    /// The reason of a source that this host does not have, or not yet.
+    pub const ABSENT: &'static str = "it does not exist yet";
+}
+
 /// Shared hold on a [`SensorReport`]; cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct SensorStatus(Arc<Mutex<SensorReport>>);

@@ -152,7 +152,7 @@ fn of_log(tail: &Tail, lag: Option<Duration>) -> SourceReport {
     let (state, reason) = match (&tail.trouble, tail.exists()) {
         (Some(trouble), _) => (SensorState::Degraded, trouble.clone()),
         (None, true) => (SensorState::Running, String::new()),
-        (None, false) => (SensorState::Disabled, "it does not exist yet".to_owned()),
+        (None, false) => (SensorState::Disabled, SourceReport::ABSENT.to_owned()),
     };
     let files = tail.position().files;
     let position = files.last().map(|file| format!("inode {} at {}", file.inode, file.offset));
@@ -171,7 +171,7 @@ fn of_database(database: &Database, lag: Option<Duration>) -> SourceReport {
     let (state, reason) = match (&database.trouble, database.exists()) {
         (Some(trouble), _) => (SensorState::Degraded, trouble.clone()),
         (None, true) => (SensorState::Running, String::new()),
-        (None, false) => (SensorState::Disabled, "it does not exist yet".to_owned()),
+        (None, false) => (SensorState::Disabled, SourceReport::ABSENT.to_owned()),
     };
     SourceReport {
         source: database.path().display().to_string(),
