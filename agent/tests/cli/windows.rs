@@ -8,6 +8,7 @@ use crate::host::{Host, text, wait_for};
 fn planned_work_explains_what_it_changes_and_is_on_record() {
     let host = Host::new();
     let running = host.start();
+    wait_for("the baseline", || (host.status()["sensors"]["files"]["state"] == "running").then_some(()));
     let shown = |arguments: &[&str]| text(&host.agent(arguments).stdout);
     assert_eq!(shown(&["window", "show"]), "no planned work is declared\n");
     let refused = host.agent(&["window", "open", "--for", "2h", "--reason", " "]);
