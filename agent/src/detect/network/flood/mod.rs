@@ -13,6 +13,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use picket_protocol::finding::{Entity, Finding};
 use picket_protocol::time::Timestamp;
@@ -53,8 +54,22 @@ type Place = (Arc<str>, Direction);
 struct Suspected {
     /// Summaries in a row.
     times: u32,
-    since: Timestamp,
+    /// Begin and end of the first, and how many packets of it came in that.
+    from: Timestamp,
+    to: Timestamp,
+    came: u64,
     last: Timestamp,
+}
+
+impl Suspected {
+    /// When it began: the first summary may be of a whole second, of which a flood that came as fast as `came` in `time` had only the end.
+    fn begun(&self, came: u64, time: Duration) -> Timestamp {
+        let took = (time.as_nanos().saturating_mul(self.came.into())).checked_div(came.into());
+        let took = took.filter(|took| *took > 0).and_then(|took| i64::try_from(took).ok());
+        took.map_or(self.from, |took| {
+            Timestamp::from_nanos(self.to.nanos().saturating_sub(took)).max(self.from)
+        })
+    }
 }
 
 /// See the module.
@@ -254,12 +269,15 @@ impl FloodDetector {
         let back = self.beyond_calm(direction.reversed());
         let mut begun = summary.from;
         if !self.open.contains_key(&key) {
-            let new = Suspected { times: 0, since: summary.from, last: now };
+            let ways = summary.traffic.iter().filter(|traffic| traffic.direction == direction);
+            let came = ways.fold(0, |sum: u64, one| sum.saturating_add(came_of(kind, one).packets));
+            let new = Suspected { times: 0, from: summary.from, to: now, came, last: now };
             let suspected = self.suspected.entry(key).or_insert(new);
-            (suspected.times, suspected.last, begun) = (suspected.times + 1, now, suspected.since);
+            (suspected.times, suspected.last) = (suspected.times + 1, now);
             if suspected.times < CONFIRMED {
                 return;
             }
+            begun = suspected.begun(came, now.since(summary.from));
         }
         let mut opened = false;
         for (place, verdict) in found {
@@ -271,12 +289,8 @@ impl FloodDetector {
                 Open::new(new_id(), kind, verdict, &view, begun)
             });
             let here = |one: &&Traffic| one.interface == place.0 && one.direction == direction;
-            let here = summary.traffic.iter().find(here);
-            let mut came = here.map(|traffic| traffic.class(kind.class())).unwrap_or_default();
-            if let Some(traffic) = here.filter(|_| kind == Kind::Malformed) {
-                came.add(traffic.class(Class::Stealth));
-            }
-            open.grow(&place.0, &view, came, now);
+            let came = summary.traffic.iter().find(here).map(|traffic| came_of(kind, traffic));
+            open.grow(&place.0, &view, came.unwrap_or_default(), now);
             let usual = lane.baselines.get(&kind.class()).and_then(|baseline| baseline.usual_rate(now));
             open.set_context(usual, summary.sampled);
         }
@@ -301,4 +315,13 @@ impl FloodDetector {
             !ended
         });
     }
+}
+
+/// What of it came over an interface.
+fn came_of(kind: Kind, traffic: &Traffic) -> Count {
+    let mut came = traffic.class(kind.class());
+    if kind == Kind::Malformed {
+        came.add(traffic.class(Class::Stealth));
+    }
+    came
 }

@@ -42,25 +42,35 @@ impl Host {
     }
 
     fn play_with(&mut self, streams: &[Stream], millis: u64, kernel: impl Fn(u64) -> Option<KernelDelta>) {
-        let eth = self.counter.interface("eth0");
         for _ in 0..millis / 100 {
-            let counter = &mut self.counter;
-            traffic::play(streams, self.now, self.now + 100, &mut |nanos, frame| {
-                let direction = if frame.source == HOST { Direction::Out } else { Direction::In };
-                let bytes = frame.bytes();
-                let time = Timestamp::from_nanos(BEGIN + i64::try_from(nanos).unwrap());
-                counter.count(eth, direction, &decode(Link::Ethernet, &bytes, 0), time);
-            });
-            self.now += 100;
-            let mut summary = self.counter.summary(at(self.now));
-            summary.kernel = kernel(self.now);
-            let ids = &mut self.ids;
-            let found = self.detector.observe(&summary, &mut || {
-                *ids += 1;
-                Uuid::from_u64_pair(0, *ids)
-            });
-            self.told.extend(found.into_iter().map(|finding| (self.now, finding)));
+            self.count(streams, 100);
+            self.look(kernel(self.now));
         }
+    }
+
+    /// Counts what comes in so many milliseconds.
+    fn count(&mut self, streams: &[Stream], millis: u64) {
+        let eth = self.counter.interface("eth0");
+        let counter = &mut self.counter;
+        traffic::play(streams, self.now, self.now + millis, &mut |nanos, frame| {
+            let direction = if frame.source == HOST { Direction::Out } else { Direction::In };
+            let bytes = frame.bytes();
+            let time = Timestamp::from_nanos(BEGIN + i64::try_from(nanos).unwrap());
+            counter.count(eth, direction, &decode(Link::Ethernet, &bytes, 0), time);
+        });
+        self.now += millis;
+    }
+
+    /// Has the detector look at what was counted.
+    fn look(&mut self, kernel: Option<KernelDelta>) {
+        let mut summary = self.counter.summary(at(self.now));
+        summary.kernel = kernel;
+        let ids = &mut self.ids;
+        let found = self.detector.observe(&summary, &mut || {
+            *ids += 1;
+            Uuid::from_u64_pair(0, *ids)
+        });
+        self.told.extend(found.into_iter().map(|finding| (self.now, finding)));
     }
 
     fn rules(&self) -> Vec<&str> {
@@ -118,6 +128,19 @@ fn a_syn_flood_is_told_with_all_that_a_person_needs() {
     assert!(title.starts_with("SYN flood on 192.0.2.1 port 80 from about "), "{title}");
     let title = &told.last().unwrap().1.title;
     assert!(title.contains("has ended after"), "{title}");
+}
+
+#[test]
+fn a_flood_after_an_idle_second_is_told_with_when_it_began() {
+    let mut host = Host::new();
+    host.play(&traffic::requests(100), 1_000);
+    // While little comes sums are read once a second: the first that shows it is mostly of the time before.
+    host.count(&[], 800);
+    host.count(&traffic::syn_flood(100_000), 200);
+    host.look(None);
+    host.play(&traffic::syn_flood(100_000), 500);
+    let begun = host.told[0].1.observed.first;
+    assert!((at(1_790)..=at(1_810)).contains(&begun), "told as begun {begun}, did at {}", at(1_800));
 }
 
 #[test]
