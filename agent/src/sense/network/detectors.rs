@@ -11,6 +11,7 @@ use picket_protocol::time::Timestamp;
 use uuid::Uuid;
 
 use super::senders::senders;
+use crate::detect::network::flood::Learned;
 use crate::detect::network::{Connections, Direction, FloodDetector, Probe, Summary, Thresholds};
 use crate::ledger::SealError;
 use crate::sense::SensorContext;
@@ -34,6 +35,21 @@ impl Detectors {
     /// Nothing seen yet.
     pub fn new(thresholds: Thresholds) -> Self {
         Self { floods: FloodDetector::new(thresholds), searched: HashMap::new(), findings: 0, last: None }
+    }
+
+    /// Goes on with what the last run has learned; gives how much of it is forgotten.
+    pub fn restore(&mut self, learned: Vec<Learned>, now: Timestamp) -> usize {
+        self.floods.restore(learned, now)
+    }
+
+    /// What was learned, for the next run.
+    pub fn learned(&self) -> Vec<Learned> {
+        self.floods.learned()
+    }
+
+    /// How much that is.
+    pub fn baselines(&self) -> usize {
+        self.floods.baselines()
     }
 
     /// An interval.

@@ -19,6 +19,7 @@ mod detectors;
 mod interfaces;
 pub mod ladder;
 mod layout;
+mod learned;
 pub mod neighbours;
 mod program;
 mod sampling;
@@ -34,6 +35,7 @@ use crate::config::NetworkConfig;
 use crate::sense::{SensorContext, SensorError, SensorHandle};
 
 pub use ladder::{Rung, probe};
+pub use learned::SCHEMA;
 
 /// Starts the sensor's thread on the best rung that works, or on the one that the configuration names.
 ///
@@ -45,9 +47,28 @@ pub fn start(config: &NetworkConfig, context: SensorContext) -> Result<SensorHan
     let interfaces = interfaces::Interfaces::open(slots)
         .map_err(|source| SensorError::System { doing: "hear of network interfaces", source })?;
     context.status.update(|report| report.ladder = rungs);
-    let detectors = detectors::Detectors::new(config.thresholds);
+    let mut detectors = detectors::Detectors::new(config.thresholds);
+    restore(&mut detectors, &context.database);
     let worker = worker::Worker::new(context, opened, interfaces, detectors);
     let mut handle = SensorHandle::default();
     handle.spawn("network", move || worker.run())?;
     Ok(handle)
+}
+
+/// Goes on with what the last run has learned; what of it cannot be read is told and learned anew.
+fn restore(detectors: &mut detectors::Detectors, database: &std::path::Path) {
+    match learned::read(database) {
+        Ok((rows, damaged)) => {
+            let damaged = damaged + detectors.restore(rows, crate::clock::now());
+            if damaged > 0 {
+                tracing::warn!(
+                    damaged,
+                    "network: what the last run has learned cannot be read in part and is learned anew"
+                );
+            }
+        }
+        Err(error) => {
+            tracing::warn!(%error, "network: what the last run has learned cannot be read and is learned anew");
+        }
+    }
 }

@@ -16,6 +16,7 @@ use super::connections::{self, Watch};
 use super::detectors::Detectors;
 use super::interfaces::Interfaces;
 use super::ladder::{self, Opened, Rung};
+use super::learned;
 use super::sampling::Sampling;
 use super::summaries::Summaries;
 use super::witness::Witness;
@@ -35,6 +36,9 @@ const SECOND: Duration = Duration::from_secs(1);
 const MUCH: u64 = 1_000;
 /// How often the kernel's own counters are read while little comes.
 const WITNESS_IDLE: Duration = Duration::from_secs(10);
+/// How often what was learned is kept, beside at the end: a crash loses no more of what takes weeks to learn, and it is up to 3 MiB on a
+/// host with many interfaces.
+const KEEP: Duration = Duration::from_secs(3_600);
 /// How often the status is brought up to date.
 const REPORT: Duration = Duration::from_secs(2);
 /// When so many packets were read at once, the next are let gather for so long.
@@ -81,6 +85,7 @@ pub(super) struct Worker {
     second: Duration,
     witnessed: Duration,
     reported: Duration,
+    kept: Duration,
     /// Interfaces that refused the rung's program, and why.
     not_attached: Vec<(u32, String)>,
 }
@@ -112,6 +117,7 @@ impl Worker {
             second: now,
             witnessed: Duration::ZERO,
             reported: Duration::ZERO,
+            kept: now,
             not_attached: Vec::new(),
         }
     }
@@ -128,6 +134,8 @@ impl Worker {
         if let Err(error) = self.serve() {
             tracing::debug!(%error, "the network sensor ends");
         }
+        // Refused only when the ledger has stopped.
+        let _stopped = self.keep(clock::since_boot());
     }
 
     fn serve(&mut self) -> Result<(), SealError> {
@@ -231,6 +239,9 @@ impl Worker {
             findings.extend(self.look_at_connections(now, wall));
         }
         self.seal(findings)?;
+        if now.saturating_sub(self.kept) >= KEEP {
+            self.keep(now)?;
+        }
         if now.saturating_sub(self.reported) >= REPORT {
             self.report(now);
         }
@@ -294,6 +305,12 @@ impl Worker {
         }
     }
 
+    /// Keeps what was learned for the next run.
+    fn keep(&mut self, now: Duration) -> Result<(), SealError> {
+        self.kept = now;
+        self.context.sealer.seal(Vec::new(), vec![learned::write(self.detectors.learned())])
+    }
+
     fn seal(&mut self, findings: Vec<Finding>) -> Result<(), SealError> {
         self.detectors.seal(findings, &self.context)
     }
@@ -349,6 +366,7 @@ impl Worker {
             ("sampled", u64::from(sample)),
             ("wakes", handed.wakes),
             ("findings", self.detectors.findings),
+            ("baselines", u64::try_from(self.detectors.baselines()).unwrap_or(u64::MAX)),
         ];
         let mut reasons = Vec::new();
         if sample > 1 {

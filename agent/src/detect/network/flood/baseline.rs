@@ -27,9 +27,18 @@ pub const RAISE_MAX: f64 = 8.0;
 pub const LOWER_MAX: f64 = 4.0;
 /// The sum at which a change has lasted: about 3 s at eight times the usual rate.
 const CHANGE: f64 = 6.0;
+/// First byte of a baseline as it is kept.
+const FORMAT: u8 = 1;
+/// Bytes of a median with its deviation and seconds, and of an hour with its number.
+const ROBUST_BYTES: usize = 12;
+const HOUR_BYTES: usize = 1 + ROBUST_BYTES;
+/// Bytes of a baseline as it is kept, at most.
+pub const BYTES_MAX: usize = 1 + ROBUST_BYTES + HOURS * HOUR_BYTES;
+/// What no median or deviation is above: rates have 32 bits.
+const POWER_MAX: f32 = 33.0;
 
 /// Median and deviation, in powers of two.
-#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Robust {
     median: f32,
     deviation: f32,
@@ -58,17 +67,33 @@ impl Robust {
         self.deviation = (self.deviation + if away > 0.0 { step } else { -step }).max(0.1);
     }
 
+    /// Median, deviation, seconds; little-endian.
+    fn bytes(self) -> impl Iterator<Item = u8> {
+        let words = [self.median.to_bits(), self.deviation.to_bits(), self.seen];
+        words.into_iter().flat_map(u32::to_le_bytes)
+    }
+
+    /// None where no learning leads to that.
+    fn from_bytes(bytes: &[u8; ROBUST_BYTES]) -> Option<Self> {
+        let word = |at: usize| Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
+        let read =
+            Self { median: f32::from_bits(word(0)?), deviation: f32::from_bits(word(4)?), seen: word(8)? };
+        // Not a number is in no range.
+        let possible =
+            (0.0..=POWER_MAX).contains(&read.median) && (0.0..=POWER_MAX).contains(&read.deviation);
+        possible.then_some(read)
+    }
+
     fn usual_max(&self) -> f64 {
         f64::from(self.median) + 6.0 * f64::from(self.deviation)
     }
 }
 
 /// Of one class on one interface in one direction: 2 KiB.
-#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Baseline {
     all: Robust,
     hours: Vec<Robust>,
-    #[serde(skip)]
     sum: f64,
 }
 
@@ -88,6 +113,34 @@ fn power(rate: u64) -> f64 {
 }
 
 impl Baseline {
+    /// As it is kept: format, all hours together, and of each hour that was seen its number and what was learned of it.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = vec![FORMAT];
+        bytes.extend(self.all.bytes());
+        for (number, hour) in (0u8..).zip(&self.hours).filter(|(_, hour)| hour.seen > 0) {
+            bytes.push(number);
+            bytes.extend(hour.bytes());
+        }
+        bytes
+    }
+
+    /// None when these are not what [`Baseline::to_bytes`] writes.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (&FORMAT, rest) = bytes.split_first()? else { return None };
+        let (all, rest) = rest.split_first_chunk()?;
+        let mut read = Self { all: Robust::from_bytes(all)?, ..Self::default() };
+        let (hours, rest) = rest.as_chunks::<HOUR_BYTES>();
+        let mut next = 0;
+        for hour in hours {
+            let (number, hour) = hour.split_first()?;
+            let number = usize::from(*number);
+            let place = read.hours.get_mut(number).filter(|_| number >= next)?;
+            *place = Robust::from_bytes(hour.try_into().ok()?).filter(|hour| hour.seen > 0)?;
+            next = number + 1;
+        }
+        rest.is_empty().then_some(read)
+    }
+
     fn usual(&self, now: Timestamp) -> Option<Robust> {
         let by_hour = self.hours.get(hour(now)).filter(|hour| hour.seen >= LEARNED);
         by_hour.or(Some(&self.all).filter(|all| all.seen >= LEARNED_ALL)).copied()
@@ -173,6 +226,30 @@ mod tests {
         assert_eq!(quiet.limit(2_000, at(end + 5)), 500);
         (5..60).for_each(|second| quiet.second(10, at(end + second), true));
         assert_eq!(quiet.limit(2_000, at(end + 60)), 2_000);
+    }
+
+    #[test]
+    fn what_is_kept_reads_back_and_what_nobody_kept_does_not() {
+        let (mut baseline, _) = learned(4_000);
+        baseline.sum = 0.0;
+        let bytes = baseline.to_bytes();
+        assert_eq!(bytes.len(), 1 + ROBUST_BYTES + 26 * HOUR_BYTES, "some of 26 hours");
+        assert_eq!(Baseline::from_bytes(&bytes), Some(baseline));
+        let refused = |change: &dyn Fn(&mut Vec<u8>)| {
+            let mut changed = bytes.clone();
+            change(&mut changed);
+            assert_eq!(Baseline::from_bytes(&changed), None, "{changed:?}");
+        };
+        refused(&Vec::clear);
+        refused(&|bytes| bytes[0] = 2);
+        refused(&|bytes| bytes.truncate(12));
+        refused(&|bytes| bytes.push(0));
+        refused(&|bytes| bytes[13] = 168);
+        refused(&|bytes| bytes[26] = bytes[13]);
+        for hostile in [f32::NAN, f32::INFINITY, -1.0, 1e9] {
+            refused(&|bytes| bytes[1..5].copy_from_slice(&hostile.to_le_bytes()));
+            refused(&|bytes| bytes[18..22].copy_from_slice(&hostile.to_le_bytes()));
+        }
     }
 
     #[test]

@@ -24,15 +24,16 @@ mod impact;
 mod judge;
 mod kind;
 mod lane;
+mod learned;
 mod open;
 mod service;
 #[cfg(test)]
 mod tests;
 
-use baseline::Baseline;
 use judge::{Verdict, View, Witness};
 pub use kind::Kind;
 use lane::{Lane, Rates};
+pub use learned::{LEARNED_MAX, Learned};
 use open::Open;
 pub use open::Senders;
 use service::Services;
@@ -86,9 +87,6 @@ pub struct FloodDetector {
     last: Option<Timestamp>,
 }
 
-/// What was learned, to be kept over a restart.
-pub type Learned = Vec<(String, Direction, Class, Baseline)>;
-
 impl FloodDetector {
     /// Nothing seen yet.
     pub fn new(thresholds: Thresholds) -> Self {
@@ -101,24 +99,6 @@ impl FloodDetector {
             witness: None,
             counted: [[Count::default(); Class::COUNT]; Direction::COUNT],
             last: None,
-        }
-    }
-
-    /// What was learned.
-    pub fn learned(&self) -> Learned {
-        let lanes = self.lanes.iter().flat_map(|((name, direction), lane)| {
-            lane.baselines.iter().map(|(class, one)| (name.to_string(), *direction, *class, one.clone()))
-        });
-        lanes.collect()
-    }
-
-    /// Goes on with what was learned.
-    pub fn restore(&mut self, learned: Learned) {
-        for (name, direction, class, baseline) in learned {
-            let place = (Arc::from(name), direction);
-            if self.lanes.len() < LANES_MAX || self.lanes.contains_key(&place) {
-                self.lanes.entry(place).or_default().baselines.insert(class, baseline);
-            }
         }
     }
 

@@ -8,6 +8,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use serde_json::Value;
 
+use super::baseline::Baseline;
 use super::*;
 use crate::detect::network::{Counter, KernelDelta, ListenerLoad, Spread, Talker, Target};
 use crate::detect::packets::build::{Body, Frame};
@@ -428,9 +429,53 @@ proptest! {
     fn what_was_learned_reads_back(summaries in summaries()) {
         let (detector, _) = run(&summaries);
         let learned = detector.learned();
-        let text = serde_json::to_string(&learned).unwrap();
         let mut again = FloodDetector::new(Thresholds::default());
-        again.restore(serde_json::from_str(&text).unwrap());
-        prop_assert_eq!(serde_json::to_string(&again.learned()).unwrap(), text);
+        prop_assert_eq!(again.restore(learned.clone(), at(1_000_000_000)), 0);
+        prop_assert_eq!(again.baselines(), learned.len());
+        prop_assert_eq!(again.learned(), learned);
     }
+}
+
+#[test]
+fn what_cannot_have_been_learned_is_forgotten_and_the_rest_is_bounded() {
+    let of = |interface: String, class, state| Learned {
+        interface,
+        direction: Direction::In,
+        class,
+        seen: at(0),
+        state,
+    };
+    let good = Baseline::default().to_bytes();
+    let mut rows = vec![
+        of("eth0".to_owned(), Class::Arp, good.clone()),
+        of("eth0".to_owned(), Class::Syn, vec![7; 13]),
+        of("eth0".to_owned(), Class::Udp, good.clone()),
+    ];
+    let mut detector = FloodDetector::new(Thresholds::default());
+    assert_eq!(detector.restore(rows.clone(), at(5)), 2);
+    assert_eq!(detector.learned(), rows.split_off(2));
+    let many = (0..1_000).map(|number| of(format!("veth{number}"), Class::Syn, good.clone()));
+    detector.restore(many.collect(), at(5));
+    assert_eq!((detector.lanes.len(), detector.baselines()), (LANES_MAX, LANES_MAX));
+}
+
+#[test]
+fn what_was_learned_of_an_interface_that_is_gone_for_long_is_not_kept() {
+    let mut host = Host::new();
+    let row = |interface: &str, seen| Learned {
+        interface: interface.to_owned(),
+        direction: Direction::In,
+        class: Class::Syn,
+        seen,
+        state: Baseline::default().to_bytes(),
+    };
+    let week = Duration::from_secs(7 * 86_400);
+    let ago = |time: Duration| Timestamp::from_nanos(BEGIN - i64::try_from(time.as_nanos()).unwrap());
+    // One was seen by a clock that went ahead.
+    let rows = vec![row("gone", ago(week * 2)), row("rare", ago(week)), row("ahead", at(1_000_000_000))];
+    assert_eq!(host.detector.restore(rows, at(0)), 0);
+    host.play(&traffic::requests(100), 2_000);
+    let kept: Vec<_> = host.detector.learned().into_iter().map(|row| (row.interface, row.seen)).collect();
+    assert!(kept.iter().all(|(name, _)| name != "gone"), "{kept:?}");
+    assert!(kept.contains(&("rare".to_owned(), ago(week))) && kept.contains(&("ahead".to_owned(), at(0))));
 }
