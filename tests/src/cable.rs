@@ -1,8 +1,16 @@
 //! Two network namespaces with a cable between them: `near`, where the agent is, and `far`, from where it is sent at.
 
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use serde_json::Value;
+
+use crate::agent::Agent;
 use crate::process::stdout_of;
+use crate::wait_for;
+
+const NOTHING_ELSE: &str =
+    "[files]\nenabled = false\n[logins]\nenabled = false\n[defences]\nenabled = false\n";
 
 /// See the module. Both namespaces go when it is dropped, with all that is in them.
 pub struct Cable {
@@ -78,6 +86,42 @@ impl Cable {
         let (file, count) = (file.display().to_string(), count.to_string());
         self.from_afar(&["trafgen", "--cpus", "1", "--conf", &file, "--dev", "far0", "--num", &count]);
     }
+}
+
+/// An agent at the near end that senses the network and nothing else, and runs: `network` is what its configuration says of that, and it
+/// is started by what `by` runs.
+pub fn start_agent(dir: &Path, cable: &Cable, network: &str, by: &[&str]) -> Agent {
+    let mut agent = Agent::configure(dir, "");
+    let at = dir.display();
+    let text =
+        format!("state_dir = \"{at}/state\"\nrun_dir = \"{at}/run\"\n{NOTHING_ELSE}[network]\n{network}\n");
+    std::fs::write(dir.join("agent.toml"), text).expect("a configuration");
+    let near = format!("--net=/run/netns/{}", cable.near());
+    agent.run_by(&[&["nsenter", &near], by].concat());
+    agent.resume();
+    wait_for("the network sensor to run", || sensor(&agent)?.pointer("/counters/packets").map(drop));
+    agent
+}
+
+/// What an agent says of its network sensor.
+pub fn sensor(agent: &Agent) -> Option<Value> {
+    agent.status()?.pointer("/sensors/network").cloned()
+}
+
+/// A counter of that; 0 when there is none.
+pub fn counter(agent: &Agent, name: &str) -> u64 {
+    let counters = sensor(agent).and_then(|sensor| sensor.get("counters").cloned());
+    counters.and_then(|counters| counters.get(name)?.as_u64()).unwrap_or(0)
+}
+
+/// Sealed findings of what goes over the network, oldest first, each as often as it was told.
+pub fn findings(agent: &Agent) -> Vec<Value> {
+    let mut records = agent.json(&["findings", "--limit", "1000"]);
+    records.retain(|record| {
+        let rule = record.pointer("/body/rule").and_then(Value::as_str).unwrap_or_default();
+        rule.starts_with("net.") || rule.starts_with("neighbour.")
+    });
+    records
 }
 
 impl Default for Cable {

@@ -1,40 +1,9 @@
 //! The network sensor over a real cable: what is sent is counted, on each rung, as interfaces come and go.
 
-use std::path::Path;
-
 use picket_tests::agent::Agent;
-use picket_tests::cable::{Cable, ip};
+use picket_tests::cable::{Cable, counter, ip, sensor, start_agent as start};
 use picket_tests::wait_for;
 use serde_json::Value;
-
-const NOTHING_ELSE: &str =
-    "[files]\nenabled = false\n[logins]\nenabled = false\n[defences]\nenabled = false\n";
-
-/// An agent at the near end that senses the network and nothing else, and runs.
-fn start(dir: &Path, cable: &Cable, network: &str, by: &[&str]) -> Agent {
-    let mut agent = Agent::configure(dir, "");
-    let at = dir.display();
-    let text =
-        format!("state_dir = \"{at}/state\"\nrun_dir = \"{at}/run\"\n{NOTHING_ELSE}[network]\n{network}\n");
-    std::fs::write(dir.join("agent.toml"), text).expect("a configuration");
-    let near = format!("--net=/run/netns/{}", cable.near());
-    agent.run_by(&[&["nsenter", &near], by].concat());
-    agent.resume();
-    wait_for("the network sensor to run", || {
-        let sensor = sensor(&agent)?;
-        sensor.pointer("/counters/packets").map(drop)
-    });
-    agent
-}
-
-fn sensor(agent: &Agent) -> Option<Value> {
-    agent.status()?.pointer("/sensors/network").cloned()
-}
-
-fn counter(agent: &Agent, name: &str) -> u64 {
-    let counters = sensor(agent).and_then(|sensor| sensor.get("counters").cloned());
-    counters.and_then(|counters| counters.get(name)?.as_u64()).unwrap_or(0)
-}
 
 /// Sends `count` packets and waits until that many more are counted; what else a cable carries (neighbour discovery) is little.
 fn check_counted(agent: &Agent, cable: &Cable, count: u32) {
