@@ -94,12 +94,19 @@ pub fn estimate(set: u32) -> u64 {
     (f64::from(bits) * (f64::from(bits) / f64::from(unset)).ln()).round() as u64
 }
 
+/// By direction and class.
+type Ways = [[Count; Class::COUNT]; Direction::COUNT];
+
+const NO_WAYS: Ways = [[Count { packets: 0, bytes: 0 }; Class::COUNT]; Direction::COUNT];
+
 /// Counts packets, and tells what came since it told last.
 #[derive(Debug)]
 pub struct Counter {
     seed: u64,
     interfaces: Vec<Arc<str>>,
-    totals: Vec<[[Count; Class::COUNT]; Direction::COUNT]>,
+    totals: Vec<Ways>,
+    /// The same of the current second.
+    second_totals: Vec<Ways>,
     sources: Heavy,
     targets: Heavy,
     bits: Vec<Bits>,
@@ -112,10 +119,18 @@ impl Counter {
     /// `seed` decides who shares a slot with whom: where strangers choose addresses it should be drawn at random.
     pub fn new(seed: u64) -> Self {
         let bits = vec![Bits::NONE; Direction::COUNT * Class::COUNT];
-        let totals = vec![[[Count::default(); Class::COUNT]; Direction::COUNT]];
-        let (sources, targets) = (Heavy::new(), Heavy::new());
-        let interfaces = vec![Arc::from("other")];
-        Self { seed, interfaces, totals, sources, targets, bits, second: i64::MIN, from: None, sampled: 1 }
+        Self {
+            seed,
+            interfaces: vec![Arc::from("other")],
+            totals: vec![NO_WAYS],
+            second_totals: vec![NO_WAYS],
+            sources: Heavy::new(),
+            targets: Heavy::new(),
+            bits,
+            second: i64::MIN,
+            from: None,
+            sampled: 1,
+        }
     }
 
     /// Each packet stands for `weight` from now on.
@@ -131,7 +146,8 @@ impl Counter {
                 return 0;
             }
             self.interfaces.push(Arc::from(name));
-            self.totals.push([[Count::default(); Class::COUNT]; Direction::COUNT]);
+            self.totals.push(NO_WAYS);
+            self.second_totals.push(NO_WAYS);
             self.interfaces.len() - 1
         });
         u8::try_from(at).unwrap_or(0)
@@ -152,11 +168,14 @@ impl Counter {
         if time.seconds() != self.second {
             self.second = time.seconds();
             self.bits.iter_mut().for_each(|bits| *bits = Bits::NONE);
+            self.second_totals.fill(NO_WAYS);
         }
-        let total = self.totals.get_mut(usize::from(interface));
-        let total = total.and_then(|ways| ways.get_mut(direction.index())?.get_mut(class.index()));
-        if let Some(total) = total {
-            total.add(count);
+        for totals in [&mut self.totals, &mut self.second_totals] {
+            let ways = totals.get_mut(usize::from(interface));
+            if let Some(total) = ways.and_then(|ways| ways.get_mut(direction.index())?.get_mut(class.index()))
+            {
+                total.add(count);
+            }
         }
         let Some(ip) = packet.ip() else { return class };
         let port = match ip.transport {
@@ -194,7 +213,8 @@ impl Counter {
     pub fn summary(&mut self, to: Timestamp) -> Summary {
         let from = self.from.replace(to).unwrap_or(to);
         let mut traffic = Vec::new();
-        for (number, (name, ways)) in (0u8..).zip(self.interfaces.iter().zip(&mut self.totals)) {
+        let totals = self.totals.iter_mut().zip(&self.second_totals);
+        for (number, (name, (ways, shared))) in (0u8..).zip(self.interfaces.iter().zip(totals)) {
             for direction in Direction::ALL {
                 let Some(classes) = ways.get_mut(direction.index()) else { continue };
                 if classes.iter().all(|count| count.packets == 0) {
@@ -202,6 +222,7 @@ impl Counter {
                 }
                 let mut one = Traffic::new(Arc::clone(name), direction);
                 one.classes = std::mem::replace(classes, [Count::default(); Class::COUNT]);
+                one.shared = shared.get(direction.index()).copied().unwrap_or(one.shared);
                 for (spread, class) in one.spreads.iter_mut().zip(Class::ALL) {
                     let bits = self.bits.get(direction.index() * Class::COUNT + class.index());
                     *spread = bits.map(Bits::spread).unwrap_or_default();

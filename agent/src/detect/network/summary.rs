@@ -15,7 +15,8 @@
 //!   what is beyond 50,000 is told as about that.
 //! - **TTLs** are a set of 256 bits beside it.
 //!
-//! Heavy hitters, distinct sources and TTLs are those of the current second: whoever reads in the middle of it sees what has come so far.
+//! Heavy hitters, distinct sources and TTLs are those of the current second: whoever reads in the middle of it sees what has come so far. When that
+//! second began is the counter's own affair; so a [`Traffic`] tells beside them how much came in it altogether.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -122,13 +123,16 @@ pub struct Traffic {
     pub sources: Vec<Talker>,
     /// What is sent most to, likewise.
     pub targets: Vec<Target>,
+    /// All of which these are parts: what went in the current second, by [`Class::index`].
+    pub shared: [Count; Class::COUNT],
 }
 
 impl Traffic {
     /// Nothing yet.
     pub fn new(interface: Arc<str>, direction: Direction) -> Self {
-        let (classes, spreads) = ([Count::default(); Class::COUNT], [Spread::default(); Class::COUNT]);
-        Self { interface, direction, classes, spreads, sources: Vec::new(), targets: Vec::new() }
+        let (none, spreads) = ([Count::default(); Class::COUNT], [Spread::default(); Class::COUNT]);
+        let (sources, targets) = (Vec::new(), Vec::new());
+        Self { interface, direction, classes: none, spreads, sources, targets, shared: none }
     }
 
     /// The count of a class.

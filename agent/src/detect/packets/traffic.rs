@@ -94,10 +94,15 @@ pub fn requests(rate: u64) -> Vec<Stream> {
 
 /// `iperf3`, `rsync`, a download: data one way, one acknowledgement for many segments the other.
 pub fn download(rate: u64, to_us: bool) -> Vec<Stream> {
+    download_by(rate, 40, to_us)
+}
+
+/// The same with one acknowledgement for so many segments: where both ends are busy they are few.
+pub fn download_by(rate: u64, segments: u64, to_us: bool) -> Vec<Stream> {
     let (from, to) = if to_us { (PEER, HOST) } else { (HOST, PEER) };
     vec![
         stream(rate, move |_| Frame::tcp((from, 5_201), (to, 40_000), ACK, 1_448)),
-        stream(rate / 40, move |_| Frame::tcp((to, 40_000), (from, 5_201), ACK, 0)),
+        stream(rate / segments, move |_| Frame::tcp((to, 40_000), (from, 5_201), ACK, 0)),
     ]
 }
 

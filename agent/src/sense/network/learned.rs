@@ -17,8 +17,8 @@ CREATE TABLE IF NOT EXISTS network_learned (
     PRIMARY KEY (interface, direction, class)
 ) WITHOUT ROWID;
 ";
-/// Bytes of an interface's name (`IFNAMSIZ` without its zero).
-const NAME_BYTES_MAX: usize = 15;
+/// Characters of an interface's name (`IFNAMSIZ` without its zero).
+const NAME_MAX: usize = 15;
 
 /// What the last run has learned, and how many rows are none of ours.
 ///
@@ -34,7 +34,8 @@ pub fn read(database: &Path) -> rusqlite::Result<(Vec<Learned>, usize)> {
             CASE WHEN length(state) <= ?2 THEN state END
         FROM network_learned ORDER BY seen DESC LIMIT ?3",
     )?;
-    let rows = statement.query_map((NAME_BYTES_MAX, BYTES_MAX, LEARNED_MAX), |row| Ok(learned(row)))?;
+    let bounds = [NAME_MAX, BYTES_MAX, LEARNED_MAX].map(|bound| i64::try_from(bound).unwrap_or(i64::MAX));
+    let rows = statement.query_map(bounds, |row| Ok(learned(row)))?;
     let rows = rows.collect::<Result<Vec<_>, _>>()?;
     let all = rows.len();
     let rows: Vec<Learned> = rows.into_iter().flatten().collect();

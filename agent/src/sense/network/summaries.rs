@@ -24,6 +24,8 @@ const PART: u64 = 2_000;
 #[derive(Debug, Default)]
 pub struct Summaries {
     sums: HashMap<(usize, usize), [Sum; CLASSES]>,
+    /// What it was when the epoch began.
+    begun: HashMap<(usize, usize), [Sum; CLASSES]>,
     read: Timestamp,
 }
 
@@ -38,6 +40,7 @@ impl Summaries {
     pub fn follow(&mut self, counts: &Counts, interfaces: &Interfaces) {
         let slots: Vec<usize> = interfaces.slots().collect();
         self.sums.retain(|(slot, _), _| slots.contains(slot));
+        self.begun.retain(|(slot, _), _| slots.contains(slot));
         for (slot, direction) in
             slots.into_iter().flat_map(|slot| Direction::ALL.map(|way| (slot, way.index())))
         {
@@ -64,12 +67,13 @@ impl Summaries {
         for slot in interfaces.slots() {
             for direction in Direction::ALL {
                 let sums = counts.totals(slot, direction.index());
-                let before = self.sums.entry((slot, direction.index())).or_insert(sums);
-                let classes = grown(&sums, before);
-                *before = sums;
+                let key = (slot, direction.index());
+                let sums_before = self.sums.insert(key, sums).unwrap_or(sums);
+                let classes = grown(&sums, &sums_before);
                 if classes.iter().any(|count| count.packets > 0) {
                     let mut told = Traffic::new(interfaces.name_of_slot(slot), direction);
                     told.classes = classes;
+                    told.shared = grown(&sums, self.begun.entry(key).or_insert(sums_before));
                     traffic.push((slot, told));
                 }
             }
@@ -79,6 +83,9 @@ impl Summaries {
         let much = per_second(most.unwrap_or(0), elapsed) >= MUCH;
         if much || (second_ends && !traffic.is_empty()) {
             name(counts, &mut traffic, elapsed);
+        }
+        if second_ends {
+            self.begun.clone_from(&self.sums);
         }
         Summary {
             from,

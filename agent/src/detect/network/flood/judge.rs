@@ -6,14 +6,19 @@
 //! - **SYN**: a handshake that is completed brings at least two more segments. What is refused by a reset costs the host little, and counts a tenth. A scan,
 //!   which spreads over ports, is no flood until it is ten times as fast.
 //! - **SYN-ACK, RST**: two for each connection that was asked for explain themselves; resets also where they answer data.
-//! - **ACK**: data are acknowledged at least once in 64 segments, which is what Linux merges at most; a flood is answered by resets or not at all.
+//! - **ACK**: segments are acknowledged at least once in 200, as Linux merges some 45 and acknowledges every second of these; data, however many
+//!   segments they are in, at least once in a window, by whoever they are sent to. A flood is answered by resets or not at all.
 //! - **UDP**: one answer explains ten datagrams. A single stream of large datagrams to one port (iperf3, video) is no flood unless the kernel has
-//!   nobody to give them to, nor is what a program does take (collectors of logs and metrics), up to ten times the limit.
+//!   nobody to give them to: that its program loses some of them shows a fast sender. What is no stream may be what a program does take
+//!   (collectors of logs and metrics), up to ten times the limit, but not what it loses half of.
 //! - **Amplification**: each question of ours explains two answers.
 //! - **ICMP**: each answer explains an echo; one sender of whole pings may go up to a limit of his own.
 //! - **Fragments**: those that make whole packets are traffic.
 //! - **Connections**: handshakes that are completed, but bring less than a request's bytes.
 
+use std::collections::BTreeMap;
+
+use super::Place;
 use super::kind::Kind;
 use super::lane::{Lane, Rates, percent};
 use crate::detect::network::thresholds::Thresholds;
@@ -25,6 +30,10 @@ const FAR: u64 = 10;
 const STREAM_BYTES: u64 = 400;
 /// Bytes of an ICMP packet of `ping`, with its Ethernet header, are 98; a flood's often have no payload.
 const PING_BYTES: u64 = 90;
+/// Segments that one acknowledgement explains.
+const SEGMENTS_ACKNOWLEDGED: u64 = 200;
+/// Bytes that may be on their way without an acknowledgement: Linux's default for the largest window (`tcp_rmem`).
+const WINDOW_BYTES: u64 = 6 * 1_024 * 1_024;
 /// Bytes of a segment without data: headers of Ethernet, IPv4 and TCP with timestamps. What is shorter is padded.
 const BARE_BYTES: u64 = 66;
 /// Bytes that the shortest request has.
@@ -45,6 +54,8 @@ pub struct View<'a> {
     pub lane: &'a Lane,
     /// All interfaces, the other direction, beyond calm.
     pub back: Rates,
+    /// All interfaces, both directions.
+    pub lanes: &'a BTreeMap<Place, Lane>,
     /// The kernel's word, not older than two readings; none in a capture.
     pub witness: Option<&'a Witness>,
     pub thresholds: &'a Thresholds,
@@ -156,11 +167,25 @@ impl View<'_> {
         let ack = over.packets(Class::Ack);
         let resets = self.back.packets(Class::Rst);
         let answers = self.back.packets(Class::Ack);
-        if answers.saturating_mul(200) < ack {
+        let answered = answers.saturating_mul(SEGMENTS_ACKNOWLEDGED) >= ack;
+        if !answered && !self.is_acknowledged_data(over, answers) {
             return ack;
         }
         // As many resets as half of the segments: no connection is behind them.
         if resets.saturating_mul(2) >= ack { ack.min(resets.saturating_mul(2)) } else { 0 }
+    }
+
+    /// Full segments, of which no more than a window waits for its acknowledgement, and whoever sends half of them gets these.
+    fn is_acknowledged_data(&self, over: &Rates, answers: u64) -> bool {
+        let data = over.of(Class::Ack);
+        let full = data.bytes / data.packets.max(1) >= STREAM_BYTES;
+        let few = data.bytes <= answers.saturating_mul(WINDOW_BYTES);
+        let acknowledged = |sender| {
+            let mut back = self.lanes.iter().filter(|((_, way), _)| *way == self.direction.reversed());
+            back.any(|(_, lane)| lane.targets(Class::Ack).any(|(target, _)| target.address == sender))
+        };
+        let senders = self.lane.sources(Class::Ack).filter(|(talker, _)| acknowledged(talker.address));
+        full && few && senders.map(|(_, share)| share).sum::<u64>() >= 50
     }
 
     /// One sender, one target, large datagrams.
@@ -176,15 +201,15 @@ impl View<'_> {
         let answers = self.back.packets(Class::Udp).saturating_add(self.back.packets(Class::Amplification));
         let unexplained = over.packets(Class::Udp).saturating_sub(answers.saturating_mul(10));
         let word = self.word(Class::Udp).map(|(kernel, counted)| {
+            let part = |count: u64| percent(Self::per_second(kernel, count), counted);
             let lost = kernel.udp_no_port.saturating_add(kernel.udp_buffer_errors);
-            let taken = Self::per_second(kernel, kernel.udp_delivered);
-            (percent(Self::per_second(kernel, lost), counted) >= 50, percent(taken, counted) >= 80)
+            (part(kernel.udp_no_port) >= 50, part(lost) >= 50, part(kernel.udp_delivered) >= 80)
         });
         let far = limit.saturating_mul(FAR);
         let limit = match word {
-            Some((true, _)) => limit,
+            Some((true, ..)) => limit,
             _ if self.is_stream(Class::Udp) => u64::MAX,
-            Some((false, true)) => far,
+            Some((_, false, true)) => far,
             // One sender: let the kernel say whether somebody takes it, unless it is far too much.
             None if self.witness.is_some() && self.lane.spreads_few(Class::Udp) => limit.saturating_mul(5),
             _ => limit,

@@ -14,8 +14,12 @@ use crate::detect::network::{Class, Count, Spread, Talker, Target, Traffic};
 const WINDOW: Duration = Duration::from_millis(300);
 /// Summaries that the window holds at most.
 const WINDOW_MAX: usize = 16;
-/// Calm rates follow with this time constant.
+/// Bytes of the shortest packets that are judged: a UDP datagram without data, with its Ethernet header.
+const PACKET_BYTES_MIN: u64 = 42;
+/// Calm rates rise with this time constant, in seconds.
 const CALM: f64 = 60.0;
+/// And fall with this: what has ended is no part of what goes now, and must not be taken off that.
+const CALM_ENDS: f64 = 2.0;
 
 /// Packets and bytes a second, by class.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -36,12 +40,19 @@ impl Rates {
         self.0.iter_mut().zip(other.0).for_each(|(mine, theirs)| mine.add(theirs));
     }
 
-    /// What is beyond `calm`.
+    /// What is beyond `calm`. What went while all was calm has ended where less than half of its packets or bytes goes, or where the rest
+    /// would be shorter than packets are: then what goes is something else.
     pub fn beyond(&self, calm: &Self) -> Self {
         let mut out = *self;
         for (mine, calm) in out.0.iter_mut().zip(calm.0) {
-            mine.packets = mine.packets.saturating_sub(calm.packets);
-            mine.bytes = mine.bytes.saturating_sub(calm.bytes);
+            let rest = Count {
+                packets: mine.packets.saturating_sub(calm.packets),
+                bytes: mine.bytes.saturating_sub(calm.bytes),
+            };
+            let half = mine.packets >= calm.packets / 2 && mine.bytes >= calm.bytes / 2;
+            if half && rest.bytes >= rest.packets.saturating_mul(PACKET_BYTES_MIN) {
+                *mine = rest;
+            }
         }
         out
     }
@@ -108,7 +119,7 @@ impl Lane {
             if !traffic.sources.is_empty() || !traffic.targets.is_empty() {
                 self.sources.clone_from(&traffic.sources);
                 self.targets.clone_from(&traffic.targets);
-                self.shared = self.this_second;
+                self.shared = traffic.shared;
             }
         }
         self.window.push_back((time, counts));
@@ -179,6 +190,7 @@ pub fn percent(part: u64, all: u64) -> u64 {
 fn follow(calm: u64, now: u64, seconds: i64) -> u64 {
     let (calm, now) = (calm as f64, now as f64);
     let silent = i32::try_from(seconds.saturating_sub(1)).unwrap_or(i32::MAX).max(0);
-    let calm = (calm + (now - calm) / CALM) * (1.0 - 1.0 / CALM).powi(silent);
+    let step = if now < calm { CALM_ENDS } else { CALM };
+    let calm = (calm + (now - calm) / step) * (1.0 - 1.0 / CALM_ENDS).powi(silent);
     calm.max(0.0).round() as u64
 }

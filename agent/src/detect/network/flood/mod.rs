@@ -199,8 +199,8 @@ impl FloodDetector {
         for (place, lane) in &self.lanes {
             let direction = place.1;
             let back = back.get(direction.index()).copied().unwrap_or(Rates::NONE);
-            let view =
-                View { direction, lane, back, witness: self.witness.as_ref(), thresholds: &self.thresholds };
+            let (lanes, witness, thresholds) = (&self.lanes, self.witness.as_ref(), &self.thresholds);
+            let view = View { direction, lane, back, lanes, witness, thresholds };
             for (kind, class) in Kind::BY_RATE {
                 if direction == Direction::Out && self.open.contains_key(&(kind, Direction::In)) {
                     continue;
@@ -262,8 +262,8 @@ impl FloodDetector {
         let mut opened = false;
         for (place, verdict) in found {
             let Some(lane) = self.lanes.get(&place) else { continue };
-            let view =
-                View { direction, lane, back, witness: self.witness.as_ref(), thresholds: &self.thresholds };
+            let (lanes, witness, thresholds) = (&self.lanes, self.witness.as_ref(), &self.thresholds);
+            let view = View { direction, lane, back, lanes, witness, thresholds };
             let open = self.open.entry(key).or_insert_with(|| {
                 opened = true;
                 Open::new(new_id(), kind, verdict, &view, begun)

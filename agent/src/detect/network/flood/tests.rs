@@ -219,6 +219,45 @@ fn honest_traffic_is_not_told() {
 }
 
 #[test]
+fn data_that_are_acknowledged_by_the_window_are_no_flood_but_what_hides_among_them_is() {
+    check_quiet(traffic::download_by(20_000, 500, true));
+    check_quiet(traffic::download_by(20_000, 500, false));
+    let full = |from, _: u64| Frame::tcp((from, 9), (HOST, 5_201), traffic::ACK, 1_448);
+    let mut hidden = traffic::download_by(8_000, 500, true);
+    hidden.extend(traffic::unanswered(12_000, full));
+    check_flood(hidden, "net.flood.ack");
+    // Of somebody who is acknowledged nothing.
+    check_flood(traffic::download_by(20_000, 20_001, true), "net.flood.ack");
+}
+
+#[test]
+fn what_went_before_is_not_taken_off_what_goes_now() {
+    for last in [traffic::download(20_000, true), traffic::download(20_000, false)] {
+        let mut host = Host::new();
+        host.play(&last, 4_000);
+        host.play(&traffic::connections(7_000, 80, 300), 1_000);
+        host.play(&traffic::download(20_000, false), 1_000);
+        assert_eq!(host.rules(), [""; 0], "{:?}", host.told[0].1.title);
+    }
+}
+
+#[test]
+fn shares_are_of_what_the_senders_were_counted_in() {
+    let mut lane = Lane::default();
+    let mut traffic = Traffic::new(Arc::from("eth0"), Direction::In);
+    let count = |packets| Count { packets, bytes: 98 * packets };
+    // Nine tenths of a second, then a new epoch of the kernel's tables.
+    traffic.classes[Class::Icmp.index()] = count(9_000);
+    lane.take(Some(&traffic), Duration::from_millis(900), at(900), true);
+    let talker = Talker { address: traffic::PEER, class: Class::Icmp, count: count(1_000) };
+    traffic.classes[Class::Icmp.index()] = count(1_000);
+    traffic.shared[Class::Icmp.index()] = count(1_000);
+    traffic.sources.push(talker);
+    lane.take(Some(&traffic), Duration::from_millis(100), at(1_000), true);
+    assert_eq!(lane.sources(Class::Icmp).collect::<Vec<_>>(), [(&talker, 100)]);
+}
+
+#[test]
 fn a_boot_of_many_and_a_scan_are_no_flood() {
     // 200 hosts that ask for addresses, names and time, all at once.
     check_quiet(vec![
@@ -268,6 +307,28 @@ fn a_program_that_takes_its_datagrams_is_not_flooded_and_one_that_cannot_is() {
     lost.play_with(&logs(), 4_000, kernel(1_000, 19_000));
     assert_eq!(lost.rules(), ["net.flood.udp"]);
     assert!(lost.told.iter().any(|(_, finding)| finding.evidence["impact"]["udp_buffer_errors"] != 0));
+}
+
+#[test]
+fn a_stream_whose_program_loses_some_of_it_is_no_flood_unless_nobody_is_there() {
+    let kernel = |lost, nobody| {
+        move |now: u64| {
+            let kernel = KernelDelta {
+                interval: Duration::from_secs(1),
+                udp_delivered: 30_000 - lost - nobody,
+                udp_buffer_errors: lost,
+                udp_no_port: nobody,
+                ..Default::default()
+            };
+            now.is_multiple_of(1_000).then_some(kernel)
+        }
+    };
+    let mut measured = Host::new();
+    measured.play_with(&traffic::datagrams(30_000), 4_000, kernel(20_000, 0));
+    assert_eq!(measured.rules(), [""; 0], "{:?}", measured.told[0].1.title);
+    let mut closed = Host::new();
+    closed.play_with(&traffic::datagrams(30_000), 4_000, kernel(0, 30_000));
+    assert_eq!(closed.rules(), ["net.flood.udp"]);
 }
 
 fn load(established: u32, slow: u32) -> ListenerLoad {
