@@ -1,7 +1,8 @@
 /* Sends packets over a cable between namespaces of one's own, for the benchmark of the network sensor.
  *
- *   flood INTERFACE MAC ADDRESS syn|udp one|random RATE SECONDS
+ *   flood INTERFACE MAC ADDRESS syn|udp|arp one|random RATE SECONDS
  *
+ * arp: requests for the addresses of a /16, from one host or from invented ones.
  * RATE in packets/s, 0 for as many as go. Prints: packets, seconds, own processor seconds, begin (seconds since 1970). */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -9,6 +10,7 @@
 #include <linux/if_packet.h>
 #include <net/ethernet.h>
 #include <net/if.h>
+#include <netinet/if_ether.h>
 #include <netinet/ip.h>
 #include <netinet/tcp.h>
 #include <netinet/udp.h>
@@ -93,6 +95,28 @@ static void fill(struct frame *frame, int is_tcp, int is_random, uint32_t destin
 	}
 }
 
+static void fill_arp(struct frame *frame, int is_random)
+{
+	struct ether_arp arp = { 0 };
+	uint32_t sender = htonl(0x0ac70000u | (is_random ? next_random() & 0xffff : 1));
+	uint32_t target = htonl(0x0ac70000u | (next_random() & 0xffff));
+	uint32_t card = is_random ? next_random() : 1;
+
+	arp.arp_hrd = htons(ARPHRD_ETHER);
+	arp.arp_pro = htons(ETH_P_IP);
+	arp.arp_hln = 6;
+	arp.arp_pln = 4;
+	arp.arp_op = htons(ARPOP_REQUEST);
+	memcpy(arp.arp_sha, "\2", 1);
+	memcpy(arp.arp_sha + 2, &card, 4);
+	memcpy(arp.arp_spa, &sender, 4);
+	memcpy(arp.arp_tpa, &target, 4);
+	memcpy(frame->ethernet.ether_shost, arp.arp_sha, 6);
+	frame->ethernet.ether_type = htons(ETH_P_ARP);
+	memset(&frame->ip, 0, sizeof(*frame) - sizeof(frame->ethernet));
+	memcpy(&frame->ip, &arp, sizeof(arp));
+}
+
 int main(int count, char **words)
 {
 	static struct frame frames[BATCH];
@@ -106,7 +130,7 @@ int main(int count, char **words)
 	int one = 1, fd;
 
 	if (count != 8 || sscanf(words[2], "%x:%x:%x:%x:%x:%x", mac, mac + 1, mac + 2, mac + 3, mac + 4, mac + 5) != 6) {
-		fprintf(stderr, "usage: flood INTERFACE MAC ADDRESS syn|udp one|random RATE SECONDS\n");
+		fprintf(stderr, "usage: flood INTERFACE MAC ADDRESS syn|udp|arp one|random RATE SECONDS\n");
 		return 2;
 	}
 	rate = atof(words[6]);
@@ -138,8 +162,12 @@ int main(int count, char **words)
 			nanosleep(&(struct timespec){ 0, 100000 }, 0);
 			continue;
 		}
-		for (int place = 0; place < batch; place++)
-			fill(&frames[place], words[4][0] == 's', words[5][0] == 'r', inet_addr(words[3]));
+		for (int place = 0; place < batch; place++) {
+			if (words[4][0] == 'a')
+				fill_arp(&frames[place], words[5][0] == 'r');
+			else
+				fill(&frames[place], words[4][0] == 's', words[5][0] == 'r', inet_addr(words[3]));
+		}
 		done = sendmmsg(fd, messages, (unsigned)batch, 0);
 		if (done > 0)
 			sent += (uint64_t)done;
