@@ -6,14 +6,15 @@
 //! it is there for those who ask for it (`network.rung`).
 
 use std::fmt;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use ring::rand::{SecureRandom as _, SystemRandom};
 
 use super::counts::{Budgets, Counts};
+use super::datalink::Datalink;
 use super::program::Programs;
 use crate::sense::{RungProbe, SensorProbe};
-use crate::sys::{Instruction, PacketRing, PacketSocket, attach_filter};
+use crate::sys::{Captured, Instruction, PacketRing, PacketSocket, attach_filter};
 
 /// What the tap hands on: ARP, ND and DHCP are for the sensor of neighbours, which has a socket of its own; of the others so many
 /// that a scan of a thousand ports in a second is seen whole.
@@ -45,13 +46,16 @@ pub enum Rung {
     Tc,
     /// Every packet through a ring, counted in user space.
     Ring,
+    /// Every packet by a system call, by `pnet`, counted in user space.
+    Pnet,
     /// The kernel's own counters and nothing else.
     Counters,
 }
 
 impl Rung {
     /// All of them, best first.
-    pub const ALL: [Self; 6] = [Self::Tap, Self::Xdp, Self::XdpGeneric, Self::Tc, Self::Ring, Self::Counters];
+    pub const ALL: [Self; 7] =
+        [Self::Tap, Self::Xdp, Self::XdpGeneric, Self::Tc, Self::Ring, Self::Pnet, Self::Counters];
 
     /// Its name in configuration and status.
     pub fn name(self) -> &'static str {
@@ -61,8 +65,14 @@ impl Rung {
             Self::XdpGeneric => "xdp-generic",
             Self::Tc => "tc",
             Self::Ring => "ring",
+            Self::Pnet => "pnet",
             Self::Counters => "counters",
         }
+    }
+
+    /// Whether packets are counted in user space.
+    pub fn counts_here(self) -> bool {
+        matches!(self, Self::Ring | Self::Pnet)
     }
 
     /// By its name.
@@ -85,6 +95,9 @@ impl Rung {
             Self::Ring => {
                 "every packet is counted by the agent itself; what would cost more than 10 % of a core is sampled"
             }
+            Self::Pnet => {
+                "as ring, with two system calls for each packet: more is sampled, and more can be lost, which is counted"
+            }
             Self::Counters => "floods are seen by the kernel's own counters, without who sends them",
         }
     }
@@ -96,6 +109,54 @@ impl fmt::Display for Rung {
     }
 }
 
+/// How packets come to user space.
+#[derive(Debug)]
+pub enum Packets {
+    /// Through memory that the kernel fills, of all interfaces.
+    Ring(PacketRing),
+    /// By system calls, of each interface by itself.
+    Datalink(Datalink),
+}
+
+impl Packets {
+    /// Hands packets that are there to `take`, at most `most`; how many there were.
+    pub fn read(&mut self, most: usize, take: impl FnMut(Captured<'_>)) -> usize {
+        match self {
+            Self::Ring(ring) => ring.read(most, take),
+            Self::Datalink(datalink) => datalink.read(most, take),
+        }
+    }
+
+    /// Packets that found no room, since the last call.
+    pub fn lost(&mut self) -> u32 {
+        match self {
+            Self::Ring(ring) => ring.statistics().map_or(0, |(_, lost)| lost),
+            Self::Datalink(datalink) => datalink.lost(),
+        }
+    }
+
+    /// What to wait for.
+    pub fn sockets(&self) -> Vec<BorrowedFd<'_>> {
+        match self {
+            Self::Ring(ring) => vec![ring.as_fd()],
+            Self::Datalink(datalink) => datalink.sockets().collect(),
+        }
+    }
+
+    /// Has one packet in `rate` come, by chance.
+    ///
+    /// # Errors
+    /// What the kernel refuses.
+    pub fn sample(&mut self, rate: u32) -> Result<(), String> {
+        let filter = one_in(rate);
+        let set = match self {
+            Self::Ring(ring) => attach_filter(ring, &filter),
+            Self::Datalink(datalink) => datalink.set_filter(&filter),
+        };
+        set.map_err(|error| format!("setsockopt(SO_ATTACH_FILTER): {error}"))
+    }
+}
+
 /// What a rung needs, open.
 #[derive(Debug)]
 pub struct Opened {
@@ -104,7 +165,7 @@ pub struct Opened {
     /// What the kernel counts.
     pub counts: Option<Counts>,
     /// What comes to user space.
-    pub ring: Option<PacketRing>,
+    pub packets: Option<Packets>,
     /// What must live as long as it is attached.
     pub programs: Option<Programs>,
     /// The tap: held so that whoever looks through the programs of this host sees whose it is.
@@ -117,13 +178,18 @@ impl Opened {
     /// # Errors
     /// What the kernel refuses.
     pub fn open(rung: Rung) -> Result<Self, String> {
-        let nothing = Self { rung, counts: None, ring: None, programs: None, tap: None };
+        let nothing = Self { rung, counts: None, packets: None, programs: None, tap: None };
         match rung {
             Rung::Counters => return Ok(nothing),
             Rung::Ring => {
                 let socket = open_socket()?;
-                sample(&socket, 1)?;
-                return Ok(Self { ring: Some(start(socket, RING_BYTES)?), ..nothing });
+                attach_filter(&socket, &one_in(1))
+                    .map_err(|error| format!("setsockopt(SO_ATTACH_FILTER): {error}"))?;
+                return Ok(Self { packets: Some(start(socket, RING_BYTES)?), ..nothing });
+            }
+            Rung::Pnet => {
+                let packets = Some(Packets::Datalink(Datalink::open(&one_in(1))?));
+                return Ok(Self { packets, ..nothing });
             }
             Rung::Tap | Rung::Xdp | Rung::XdpGeneric | Rung::Tc => {}
         }
@@ -132,15 +198,15 @@ impl Opened {
         match rung {
             Rung::Xdp | Rung::XdpGeneric => programs.load_xdp()?,
             Rung::Tc => programs.load_tc()?,
-            Rung::Tap | Rung::Ring | Rung::Counters => {}
+            Rung::Tap | Rung::Ring | Rung::Pnet | Rung::Counters => {}
         }
         let tap = Some(programs.tap(&socket)?);
         let seed = seed()?;
         let counts = Some(Counts::new(arrays, &BUDGETS, seed));
-        let ring = Some(start(socket, TAP_BYTES)?);
+        let packets = Some(start(socket, TAP_BYTES)?);
         // The tap belongs to its socket now; what it was loaded from is let go.
         let programs = (rung != Rung::Tap).then_some(programs);
-        Ok(Self { rung, counts, ring, programs, tap })
+        Ok(Self { rung, counts, packets, programs, tap })
     }
 }
 
@@ -158,22 +224,20 @@ fn open_socket() -> Result<PacketSocket, String> {
     PacketSocket::open().map_err(|error| format!("socket(AF_PACKET): {error}"))
 }
 
-fn start(socket: PacketSocket, bytes: usize) -> Result<PacketRing, String> {
-    PacketRing::start(socket, TAP_SLOT, bytes).map_err(|error| format!("setsockopt(PACKET_RX_RING): {error}"))
+fn start(socket: PacketSocket, bytes: usize) -> Result<Packets, String> {
+    let ring = PacketRing::start(socket, TAP_SLOT, bytes);
+    ring.map(Packets::Ring).map_err(|error| format!("setsockopt(PACKET_RX_RING): {error}"))
 }
 
-/// Has one packet in `rate` come to the ring, by chance.
-///
-/// # Errors
-/// What the kernel refuses.
-pub fn sample(socket: impl std::os::fd::AsFd, rate: u32) -> Result<(), String> {
+/// A filter that one packet in `rate` passes, by chance.
+fn one_in(rate: u32) -> Vec<Instruction> {
     // Load the kernel's random number, take it modulo the rate, and keep the packet when nothing is left.
     const LOAD_RANDOM: Instruction = (0x20, 0, 0, 0xffff_f038);
     let keep: Instruction = (0x06, 0, 0, RING_SNAP);
-    let all = [keep];
-    let some = [LOAD_RANDOM, (0x94, 0, 0, rate), (0x15, 0, 1, 0), keep, (0x06, 0, 0, 0)];
-    let filter: &[Instruction] = if rate > 1 { &some } else { &all };
-    attach_filter(socket, filter).map_err(|error| format!("setsockopt(SO_ATTACH_FILTER): {error}"))
+    if rate <= 1 {
+        return vec![keep];
+    }
+    vec![LOAD_RANDOM, (0x94, 0, 0, rate), (0x15, 0, 1, 0), keep, (0x06, 0, 0, 0)]
 }
 
 /// Tries every rung.
@@ -192,10 +256,13 @@ pub fn probe() -> SensorProbe {
 /// for those below it.
 pub fn open(forced: Option<Rung>) -> (Vec<RungProbe>, Opened) {
     let usual = |rung: &Rung| !matches!(rung, Rung::Xdp | Rung::XdpGeneric | Rung::Tc);
-    let wanted = forced.into_iter().chain(Rung::ALL.into_iter().filter(usual).skip_while(|rung| {
-        // Below the forced one, never above it: who forces the ring does not want the tap.
-        matches!(forced, Some(Rung::Ring | Rung::Counters)) && *rung != Rung::Counters
-    }));
+    let wanted =
+        forced.into_iter().chain(Rung::ALL.into_iter().filter(usual).skip_while(|rung| match forced {
+            // Below the forced one, never above it: who forces the ring does not want the tap.
+            Some(Rung::Ring) => !matches!(rung, Rung::Pnet | Rung::Counters),
+            Some(Rung::Pnet | Rung::Counters) => *rung != Rung::Counters,
+            _ => false,
+        }));
     let mut ladder = Vec::new();
     for rung in wanted {
         match Opened::open(rung) {
@@ -211,5 +278,5 @@ pub fn open(forced: Option<Rung>) -> (Vec<RungProbe>, Opened) {
         }
     }
     // The last rung cannot be refused.
-    (ladder, Opened { rung: Rung::Counters, counts: None, ring: None, programs: None, tap: None })
+    (ladder, Opened { rung: Rung::Counters, counts: None, packets: None, programs: None, tap: None })
 }

@@ -6,7 +6,7 @@
 //!
 //! **How.** The best rung of a [`ladder`] counts. On `tap` a program of ours is the filter of one packet socket that sees all
 //! interfaces: it counts in arrays that user space reads without a system call, and hands on a bounded number of
-//! packets that may be part of a scan. On `ring` packets come to user space and are counted here. The kernel's own
+//! packets that may be part of a scan. On `ring` and `pnet` packets come to user space and are counted here. The kernel's own
 //! counters are read on every rung as the second witness.
 //!
 //! **Limits.** The arrays take at most 8 MiB on any machine (`layout::Sizes`), the ring half a MiB on `tap` and 8 MiB on
@@ -15,6 +15,7 @@
 
 mod connections;
 mod counts;
+mod datalink;
 mod detectors;
 mod interfaces;
 pub mod ladder;

@@ -4,7 +4,6 @@
 //! second. What the tap hands on is read when it is there, and when that is often, gathered for a moment.
 
 use std::collections::HashMap;
-use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::Duration;
 
@@ -15,7 +14,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::connections::{self, Watch};
 use super::detectors::Detectors;
 use super::interfaces::Interfaces;
-use super::ladder::{self, Opened, Rung};
+use super::ladder::{self, Opened, Packets, Rung};
 use super::learned;
 use super::sampling::Sampling;
 use super::summaries::Summaries;
@@ -26,7 +25,7 @@ use crate::detect::network::{Counter, Direction, Probe, Summary};
 use crate::detect::packets::{Link, decode};
 use crate::ledger::SealError;
 use crate::sense::{SensorContext, SensorState};
-use crate::sys::{Captured, PacketRing};
+use crate::sys::Captured;
 
 /// How often sums are read while much comes.
 const BUSY: Duration = Duration::from_millis(100);
@@ -93,7 +92,7 @@ pub(super) struct Worker {
 impl Worker {
     pub fn new(context: SensorContext, opened: Opened, interfaces: Interfaces, detectors: Detectors) -> Self {
         let now = clock::since_boot();
-        let counter = (opened.rung == Rung::Ring).then(|| Counter::new(seed()));
+        let counter = opened.rung.counts_here().then(|| Counter::new(seed()));
         Self {
             context,
             opened,
@@ -168,7 +167,8 @@ impl Worker {
     fn wait(&self, wait: Duration) -> bool {
         let tells = PollFlags::IN;
         let mut polled = vec![PollFd::new(&self.context.stop, tells), PollFd::new(&self.interfaces, tells)];
-        polled.extend(self.opened.ring.as_ref().map(|ring| PollFd::from_borrowed_fd(ring.as_fd(), tells)));
+        let packets = self.opened.packets.iter().flat_map(Packets::sockets);
+        polled.extend(packets.map(|socket| PollFd::from_borrowed_fd(socket, tells)));
         let timeout = Timespec {
             tv_sec: i64::try_from(wait.as_secs()).unwrap_or(1),
             tv_nsec: i64::from(wait.subsec_nanos()),
@@ -179,9 +179,9 @@ impl Worker {
 
     /// Reads what came through the ring.
     fn take_packets(&mut self) -> Result<usize, SealError> {
-        let Some(mut ring) = self.opened.ring.take() else { return Ok(0) };
+        let Some(mut packets) = self.opened.packets.take() else { return Ok(0) };
         let mut findings = Vec::new();
-        let read = ring.read(READ_MAX, |captured| {
+        let read = packets.read(READ_MAX, |captured| {
             let (link, interface) = (link_of(&captured), self.interfaces.get(captured.interface));
             if interface.is_some_and(|interface| !interface.is_counted()) {
                 return;
@@ -204,7 +204,7 @@ impl Worker {
                 findings.extend(self.detectors.probe(&probe));
             }
         });
-        self.opened.ring = Some(ring);
+        self.opened.packets = Some(packets);
         self.seal(findings)?;
         Ok(read)
     }
@@ -271,10 +271,8 @@ impl Worker {
             let one_in = seen.saturating_sub(before_seen) / passed.saturating_sub(before_passed).max(1);
             self.weight = u32::try_from(one_in.max(1)).unwrap_or(u32::MAX);
         }
-        if let Some(Ok((_, dropped))) = self.opened.ring.as_ref().map(PacketRing::statistics) {
-            self.dropped += u64::from(dropped);
-        }
-        if self.opened.rung == Rung::Ring {
+        self.dropped += u64::from(self.opened.packets.as_mut().map_or(0, Packets::lost));
+        if self.opened.rung.counts_here() {
             self.pace(now);
         }
         self.second = now;
@@ -297,8 +295,8 @@ impl Worker {
         if wanted == rate {
             return;
         }
-        if let Some(ring) = &self.opened.ring {
-            match ladder::sample(ring, wanted) {
+        if let Some(packets) = &mut self.opened.packets {
+            match packets.sample(wanted) {
                 Ok(()) => self.sampling.change(wanted, clock::now()),
                 Err(error) => tracing::warn!(error, "packets cannot be sampled"),
             }
@@ -326,6 +324,10 @@ impl Worker {
         };
         self.numbers.clear();
         self.not_attached.retain(|(index, _)| !changes.gone.contains(index) && !changes.set.contains(index));
+        if let Some(Packets::Datalink(datalink)) = &mut self.opened.packets {
+            let set = changes.set.iter().filter_map(|index| Some((*index, self.interfaces.get(*index)?)));
+            self.not_attached.extend(datalink.follow(&changes.gone, set));
+        }
         let Some(counts) = &mut self.opened.counts else { return };
         for index in &changes.gone {
             counts.forget_interface(*index);
@@ -394,7 +396,7 @@ fn attach(opened: &mut Opened, name: &str, counted: bool) -> Option<Result<(), S
         Rung::Xdp => Some(programs.attach_xdp(name, false)),
         Rung::XdpGeneric => Some(programs.attach_xdp(name, true)),
         Rung::Tc => Some(programs.attach_tc(name)),
-        Rung::Tap | Rung::Ring | Rung::Counters => None,
+        Rung::Tap | Rung::Ring | Rung::Pnet | Rung::Counters => None,
     }
 }
 
