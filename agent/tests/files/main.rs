@@ -24,4 +24,5 @@ mod namespaces;
 mod packages;
 mod quiet;
 mod silence;
+mod snaps;
 mod who;

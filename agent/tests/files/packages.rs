@@ -104,7 +104,7 @@ fn run(command: &mut Command) {
 }
 
 /// A host below the lab's tree, with an empty package database.
-fn host(rung: &str) -> Lab {
+pub fn host(rung: &str) -> Lab {
     let mut lab = Lab::new(rung);
     let root = lab.tree();
     for directory in
@@ -148,13 +148,13 @@ fn start(lab: &mut Lab) {
     });
 }
 
-fn count(lab: &Lab, sql: &str) -> usize {
+pub fn count(lab: &Lab, sql: &str) -> usize {
     let connection = rusqlite::Connection::open(lab.database()).unwrap();
     let count: i64 = connection.query_row(sql, [], |row| row.get(0)).unwrap();
     usize::try_from(count).unwrap()
 }
 
-fn known(lab: &Lab) -> usize {
+pub fn known(lab: &Lab) -> usize {
     count(lab, "SELECT COUNT(*) FROM package_known WHERE name != ''")
 }
 
@@ -176,7 +176,7 @@ fn told(lab: &Lab) -> Vec<(String, String, String)> {
 }
 
 /// Waits until so many findings are there and nothing is held back, and that no more come when all is looked at again.
-fn settle(lab: &Lab, number: usize) -> Vec<(String, String, String)> {
+pub fn settle(lab: &Lab, number: usize) -> Vec<(String, String, String)> {
     lab.wait(&format!("{number} findings"), |lab| told(lab).len() >= number && held(lab) == 0);
     lab.scan();
     lab.wait("the end of what waits", |lab| held(lab) == 0);
@@ -184,7 +184,7 @@ fn settle(lab: &Lab, number: usize) -> Vec<(String, String, String)> {
     told(lab)
 }
 
-fn transaction(title: &str) -> (String, String, String) {
+pub fn transaction(title: &str) -> (String, String, String) {
     ("package.transaction".to_owned(), "info".to_owned(), title.to_owned())
 }
 

@@ -45,7 +45,12 @@ const MANAGERS: &[&str] = &[
     "/usr/bin/zypper",
     "/usr/libexec/packagekitd",
     "/usr/lib/packagekit/packagekitd",
+    "/usr/lib/snapd/snapd",
+    "/usr/libexec/snapd/snapd",
 ];
+
+/// systemd, which puts units in place for whoever asks it.
+const SYSTEMD: &[&str] = &["/usr/lib/systemd/systemd", "/lib/systemd/systemd"];
 
 /// Names of interpreters that package managers are written in.
 const INTERPRETERS: &[&str] = &["python", "platform-python", "perl", "node", "ruby"];
@@ -80,7 +85,7 @@ impl Hand {
             .collect();
         if executables.iter().any(|executable| is_manager(executable)) {
             Self::Manager
-        } else if actor.executable.is_none() {
+        } else if actor.executable.is_none() || is_asked(actor, &executables) {
             Self::Unknown
         } else if executables.first().is_some_and(|executable| is_interpreter(executable)) {
             Self::Interpreter
@@ -90,8 +95,26 @@ impl Hand {
     }
 }
 
+/// The first process did it: whom it did it for, the kernel does not say.
+fn is_asked(actor: &Actor, executables: &[Vec<u8>]) -> bool {
+    let own = executables.first();
+    actor.pid == 1 && own.is_some_and(|own| SYSTEMD.iter().any(|systemd| systemd.as_bytes() == own))
+}
+
+/// snapd runs out of a snap of its own, in any revision, where the host's is older.
+fn is_snapd(executable: &[u8]) -> bool {
+    let below = executable.strip_prefix(b"/snap/snapd/").unwrap_or_default();
+    let mut parts = below.splitn(2, |byte| *byte == b'/');
+    let revision = parts.next().unwrap_or_default();
+    let is_revision = !revision.is_empty() && revision.iter().all(u8::is_ascii_alphanumeric);
+    is_revision && parts.next() == Some(b"usr/lib/snapd/snapd")
+}
+
 /// A manager that replaces itself goes on running what was removed.
 fn is_manager(executable: &[u8]) -> bool {
+    if is_snapd(executable) {
+        return true;
+    }
     let ends: [&[u8]; 3] = [b"", b" (deleted)", b".dpkg-tmp (deleted)"];
     MANAGERS
         .iter()
@@ -293,6 +316,20 @@ mod tests {
         assert_eq!(hand(&["/usr/bin/python3.11"], "/usr/bin/dnf upgrade"), Hand::Interpreter);
         assert_eq!(hand(&["/tmp/python3"], ""), Hand::Other);
         assert_eq!(Hand::of(None), Hand::Unknown);
+        assert_eq!(hand(&["/snap/snapd/20290/usr/lib/snapd/snapd"], ""), Hand::Manager);
+        assert_eq!(hand(&["/snap/snapd/../../tmp/usr/lib/snapd/snapd"], ""), Hand::Other);
+        assert_eq!(hand(&["/snap/other/1/usr/lib/snapd/snapd"], ""), Hand::Other);
+    }
+
+    #[test]
+    fn nobody_knows_for_whom_the_first_process_did_it() {
+        let systemd = |pid| Actor {
+            pid,
+            executable: Some(Text::from_bytes(b"/usr/lib/systemd/systemd")),
+            ..super::super::tests::actor()
+        };
+        assert_eq!(Hand::of(Some(&systemd(1))), Hand::Unknown);
+        assert_eq!(Hand::of(Some(&systemd(700))), Hand::Other);
     }
 
     #[test]

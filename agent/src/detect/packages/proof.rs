@@ -24,6 +24,8 @@ pub enum Manager {
     Rpm,
     /// Python's: it has no archive's word, only the packages' own.
     Pip,
+    /// Canonical's, of images.
+    Snap,
 }
 
 impl Manager {
@@ -33,6 +35,7 @@ impl Manager {
             Self::Dpkg => "dpkg",
             Self::Rpm => "rpm",
             Self::Pip => "pip",
+            Self::Snap => "snap",
         }
     }
 
@@ -42,6 +45,7 @@ impl Manager {
             Self::Dpkg => "md5, as dpkg recorded it",
             Self::Rpm => "sha256, as rpm recorded it",
             Self::Pip => "sha256, as pip recorded it",
+            Self::Snap => "sha3-384, as the store asserted it",
         }
     }
 }

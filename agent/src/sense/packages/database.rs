@@ -36,6 +36,10 @@ pub trait Database: std::fmt::Debug + Send {
     fn is_of_old(&self, _recorded: &Recorded) -> bool {
         false
     }
+    /// Whether none of its packages may be there: then the first one is news, once that is known.
+    fn may_be_empty(&self) -> bool {
+        false
+    }
     /// The paths of a package that was recorded anew, hashed.
     fn paths(&self, package: &PackageId) -> Paths;
     /// Says of each question which package that was recorded anew holds the object, and by what digest.

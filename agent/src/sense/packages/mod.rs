@@ -11,7 +11,8 @@
 //!
 //! **Limits.** The databases of the host itself are read, not those within containers. dpkg records MD5, and no
 //! owners, modes or link targets: a link is as packaged when it points to an object that a package holds.
-//! What pip recorded is judged in the same way (`pip`); it neither makes others wait nor explains other places.
+//! What pip recorded is judged in the same way (`pip`); it neither makes others wait nor explains other places. A snap is
+//! judged by the digest that the store asserted of its image (`snap`).
 
 mod database;
 pub(crate) mod dpkg;
@@ -22,6 +23,7 @@ pub(crate) mod pip;
 mod place;
 mod question;
 pub(crate) mod rpm;
+pub(crate) mod snap;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -39,10 +41,11 @@ use self::known::{Known, Paths, Recorded, put, sentinel};
 use self::pip::Pip;
 use self::question::{Question, aliases};
 use self::rpm::Rpm;
+use self::snap::Snap;
 use crate::clock;
 use crate::detect::acts::{self, Stage as Acts};
 use crate::detect::packages::held::{Hand, Held};
-use crate::detect::packages::proof::{Activity, Answer, Manager, PackageId, Verdict};
+use crate::detect::packages::proof::{Activity, Answer, PackageId, Verdict};
 use crate::detect::packages::window::Window;
 use crate::detect::packages::{Stage, tables};
 use crate::sense::files::object::Kind;
@@ -77,7 +80,8 @@ impl Packages {
         connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
         let dpkg = Dpkg::find(root).map(|dpkg| Box::new(dpkg) as Box<dyn Database>);
         let rpm = Rpm::find(root).map(|rpm| Box::new(rpm) as Box<dyn Database>);
-        let databases: Vec<_> = dpkg.into_iter().chain(rpm).collect();
+        let snap = Snap::find(root).map(|snap| Box::new(snap) as Box<dyn Database>);
+        let databases: Vec<_> = dpkg.into_iter().chain(rpm).chain(snap).collect();
         let notices = notices(databases.iter().filter_map(|database| database.watched()).collect());
         let known = Known::new(connection);
         let pip = Pip::find(root);
@@ -204,9 +208,9 @@ impl Packages {
             let news = recorded.iter().filter(|one| !first_time && !is_late(one));
             answer.news.extend(news.filter_map(|one| one.news()));
             answer.writes.extend(recorded.iter().map(|one| put(one, &database.paths(&one.package))));
-        }
-        if settled {
-            answer.writes.extend(sentinel(&self.known, Manager::Pip)?);
+            if database.may_be_empty() {
+                answer.writes.extend(sentinel(&self.known, database.manager())?);
+            }
         }
         Ok(answer)
     }

@@ -9,8 +9,10 @@ use picket_protocol::time::Timestamp;
 use ring::digest;
 use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, openat, stat};
 use rustix::process::{Flock, FlockType, fcntl_getlk};
+use sha3::{Digest as _, Sha3_384};
 
 use super::md5::{self, Md5};
+use super::snap::Sha3;
 
 /// Bytes read at once.
 const BUFFER_BYTES: usize = 64 * 1024;
@@ -66,9 +68,22 @@ pub fn is_locked(path: &Path) -> bool {
 
 /// SHA-256 and MD5 of one reading of the file.
 pub fn digests(path: &Path) -> io::Result<(Hash, Md5)> {
+    let mut md5 = md5::Context::default();
+    let hash = hashed(path, |bytes| md5.update(bytes))?;
+    Ok((hash, md5.finish()))
+}
+
+/// SHA-256 and SHA3-384 of one reading of the file.
+pub fn image_digests(path: &Path) -> io::Result<(Hash, Sha3)> {
+    let mut sha3 = Sha3_384::new();
+    let hash = hashed(path, |bytes| sha3.update(bytes))?;
+    Ok((hash, sha3.finalize().into()))
+}
+
+fn hashed(path: &Path, mut beside: impl FnMut(&[u8])) -> io::Result<Hash> {
     let mut file = open(path)?;
     let mut buffer = vec![0; BUFFER_BYTES];
-    let (mut sha256, mut md5) = (digest::Context::new(&digest::SHA256), md5::Context::default());
+    let mut sha256 = digest::Context::new(&digest::SHA256);
     loop {
         let count = match file.read(&mut buffer) {
             Ok(0) => break,
@@ -78,9 +93,9 @@ pub fn digests(path: &Path) -> io::Result<(Hash, Md5)> {
         };
         let bytes = buffer.get(..count).unwrap_or_default();
         sha256.update(bytes);
-        md5.update(bytes);
+        beside(bytes);
     }
     let mut hash = [0; 32];
     hash.copy_from_slice(sha256.finish().as_ref());
-    Ok((hash, md5.finish()))
+    Ok(hash)
 }

@@ -9,6 +9,7 @@ use picket_protocol::crypto::{Hash, hex};
 use super::known::Paths;
 use super::md5::Md5;
 use super::place;
+use super::snap::Sha3;
 use crate::detect::packages::held::{Held, kept_beside};
 use crate::detect::packages::proof::{Manager, PackageId, Verdict};
 use crate::sense::files::object::Kind;
@@ -20,6 +21,8 @@ pub enum Expected {
     Md5(Md5),
     /// rpm's and pip's.
     Sha256(Hash),
+    /// The store's, of a snap's image.
+    Sha3(Sha3),
 }
 
 impl Expected {
@@ -27,6 +30,7 @@ impl Expected {
         match self {
             Self::Md5(digest) => hex(&digest),
             Self::Sha256(digest) => hex(&digest),
+            Self::Sha3(digest) => hex(&digest),
         }
     }
 }
@@ -150,17 +154,20 @@ impl<'a> Question<'a> {
     }
 
     fn judge_file(&self, seen: Option<Hash>, claim: &Claim, expected: Expected) -> Verdict {
-        let Ok((sha256, md5)) = place::digests(self.path) else {
+        let digests = match expected {
+            Expected::Sha3(_) => {
+                place::image_digests(self.path).map(|(seen, sha3)| (seen, Expected::Sha3(sha3)))
+            }
+            Expected::Md5(_) => place::digests(self.path).map(|(seen, md5)| (seen, Expected::Md5(md5))),
+            Expected::Sha256(_) => place::digests(self.path).map(|(seen, _)| (seen, Expected::Sha256(seen))),
+        };
+        let Ok((sha256, found)) = digests else {
             return if place::is_there(self.path) { Verdict::Unpackaged } else { Verdict::Changed };
         };
         if seen.is_some_and(|seen| seen != sha256) {
             return Verdict::Changed;
         }
-        let same = match expected {
-            Expected::Md5(digest) => digest == md5,
-            Expected::Sha256(digest) => digest == sha256,
-        };
-        match same {
+        match expected == found {
             true => Verdict::AsPackaged(claim.package.clone()),
             false if claim.is_conffile => Verdict::Unpackaged,
             false => Verdict::Differs { package: claim.package.clone(), expected: expected.hex() },
