@@ -4,8 +4,10 @@
  *
  * One counting function; three places where it can stand: a socket filter that sees all interfaces (`tap`), the
  * driver (`xdp`), the queueing discipline (`tc`). The tap also hands on, within budgets, what detectors must see whole:
- * ARP, neighbour discovery, DHCP, and what may be part of a scan. It needs no type information of the kernel: all that it
- * reads is packets and the stable part of their description. Loads on 5.5 and later (arrays that can be mapped). */
+ * ARP, neighbour discovery, DHCP, and what may be part of a scan: attempts, each once in some seconds, and the first answer to
+ * each attempt that was handed on. So an attempt without an answer had none, however much was left out. It needs no
+ * type information of the kernel: all that it reads is packets and the stable part of their description. Loads on 5.5
+ * and later (arrays that can be mapped). */
 #include "kernel.h"
 #include "network_counts.h"
 
@@ -23,7 +25,13 @@ enum { PROTOCOL_ICMP = 1, PROTOCOL_TCP = 6, PROTOCOL_UDP = 17, PROTOCOL_ICMPV6 =
 enum { HOP_BY_HOP = 0, ROUTING = 43, FRAGMENT = 44, AUTHENTICATION = 51, DESTINATION = 60, MOBILITY = 135 };
 enum { TCP_FIN = 1, TCP_SYN = 2, TCP_RST = 4, TCP_PSH = 8, TCP_ACK = 16, TCP_URG = 32 };
 enum { PACKET_OTHERHOST = 3, PACKET_OUTGOING = 4 };
-enum { BUDGET_FRAMES, BUDGET_PROBES, BUDGET_DATAGRAMS, BUDGET_NONE };
+/* What a packet is to a scan. A datagram is an answer if it goes back where one came from, and else an attempt. */
+enum { ROLE_NONE, ROLE_FRAME, ROLE_ATTEMPT, ROLE_ANSWER, ROLE_DATAGRAM, ROLE_ERROR };
+enum { ICMP_ECHO_REPLY = 0, ICMP_UNREACHABLE = 3, ICMP_ECHO = 8, ICMPV6_UNREACHABLE = 1, ICMPV6_ECHO = 128, ICMPV6_ECHO_REPLY = 129 };
+/* An attempt that goes on is handed on again after so many epochs. */
+enum { AGAIN = 8 };
+/* What wakes user space and is none of its business. */
+enum { WAKE_SNAP = 1 };
 enum { VERDICT_PASS_XDP = 2, VERDICT_NEXT_TC = -1 };
 enum place { TAP, XDP, TC };
 
@@ -116,6 +124,14 @@ MAPPED_ARRAY(TARGETS, 1, struct talker);
 MAPPED_ARRAY(DISTINCT, DIRECTIONS *CLASSES, struct distinct);
 MAPPED_ARRAY(PACES, 1, struct pace);
 
+/* By the hash of who tries what; the later attempt takes the slot. */
+struct {
+	MAP_NUMBER(type, MAP_TYPE_ARRAY);
+	MAP_NUMBER(max_entries, ASKED_SLOTS);
+	MAP_TYPE(key, u32);
+	MAP_TYPE(value, struct asked);
+} ASKED SEC(".maps");
+
 char LICENCE[] SEC("license") = "Dual MIT/GPL";
 
 /* What there is to count of a packet. */
@@ -126,12 +142,16 @@ struct seen {
 	u8 class;
 	u8 ttl;
 	u8 has_address;
+	u8 role;
 	u8 budget;
 	/* Where its IP packet goes on, and with what; until then its class is what it will be if nothing follows. */
 	u8 version;
 	u8 protocol;
 	u8 fragment;
 	u8 partial;
+	/* Ports of source and destination; of an echo, its number and none. */
+	u16 from;
+	u16 to;
 	u32 at;
 	u32 wire;
 };
@@ -193,15 +213,20 @@ INLINE void see_tcp(const struct packet *packet, u32 at, u32 wire, u8 direction,
 	length = (head[12] >> 4) * 4;
 	if (length < 20 || length > wire)
 		return;
-	seen->port = swapped(*(const u16 *)(head + 2));
+	seen->from = swapped(*(const u16 *)head);
+	seen->to = seen->port = swapped(*(const u16 *)(head + 2));
 	seen->class = class_of_flags(head[13]);
-	if (seen->class == CLASS_SYN || seen->class == CLASS_STEALTH)
-		seen->budget = BUDGET_PROBES;
-	else if (seen->class == CLASS_RST && direction == DIRECTION_OUT)
-		seen->budget = BUDGET_PROBES;
+	if (seen->class == CLASS_SYN || seen->class == CLASS_STEALTH) {
+		seen->role = ROLE_ATTEMPT;
+		seen->budget = direction == DIRECTION_OUT ? BUDGET_SYNS_OUT : BUDGET_SYNS_IN;
+		if (seen->class == CLASS_STEALTH)
+			seen->budget = BUDGET_STEALTH;
+	} else if (seen->class == CLASS_RST || seen->class == CLASS_SYN_ACK) {
+		seen->role = ROLE_ANSWER;
+	}
 }
 
-INLINE void see_udp(const struct packet *packet, u32 at, u32 wire, u8 lite, struct seen *seen)
+INLINE void see_udp(const struct packet *packet, u32 at, u32 wire, u8 lite, u8 direction, struct seen *seen)
 {
 	u8 room[8] __attribute__((aligned(8)));
 	const u16 *head = bytes_at(packet, at, room, sizeof(room));
@@ -216,14 +241,17 @@ INLINE void see_udp(const struct packet *packet, u32 at, u32 wire, u8 lite, stru
 		return;
 	source = swapped(head[0]);
 	seen->port = swapped(head[1]);
+	seen->from = source;
+	seen->to = seen->port;
 	seen->class = CLASS_UDP;
-	seen->budget = BUDGET_DATAGRAMS;
+	seen->role = ROLE_DATAGRAM;
+	seen->budget = direction == DIRECTION_OUT ? BUDGET_DATAGRAMS_OUT : BUDGET_DATAGRAMS_IN;
 	if (seen->port == 67 || seen->port == 68 || seen->port == 546 || seen->port == 547)
-		seen->budget = BUDGET_FRAMES;
+		seen->role = ROLE_FRAME;
 	if (!amplifies(source))
 		return;
 	seen->class = CLASS_AMPLIFICATION;
-	seen->budget = BUDGET_NONE;
+	seen->role = ROLE_ANSWER;
 	/* The service that is misused. */
 	seen->port = source;
 }
@@ -232,7 +260,7 @@ INLINE void see_icmp(const struct packet *packet, u32 at, u32 wire, u8 version, 
 {
 	u8 room[8] __attribute__((aligned(8)));
 	const u8 *head = bytes_at(packet, at, room, sizeof(room));
-	u8 request, unreachable;
+	u16 number;
 
 	seen->class = CLASS_MALFORMED;
 	if (!head || wire < 8)
@@ -241,13 +269,21 @@ INLINE void see_icmp(const struct packet *packet, u32 at, u32 wire, u8 version, 
 	seen->port = head[0];
 	if (version == 6 && head[0] >= 133 && head[0] <= 137) {
 		seen->class = CLASS_NEIGHBOUR;
-		seen->budget = BUDGET_FRAMES;
+		seen->role = ROLE_FRAME;
 		return;
 	}
-	request = head[0] == (version == 6 ? 128 : 8);
-	unreachable = head[0] == (version == 6 ? 1 : 3);
-	if (request || (unreachable && direction == DIRECTION_OUT))
-		seen->budget = BUDGET_PROBES;
+	number = *(const u16 *)(head + 4);
+	if (head[0] == (version == 6 ? ICMPV6_ECHO : ICMP_ECHO)) {
+		seen->role = ROLE_ATTEMPT;
+		seen->budget = direction == DIRECTION_OUT ? BUDGET_SYNS_OUT : BUDGET_SYNS_IN;
+		seen->from = number;
+	} else if (head[0] == (version == 6 ? ICMPV6_ECHO_REPLY : ICMP_ECHO_REPLY)) {
+		seen->role = ROLE_ANSWER;
+		seen->to = number;
+	} else if (head[0] == (version == 6 ? ICMPV6_UNREACHABLE : ICMP_UNREACHABLE)) {
+		seen->role = ROLE_ERROR;
+		seen->budget = BUDGET_ERRORS;
+	}
 }
 
 INLINE void see_above(const struct packet *packet, u8 direction, struct seen *seen)
@@ -257,7 +293,7 @@ INLINE void see_above(const struct packet *packet, u8 direction, struct seen *se
 	if (protocol == PROTOCOL_TCP)
 		see_tcp(packet, seen->at, seen->wire, direction, seen);
 	else if (protocol == PROTOCOL_UDP || protocol == PROTOCOL_UDP_LITE)
-		see_udp(packet, seen->at, seen->wire, protocol == PROTOCOL_UDP_LITE, seen);
+		see_udp(packet, seen->at, seen->wire, protocol == PROTOCOL_UDP_LITE, direction, seen);
 	else if (protocol == (seen->version == 6 ? PROTOCOL_ICMPV6 : PROTOCOL_ICMP))
 		see_icmp(packet, seen->at, seen->wire, seen->version, direction, seen);
 	else
@@ -475,48 +511,126 @@ INLINE void count(const struct control *control, const struct seen *seen, u32 cp
 	     control->epoch);
 }
 
-/* Whether a frame is within its budget: all up to half of it, then by chance. */
-INLINE u32 spend(const struct control *control, u32 *used, u32 budget)
+/* As above, of what was found behind the IP header. */
+INLINE void forget_found(struct pace *pace, struct seen *seen)
 {
-	u32 spent = *used;
+	volatile u32 *scratch = pace->scratch;
 
-	if (spent >= budget)
+	scratch[3] = seen->class | seen->role << 8 | seen->budget << 16 | seen->protocol << 24;
+	scratch[4] = seen->from | seen->to << 16;
+	seen->class = scratch[3];
+	seen->role = scratch[3] >> 8;
+	seen->budget = scratch[3] >> 16;
+	seen->protocol = scratch[3] >> 24;
+	seen->from = scratch[4];
+	seen->to = scratch[4] >> 16;
+}
+
+/* Whether a packet is within its budget: all up to half of it, then by chance. */
+INLINE u32 spend(const struct control *control, struct pace *pace, u32 budget, u32 packets)
+{
+	u32 spent, most;
+
+	OPAQUE(budget);
+	budget &= BUDGETS - 1;
+	most = control->budgets[budget];
+	spent = pace->used[budget];
+	pace->seen[budget] += packets;
+	if (spent >= most)
 		return 0;
-	if (spent >= budget / 2 && control->sample > 1 && random_number() % control->sample != 0)
+	if (spent >= most / 2 && control->sample > 1 && random_number() % control->sample != 0)
 		return 0;
-	*used = spent + 1;
+	pace->used[budget] = spent + 1;
+	pace->passed[budget]++;
 	return 1;
 }
 
-/* How many bytes of the packet user space is to see; 0 for most. */
-INLINE u32 hand_on(const struct control *control, const struct seen *seen, struct pace *pace, u32 packets)
+/* Stands for an attempt, which way it goes included: what passes this host is seen both ways. */
+INLINE u64 print_of(const struct control *control, const u64 *from, u16 from_port, const u64 *to, u16 to_port,
+		    u8 protocol, u8 direction)
 {
-	u32 passed = 0;
+	u64 what = (u64)from_port << 32 | (u64)to_port << 16 | protocol << 8 | direction;
 
+	return hashed(to[0], to[1], hashed(from[0], from[1], control->seed ^ what));
+}
+
+INLINE struct asked *asked_of(u64 print)
+{
+	u32 at = print & (ASKED_SLOTS - 1);
+
+	return map_lookup(&ASKED, &at);
+}
+
+/* Whether this attempt is handed on. */
+INLINE u32 attempt(const struct control *control, const struct seen *seen, struct pace *pace, u8 direction, u32 packets)
+{
+	u64 print = print_of(control, seen->source, seen->from, seen->destination, seen->to, seen->protocol, direction);
+	struct asked *asked = asked_of(print);
+	u32 mark = print >> 32 | 1, epoch = control->epoch;
+
+	if (!asked || (asked->print == mark && epoch - (asked->epoch >> 1) < AGAIN))
+		return 0;
+	if (!spend(control, pace, seen->budget, packets))
+		return 0;
+	asked->print = mark;
+	asked->epoch = epoch << 1;
+	return 1;
+}
+
+enum { NO_ANSWER, LATER_ANSWER, FIRST_ANSWER };
+
+/* Whether it answers an attempt that was handed on. */
+INLINE u32 answer(const struct control *control, const struct seen *seen, u8 direction)
+{
+	u8 way = direction == DIRECTION_PASSING ? DIRECTION_PASSING : direction ^ 1;
+	u64 print = print_of(control, seen->destination, seen->to, seen->source, seen->from, seen->protocol, way);
+	struct asked *asked = asked_of(print);
+
+	if (!asked || asked->print != (u32)(print >> 32 | 1))
+		return NO_ANSWER;
+	if (asked->epoch & 1)
+		return LATER_ANSWER;
+	asked->epoch |= 1;
+	return FIRST_ANSWER;
+}
+
+INLINE u32 passes(const struct control *control, const struct seen *seen, struct pace *pace, u8 direction, u32 packets)
+{
+	u8 role = seen->role;
+
+	if (role == ROLE_NONE)
+		return 0;
+	if (role == ROLE_FRAME)
+		return spend(control, pace, BUDGET_FRAMES, packets);
+	if (role == ROLE_ERROR)
+		return spend(control, pace, seen->budget, packets);
+	if (role == ROLE_ANSWER || role == ROLE_DATAGRAM) {
+		u32 found = answer(control, seen, direction);
+
+		pace->answers += found == FIRST_ANSWER;
+		if (role == ROLE_ANSWER || found != NO_ANSWER)
+			return found == FIRST_ANSWER;
+	}
+	return attempt(control, seen, pace, direction, packets);
+}
+
+/* How many bytes of the packet user space is to see; 0 for most. */
+INLINE u32 hand_on(const struct control *control, const struct seen *seen, struct pace *pace, u8 direction, u32 packets)
+{
 	if (pace->epoch != control->epoch) {
 		pace->epoch = control->epoch;
 		pace->packets = 0;
-		pace->used[0] = pace->used[1] = pace->used[2] = 0;
-	}
-	if (seen->budget == BUDGET_FRAMES) {
-		pace->frames += packets;
-		passed = spend(control, &pace->used[0], control->frame_budget);
-		pace->frames_passed += passed;
-	} else if (seen->budget == BUDGET_PROBES) {
-		pace->probes += packets;
-		passed = spend(control, &pace->used[1], control->probe_budget);
-		pace->probes_passed += passed;
-	} else if (seen->budget == BUDGET_DATAGRAMS) {
-		pace->datagrams += packets;
-		passed = spend(control, &pace->used[2], control->datagram_budget);
-		pace->datagrams_passed += passed;
+		for (int budget = 0; budget < BUDGETS; budget++)
+			pace->used[budget] = 0;
 	}
 	pace->packets += packets;
+	if (passes(control, seen, pace, direction, packets))
+		return control->snap;
 	if (control->wake != 0 && pace->packets >= control->wake && pace->packets - packets < control->wake) {
 		pace->wakes++;
-		passed = 1;
+		return WAKE_SNAP;
 	}
-	return passed ? control->snap : 0;
+	return 0;
 }
 
 INLINE u8 is_tag(u16 type)
@@ -526,7 +640,7 @@ INLINE u8 is_tag(u16 type)
 
 INLINE u32 take(const struct packet *packet, u32 index, u8 direction, u16 type, u32 bytes, u32 packets)
 {
-	struct seen seen = { .class = CLASS_OTHER, .budget = BUDGET_NONE };
+	struct seen seen = { .class = CLASS_OTHER, .role = ROLE_NONE };
 	u32 zero = 0, at, cpu, slot = 0, flags = 0, wire;
 	const struct interface *interface;
 	const struct control *control;
@@ -575,7 +689,7 @@ INLINE u32 take(const struct packet *packet, u32 index, u8 direction, u16 type, 
 		see_ipv6(packet, pace, at, wire, &seen);
 	} else if (type == TYPE_ARP) {
 		seen.class = CLASS_ARP;
-		seen.budget = BUDGET_FRAMES;
+		seen.role = ROLE_FRAME;
 	}
 	forget(pace, &seen);
 	if (seen.version != 0) {
@@ -583,14 +697,15 @@ INLINE u32 take(const struct packet *packet, u32 index, u8 direction, u16 type, 
 		/* The first of several parts may end anywhere. */
 		if (seen.fragment && (seen.partial || seen.class != CLASS_MALFORMED)) {
 			seen.class = CLASS_FRAGMENT;
-			seen.budget = BUDGET_NONE;
+			seen.role = ROLE_NONE;
 		}
 	}
+	forget_found(pace, &seen);
 	if (packet->place != TAP || direction == DIRECTION_OUT || !(flags & INTERFACE_COUNTED_BELOW)) {
 		count(control, &seen, cpu, slot, direction, packets, bytes);
 		pace->counted += packets;
 	}
-	return packet->place == TAP ? hand_on(control, &seen, pace, packets) : 0;
+	return packet->place == TAP ? hand_on(control, &seen, pace, direction, packets) : 0;
 }
 
 INLINE u32 segments(const struct __sk_buff *skb)

@@ -6,7 +6,7 @@
 #ifndef PICKET_NETWORK_COUNTS_H
 #define PICKET_NETWORK_COUNTS_H
 
-enum { INTERFACES_MAX = 1024, CELLS = 8192, DIRECTIONS = 4, CLASSES = 16 };
+enum { INTERFACES_MAX = 1024, CELLS = 8192, DIRECTIONS = 4, CLASSES = 16, ASKED_SLOTS = 16384 };
 
 /* In the order of `Class` in agent/src/detect/network/class.rs. */
 enum {
@@ -28,6 +28,19 @@ enum {
 
 enum { DIRECTION_IN, DIRECTION_OUT, DIRECTION_PASSING };
 
+/* What is handed on has a budget by what it is. Answers have none of their own: each is the one answer to an attempt that
+ * was handed on. */
+enum {
+	BUDGET_FRAMES,		/* ARP, ND and DHCP */
+	BUDGET_STEALTH,		/* TCP with flags that no connection has */
+	BUDGET_ERRORS,		/* ICMP: unreachable */
+	BUDGET_SYNS_IN,		/* SYNs and echo requests, to this host or past it */
+	BUDGET_SYNS_OUT,	/* and from it */
+	BUDGET_DATAGRAMS_IN,	/* UDP that is no answer, likewise */
+	BUDGET_DATAGRAMS_OUT,
+	BUDGETS = 8,		/* room for so many */
+};
+
 /* An interface: its packets have no Ethernet header; they are neither counted nor handed on, because the interface
  * below or nobody's concern; those that come in are counted by another program. */
 enum { INTERFACE_BARE = 1, INTERFACE_SKIPPED = 2, INTERFACE_COUNTED_BELOW = 4 };
@@ -37,15 +50,13 @@ struct control {
 	u32 epoch;		/* counts up each second; never 0 */
 	u32 cell;		/* 1 to 255: what marks a cell in this epoch */
 	u32 wake;		/* so many packets on one processor in one epoch wake user space; 0: none do */
-	u32 frame_budget;	/* ARP, ND and DHCP frames handed on in one epoch and by one processor */
-	u32 probe_budget;	/* likewise, what may be part of a scan */
-	u32 datagram_budget;	/* likewise, UDP */
-	u32 sample;		/* beyond half of its budget, one in so many is handed on */
+	u32 sample;		/* beyond half of a budget, one in so many is handed on */
 	u32 snap;		/* bytes of a frame that is handed on */
 	u32 interfaces;		/* interface slots in a processor's block */
 	u32 sources;		/* slots of sources in a processor's block, a power of two */
 	u32 targets;		/* likewise of targets */
 	u32 processors;
+	u32 budgets[BUDGETS];	/* packets handed on in one epoch and by one processor */
 	u64 seed;		/* of the hash: who sends cannot choose where it is counted */
 };
 
@@ -84,21 +95,24 @@ struct distinct {
 	u8 ttls[256];
 };
 
+/* An attempt that was handed on: which, in which epoch, and whether its answer was. */
+struct asked {
+	u32 print;
+	u32 epoch;		/* times two; odd when it was answered */
+};
+
 /* What one processor saw. */
 struct pace {
 	u64 counted;		/* packets ever counted */
-	u64 frames;		/* ARP, ND and DHCP frames ever seen, and handed on */
-	u64 frames_passed;
-	u64 probes;
-	u64 probes_passed;
-	u64 datagrams;
-	u64 datagrams_passed;
 	u64 wakes;
+	u64 answers;		/* ever handed on */
+	u64 seen[BUDGETS];	/* of what has a budget, ever seen, and handed on */
+	u64 passed[BUDGETS];
 	u32 epoch;
 	u32 packets;		/* in this epoch, as the others below */
-	u32 used[3];
-	u32 scratch[3];		/* for one packet */
-	u32 unused[8];
+	u32 used[BUDGETS];
+	u32 scratch[5];		/* for one packet */
+	u32 unused[11];
 };
 
 #endif

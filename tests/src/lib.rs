@@ -10,6 +10,7 @@ pub mod cable;
 pub mod chaos;
 pub mod collector;
 pub mod host;
+pub mod lab;
 pub mod operators;
 pub mod process;
 pub mod proxy;

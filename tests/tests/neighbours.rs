@@ -1,75 +1,36 @@
 //! Forged neighbours, end to end: real programs attack an agent in a network of namespaces (`tests/lab`), and real programs
 //! do what only looks like an attack.
-#![expect(clippy::unwrap_used, reason = "tests fail loudly")]
 
-use std::path::Path;
-use std::process::{Command, Output};
-
-use picket_tests::{program, wait_for};
+use picket_tests::{lab, wait_for};
 use serde_json::Value;
 
-/// A laboratory of its own, taken down when dropped.
-struct Lab(String);
+/// A laboratory whose findings about neighbours are looked at.
+struct Lab(lab::Lab);
 
 impl Lab {
     fn up(name: &str) -> Self {
-        let lab = Self(format!("{name}-{}", std::process::id()));
-        lab.run(&["up"]);
-        // The agent takes every answer as asked for until it has listened for a while.
-        wait_for("the agent to have listened for some seconds", || {
-            let status = lab.json(&["status"]).into_iter().next()?;
-            (status.get("uptime_seconds").and_then(Value::as_u64).is_none_or(|up| up >= 6)).then_some(())
-        });
-        lab
+        Self(lab::Lab::up(name, ""))
     }
 
-    fn command(&self) -> Command {
-        let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("lab"));
-        command.args(["--name", &self.0]).env("PICKET_BIN_DIR", program("agent").parent().unwrap());
-        command
-    }
-
-    fn run(&self, arguments: &[&str]) -> Output {
-        let out = self.command().args(arguments).output().unwrap();
-        assert!(
-            out.status.success(),
-            "tests/lab {arguments:?}: {}{}",
-            String::from_utf8_lossy(&out.stdout),
-            String::from_utf8_lossy(&out.stderr)
-        );
-        out
+    fn run(&self, arguments: &[&str]) {
+        self.0.run(arguments);
     }
 
     fn attack(&self, kind: &str) {
-        self.run(&["attack", kind, "--seconds", "4"]);
+        self.0.attack(kind);
     }
 
     fn json(&self, arguments: &[&str]) -> Vec<Value> {
-        let out = self.command().arg("agent").args(arguments).arg("--json").output().unwrap();
-        serde_json::Deserializer::from_slice(&out.stdout).into_iter().map_while(Result::ok).collect()
+        self.0.json(arguments)
     }
 
     /// All findings about neighbours, each as it was told last.
     fn findings(&self) -> Vec<Value> {
-        let records = self.json(&["findings", "--limit", "1000"]);
-        let mut findings: Vec<Value> = Vec::new();
-        for mut record in records {
-            let Some(body) = record.get_mut("body").map(Value::take) else { continue };
-            let rule = body.get("rule").and_then(Value::as_str).unwrap_or_default();
-            if rule.starts_with("neighbour.") || rule.starts_with("net.mac-flood") {
-                findings.retain(|other| other.get("id") != body.get("id"));
-                findings.push(body);
-            }
-        }
-        findings
+        self.0.findings(&["neighbour.", "net.mac-flood"])
     }
 
     fn told(&self, rule: &str, severity: &str) -> Value {
-        wait_for(&format!("{rule} at {severity}; told was {:#?}", self.findings()), || {
-            let is =
-                |finding: &Value| text(finding, "/rule") == rule && text(finding, "/severity") == severity;
-            self.findings().into_iter().find(is)
-        })
+        self.0.told(rule, |finding| text(finding, "/rule") == rule && text(finding, "/severity") == severity)
     }
 
     /// Nothing was told above `most`.
@@ -89,15 +50,7 @@ impl Lab {
     }
 
     fn counter(&self, name: &str) -> u64 {
-        let status = self.json(&["status"]).into_iter().next().unwrap_or_default();
-        status.pointer(&format!("/sensors/neighbours/counters/{name}")).and_then(Value::as_u64).unwrap_or(0)
-    }
-}
-
-impl Drop for Lab {
-    fn drop(&mut self) {
-        // What is left over is taken down with the machine.
-        let _down = self.command().arg("down").output();
+        self.0.counter("neighbours", name)
     }
 }
 

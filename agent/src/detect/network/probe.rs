@@ -30,6 +30,8 @@ pub struct Probe {
     pub kind: ProbeKind,
     /// For how many such packets it stands: 1, or the sampling rate under which it was let through.
     pub weight: u32,
+    /// Packets were let through one by one by chance, so that nobody knows whether it was answered.
+    pub alone: bool,
 }
 
 /// What a probe is.
@@ -111,6 +113,8 @@ pub struct Seen {
     pub direction: Direction,
     /// For how many it stands.
     pub weight: u32,
+    /// See [`Probe::alone`].
+    pub alone: bool,
 }
 
 impl Probe {
@@ -150,9 +154,11 @@ impl Probe {
             },
             _ => return None,
         };
-        let Seen { time, interface, direction, weight } = seen;
+        let Seen { time, interface, direction, weight, alone } = seen;
         let direction = if is_answer { direction.reversed() } else { direction };
         let weight = weight.max(1);
-        Some(Self { time, interface, direction, source, destination, port, source_port, kind, weight })
+        let who =
+            Self { time, interface, direction, source, destination, port, source_port, kind, weight, alone };
+        Some(who)
     }
 }

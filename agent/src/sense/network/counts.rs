@@ -9,22 +9,79 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use super::layout::{self, CELLS, CLASSES, DISTINCT_BYTES, control, pace, talker};
 use super::program::Arrays;
+use crate::detect::network::{Direction, Probe, ProbeKind};
 
 /// Budgets of what the tap hands on, for each processor and second.
 #[derive(Clone, Copy, Debug)]
 pub struct Budgets {
-    /// ARP, ND and DHCP. A flood of them is counted in full; what is learnt of it is learnt from the first.
-    pub frames: u32,
-    /// SYNs, echo requests, and our own refusals.
-    pub probes: u32,
-    /// UDP.
-    pub datagrams: u32,
+    /// By [`Budget`].
+    pub packets: [u32; Budget::COUNT],
     /// Beyond half of a budget, one in so many.
     pub sample: u32,
     /// So many packets of one processor in one second wake user space.
     pub wake: u32,
     /// Bytes of a frame.
     pub snap: u32,
+}
+
+impl Budgets {
+    /// A share of it for each of so many processors, and not less than `least` of anything that there is.
+    #[must_use]
+    pub fn shared(self, processors: usize, least: u32) -> Self {
+        let processors = u32::try_from(processors).unwrap_or(u32::MAX).max(1);
+        let share = |all: u32| (all / processors).max(least).min(all);
+        Self { packets: self.packets.map(share), ..self }
+    }
+}
+
+/// What has a budget. Answers have none: each is the one answer to an attempt that was handed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Budget {
+    /// ARP, ND and DHCP.
+    Frames = 0,
+    /// TCP with flags that no connection has.
+    Stealth = 1,
+    /// ICMP errors: unreachable.
+    Errors = 2,
+    /// SYNs and echo requests that come in or pass.
+    SynsIn = 3,
+    /// And that go out.
+    SynsOut = 4,
+    /// Datagrams that are no answer, likewise.
+    DatagramsIn = 5,
+    /// And that go out.
+    DatagramsOut = 6,
+}
+
+impl Budget {
+    /// How many there are.
+    pub const COUNT: usize = 7;
+    /// All of them, by place.
+    const ALL: [Self; Self::COUNT] = [
+        Self::Frames,
+        Self::Stealth,
+        Self::Errors,
+        Self::SynsIn,
+        Self::SynsOut,
+        Self::DatagramsIn,
+        Self::DatagramsOut,
+    ];
+
+    /// Of an attempt; none of an answer.
+    pub fn of(probe: &Probe) -> Option<Self> {
+        let out = probe.direction == Direction::Out;
+        match probe.kind {
+            ProbeKind::Stealth(_) => Some(Self::Stealth),
+            ProbeKind::Syn | ProbeKind::Echo => Some(if out { Self::SynsOut } else { Self::SynsIn }),
+            ProbeKind::Udp => Some(if out { Self::DatagramsOut } else { Self::DatagramsIn }),
+            ProbeKind::Refused(_) | ProbeKind::Accepted => None,
+        }
+    }
+
+    /// Its place in arrays.
+    pub const fn index(self) -> usize {
+        self as usize
+    }
 }
 
 /// Packets and bytes.
@@ -58,15 +115,13 @@ pub enum Of {
     Targets,
 }
 
-/// What the tap saw and handed on of frames, probes and datagrams, ever.
+/// What the tap saw and handed on, ever.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Handed {
-    /// Frames seen and handed on.
-    pub frames: (u64, u64),
-    /// Probes likewise.
-    pub probes: (u64, u64),
-    /// Datagrams likewise.
-    pub datagrams: (u64, u64),
+    /// Seen and handed on, by [`Budget`]. An attempt that is repeated within some seconds is seen once.
+    pub packets: [(u64, u64); Budget::COUNT],
+    /// Answers handed on.
+    pub answers: u64,
     /// How often much traffic woke user space.
     pub wakes: u64,
 }
@@ -85,9 +140,9 @@ impl Counts {
         let set = |at, value| arrays.control.set_half(at, value);
         let size = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         set(control::WAKE, budgets.wake);
-        set(control::FRAME_BUDGET, budgets.frames);
-        set(control::PROBE_BUDGET, budgets.probes);
-        set(control::DATAGRAM_BUDGET, budgets.datagrams);
+        for (place, budget) in budgets.packets.iter().enumerate() {
+            set(control::BUDGETS + 4 * place, *budget);
+        }
         set(control::SAMPLE, budgets.sample);
         set(control::SNAP, budgets.snap);
         set(control::INTERFACES, size(sizes.interfaces));
@@ -143,13 +198,11 @@ impl Counts {
 
     /// What was handed on.
     pub fn handed(&self) -> Handed {
-        let pair = |seen, passed| (self.paces(seen), self.paces(passed));
-        Handed {
-            frames: pair(pace::FRAMES, pace::FRAMES_PASSED),
-            probes: pair(pace::PROBES, pace::PROBES_PASSED),
-            datagrams: pair(pace::DATAGRAMS, pace::DATAGRAMS_PASSED),
-            wakes: self.paces(pace::WAKES),
-        }
+        let packets = Budget::ALL.map(|budget| {
+            let place = 8 * budget.index();
+            (self.paces(pace::SEEN + place), self.paces(pace::PASSED + place))
+        });
+        Handed { packets, answers: self.paces(pace::ANSWERS), wakes: self.paces(pace::WAKES) }
     }
 
     fn paces(&self, at: usize) -> u64 {

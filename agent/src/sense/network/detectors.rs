@@ -10,20 +10,27 @@ use picket_protocol::record::{Draft, Kind};
 use picket_protocol::time::Timestamp;
 use uuid::Uuid;
 
+use super::own::Own;
 use super::senders::senders;
 use crate::detect::network::flood::Learned;
-use crate::detect::network::{Connections, Direction, FloodDetector, Probe, Summary, Thresholds};
+use crate::detect::network::{
+    Connections, Direction, FloodDetector, Probe, ScanDetector, Summary, Thresholds,
+};
 use crate::ledger::SealError;
 use crate::sense::SensorContext;
 
-/// How often the process behind a flood is looked for: all processes are gone through.
+/// How often the process behind a flood or a scan is looked for: all processes are gone through.
 const SEARCH: Duration = Duration::from_secs(2);
+/// A scan that rested for so long has nobody behind it any more.
+const RESTS: Duration = Duration::from_secs(5);
 
 /// See the module.
 #[derive(Debug)]
 pub struct Detectors {
     floods: FloodDetector,
-    /// Floods from this host whose process was looked for, and when.
+    scans: ScanDetector,
+    own: Own,
+    /// Floods and scans from this host whose process was looked for, and when.
     searched: HashMap<Uuid, Timestamp>,
     /// Findings sealed.
     pub findings: u64,
@@ -32,9 +39,16 @@ pub struct Detectors {
 }
 
 impl Detectors {
-    /// Nothing seen yet.
-    pub fn new(thresholds: Thresholds) -> Self {
-        Self { floods: FloodDetector::new(thresholds), searched: HashMap::new(), findings: 0, last: None }
+    /// Nothing seen yet. Who does not know `seed` cannot choose whose place in a table he takes.
+    pub fn new(thresholds: Thresholds, seed: u64) -> Self {
+        Self {
+            floods: FloodDetector::new(thresholds),
+            scans: ScanDetector::new(thresholds, seed),
+            own: Own::new(Path::new("/proc")),
+            searched: HashMap::new(),
+            findings: 0,
+            last: None,
+        }
     }
 
     /// Goes on with what the last run has learned; gives how much of it is forgotten.
@@ -52,10 +66,22 @@ impl Detectors {
         self.floods.baselines()
     }
 
+    /// What there is to tell of scans: sources that are remembered, scans that go on, and those that were not told for want of room.
+    pub fn scans(&self) -> [(&'static str, u64); 3] {
+        let number = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+        [
+            ("scan_sources", number(self.scans.sources())),
+            ("scans_open", number(self.scans.open())),
+            ("scans_folded", self.scans.folded),
+        ]
+    }
+
     /// An interval.
     pub fn summary(&mut self, summary: &Summary) -> Vec<Finding> {
-        let findings = self.floods.observe(summary, &mut Uuid::now_v7);
-        self.name_processes(summary);
+        let mut findings = self.floods.observe(summary, &mut Uuid::now_v7);
+        findings.extend(self.scans.tick(summary.to, &mut Uuid::now_v7));
+        self.name_senders_of_floods(summary);
+        self.name_scanners(summary.to);
         findings
     }
 
@@ -65,37 +91,59 @@ impl Detectors {
     }
 
     /// What may be part of a scan.
-    pub fn probe(&mut self, probe: &Probe) -> Vec<Finding> {
-        let _ = probe;
-        Vec::new()
+    pub fn probe(&mut self, mut probe: Probe) -> Vec<Finding> {
+        // It came in before, and is of whoever sent it.
+        if probe.direction == Direction::Out && self.own.is_forwarded(probe.source, probe.time) {
+            probe.direction = Direction::In;
+        }
+        let findings = self.scans.observe(&probe, &mut Uuid::now_v7);
+        if !findings.is_empty() && probe.direction == Direction::Out {
+            // At once: many tools are done within a second.
+            self.name_scanners(probe.time);
+        }
+        findings
+    }
+
+    /// Packets were lost on the way here.
+    pub fn distrust(&mut self) {
+        self.scans.distrust();
     }
 
     /// Looks for who is behind floods from this host.
-    fn name_processes(&mut self, summary: &Summary) {
-        let now = summary.to;
-        let open: Vec<Uuid> = self
-            .floods
-            .open()
-            .filter(|(_, _, direction, named)| *direction == Direction::Out && !named)
-            .map(|(id, ..)| id)
-            .collect();
-        self.searched.retain(|id, _| open.contains(id));
-        let due = |id: &Uuid| self.searched.get(id).is_none_or(|at| now.since(*at) >= SEARCH);
-        let open: Vec<Uuid> = open.into_iter().filter(due).collect();
+    fn name_senders_of_floods(&mut self, summary: &Summary) {
+        let open =
+            self.floods.open().filter(|(_, _, direction, named)| *direction == Direction::Out && !named);
+        let open: Vec<Uuid> = open.map(|(id, ..)| id).filter(|id| self.is_due(*id, summary.to)).collect();
         if open.is_empty() {
             return;
         }
         let out = summary.traffic.iter().filter(|traffic| traffic.direction == Direction::Out);
         let targets: Vec<IpAddr> =
             out.flat_map(|traffic| traffic.targets.iter().map(|target| target.address)).collect();
-        let found = senders(Path::new("/proc"), &targets, std::process::id());
+        let found = sender(&targets);
         for id in open {
-            self.searched.insert(id, now);
-            if let Some(sender) = found.first() {
-                let (pid, executable) = (sender.pid, sender.executable.clone());
-                self.floods.name_process(id, Entity::Process { pid, executable });
+            self.searched.insert(id, summary.to);
+            if let Some(process) = &found {
+                self.floods.name_process(id, process.clone());
             }
         }
+    }
+
+    /// And behind scans.
+    fn name_scanners(&mut self, now: Timestamp) {
+        let active = self.scans.unnamed().filter(|(_, last)| now.since(*last) < RESTS);
+        let open: Vec<Uuid> = active.map(|(id, _)| id).filter(|id| self.is_due(*id, now)).collect();
+        for id in open {
+            self.searched.insert(id, now);
+            if let Some(process) = sender(&self.scans.targets(id)) {
+                self.scans.name_process(id, process);
+            }
+        }
+        self.searched.retain(|_, at| now.since(*at) < SEARCH && *at <= now);
+    }
+
+    fn is_due(&self, id: Uuid, now: Timestamp) -> bool {
+        self.searched.get(&id).is_none_or(|at| now.since(*at) >= SEARCH || now < *at)
     }
 
     /// Seals what was found.
@@ -118,4 +166,10 @@ impl Detectors {
         };
         context.sealer.seal(findings.iter().filter_map(draft).collect(), Vec::new())
     }
+}
+
+/// The likeliest process to send at one of `targets`.
+fn sender(targets: &[IpAddr]) -> Option<Entity> {
+    let found = senders(Path::new("/proc"), targets, std::process::id());
+    found.into_iter().next().map(|sender| Entity::Process { pid: sender.pid, executable: sender.executable })
 }

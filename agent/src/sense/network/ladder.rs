@@ -16,10 +16,14 @@ use super::program::Programs;
 use crate::sense::{RungProbe, SensorProbe};
 use crate::sys::{Captured, Instruction, PacketRing, PacketSocket, attach_filter};
 
-/// What the tap hands on: ARP, ND and DHCP are for the sensor of neighbours, which has a socket of its own; of the others so many
-/// that a scan of a thousand ports in a second is seen whole.
-pub const BUDGETS: Budgets =
-    Budgets { frames: 0, probes: 1_000, datagrams: 500, sample: 64, wake: WAKE, snap: TAP_SNAP };
+/// What the tap hands on in a second, all processors together; answers come beside it, at most as many. ARP, ND and DHCP are for the
+/// sensor of neighbours, which has a socket of its own. A scan is told by its twentieth port, so what a flood leaves of
+/// these is enough for one beside it; what goes out has its own share, so that who floods this host does not hide what it does
+/// itself. To look at all of it takes some 1 % of a core.
+const BUDGETS: Budgets =
+    Budgets { packets: [0, 256, 256, 1_024, 512, 256, 256], sample: 64, wake: WAKE, snap: TAP_SNAP };
+/// And one processor of many at least, where each has few.
+const BUDGET_LEAST: u32 = 32;
 /// So many packets on one processor within a second wake user space. A flood that matters is there within a tenth of that
 /// second; what is below waits for the clock.
 const WAKE: u32 = 1_000;
@@ -202,7 +206,7 @@ impl Opened {
         }
         let tap = Some(programs.tap(&socket)?);
         let seed = seed()?;
-        let counts = Some(Counts::new(arrays, &BUDGETS, seed));
+        let counts = Some(Counts::new(arrays, &BUDGETS.shared(processors(), BUDGET_LEAST), seed));
         let packets = Some(start(socket, TAP_BYTES)?);
         // The tap belongs to its socket now; what it was loaded from is let go.
         let programs = (rung != Rung::Tap).then_some(programs);
@@ -218,6 +222,11 @@ pub fn seed() -> Result<u64, String> {
     let mut seed = [0u8; 8];
     SystemRandom::new().fill(&mut seed).map_err(|_| "getrandom: no random bytes".to_owned())?;
     Ok(u64::from_ne_bytes(seed))
+}
+
+/// Processors that packets can come in on.
+fn processors() -> usize {
+    aya::util::online_cpus().map_or(1, |online| online.len())
 }
 
 fn open_socket() -> Result<PacketSocket, String> {

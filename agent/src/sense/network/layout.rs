@@ -23,17 +23,15 @@ pub mod control {
     pub const EPOCH: usize = 0;
     pub const CELL: usize = 4;
     pub const WAKE: usize = 8;
-    pub const FRAME_BUDGET: usize = 12;
-    pub const PROBE_BUDGET: usize = 16;
-    pub const DATAGRAM_BUDGET: usize = 20;
-    pub const SAMPLE: usize = 24;
-    pub const SNAP: usize = 28;
-    pub const INTERFACES: usize = 32;
-    pub const SOURCES: usize = 36;
-    pub const TARGETS: usize = 40;
-    pub const PROCESSORS: usize = 44;
-    pub const SEED: usize = 48;
-    pub const BYTES: usize = 56;
+    pub const SAMPLE: usize = 12;
+    pub const SNAP: usize = 16;
+    pub const INTERFACES: usize = 20;
+    pub const SOURCES: usize = 24;
+    pub const TARGETS: usize = 28;
+    pub const PROCESSORS: usize = 32;
+    pub const BUDGETS: usize = 36;
+    pub const SEED: usize = 72;
+    pub const BYTES: usize = 80;
 }
 
 /// `struct interface`: the number, then slot and flags in one 32-bit word.
@@ -59,15 +57,17 @@ pub const DISTINCT_BYTES: usize = CELLS + 256;
 /// `struct pace`.
 pub mod pace {
     pub const COUNTED: usize = 0;
-    pub const FRAMES: usize = 8;
-    pub const FRAMES_PASSED: usize = 16;
-    pub const PROBES: usize = 24;
-    pub const PROBES_PASSED: usize = 32;
-    pub const DATAGRAMS: usize = 40;
-    pub const DATAGRAMS_PASSED: usize = 48;
-    pub const WAKES: usize = 56;
-    pub const BYTES: usize = 128;
+    pub const WAKES: usize = 8;
+    pub const ANSWERS: usize = 16;
+    /// By budget.
+    pub const SEEN: usize = 24;
+    /// Likewise.
+    pub const PASSED: usize = 88;
+    pub const BYTES: usize = 256;
 }
+
+/// Attempts that the kernel remembers, whose answers it hands on: 8 bytes each.
+pub const ASKED_BYTES: usize = 16_384 * 8;
 
 /// How many entries the arrays have that grow with the number of processors: each processor has a block of its own, and
 /// all of them together stay within a bound.
@@ -103,6 +103,7 @@ impl Sizes {
             self.interfaces * COUNTS_BYTES + (self.sources + self.targets) * talker::BYTES + pace::BYTES;
         self.processors * each
             + DISTINCT_TABLES * DISTINCT_BYTES
+            + ASKED_BYTES
             + INTERFACES * INTERFACE_BYTES
             + control::BYTES
     }

@@ -6,7 +6,7 @@
 //!
 //! **How.** The best rung of a [`ladder`] counts. On `tap` a program of ours is the filter of one packet socket that sees all
 //! interfaces: it counts in arrays that user space reads without a system call, and hands on a bounded number of
-//! packets that may be part of a scan. On `ring` and `pnet` packets come to user space and are counted here. The kernel's own
+//! attempts that may be part of a scan, each with its answer. On `ring` and `pnet` packets come to user space and are counted here. The kernel's own
 //! counters are read on every rung as the second witness.
 //!
 //! **Limits.** The arrays take at most 8 MiB on any machine (`layout::Sizes`), the ring half a MiB on `tap` and 8 MiB on
@@ -22,6 +22,7 @@ pub mod ladder;
 mod layout;
 mod learned;
 pub mod neighbours;
+mod own;
 mod program;
 mod sampling;
 mod senders;
@@ -48,7 +49,7 @@ pub fn start(config: &NetworkConfig, context: SensorContext) -> Result<SensorHan
     let interfaces = interfaces::Interfaces::open(slots)
         .map_err(|source| SensorError::System { doing: "hear of network interfaces", source })?;
     context.status.update(|report| report.ladder = rungs);
-    let mut detectors = detectors::Detectors::new(config.thresholds);
+    let mut detectors = detectors::Detectors::new(config.thresholds, ladder::seed().unwrap_or_default());
     restore(&mut detectors, &context.database);
     let worker = worker::Worker::new(context, opened, interfaces, detectors);
     let mut handle = SensorHandle::default();

@@ -12,6 +12,7 @@ use picket_protocol::time::Timestamp;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::connections::{self, Watch};
+use super::counts::{Budget, Counts, Handed};
 use super::detectors::Detectors;
 use super::interfaces::Interfaces;
 use super::ladder::{self, Opened, Packets, Rung};
@@ -40,9 +41,12 @@ const WITNESS_IDLE: Duration = Duration::from_secs(10);
 const KEEP: Duration = Duration::from_secs(3_600);
 /// How often the status is brought up to date.
 const REPORT: Duration = Duration::from_secs(2);
-/// When so many packets were read at once, the next are let gather for so long.
+/// When packets were read of what the kernel counts, the next are let gather for so long: a busy server's connections wake nobody more
+/// often than 20 times a second.
+const GATHER: Duration = Duration::from_millis(50);
+/// Where every packet comes here, when so many were read at once, and for so long.
 const MANY: usize = 16;
-const GATHER: Duration = Duration::from_millis(20);
+const GATHER_ALL: Duration = Duration::from_millis(20);
 /// Packets of one read of the ring: what a budget lets through in a second, several times.
 const READ_MAX: usize = 65_536;
 /// `PACKET_OTHERHOST` and `PACKET_OUTGOING`.
@@ -77,8 +81,9 @@ pub(super) struct Worker {
     counted: u64,
     dropped: u64,
     probes: u64,
-    handed: (u64, u64),
-    weight: u32,
+    /// What the tap had handed on when the second began, and for how many attempts each stands that it does, by [`Budget`].
+    handed: Handed,
+    weights: [u32; Budget::COUNT],
     busy: bool,
     read: Duration,
     second: Duration,
@@ -109,8 +114,8 @@ impl Worker {
             counted: 0,
             dropped: 0,
             probes: 0,
-            handed: (0, 0),
-            weight: 1,
+            handed: Handed::default(),
+            weights: [1; Budget::COUNT],
             busy: false,
             read: now,
             second: now,
@@ -138,13 +143,15 @@ impl Worker {
     }
 
     fn serve(&mut self) -> Result<(), SealError> {
+        let (gather_from, gather_for) =
+            if self.opened.rung.counts_here() { (MANY, GATHER_ALL) } else { (1, GATHER) };
         let mut gather = false;
         loop {
             let now = clock::since_boot();
             let due = self.read + if self.busy { BUSY } else { SECOND };
             let wait = due.saturating_sub(now);
             if gather || self.opened.rung == Rung::Ring && self.busy {
-                let pause = if gather { wait.min(GATHER) } else { wait.min(BUSY / 2) };
+                let pause = if gather { wait.min(gather_for) } else { wait.min(BUSY / 2) };
                 if self.context.stop.wait(pause) {
                     return Ok(());
                 }
@@ -152,7 +159,7 @@ impl Worker {
                 return Ok(());
             }
             let read = self.take_packets()?;
-            gather = read >= MANY;
+            gather = read >= gather_from;
             if self.interfaces.hear() {
                 self.follow_interfaces();
             }
@@ -190,18 +197,24 @@ impl Worker {
             let direction = direction_of(captured.kind);
             let name = self.interfaces.name(captured.interface);
             let time = Timestamp::from_nanos(captured.nanos);
-            let mut weight = self.weight;
+            let (mut weight, mut alone) = (1, false);
             if let Some(counter) = &mut self.counter {
                 let number =
                     self.numbers.entry(captured.interface).or_insert_with(|| counter.interface(&name));
                 weight = self.sampling.weight(time);
+                alone = weight > 1;
                 counter.sample(weight);
                 counter.count(*number, direction, &packet, time);
                 self.counted_here += u64::from(weight);
             }
-            if let Some(probe) = Probe::of(&packet, Seen { time, interface: name, direction, weight }) {
+            let seen = Seen { time, interface: name, direction, weight, alone };
+            if let Some(mut probe) = Probe::of(&packet, seen) {
                 self.probes += 1;
-                findings.extend(self.detectors.probe(&probe));
+                if self.counter.is_none() {
+                    let weight = Budget::of(&probe).and_then(|budget| self.weights.get(budget.index()));
+                    probe.weight = weight.copied().unwrap_or(1);
+                }
+                findings.extend(self.detectors.probe(probe));
             }
         });
         self.opened.packets = Some(packets);
@@ -216,7 +229,7 @@ impl Worker {
     }
 
     fn counted_now(&self) -> u64 {
-        self.opened.counts.as_ref().map_or(self.counted_here, super::counts::Counts::counted)
+        self.opened.counts.as_ref().map_or(self.counted_here, Counts::counted)
     }
 
     /// Reads the sums and hands them to the detectors.
@@ -266,12 +279,19 @@ impl Worker {
         if let Some(counts) = &mut self.opened.counts {
             counts.advance();
             let handed = counts.handed();
-            let (seen, passed) = (handed.probes.0 + handed.datagrams.0, handed.probes.1 + handed.datagrams.1);
-            let (before_seen, before_passed) = std::mem::replace(&mut self.handed, (seen, passed));
-            let one_in = seen.saturating_sub(before_seen) / passed.saturating_sub(before_passed).max(1);
-            self.weight = u32::try_from(one_in.max(1)).unwrap_or(u32::MAX);
+            let before = std::mem::replace(&mut self.handed, handed);
+            for (weight, (now, before)) in
+                self.weights.iter_mut().zip(handed.packets.iter().zip(&before.packets))
+            {
+                let (seen, passed) = (now.0.saturating_sub(before.0), now.1.saturating_sub(before.1));
+                *weight = u32::try_from((seen / passed.max(1)).max(1)).unwrap_or(u32::MAX);
+            }
         }
-        self.dropped += u64::from(self.opened.packets.as_mut().map_or(0, Packets::lost));
+        let lost = self.opened.packets.as_mut().map_or(0, Packets::lost);
+        self.dropped += u64::from(lost);
+        if lost > 0 {
+            self.detectors.distrust();
+        }
         if self.opened.rung.counts_here() {
             self.pace(now);
         }
@@ -360,7 +380,7 @@ impl Worker {
     fn report(&mut self, now: Duration) {
         self.reported = now;
         let (rung, sample) = (self.opened.rung, self.sampling.rate());
-        let handed = self.opened.counts.as_ref().map(super::counts::Counts::handed).unwrap_or_default();
+        let handed = self.opened.counts.as_ref().map(Counts::handed).unwrap_or_default();
         let counters = [
             ("packets", self.counted),
             ("dropped", self.dropped),
@@ -368,6 +388,7 @@ impl Worker {
             ("sampled", u64::from(sample)),
             ("wakes", handed.wakes),
             ("findings", self.detectors.findings),
+            ("answers", handed.answers),
             ("baselines", u64::try_from(self.detectors.baselines()).unwrap_or(u64::MAX)),
         ];
         let mut reasons = Vec::new();
@@ -375,7 +396,7 @@ impl Worker {
             reasons.push(format!("one packet in {sample} is looked at, to stay below 10 % of a core"));
         }
         reasons.extend(self.not_attached.iter().map(|(_, reason)| reason.clone()));
-        let last = self.detectors.last;
+        let (last, scans) = (self.detectors.last, self.detectors.scans());
         self.context.status.update(|report| {
             let refused = report.ladder.iter().filter(|tried| !tried.usable);
             let refused = refused.map(|tried| format!("{} is refused: {}", tried.rung, tried.reason));
@@ -384,6 +405,7 @@ impl Worker {
                 if report.reason.is_empty() { SensorState::Running } else { SensorState::Degraded };
             report.rung = rung.name().to_owned();
             report.last_event = last;
+            let counters = counters.into_iter().chain(scans);
             report.counters.extend(counters.map(|(name, count)| (name.to_owned(), count)));
         });
     }

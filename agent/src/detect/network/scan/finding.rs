@@ -33,7 +33,8 @@ pub enum Rule {
 impl Rule {
     /// What the source does, gravest first; none while it is no scan.
     pub fn of(source: &Source, now: Timestamp, thresholds: &Thresholds) -> Option<(Self, Tally)> {
-        let fast = source.tally(now, thresholds.scan_window);
+        let fast =
+            source.tally(now, thresholds.scan_window, thresholds.scan_ports.min(thresholds.scan_hosts));
         if fast.stealth >= thresholds.stealth {
             return Some((Self::Stealth, fast));
         }
@@ -49,7 +50,7 @@ impl Rule {
         if source.tries.len() < usize::try_from(thresholds.slow_scan).unwrap_or(usize::MAX) {
             return None;
         }
-        let slow = source.tally(now, thresholds.slow_scan_window);
+        let slow = source.tally(now, thresholds.slow_scan_window, thresholds.slow_scan);
         if most(ports(&slow), thresholds.slow_scan) {
             return Some((Self::Port { slow: true }, slow));
         }
@@ -86,24 +87,13 @@ pub struct Scan {
     pub process: Option<Entity>,
     raised_at: Timestamp,
     raised: u64,
-    opened: u64,
     named: bool,
     ended: bool,
 }
 
 impl Scan {
     pub fn new(id: Uuid, rule: Rule, tally: Tally, now: Timestamp) -> Self {
-        Self {
-            id,
-            rule,
-            tally,
-            process: None,
-            raised_at: now,
-            raised: 0,
-            opened: 0,
-            named: false,
-            ended: false,
-        }
+        Self { id, rule, tally, process: None, raised_at: now, raised: 0, named: false, ended: false }
     }
 
     pub fn rule(&self) -> &'static str {
@@ -141,16 +131,13 @@ impl Scan {
         self.raised_at = now;
         self.raised = source.probes;
         self.named = self.process.is_some();
-        if self.opened == 0 {
-            self.opened = source.probes;
-        }
         self.finding(who, source, interface)
     }
 
-    /// The last word; none when nothing came after what was told.
-    pub fn end(&mut self, who: Who, source: &Source, interface: &Arc<str>) -> Option<Finding> {
+    /// The last word: all that it tried and found.
+    pub fn end(&mut self, who: Who, source: &Source, interface: &Arc<str>) -> Finding {
         self.ended = true;
-        (source.probes > self.opened).then(|| self.finding(who, source, interface))
+        self.finding(who, source, interface)
     }
 
     fn severity(&self, (direction, address): Who) -> Severity {

@@ -6,6 +6,8 @@
 //! - `net.scan.host`: as many hosts on one port, or by echo;
 //! - `net.scan.stealth`: ports tried with flags that no connection has: no program does that by mistake.
 //!
+//! A try that is repeated from the same port within 8 s is looked at once: so a stream of datagrams is one try, and a retry of TCP none.
+//!
 //! Memory is fixed: [`SOURCES_MAX`] sources are remembered, with 96 tries each. A source comes in by its second different
 //! try, so a flood of spoofed addresses, each of which tries one port, puts none out (a table of [`CANDIDATES`] slots holds the first tries).
 //! Probes that were sampled count as themselves for what is in vain, so that no number is made up, and by their weight for how many packets
@@ -38,8 +40,10 @@ pub const SOURCES_MAX: usize = 512;
 pub const CANDIDATES: usize = 4_096;
 /// Scans that are opened within a minute.
 pub const OPENED_A_MINUTE: u32 = 32;
-/// Datagrams whose answers are known as answers.
+/// Attempts that are known when they are repeated, and datagrams whose answers are known as answers.
 const FLOWS: usize = 4_096;
+/// An attempt that goes on is looked at again after this: as the kernel's program does (`agent/bpf/network.bpf.c`).
+const AGAIN: Duration = Duration::from_secs(8);
 /// Ports that `traceroute` counts up from.
 const TRACEROUTE: std::ops::RangeInclusive<u16> = 33_434..=33_625;
 /// Ports that a program is given for its own questions.
@@ -59,6 +63,13 @@ struct Candidate {
     weight: u32,
 }
 
+/// An attempt, by what stands for it, and when it was looked at.
+#[derive(Clone, Copy, Debug, Default)]
+struct Flow {
+    print: u64,
+    at: Timestamp,
+}
+
 #[derive(Debug)]
 struct Known {
     source: Source,
@@ -73,7 +84,7 @@ pub struct ScanDetector {
     thresholds: Thresholds,
     seed: u64,
     candidates: Vec<Option<Candidate>>,
-    flows: Vec<u64>,
+    flows: Vec<Flow>,
     sources: BTreeMap<Who, Known>,
     ticked: Timestamp,
     minute: (i64, u32),
@@ -88,7 +99,7 @@ impl ScanDetector {
             thresholds,
             seed,
             candidates: vec![None; CANDIDATES],
-            flows: vec![0; FLOWS],
+            flows: vec![Flow::default(); FLOWS],
             sources: BTreeMap::new(),
             ticked: Timestamp::default(),
             minute: (0, 0),
@@ -102,6 +113,7 @@ impl ScanDetector {
         let mut out = Vec::new();
         let who = (probe.direction, probe.source);
         match Way::of(probe.kind) {
+            Some(way) if self.is_repeated(probe, way) => {}
             Some(Way::Udp) if self.is_answer(probe) => {
                 let asked = (probe.direction.reversed(), probe.destination);
                 self.answer(asked, probe.source, probe.source_port, Fate::Accepted);
@@ -146,19 +158,35 @@ impl ScanDetector {
             if idle >= quiet
                 && let Some(mut scan) = known.open.take()
             {
-                out.extend(scan.end(*who, &known.source, &known.interface));
+                out.push(scan.end(*who, &known.source, &known.interface));
             }
             idle < forget && known.source.last.since(now) < forget
         });
         out
     }
 
-    /// Scans from this host that are open and whose process is not known.
-    pub fn unnamed(&self) -> impl Iterator<Item = Uuid> + '_ {
+    /// Scans from this host that are open and whose process is not known, with when they did something last.
+    pub fn unnamed(&self) -> impl Iterator<Item = (Uuid, Timestamp)> + '_ {
         let ours = self.sources.iter().filter(|((direction, _), _)| *direction == Direction::Out);
-        ours.filter_map(|(_, known)| known.open.as_ref())
-            .filter(|scan| scan.process.is_none())
-            .map(|scan| scan.id)
+        ours.filter_map(|(_, known)| Some((known.open.as_ref()?, known.source.last)))
+            .filter(|(scan, _)| scan.process.is_none())
+            .map(|(scan, last)| (scan.id, last))
+    }
+
+    /// Hosts that a scan tried last.
+    pub fn targets(&self, id: Uuid) -> Vec<IpAddr> {
+        let is = |known: &&Known| known.open.as_ref().is_some_and(|scan| scan.id == id);
+        let tries = self.sources.values().find(is).map(|known| known.source.tries.as_slice());
+        let mut hosts: Vec<IpAddr> =
+            tries.unwrap_or_default().iter().rev().map(|one| one.destination).collect();
+        hosts.dedup();
+        hosts
+    }
+
+    /// Packets were lost: what waits for its answer may have had it.
+    pub fn distrust(&mut self) {
+        self.sources.values_mut().for_each(|known| known.source.distrust());
+        self.candidates.iter_mut().flatten().for_each(|candidate| candidate.first.alone = true);
     }
 
     /// Says which process is behind a scan; it is told when the scan is told next.
@@ -175,25 +203,43 @@ impl ScanDetector {
         self.sources.len()
     }
 
+    /// How many scans go on.
+    pub fn open(&self) -> usize {
+        self.sources.values().filter(|known| known.open.is_some()).count()
+    }
+
     fn print(&self, address: IpAddr, port: u64) -> u64 {
         print(self.seed, address, port)
     }
 
-    /// Whether a datagram goes back where one came from, or looks like it: from a service to a port that a program was given.
-    fn is_answer(&mut self, probe: &Probe) -> bool {
-        let print = |from: (IpAddr, u16), to: (IpAddr, u16)| {
-            fold(self.print(from.0, from.1.into()), self.print(to.0, to.1.into()).rotate_left(17)) | 1
-        };
+    /// What stands for a try from one port to another, there or back.
+    fn flow(&self, probe: &Probe, way: Way, back: bool) -> (usize, u64) {
         let (from, to) = ((probe.source, probe.source_port), (probe.destination, probe.port));
-        let (there, back) = (print(from, to), print(to, from));
-        let at = |print: u64| usize::try_from(print >> 32).unwrap_or(0) % FLOWS;
-        if self.flows.get(at(back)) == Some(&back) {
+        let (from, to, direction) =
+            if back { (to, from, probe.direction.reversed()) } else { (from, to, probe.direction) };
+        let kind = u64::from(way.number()) << 24 | u64::from(direction as u8) << 16;
+        let from = self.print(from.0, kind | u64::from(from.1));
+        let print = fold(from, self.print(to.0, to.1.into()).rotate_left(17)) | 1;
+        (usize::try_from(print >> 32).unwrap_or(0) % FLOWS, print)
+    }
+
+    /// Whether the same was just looked at; it is remembered otherwise.
+    fn is_repeated(&mut self, probe: &Probe, way: Way) -> bool {
+        let (at, print) = self.flow(probe, way, false);
+        let Some(place) = self.flows.get_mut(at) else { return false };
+        if place.print == print && place.at <= probe.time && probe.time.since(place.at) < AGAIN {
             return true;
         }
-        if let Some(place) = self.flows.get_mut(at(there)) {
-            *place = there;
-        }
-        (probe.source_port < 1_024 && probe.port >= EPHEMERAL) || TRACEROUTE.contains(&probe.port)
+        *place = Flow { print, at: probe.time };
+        false
+    }
+
+    /// Whether a datagram goes back where one came from, or looks like it: from a service to a port that a program was given.
+    fn is_answer(&self, probe: &Probe) -> bool {
+        let (at, print) = self.flow(probe, Way::Udp, true);
+        self.flows.get(at).is_some_and(|place| place.print == print)
+            || (probe.source_port < 1_024 && probe.port >= EPHEMERAL)
+            || TRACEROUTE.contains(&probe.port)
     }
 
     /// Whether it is a new try of a source that is remembered.
@@ -204,7 +250,7 @@ impl ScanDetector {
             way,
             at: probe.time,
             fate: Fate::Waiting,
-            sampled: probe.weight > 1,
+            alone: probe.alone,
         };
         let seed = self.seed;
         let nobody = IpAddr::from([0; 4]);

@@ -9,6 +9,8 @@ use crate::detect::network::{ProbeKind, Stealth};
 
 /// Tries of one source that are remembered, the newest: twice what a slow scan needs, 5 KiB.
 pub const TRIES_MAX: usize = 96;
+/// Of these, so many that were wanted outlast those that were not: what a scan has found is what people want to know of it.
+const WANTED_KEPT: usize = 24;
 /// A try that was not answered for so long was in vain. 3 s: TCP sends its second SYN after one, its third after three.
 const ANSWER: Duration = Duration::from_secs(3);
 /// Words of the sets of ports and hosts beyond that: 1,024 bits each.
@@ -31,6 +33,16 @@ impl Way {
             ProbeKind::Udp => Some(Self::Udp),
             ProbeKind::Echo => Some(Self::Echo),
             ProbeKind::Refused(_) | ProbeKind::Accepted => None,
+        }
+    }
+
+    /// Tells it apart from the others.
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Syn => 0,
+            Self::Udp => 1,
+            Self::Echo => 2,
+            Self::Stealth(how) => 3 + how as u8,
         }
     }
 
@@ -59,17 +71,18 @@ pub struct Try {
     pub way: Way,
     pub at: Timestamp,
     pub fate: Fate,
-    pub sampled: bool,
+    /// [`crate::detect::network::Probe::alone`].
+    pub alone: bool,
 }
 
 impl Try {
-    /// Whether nobody wanted it; `trusting` where an answer would have been seen.
-    fn in_vain(&self, now: Timestamp, trusting: bool) -> bool {
+    /// Whether nobody wanted it, as far as its answer would have been seen.
+    fn in_vain(&self, now: Timestamp) -> bool {
         match self.fate {
             Fate::Accepted => false,
             Fate::Refused => true,
             Fate::Waiting if matches!(self.way, Way::Stealth(_)) => true,
-            Fate::Waiting => (trusting || !self.sampled) && now.since(self.at) >= ANSWER,
+            Fate::Waiting => !self.alone && now.since(self.at) >= ANSWER,
         }
     }
 }
@@ -143,13 +156,16 @@ impl Source {
         };
         if let Some(known) = self.tries.iter_mut().rev().find(same) {
             // What was accepted once is wanted; a retry waits from its first packet.
-            known.sampled |= new.sampled;
+            known.alone |= new.alone;
             return false;
         }
         self.hosts.add(prints.0);
         self.ports.add(prints.1);
         if self.tries.len() >= TRIES_MAX {
-            self.tries.remove(0);
+            let is_wanted = |one: &Try| one.fate == Fate::Accepted;
+            let few = self.tries.iter().filter(|one| is_wanted(one)).count() <= WANTED_KEPT;
+            let oldest = self.tries.iter().position(|one| !few || !is_wanted(one));
+            self.tries.remove(oldest.unwrap_or(0));
         }
         self.tries.push(new);
         self.waiting = true;
@@ -170,14 +186,17 @@ impl Source {
         }
     }
 
-    /// What was in vain within `window`. Where more was wanted than not, it is no scan: a crawler, a mail server, a monitor.
-    pub fn tally(&self, now: Timestamp, window: Duration) -> Tally {
-        let trusting = self.accepted == 0;
+    /// What was in vain within `window`; below `least` it is not looked at what that was. Where more was wanted than not, it is no scan: a
+    /// crawler, a mail server, a monitor.
+    pub fn tally(&self, now: Timestamp, window: Duration, least: u32) -> Tally {
         let recent = || self.tries.iter().filter(|one| now.since(one.at) <= window);
-        let vain = |one: &&Try| one.in_vain(now, trusting);
+        let vain = |one: &&Try| one.in_vain(now);
         let mut tally = Tally::default();
         let stealth = recent().filter(|one| matches!(one.way, Way::Stealth(_)));
         tally.stealth = count(stealth.count());
+        if count(recent().filter(vain).count()) < least {
+            return tally;
+        }
         for one in recent().filter(vain) {
             let here =
                 || recent().filter(|other| other.destination == one.destination && other.way != Way::Echo);
@@ -194,6 +213,11 @@ impl Source {
             }
         }
         tally
+    }
+
+    /// Answers were lost: what waits for one may have had it.
+    pub fn distrust(&mut self) {
+        self.tries.iter_mut().filter(|one| one.fate == Fate::Waiting).for_each(|one| one.alone = true);
     }
 
     /// Whether a try may turn out to be in vain later.

@@ -56,6 +56,7 @@ impl Host {
             source_port: 40_000,
             kind,
             weight,
+            alone: false,
         };
         let ids = &mut self.ids;
         let found = self.detector.observe(&probe, &mut || {
@@ -147,7 +148,8 @@ fn a_sweep_from_this_host_is_told_and_its_process_named() {
     }
     host.wait(5_000);
     host.only("net.scan.host");
-    let id = host.detector.unnamed().next().expect("a scan without a process");
+    let (id, last) = host.detector.unnamed().next().expect("a scan without a process");
+    assert_eq!((last, host.detector.targets(id).len()), (at(0), 40));
     let process = Entity::Process { pid: 9, executable: None };
     host.detector.name_process(id, process.clone());
     for number in 41..=160 {
@@ -228,6 +230,7 @@ fn answers_to_our_own_datagrams_are_no_scan() {
             port: 4_433,
             kind: ProbeKind::Udp,
             weight: 1,
+            alone: false,
         };
         let back = Probe {
             direction: IN,
@@ -321,6 +324,7 @@ fn probes() -> impl Strategy<Value = Vec<Probe>> {
                 source_port: port,
                 kind,
                 weight,
+                alone: weight.is_multiple_of(3),
             }
         };
         rows.into_iter().map(probe).collect()

@@ -15,7 +15,7 @@ use crate::sense::network::testing::{
     ARP, FRAGMENT, Frame, ICMP, MALFORMED, NEIGHBOUR, OTHER, OTHER_IP, RST, STEALTH, SYN, SYN_ACK, UDP,
 };
 
-const BUDGETS: Budgets = Budgets { frames: 8, probes: 8, datagrams: 8, sample: 4, wake: 0, snap: 256 };
+const BUDGETS: Budgets = Budgets { packets: [8; Budget::COUNT], sample: 4, wake: 0, snap: 256 };
 
 fn load() -> (Programs, Counts) {
     let (mut programs, arrays) = Programs::open().expect("the agent's tests run as root");
