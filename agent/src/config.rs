@@ -50,6 +50,8 @@ pub struct Config {
     pub defences: DefencesConfig,
     /// `[neighbours]`.
     pub neighbours: NeighboursConfig,
+    /// `[listeners]`.
+    pub listeners: ListenersConfig,
     /// `[network]`.
     pub network: NetworkConfig,
     /// `[response]`.
@@ -142,6 +144,13 @@ pub struct NeighboursConfig {
     pub enabled: bool,
     /// `[neighbours.thresholds]`: when is enough.
     pub thresholds: neighbour::Thresholds,
+}
+
+/// `[listeners]`: which sockets of this host may be connected to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenersConfig {
+    /// `enabled`, default true.
+    pub enabled: bool,
 }
 
 /// `[network]`: what goes over the interfaces of this host.
@@ -280,6 +289,7 @@ impl Default for Config {
             host: HostConfig::default(),
             defences: DefencesConfig::default(),
             neighbours: NeighboursConfig::default(),
+            listeners: ListenersConfig::default(),
             network: NetworkConfig::default(),
             response: ResponseConfig::default(),
             ledger: LedgerConfig::default(),
@@ -332,6 +342,12 @@ impl Default for HostConfig {
 }
 
 impl Default for DefencesConfig {
+    fn default() -> Self {
+        Self { enabled: true }
+    }
+}
+
+impl Default for ListenersConfig {
     fn default() -> Self {
         Self { enabled: true }
     }

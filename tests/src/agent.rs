@@ -24,7 +24,8 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Configures an agent below `dir` that watches `dir/watched` and `dir/auth.log`; `more` is appended to its configuration.
+    /// Configures an agent below `dir` that watches `dir/watched` and `dir/auth.log`, and not which
+    /// sockets of this machine listen; `more` is appended to its configuration.
     pub fn configure(dir: &Path, more: &str) -> Self {
         use std::os::unix::fs::PermissionsExt as _;
         std::fs::create_dir_all(dir.join("watched")).expect("a directory");
@@ -40,7 +41,7 @@ impl Agent {
             "state_dir = \"{at}/state\"\nrun_dir = \"{at}/run\"\n\
              [files]\ntrees = [\"{at}/watched\"]\nlogs = [\"{at}/logs\"]\n\
              [logins]\nlogs = [\"{at}/auth.log\"]\njournal = false\naudit = false\nrecords = []\n\
-             [uplink]\nuser = \"{UPLINK_UID}\"\nbackoff_max = \"2s\"\n{more}"
+             [listeners]\nenabled = false\n[uplink]\nuser = \"{UPLINK_UID}\"\nbackoff_max = \"2s\"\n{more}"
         );
         std::fs::write(dir.join("agent.toml"), text).expect("a configuration");
         Self { dir: dir.to_owned(), running: None, clock: None, before: Vec::new() }

@@ -9,8 +9,7 @@ use crate::agent::Agent;
 use crate::process::stdout_of;
 use crate::wait_for;
 
-const NOTHING_ELSE: &str =
-    "[files]\nenabled = false\n[logins]\nenabled = false\n[defences]\nenabled = false\n";
+const NOTHING_ELSE: &str = "[files]\nenabled = false\n[logins]\nenabled = false\n[defences]\nenabled = false\n[listeners]\nenabled = false\n";
 
 /// See the module. Both namespaces go when it is dropped, with all that is in them.
 pub struct Cable {

@@ -60,7 +60,7 @@ impl Host {
         host.write("/tmp/agent/agent", &binary);
         let settings = format!(
             "state_dir = \"/tmp/agent/state\"\nrun_dir = \"/run/picket\"\n[logins]\njournal = false\n\
-             [defences]\nenabled = false\n[uplink]\nuser = \"{UPLINK_UID}\"\n"
+             [defences]\nenabled = false\n[listeners]\nenabled = false\n[uplink]\nuser = \"{UPLINK_UID}\"\n"
         );
         host.write("/tmp/agent/agent.toml", settings.as_bytes());
         host.shell("chmod 755 /tmp/agent/agent");

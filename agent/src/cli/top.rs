@@ -82,6 +82,7 @@ fn purpose(thread: &str) -> &'static str {
         "files-large" => "hashes large files, when nobody else wants the disk",
         "processes" => "knows who the processes are",
         "logins" => "reads logs and journals for logins",
+        "listeners" => "looks which sockets listen",
         "defences" => "compares firewall, audit, services, settings",
         "host" => "heartbeats",
         "ledger" => "seals and keeps records",

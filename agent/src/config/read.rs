@@ -10,8 +10,8 @@ use super::document::{Document, Section};
 use super::thresholds::{neighbour_thresholds, network_thresholds, thresholds};
 use super::{
     CommandsConfig, Config, DAY, DefencesConfig, FilesConfig, GIB, HOUR, HostConfig, KIB, LedgerConfig,
-    LoginsConfig, MIB, MINUTE, NeighboursConfig, NetworkConfig, Problem, ResponseConfig, ServiceLog,
-    UplinkConfig,
+    ListenersConfig, LoginsConfig, MIB, MINUTE, NeighboursConfig, NetworkConfig, Problem, ResponseConfig,
+    ServiceLog, UplinkConfig,
 };
 use crate::sense::network::Rung;
 
@@ -39,6 +39,7 @@ pub(super) fn config(text: &str) -> Result<Config, Vec<Problem>> {
         host: host(top.section("host")),
         defences: defences(top.section("defences")),
         neighbours: neighbours(top.section("neighbours")),
+        listeners: listeners(top.section("listeners")),
         network: network(top.section("network")),
         response: response(top.section("response")),
         ledger: ledger(top.section("ledger")),
@@ -167,6 +168,13 @@ fn neighbours(mut section: Section<'_, '_>) -> NeighboursConfig {
         enabled: section.boolean("enabled", default.enabled),
         thresholds: neighbour_thresholds(section.section_called("thresholds", "neighbours.thresholds")),
     };
+    section.finish();
+    config
+}
+
+fn listeners(mut section: Section<'_, '_>) -> ListenersConfig {
+    let default = ListenersConfig::default();
+    let config = ListenersConfig { enabled: section.boolean("enabled", default.enabled) };
     section.finish();
     config
 }

@@ -12,7 +12,7 @@ pub const KEPT: [(Capability, &str); 12] = [
     ),
     (
         Capability::CAP_SYS_PTRACE,
-        "processes, defences: see what others run and hold (/proc/PID), which the kernel shows to nobody else",
+        "processes, defences, listeners: see what others run and hold (/proc/PID), which the kernel shows to nobody else",
     ),
     (
         Capability::CAP_NET_ADMIN,

@@ -52,7 +52,7 @@ const ENROLMENT_POLL: Duration = Duration::from_secs(2);
 const CHECK_INTERVAL: Duration = Duration::from_secs(15);
 
 /// Tables of all modules but the ledger.
-pub fn schemas() -> [&'static str; 13] {
+pub fn schemas() -> [&'static str; 14] {
     use crate::detect::acts::tables as acts;
     use crate::detect::packages::tables as packages;
     use crate::sense::{files, host, logins};
@@ -75,6 +75,7 @@ pub fn schemas() -> [&'static str; 13] {
         host,
         defences,
         neighbours,
+        crate::sense::network::listeners::SCHEMA,
         crate::sense::network::SCHEMA,
     ]
 }

@@ -16,6 +16,7 @@ use crate::respond::work::Scan;
 use crate::sense::files::Scanner;
 use crate::sense::host::FigureSource;
 use crate::sense::keys::AddedKeys;
+use crate::sense::network::listeners::{self, Listeners};
 use crate::sense::network::neighbours::{self, Neighbours};
 use crate::sense::processes::{self, Tuning};
 use crate::sense::sessions::Sessions;
@@ -26,7 +27,8 @@ use crate::sense::{files, host, logins, network};
 use crate::sys::Stop;
 
 /// Names of all sensors.
-pub const NAMES: [&str; 7] = ["defences", "files", "host", "logins", "neighbours", "network", "processes"];
+pub const NAMES: [&str; 8] =
+    ["defences", "files", "host", "listeners", "logins", "neighbours", "network", "processes"];
 
 /// What `agent status` knows of the sensors; cheap to clone.
 #[derive(Clone, Debug)]
@@ -67,6 +69,7 @@ pub struct Sensors {
     trees: Vec<PathBuf>,
     sessions: Sessions,
     neighbours: Neighbours,
+    listeners: Listeners,
 }
 
 impl Sensors {
@@ -89,6 +92,7 @@ impl Sensors {
             trees: trees.clone(),
             sessions: Sessions::default(),
             neighbours: Neighbours::default(),
+            listeners: Listeners::default(),
         };
         // The others ask it who did what they see.
         let status = statuses.get("processes");
@@ -132,6 +136,9 @@ impl Sensors {
             neighbours::start(thresholds, context("neighbours"))
         });
         sensors.neighbours = neighbours.unwrap_or_default();
+        let listeners =
+            sensors.keep("listeners", config.listeners.enabled, || listeners::start(context("listeners")));
+        sensors.listeners = listeners.unwrap_or_default();
         sensors.keep("network", config.network.enabled, || {
             network::start(&config.network, context("network")).map(|handle| (handle, ()))
         });
@@ -244,6 +251,7 @@ pub fn probe(config: &Config) -> Vec<SensorProbe> {
         host::probe(&config.host),
         defences,
         neighbours::probe(),
+        listeners::probe(),
         network::probe(),
         processes::probe(),
     ]

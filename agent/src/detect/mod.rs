@@ -4,6 +4,7 @@
 pub mod acts;
 pub mod defences;
 pub mod files;
+pub mod listener;
 pub mod logins;
 pub mod logs;
 pub mod mass_change;

@@ -177,12 +177,15 @@ mod tests {
             local: ("192.0.2.1".parse().unwrap(), 80),
             remote: ("198.51.100.7".parse().unwrap(), 40_000),
             cookie,
+            uid: 0,
             inode: 1,
             receive_queue: 0,
             send_queue: waiting,
             received,
             taken,
             sent,
+            sent_again: 0,
+            round_trip_micros: 0,
         }
     }
 

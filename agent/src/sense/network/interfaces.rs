@@ -199,7 +199,7 @@ impl AsFd for Interfaces {
     }
 }
 
-fn interface(message: Message<'_>) -> Option<(u32, Interface)> {
+pub(crate) fn interface(message: Message<'_>) -> Option<(u32, Interface)> {
     let header = message.body.get(..HEADER_BYTES)?;
     let body = message.body.get(HEADER_BYTES..)?;
     let hardware = u16::from_ne_bytes(header.get(2..4)?.try_into().ok()?);

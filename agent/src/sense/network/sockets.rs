@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use rustix::net::netlink;
 
-use crate::sense::host::defences::netlink::{Message, Netlink, attribute, native_u32};
+use crate::sense::host::defences::netlink::{Netlink, attribute, native_u32};
 
 /// `SOCK_DIAG_BY_FAMILY`.
 const BY_FAMILY: u16 = 20;
@@ -16,7 +16,9 @@ const ANSWER_BYTES: usize = 72;
 /// The extension `INET_DIAG_INFO`, as a bit of the question and as the attribute of the answer.
 const ASK_INFO: u8 = 2;
 const INFO: u16 = 2;
-/// Where `tcpi_bytes_acked`, `tcpi_bytes_received` and `tcpi_data_segs_out` lie in `struct tcp_info`.
+/// Where `tcpi_rtt`, `tcpi_total_retrans`, `tcpi_bytes_acked`, `tcpi_bytes_received` and `tcpi_data_segs_out` lie in `struct tcp_info`.
+const ROUND_TRIP: usize = 68;
+const SENT_AGAIN: usize = 100;
 const BYTES_TAKEN: usize = 120;
 const BYTES_RECEIVED: usize = 128;
 const SEGMENTS_SENT: usize = 156;
@@ -27,6 +29,8 @@ pub const SOCKETS_MAX: usize = 65_536;
 pub const ESTABLISHED: u32 = 1 << 1;
 /// See [`ESTABLISHED`].
 pub const SYN_SENT: u32 = 1 << 2;
+/// See [`ESTABLISHED`]; of UDP those that are not connected to anybody.
+pub const CLOSED: u32 = 1 << 7;
 /// See [`ESTABLISHED`].
 pub const LISTEN: u32 = 1 << 10;
 /// All of them; of UDP as well.
@@ -41,6 +45,8 @@ pub struct Socket {
     pub remote: (IpAddr, u16),
     /// What the kernel calls it as long as it lives.
     pub cookie: u64,
+    /// The user who made it.
+    pub uid: u32,
     /// Number of the file that it is to its process; 0 when no process has it any more.
     pub inode: u32,
     /// Bytes that wait to be read; of a listening socket, connections that wait to be accepted.
@@ -53,6 +59,10 @@ pub struct Socket {
     pub taken: u64,
     /// Segments with data that were sent.
     pub sent: u32,
+    /// Segments that were sent again.
+    pub sent_again: u32,
+    /// How long an answer takes, smoothed, in microseconds; 0 while none is known.
+    pub round_trip_micros: u32,
 }
 
 /// All TCP (6) or UDP (17) sockets of both families in one of `states`; with what came over them when `with_info`.
@@ -60,26 +70,51 @@ pub struct Socket {
 /// # Errors
 /// What the kernel says; `ENOENT` when it lacks the module for that protocol.
 pub fn all(protocol: u8, states: u32, with_info: bool) -> io::Result<Vec<Socket>> {
+    let mut socket = open()?;
     let mut sockets = Vec::new();
-    for family in [libc::AF_INET, libc::AF_INET6] {
-        let mut socket = Netlink::open(Some(netlink::SOCK_DIAG), 0)?;
-        let mut request = [0u8; REQUEST_BYTES];
-        let head = [u8::try_from(family).unwrap_or(0), protocol, if with_info { ASK_INFO } else { 0 }, 0];
-        for (to, from) in request.iter_mut().zip(head.into_iter().chain(states.to_ne_bytes())) {
-            *to = from;
-        }
-        let found = socket.dump(BY_FAMILY, &request, |found: &mut Vec<Socket>, message| {
-            if found.len() < SOCKETS_MAX {
-                found.extend(parse(message));
-            }
-        })?;
-        sockets.extend(found);
+    for family in FAMILIES {
+        sockets.extend(of_family(&mut socket, family, protocol, states, with_info)?);
     }
     Ok(sockets)
 }
 
-fn parse(message: Message<'_>) -> Option<Socket> {
-    let head = message.body.get(..ANSWER_BYTES)?;
+/// A socket to ask with.
+///
+/// # Errors
+/// When no descriptor is left.
+pub fn open() -> io::Result<Netlink> {
+    Netlink::open(Some(netlink::SOCK_DIAG), 0)
+}
+
+/// The families that are asked about.
+pub const FAMILIES: [i32; 2] = [libc::AF_INET, libc::AF_INET6];
+
+/// As [`all`], of one family.
+///
+/// # Errors
+/// As [`all`].
+pub fn of_family(
+    socket: &mut Netlink,
+    family: i32,
+    protocol: u8,
+    states: u32,
+    with_info: bool,
+) -> io::Result<Vec<Socket>> {
+    let mut request = [0u8; REQUEST_BYTES];
+    let head = [u8::try_from(family).unwrap_or(0), protocol, if with_info { ASK_INFO } else { 0 }, 0];
+    for (to, from) in request.iter_mut().zip(head.into_iter().chain(states.to_ne_bytes())) {
+        *to = from;
+    }
+    socket.dump(BY_FAMILY, &request, |found: &mut Vec<Socket>, message| {
+        if found.len() < SOCKETS_MAX {
+            found.extend(parse(message.body));
+        }
+    })
+}
+
+/// `struct inet_diag_msg`, then attributes.
+pub(crate) fn parse(body: &[u8]) -> Option<Socket> {
+    let head = body.get(..ANSWER_BYTES)?;
     let family = *head.first()?;
     let port =
         |at: usize| -> Option<u16> { Some(u16::from_be_bytes(head.get(at..at + 2)?.try_into().ok()?)) };
@@ -92,7 +127,8 @@ fn parse(message: Message<'_>) -> Option<Socket> {
         Some(IpAddr::V6(Ipv6Addr::from(bytes)).to_canonical())
     };
     let (low, high) = (native_u32(head, 44)?, native_u32(head, 48)?);
-    let info = message.body.get(ANSWER_BYTES..).and_then(|rest| attribute(rest, INFO));
+    let info = body.get(ANSWER_BYTES..).and_then(|rest| attribute(rest, INFO));
+    let short = |at: usize| info.and_then(|info| native_u32(info, at)).unwrap_or(0);
     let long =
         |at: usize| info.and_then(|info| info.get(at..at + 8)?.try_into().ok()).map_or(0, u64::from_ne_bytes);
     Some(Socket {
@@ -101,10 +137,13 @@ fn parse(message: Message<'_>) -> Option<Socket> {
         cookie: u64::from(high) << 32 | u64::from(low),
         receive_queue: native_u32(head, 56)?,
         send_queue: native_u32(head, 60)?,
+        uid: native_u32(head, 64)?,
         inode: native_u32(head, 68)?,
         received: long(BYTES_RECEIVED),
         taken: long(BYTES_TAKEN),
-        sent: info.and_then(|info| native_u32(info, SEGMENTS_SENT)).unwrap_or(0),
+        sent: short(SEGMENTS_SENT),
+        sent_again: short(SENT_AGAIN),
+        round_trip_micros: short(ROUND_TRIP),
     })
 }
 
@@ -128,9 +167,11 @@ mod tests {
         let listening = of(all(6, LISTEN, false).unwrap());
         assert_eq!((listening.receive_queue, listening.remote.1), (0, 0));
         assert!(listening.send_queue >= 128 && listening.inode != 0, "{listening:?}");
+        assert_eq!(listening.uid, rustix::process::geteuid().as_raw());
         let connection = of(all(6, ESTABLISHED, true).unwrap());
         let there = client.local_addr().unwrap();
         assert_eq!((connection.remote, connection.received), ((there.ip(), there.port()), 16));
+        assert!(connection.round_trip_micros > 0 && connection.sent_again == 0, "{connection:?}");
     }
 
     #[test]

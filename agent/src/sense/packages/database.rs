@@ -9,6 +9,15 @@ use super::known::{Known, Paths, Recorded};
 use super::question::Question;
 use crate::detect::packages::proof::{Manager, PackageId};
 
+/// Who holds an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// Name and version of the package.
+    pub package: String,
+    /// Whether the object is what the database recorded; none where it recorded no digest.
+    pub as_packaged: Option<bool>,
+}
+
 /// See the module.
 pub trait Database: std::fmt::Debug + Send {
     /// Whose it is.
@@ -28,9 +37,15 @@ pub trait Database: std::fmt::Debug + Send {
     fn read(&mut self, known: &Known, anew: bool) -> rusqlite::Result<()>;
     /// What was recorded anew.
     fn recorded(&self) -> Vec<&Recorded>;
-    /// The package that holds the object at `path`, known by `names`, if that is as packaged: name and version.
-    fn vouch(&self, _path: &Path, _names: &[Vec<u8>]) -> Option<String> {
+    /// The package that holds the object at `path`, known by `names`.
+    fn holder(&self, _path: &Path, _names: &[Vec<u8>]) -> Option<Holder> {
         None
+    }
+    /// The same if that is as packaged: name and version.
+    fn vouch(&self, path: &Path, names: &[Vec<u8>]) -> Option<String> {
+        self.holder(path, names)
+            .filter(|holder| holder.as_packaged == Some(true))
+            .map(|holder| holder.package)
     }
     /// Whether it was there long before it became known: that is no news.
     fn is_of_old(&self, _recorded: &Recorded) -> bool {

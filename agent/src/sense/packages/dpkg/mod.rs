@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use picket_protocol::time::Timestamp;
 
 use self::status::{Stanza, State};
-use super::database::Database;
+use super::database::{Database, Holder};
 use super::known::{Known, Paths, Recorded};
 use super::place::{self, changed_at, is_locked};
 use super::question::Question;
@@ -227,18 +227,19 @@ impl Database for Dpkg {
         }
     }
 
-    fn vouch(&self, path: &Path, names: &[Vec<u8>]) -> Option<String> {
+    fn holder(&self, path: &Path, names: &[Vec<u8>]) -> Option<Holder> {
         let (name, package) = self.owned(&names.iter().cloned().collect()).into_iter().next()?;
+        let is_it = |stanza: &Stanza| stanza.name == package.name && stanza.state == State::Installed;
+        let stanza = self.stanzas().into_values().find(is_it)?;
         let sums = place::read(
             &with_end(&self.info(&package.name, &package.architecture), ".md5sums"),
             FILE_BYTES_MAX,
         );
         let below = name.strip_prefix(b"/")?;
-        let (_, expected) = self::sums(&sums).find(|(path, _)| *path == below)?;
-        let (_, found) = place::digests(path).ok()?;
-        let is_it = |stanza: &Stanza| stanza.name == package.name && stanza.state == State::Installed;
-        let stanza = self.stanzas().into_values().find(is_it)?;
-        (found == expected).then(|| format!("{} {}", stanza.name, stanza.version))
+        let expected = self::sums(&sums).find(|(path, _)| *path == below).map(|(_, digest)| digest);
+        let found = place::digests(path).ok().map(|(_, md5)| md5);
+        let as_packaged = expected.map(|expected| found == Some(expected));
+        Some(Holder { package: format!("{} {}", stanza.name, stanza.version), as_packaged })
     }
 
     fn owned(&self, names: &HashSet<Vec<u8>>) -> HashMap<Vec<u8>, PackageId> {

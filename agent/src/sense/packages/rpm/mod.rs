@@ -14,7 +14,7 @@ use picket_protocol::time::Timestamp;
 use rusqlite::{Connection, OpenFlags};
 
 use self::header::{Header, tag};
-use super::database::Database;
+use super::database::{Database, Holder};
 use super::known::{Fact, Known, Paths, Recorded};
 use super::question::{Expected, Question};
 use super::{md5, place};
@@ -170,20 +170,31 @@ impl Database for Rpm {
         self.recorded.iter().map(|(recorded, _)| recorded).collect()
     }
 
-    fn vouch(&self, path: &Path, names: &[Vec<u8>]) -> Option<String> {
+    fn holder(&self, path: &Path, names: &[Vec<u8>]) -> Option<Holder> {
         let database = self.open().ok()?;
         let numbers = Self::holders(&database, path.file_name()?.to_str()?).ok()?;
+        let found = place::digests(path).ok();
+        let mut holders: Vec<Holder> = numbers
+            .into_iter()
+            .filter_map(|number| {
+                let bytes = blob(&database, number).ok()?;
+                let header = Header::parse(&bytes)?;
+                let at = header.paths().iter().position(|held| names.contains(held))?;
+                let is_sha256 = header.numbers(tag::DIGEST_ALGORITHM).next() == Some(SHA256);
+                let expected =
+                    header.texts(tag::FILE_DIGESTS).nth(at).and_then(|text| digest(text, is_sha256));
+                let is_it = |expected: Expected| {
+                    found.is_some_and(|(sha256, md5)| {
+                        [Expected::Sha256(sha256), Expected::Md5(md5)].contains(&expected)
+                    })
+                };
+                let package = format!("{} {}", header.text(tag::NAME)?, header.version()?);
+                Some(Holder { package, as_packaged: expected.map(is_it) })
+            })
+            .collect();
         // The newest of several versions of a package is the one whose file stands there.
-        numbers.into_iter().find_map(|number| {
-            let bytes = blob(&database, number).ok()?;
-            let header = Header::parse(&bytes)?;
-            let at = header.paths().iter().position(|held| names.contains(held))?;
-            let is_sha256 = header.numbers(tag::DIGEST_ALGORITHM).next() == Some(SHA256);
-            let expected = digest(header.texts(tag::FILE_DIGESTS).nth(at)?, is_sha256)?;
-            let (sha256, md5) = place::digests(path).ok()?;
-            let is_it = [Expected::Sha256(sha256), Expected::Md5(md5)].contains(&expected);
-            is_it.then(|| Some(format!("{} {}", header.text(tag::NAME)?, header.version()?)))?
-        })
+        let intact = holders.iter().position(|holder| holder.as_packaged == Some(true)).unwrap_or(0);
+        (intact < holders.len()).then(|| holders.swap_remove(intact))
     }
 
     fn paths(&self, package: &PackageId) -> Paths {
