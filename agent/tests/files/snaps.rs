@@ -3,13 +3,16 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
+use picket_agent::detect::listener::Origin;
+use picket_agent::sense::packages::programs::Programs;
 use serde_json::json;
 use sha3::{Digest as _, Sha3_384};
 
 use crate::lab::Lab;
-use crate::packages::{host, known, settle, transaction};
+use crate::packages::{host, known, run, settle, transaction};
 
 /// What snapd knows: of each snap its revisions, the last of which is in use.
 struct Snapd {
@@ -190,4 +193,25 @@ fn a_local_image_and_a_unit_that_does_more_are_told_as_what_they_are() {
     assert_eq!(of("snap.core-x.daemon.service"), 1, "{findings:#?}");
     assert!(findings.contains(&transaction("mine x1 installed, 2 files, all as packaged")), "{findings:#?}");
     assert_eq!(findings.len(), 3, "{findings:#?}");
+}
+
+/// A listener's program counts as packaged when it lies in a mounted image, and not when somebody put it in its place.
+#[test]
+fn a_program_in_a_mounted_image_is_of_its_snap() {
+    let lab = host("fanotify");
+    let mut snapd = Snapd::new(&lab);
+    let source = lab.outside().join("image");
+    fs::create_dir_all(source.join("bin")).unwrap();
+    fs::write(source.join("bin/daemon"), "program").unwrap();
+    snapd.install("lxd", "2", "replaced below");
+    let (image, place) = (snapd.image("lxd", "2"), lab.tree().join("snap/lxd/2"));
+    fs::create_dir_all(place.join("bin")).unwrap();
+    fs::write(place.join("bin/daemon"), "put there").unwrap();
+    let origin = || Programs::open(&lab.tree()).origin(Path::new("/snap/lxd/2/bin/daemon"));
+    assert_eq!(origin(), Origin::Unpackaged);
+    run(Command::new("mksquashfs").arg(&source).arg(&image).args(["-noappend", "-quiet"]));
+    run(Command::new("mount").args(["-t", "squashfs", "-o", "loop,ro"]).args([&image, &place]));
+    let found = origin();
+    run(Command::new("umount").arg(&place));
+    assert_eq!(found, Origin::Package { package: "lxd 2".to_owned(), as_packaged: None });
 }

@@ -21,7 +21,7 @@ mod known;
 mod md5;
 pub(crate) mod pip;
 mod place;
-pub(crate) mod programs;
+pub mod programs;
 mod question;
 pub(crate) mod rpm;
 pub(crate) mod snap;

@@ -13,6 +13,7 @@ use super::database::Database;
 use super::dpkg::Dpkg;
 use super::question::{aliases, spellings};
 use super::rpm::Rpm;
+use super::snap::Snap;
 use crate::detect::listener::Origin;
 
 /// Programs that are remembered; when there are more, all are asked about again.
@@ -36,7 +37,8 @@ impl Programs {
     pub fn open(root: &Path) -> Self {
         let dpkg = Dpkg::find(root).map(|dpkg| Box::new(dpkg) as Box<dyn Database>);
         let rpm = Rpm::find(root).map(|rpm| Box::new(rpm) as Box<dyn Database>);
-        let databases = dpkg.into_iter().chain(rpm).collect();
+        let snap = Snap::find(root).map(|snap| Box::new(snap) as Box<dyn Database>);
+        let databases = dpkg.into_iter().chain(rpm).chain(snap).collect();
         Self { root: root.to_path_buf(), databases, known: HashMap::new() }
     }
 

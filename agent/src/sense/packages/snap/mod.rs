@@ -22,9 +22,10 @@ use std::time::Duration;
 
 use picket_protocol::crypto::{from_base64, sha256};
 use picket_protocol::time::Timestamp;
+use rustix::fs::statfs;
 use serde::Deserialize;
 
-use super::database::Database;
+use super::database::{Database, Holder};
 use super::known::{Fact, Known, Paths, Recorded};
 use super::place::{self, changed_at};
 use super::question::{Expected, Question};
@@ -43,6 +44,8 @@ const ENTRIES_MAX: usize = 8_192;
 const IMAGES: &str = "/var/lib/snapd/snaps";
 const UNITS: &str = "/etc/systemd/system";
 const STATE: &str = "state.json";
+/// `SQUASHFS_MAGIC` of `linux/magic.h`: such a file system cannot be written to.
+const SQUASHFS: u64 = 0x7371_7368;
 
 /// A SHA3-384 digest.
 pub type Sha3 = [u8; 48];
@@ -275,6 +278,16 @@ impl Database for Snap {
         self.recorded.iter().collect()
     }
 
+    /// What lies in a mounted image. The image was judged when it came; what is mounted cannot be written to.
+    fn holder(&self, path: &Path, _names: &[Vec<u8>]) -> Option<Holder> {
+        let (snap, revision) = mounted_from(path.strip_prefix(&self.root).ok()?)?;
+        let state = self.state();
+        let used = state.snaps.get(snap)?;
+        let is_kept = used.revisions.iter().any(|kept| kept == revision);
+        let is_image = statfs(path).is_ok_and(|system| u64::try_from(system.f_type) == Ok(SQUASHFS));
+        (is_kept && is_image).then(|| Holder { package: format!("{snap} {revision}"), as_packaged: None })
+    }
+
     fn may_be_empty(&self) -> bool {
         true
     }
@@ -305,6 +318,14 @@ impl Database for Snap {
         };
         names.iter().filter_map(owner).collect()
     }
+}
+
+/// Name and revision of the snap within whose mounted image `below`, from the root on, lies.
+fn mounted_from(below: &Path) -> Option<(&str, &str)> {
+    let below = below.strip_prefix("var/lib/snapd").unwrap_or(below).strip_prefix("snap").ok()?;
+    let mut parts = below.iter().map(std::ffi::OsStr::to_str);
+    let (snap, revision) = (parts.next()??, parts.next()??);
+    parts.next().is_some().then_some((snap, revision))
 }
 
 /// Name and revision of the snap whose image is called so.
@@ -356,6 +377,28 @@ mod tests {
         );
         assert!(!state.working);
         assert!(State::parse(br#"{"changes":{"7":{"kind":"refresh","ready-time":"t"},"8":{}}}"#).working);
+    }
+
+    #[test]
+    fn a_program_is_of_the_snap_in_whose_image_it_lies() {
+        let from = |path: &str| mounted_from(Path::new(path)).map(|(snap, of)| format!("{snap} {of}"));
+        assert_eq!(from("snap/lxd/123/bin/lxd").as_deref(), Some("lxd 123"));
+        assert_eq!(from("var/lib/snapd/snap/lxd/123/bin/lxd").as_deref(), Some("lxd 123"));
+        for other in ["snap/bin/lxd", "snap/lxd/123", "usr/snap/lxd/1/x", "var/snap/lxd/1/x"] {
+            assert_eq!(from(other), None, "{other}");
+        }
+        // Where no image is mounted, anybody may have put it.
+        let root = tempfile::tempdir().unwrap();
+        let at = |path: &str| root.path().join(path);
+        std::fs::create_dir_all(at("var/lib/snapd/snaps")).unwrap();
+        std::fs::create_dir_all(at("snap/lxd/2")).unwrap();
+        std::fs::write(at("snap/lxd/2/lxd"), "x").unwrap();
+        let state =
+            r#"{"data":{"snaps":{"lxd":{"sequence":[{"revision":"2"}],"active":true,"current":"2"}}}}"#;
+        std::fs::write(at("var/lib/snapd/state.json"), state).unwrap();
+        let snap = Snap::find(root.path()).unwrap();
+        assert!(snap.state().snaps.contains_key("lxd"));
+        assert!(snap.holder(&at("snap/lxd/2/lxd"), &[]).is_none());
     }
 
     #[test]
