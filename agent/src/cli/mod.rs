@@ -18,6 +18,7 @@ mod files;
 mod findings;
 mod hold_commands;
 mod neighbours;
+mod net;
 pub mod output;
 mod probe;
 mod release;
@@ -27,6 +28,7 @@ mod scan;
 mod sessions;
 mod show;
 mod status;
+mod terminal;
 mod top;
 mod verify;
 mod window;
@@ -107,6 +109,7 @@ enum Subcommand {
     Release(release::Arguments),
     Sessions(sessions::Arguments),
     Neighbours(neighbours::Arguments),
+    Net(net::Arguments),
     Scan(scan::Arguments),
     Baseline(baseline::Arguments),
     Files(files::Arguments),
@@ -149,6 +152,7 @@ fn parse_and_run(arguments: impl Iterator<Item = OsString>) -> Exit {
         Subcommand::Release(arguments) => release::run(&global, arguments),
         Subcommand::Sessions(arguments) => sessions::run(&global, arguments),
         Subcommand::Neighbours(arguments) => neighbours::run(&global, arguments),
+        Subcommand::Net(arguments) => net::run(&global, arguments),
         Subcommand::Scan(arguments) => scan::run(&global, arguments),
         Subcommand::Baseline(arguments) => baseline::run(&global, arguments),
         Subcommand::Files(arguments) => files::run(&global, arguments),

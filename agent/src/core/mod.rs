@@ -243,6 +243,7 @@ impl Core {
             files: sensors.files(),
             sessions: sensors.sessions(),
             neighbours: sensors.neighbours(),
+            line: sensors.line(),
             identity: identity.clone(),
             cosigned,
             started: Moment::now(),

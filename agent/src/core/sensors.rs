@@ -16,6 +16,7 @@ use crate::respond::work::Scan;
 use crate::sense::files::Scanner;
 use crate::sense::host::FigureSource;
 use crate::sense::keys::AddedKeys;
+use crate::sense::network::line::Line;
 use crate::sense::network::listeners::{self, Listeners};
 use crate::sense::network::neighbours::{self, Neighbours};
 use crate::sense::processes::{self, Tuning};
@@ -172,6 +173,11 @@ impl Sensors {
     /// The known neighbours, for whoever shows them.
     pub fn neighbours(&self) -> Neighbours {
         self.neighbours.clone()
+    }
+
+    /// The health of the line, for whoever shows it.
+    pub fn line(&self) -> Line {
+        Line::new(self.listeners.clone())
     }
 
     /// Finds sensors that have ended by themselves.

@@ -13,6 +13,7 @@ use crate::detect::neighbour::{Detector, Thresholds};
 use crate::detect::packets::neighbour::{Body, LIST_MAX, NeighbourFrame, decode};
 use crate::sense::host::defences::{netlink, who};
 use crate::sense::network::interfaces as links;
+use crate::sense::network::line;
 use crate::sense::network::neighbours::kernel;
 use crate::sense::network::sockets;
 
@@ -63,6 +64,9 @@ pub fn rtnetlink(input: &[u8]) -> bool {
 pub fn interfaces(input: &[u8]) -> bool {
     let mut understood = false;
     for message in netlink::messages(input) {
+        if let Some(figures) = line::interface(message) {
+            assert!(figures.name.len() + figures.kind.len() <= 3 * message.body.len());
+        }
         let Some((_, found)) = links::interface(message) else { continue };
         // Bytes that are no text become three each.
         assert!(found.name.len() + found.kind.len() <= 3 * message.body.len());

@@ -44,6 +44,8 @@ pub enum Request {
     Sessions {},
     /// Known neighbours, by interface and address, one item each.
     Neighbours {},
+    /// The health of the line: [`crate::sense::network::line::Figures`].
+    Net {},
     /// Re-examine paths now; root only.
     Scan {
         /// Absolute; none for all watched trees.

@@ -13,6 +13,7 @@ use crate::respond::freeze::Freezer;
 use crate::respond::work::Scan;
 use crate::respond::{Moment, RespondReport, RespondStatus, Responder};
 use crate::sense::host::{Usage, usage};
+use crate::sense::network::line::Line;
 use crate::sense::network::neighbours::Neighbours;
 use crate::sense::sessions::Sessions;
 use crate::sense::{SensorReport, SensorState};
@@ -118,6 +119,8 @@ pub struct Sources {
     pub sessions: Sessions,
     /// For `neighbours`.
     pub neighbours: Neighbours,
+    /// For `net`.
+    pub line: Line,
     /// Enrolment.
     pub identity: Identity,
     /// Cosignatures.

@@ -246,6 +246,7 @@ fn changes(request: &Request) -> bool {
         | Request::Commands { .. }
         | Request::Sessions {}
         | Request::Neighbours {}
+        | Request::Net {}
         | Request::Show { .. }
         | Request::Files {}
         | Request::Top {} => false,
@@ -272,6 +273,7 @@ fn handle(
         Request::Commands { limit } => return commands(limit, client, sources),
         Request::Sessions {} => return sessions(client, sources),
         Request::Neighbours {} => return neighbours(client, sources),
+        Request::Net {} => serde_json::to_value(sources.line.figures()).map_err(|error| error.to_string()),
         Request::Show { id, diff } => show(&sources.layout, &id, diff)
             .and_then(|shown| serde_json::to_value(shown).map_err(|error| error.to_string())),
         Request::Scan { paths } => scan(&paths, client, sources),

@@ -73,7 +73,7 @@ pub struct Process {
 pub enum Holder {
     /// A process.
     Process(Box<Process>),
-    /// No process: the kernel's own, or one that has no number here.
+    /// No process that can be seen: the kernel's own (a server for NFS, a tunnel), or one that has no number here.
     Kernel,
 }
 
@@ -100,7 +100,7 @@ impl Holder {
         match self {
             Self::Kernel => Judged {
                 identity: "kernel".to_owned(),
-                name: "the kernel".to_owned(),
+                name: "the kernel or a hidden process".to_owned(),
                 severity: Severity::Info,
                 manner: None,
                 exposed: false,

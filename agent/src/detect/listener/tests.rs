@@ -349,7 +349,11 @@ fn who_cannot_be_found_is_the_kernel_and_who_is_gone_is_counted() {
     }
     assert_eq!(
         told(&found),
-        [(Severity::Info, "the kernel has begun to listen on TCP port 2049 for all addresses".to_owned())]
+        [(
+            Severity::Info,
+            "the kernel or a hidden process has begun to listen on TCP port 2049 for all addresses"
+                .to_owned()
+        )]
     );
     let gone = Bound { cookie: 10, ..bound };
     let wanted = host.detector.look(&[bound, gone], None, at(20));

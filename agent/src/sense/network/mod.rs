@@ -21,6 +21,7 @@ pub(crate) mod interfaces;
 pub mod ladder;
 mod layout;
 mod learned;
+pub mod line;
 pub mod listeners;
 pub mod neighbours;
 mod own;
