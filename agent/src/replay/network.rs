@@ -299,8 +299,11 @@ impl NetworkReplay {
         let Some(due) = self.due else { return Ok(()) };
         let end = due.plus(self.thresholds.quiet).plus(Duration::from_secs(2));
         self.pass(end, tell)?;
-        self.summarise(end.plus(self.thresholds.scan_window), tell)?;
-        self.summarise(end.plus(self.thresholds.scan_window).plus(self.neighbour_thresholds.quiet), tell)
+        let (fast, slow) = (self.thresholds.scan_window, self.thresholds.slow_scan_window);
+        let fast = end.plus(fast);
+        self.summarise(fast, tell)?;
+        // A slow scan, and what is open of neighbours.
+        self.summarise(fast.plus(slow.max(self.neighbour_thresholds.quiet)), tell)
     }
 
     fn told<E>(

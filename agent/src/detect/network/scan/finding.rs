@@ -22,6 +22,9 @@ const HOSTS_MAX: usize = 10;
 /// A scan that grows fast is told again after this at the earliest.
 const GROWN: Duration = Duration::from_secs(10);
 
+/// A slow scan has ended when it rested for this part of the time over which it is looked for: an hour.
+const SLOW_RESTS: u32 = 6;
+
 /// What kind of scan it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rule {
@@ -102,6 +105,11 @@ impl Scan {
 
     pub fn rank(&self) -> u8 {
         self.rule.rank()
+    }
+
+    /// It has ended when it rested for so long: a slow one rests between two tries.
+    pub fn quiet(&self, thresholds: &Thresholds) -> Duration {
+        if self.rule.is_slow() { thresholds.slow_scan_window / SLOW_RESTS } else { thresholds.scan_window }
     }
 
     /// Whether there is something that was not told.

@@ -152,15 +152,18 @@ impl ScanDetector {
                 known.source.waiting = known.source.waits(now);
             }
         }
-        let (quiet, forget) = (self.thresholds.scan_window, self.thresholds.slow_scan_window);
+        let thresholds = &self.thresholds;
+        let forget = thresholds.slow_scan_window;
         self.sources.retain(|who, known| {
             let idle = now.since(known.source.last);
-            if idle >= quiet
-                && let Some(mut scan) = known.open.take()
-            {
-                out.push(scan.end(*who, &known.source, &known.interface));
+            match &mut known.open {
+                Some(scan) if idle >= scan.quiet(thresholds) => {
+                    out.push(scan.end(*who, &known.source, &known.interface));
+                    // What was told is not judged again: the next scan is another one.
+                    false
+                }
+                _ => idle < forget && known.source.last.since(now) < forget,
             }
-            idle < forget && known.source.last.since(now) < forget
         });
         out
     }
@@ -271,6 +274,10 @@ impl ScanDetector {
             return false;
         };
         let old_prints = prints(&old.first);
+        // It is remembered with the source from here on, and forgotten with it.
+        if let Some(place) = self.candidates.get_mut(at) {
+            *place = None;
+        }
         self.make_room();
         let mut source = Source::new(old.first.at);
         source.attempt(old.first, old.weight, old_prints);

@@ -169,6 +169,30 @@ fn a_slow_scan_is_told_after_hours() {
     }
     let found = host.only("net.scan.port");
     assert_eq!(found.evidence["slow"], true);
+    assert!(host.told.iter().all(|told| told.id == found.id), "it rests for minutes and goes on");
+}
+
+#[test]
+fn what_was_told_is_not_told_again_as_slow() {
+    let mut host = Host::new();
+    for port in 1..=60 {
+        host.see(IN, other(7), HOST, port, ProbeKind::Syn);
+        host.see(IN, other(7), HOST, port, CLOSED);
+    }
+    host.wait(400_000);
+    assert_eq!(host.told.last().unwrap().evidence["state"], "ended");
+    let told = host.told.len();
+    for port in 100..=110 {
+        host.see(IN, other(7), HOST, port, ProbeKind::Syn);
+        host.see(IN, other(7), HOST, port, CLOSED);
+        host.wait(1_000);
+    }
+    assert_eq!(
+        host.told.len(),
+        told,
+        "a few more are not another one: {:?}",
+        host.told.last().unwrap().title
+    );
 }
 
 #[test]
