@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=bpf");
     println!("cargo:rerun-if-env-changed=PATH");
-    for program in ["processes", "network"] {
+    for program in ["processes", "network", "connects"] {
         let built = PathBuf::from(std::env::var("OUT_DIR")?).join(format!("{program}.bpf.o"));
         if !compile(Path::new(&format!("bpf/{program}.bpf.c")), &built) {
             std::fs::copy(format!("bpf/{program}.bpf.o"), &built)?;

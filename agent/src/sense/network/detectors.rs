@@ -10,6 +10,7 @@ use picket_protocol::record::{Draft, Kind};
 use picket_protocol::time::Timestamp;
 use uuid::Uuid;
 
+use super::connects::Connects;
 use super::own::Own;
 use super::senders::senders;
 use crate::detect::network::flood::Learned;
@@ -18,7 +19,9 @@ use crate::detect::network::{
 };
 use crate::ledger::SealError;
 use crate::sense::SensorContext;
+use crate::sense::host::defences::who;
 
+const PROC: &str = "/proc";
 /// How often the process behind a flood or a scan is looked for: all processes are gone through.
 const SEARCH: Duration = Duration::from_secs(2);
 /// A scan that rested for so long has nobody behind it any more.
@@ -30,6 +33,8 @@ pub struct Detectors {
     floods: FloodDetector,
     scans: ScanDetector,
     own: Own,
+    /// Counts who connects, while a scan from this host goes on whose process no socket tells; or why it cannot.
+    connects: Option<Result<Connects, String>>,
     /// Floods and scans from this host whose process was looked for, and when.
     searched: HashMap<Uuid, Timestamp>,
     /// Findings sealed.
@@ -44,7 +49,8 @@ impl Detectors {
         Self {
             floods: FloodDetector::new(thresholds),
             scans: ScanDetector::new(thresholds, seed),
-            own: Own::new(Path::new("/proc")),
+            own: Own::new(Path::new(PROC)),
+            connects: None,
             searched: HashMap::new(),
             findings: 0,
             last: None,
@@ -129,17 +135,40 @@ impl Detectors {
         }
     }
 
-    /// And behind scans.
+    /// And behind scans: by the sockets that there are, else by who connects while it goes on.
     fn name_scanners(&mut self, now: Timestamp) {
         let active = self.scans.unnamed().filter(|(_, last)| now.since(*last) < RESTS);
-        let open: Vec<Uuid> = active.map(|(id, _)| id).filter(|id| self.is_due(*id, now)).collect();
-        for id in open {
-            self.searched.insert(id, now);
-            if let Some(process) = sender(&self.scans.targets(id)) {
-                self.scans.name_process(id, process);
+        let open: Vec<Uuid> = active.map(|(id, _)| id).collect();
+        for id in &open {
+            if !self.is_due(*id, now) {
+                continue;
+            }
+            self.searched.insert(*id, now);
+            if let Some(process) = sender(&self.scans.targets(*id)) {
+                self.scans.name_process(*id, process);
             }
         }
         self.searched.retain(|_, at| now.since(*at) < SEARCH && *at <= now);
+        let unnamed: Vec<Uuid> =
+            self.scans.unnamed().map(|(id, _)| id).filter(|id| open.contains(id)).collect();
+        if unnamed.is_empty() {
+            self.connects = None;
+            return;
+        }
+        let connects = self.connects.get_or_insert_with(|| {
+            let started = Connects::start();
+            if let Err(error) = &started {
+                tracing::info!(error, "who connects cannot be counted: a scan may stay without its process");
+            }
+            started
+        });
+        let Some(pid) = connects.as_ref().ok().and_then(|connects| connects.busiest(Path::new(PROC))) else {
+            return;
+        };
+        let actor = who::actor(Path::new(PROC), pid, None);
+        for id in unnamed {
+            self.scans.name_process(id, Entity::Process { pid, executable: actor.executable.clone() });
+        }
     }
 
     fn is_due(&self, id: Uuid, now: Timestamp) -> bool {
@@ -170,6 +199,6 @@ impl Detectors {
 
 /// The likeliest process to send at one of `targets`.
 fn sender(targets: &[IpAddr]) -> Option<Entity> {
-    let found = senders(Path::new("/proc"), targets, std::process::id());
+    let found = senders(Path::new(PROC), targets, std::process::id());
     found.into_iter().next().map(|sender| Entity::Process { pid: sender.pid, executable: sender.executable })
 }

@@ -14,6 +14,7 @@
 //! namespace that is seen: containers are seen at the host's end of their cables.
 
 mod connections;
+mod connects;
 mod counts;
 mod datalink;
 mod detectors;
