@@ -73,9 +73,6 @@ impl Programs {
     }
 
     fn ask(&self, path: &Path, size: u64) -> Origin {
-        if let Some(package) = snap(&path.to_string_lossy()).filter(|_| is_in_image(path)) {
-            return Origin::Package { package, as_packaged: None };
-        }
         if size > PROGRAM_BYTES_MAX {
             return Origin::Unpackaged;
         }
@@ -86,24 +83,6 @@ impl Programs {
             as_packaged: holder.as_packaged,
         })
     }
-}
-
-/// Name and revision of the snap whose image is mounted above the path, as snapd mounts them.
-fn snap(path: &str) -> Option<String> {
-    let below = path.strip_prefix("/snap/").or_else(|| path.strip_prefix("/var/lib/snapd/snap/"))?;
-    let mut parts = below.split('/');
-    let (name, revision) = (parts.next()?, parts.next()?);
-    let is_name = |name: &str| {
-        !name.is_empty()
-            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
-    };
-    (is_name(name) && is_name(revision) && parts.next().is_some()).then(|| format!("{name} {revision}"))
-}
-
-/// Whether the kernel reads the file from an image that nobody writes to; what that holds is the file sensor's to say.
-fn is_in_image(path: &Path) -> bool {
-    // `SQUASHFS_MAGIC`.
-    rustix::fs::statfs(path).is_ok_and(|found| found.f_type == 0x7371_7368)
 }
 
 #[cfg(test)]
@@ -137,16 +116,6 @@ mod tests {
         // Written over: it is asked about again.
         std::fs::write(at("usr/sbin/served"), "another").unwrap();
         check("/usr/sbin/served", of(Some(false)));
-    }
-
-    #[test]
-    fn snaps_are_known_by_where_they_are_mounted_and_by_what_that_is() {
-        assert_eq!(snap("/snap/lxd/29619/bin/lxd").as_deref(), Some("lxd 29619"));
-        assert_eq!(snap("/var/lib/snapd/snap/go/x1/bin/go").as_deref(), Some("go x1"));
-        for path in ["/snap/lxd", "/snap/bin/lxd", "/snap//1/x", "/opt/snap/a/1/x", "/snap/../1/x"] {
-            assert_eq!(snap(path), None, "{path}");
-        }
-        assert!(!is_in_image(&std::env::current_exe().unwrap()));
     }
 
     #[test]
