@@ -11,7 +11,8 @@ use picket_tests::wait_for;
 use serde_json::Value;
 
 const ONLY_LISTENERS: &str = "[files]\nenabled = false\n[logins]\nenabled = false\n[defences]\nenabled = false\n\
-     [neighbours]\nenabled = false\n[network]\nenabled = false\n";
+     [neighbours]\nenabled = false\n";
+const NO_PACKETS: &str = "[network]\nenabled = false\n";
 const PORT: &str = "5201";
 
 /// A program that is ended with the test.
@@ -32,11 +33,12 @@ struct Host {
 }
 
 impl Host {
-    fn start() -> Self {
+    /// Starts the agent; `more` is appended to its configuration.
+    fn start(more: &str) -> Self {
         let (cable, directory) = (Cable::new(), tempfile::tempdir().expect("a directory"));
         let mut agent = Agent::configure(directory.path(), "");
         let at = directory.path().display();
-        let text = format!("state_dir = \"{at}/state\"\nrun_dir = \"{at}/run\"\n{ONLY_LISTENERS}");
+        let text = format!("state_dir = \"{at}/state\"\nrun_dir = \"{at}/run\"\n{ONLY_LISTENERS}{more}");
         std::fs::write(directory.path().join("agent.toml"), text).expect("a configuration");
         agent.run_by(&["nsenter", &format!("--net=/run/netns/{}", cable.near())]);
         agent.resume();
@@ -86,7 +88,7 @@ fn of_near(net: &Value) -> Value {
 
 #[test]
 fn what_goes_over_the_cable_is_shown_with_who_listens_and_who_talks() {
-    let host = Host::start();
+    let host = Host::start("");
     let _server = host.iperf();
     let _client = host.far(&["iperf3", "-c", Cable::ADDRESSES[0], "-p", PORT, "-t", "40", "-b", "40M"]);
     let net = wait_for("the traffic to be shown", || {
@@ -100,6 +102,13 @@ fn what_goes_over_the_cable_is_shown_with_who_listens_and_who_talks() {
     let talker = net["talkers"].as_array().expect("talkers").first().expect("one").clone();
     assert_eq!(talker["address"], Cable::ADDRESSES[1]);
     assert!((20e6..90e6).contains(&number(&talker, "/received_bits_per_second")), "{talker:#}");
+    // The network sensor counts all protocols.
+    let heavy = wait_for("the sender to be counted", || {
+        let all = host.net()["heavy"].as_array()?.clone();
+        all.into_iter().find(|one| one["address"] == Cable::ADDRESSES[1] && one["direction"] == "in")
+    });
+    let bytes = number(&heavy, "/bytes");
+    assert!((1e6..12e6).contains(&bytes), "5 MB are sent in a second: {heavy:#}");
     let median = number(&net, "/tcp/round_trips/median_micros");
     assert!((1.0..200_000.0).contains(&median), "{net:#}");
     let holder = wait_for("who holds the port to be known", || {
@@ -112,7 +121,9 @@ fn what_goes_over_the_cable_is_shown_with_who_listens_and_who_talks() {
     // The same in words.
     let out = host.agent.command(&["net"]).output().expect("agent net");
     let text = String::from_utf8_lossy(&out.stdout);
-    for words in ["near0", "Mbit/s", "round trip", Cable::ADDRESSES[1], "iperf3", "all addresses"] {
+    for words in
+        ["near0", "Mbit/s", "round trip", "sends most", Cable::ADDRESSES[1], "iperf3", "all addresses"]
+    {
         assert!(text.contains(words), "{words} in:\n{text}");
     }
     assert!(!text.contains('\x1b'), "colour only on a terminal:\n{text}");
@@ -120,7 +131,7 @@ fn what_goes_over_the_cable_is_shown_with_who_listens_and_who_talks() {
 
 #[test]
 fn segments_that_are_lost_on_the_way_show_as_sent_again() {
-    let host = Host::start();
+    let host = Host::start(NO_PACKETS);
     // A receiver that loses three packets of a hundred: this kernel has no netem.
     let rules = "table ip lossy { chain input { type filter hook input priority 0; tcp sport 5201 numgen random mod 100 < 3 drop; }; }";
     host.cable.from_afar(&["nft", rules]);
@@ -137,7 +148,7 @@ fn segments_that_are_lost_on_the_way_show_as_sent_again() {
 
 #[test]
 fn a_full_accept_queue_is_trouble() {
-    let host = Host::start();
+    let host = Host::start(NO_PACKETS);
     let code = "import socket,time; s=socket.socket(); s.setsockopt(1,2,1); s.bind(('',8000)); s.listen(2); time.sleep(600)";
     let _server = host.near(&["/usr/bin/python3", "-c", code]);
     assert_eq!(
@@ -222,7 +233,7 @@ impl Watched {
 
 #[test]
 fn it_is_drawn_live_and_leaves_the_terminal_as_it_was() {
-    let host = Host::start();
+    let host = Host::start(NO_PACKETS);
     let _server = host.iperf();
     let _client = host.far(&["iperf3", "-c", Cable::ADDRESSES[0], "-p", PORT, "-t", "60", "-b", "40M"]);
     let drawn =

@@ -71,6 +71,7 @@ pub struct Sensors {
     sessions: Sessions,
     neighbours: Neighbours,
     listeners: Listeners,
+    line: Line,
 }
 
 impl Sensors {
@@ -94,6 +95,7 @@ impl Sensors {
             sessions: Sessions::default(),
             neighbours: Neighbours::default(),
             listeners: Listeners::default(),
+            line: Line::default(),
         };
         // The others ask it who did what they see.
         let status = statuses.get("processes");
@@ -140,9 +142,9 @@ impl Sensors {
         let listeners =
             sensors.keep("listeners", config.listeners.enabled, || listeners::start(context("listeners")));
         sensors.listeners = listeners.unwrap_or_default();
-        sensors.keep("network", config.network.enabled, || {
-            network::start(&config.network, context("network")).map(|handle| (handle, ()))
-        });
+        let talkers = sensors
+            .keep("network", config.network.enabled, || network::start(&config.network, context("network")));
+        sensors.line = Line::new(sensors.listeners.clone(), talkers);
         sensors.keep("host", true, || {
             host::start(&config.host, context("host"), figures).map(|handle| (handle, ()))
         });
@@ -177,7 +179,7 @@ impl Sensors {
 
     /// The health of the line, for whoever shows it.
     pub fn line(&self) -> Line {
-        Line::new(self.listeners.clone())
+        self.line.clone()
     }
 
     /// Finds sensors that have ended by themselves.

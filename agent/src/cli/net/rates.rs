@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use picket_protocol::time::Timestamp;
 
 use crate::sense::network::line::{Figures, Listener, RoundTrips, Way};
+use crate::sense::network::talkers::Heavy;
 
 /// From so many segments on, a share that was sent again means something.
 const SEGMENTS_MIN: u64 = 100;
@@ -95,6 +96,8 @@ pub struct Rates {
     pub listeners: Vec<Listener>,
     /// Who is talked with most, now and over the connections that stand.
     pub talkers: Vec<TalkerRates>,
+    /// Who has sent most in the last second, all protocols; none where the network sensor does not count that.
+    pub heavy: Option<Vec<Heavy>>,
     /// What cannot be told, and why.
     pub missing: Vec<String>,
 }
@@ -124,6 +127,7 @@ impl Rates {
             tcp: tcp(first, second, seconds),
             listeners: second.listeners.clone(),
             talkers: talkers(first, second, seconds),
+            heavy: second.heavy.clone(),
             missing: second.missing.clone(),
         };
         rates.trouble = rates.troubles();

@@ -8,6 +8,7 @@ use super::rates::{InterfaceRates, Rates, TalkerRates, is_full};
 use crate::cli::output::{Style, Tone, bytes, count};
 use crate::detect::listener::Protocol;
 use crate::sense::network::line::Listener;
+use crate::sense::network::talkers::Heavy;
 
 /// Talkers and listeners that are shown once; all are in the JSON.
 const TALKERS_SHOWN: usize = 10;
@@ -132,7 +133,12 @@ pub fn lines(rates: &Rates, history: Option<&History>, width: usize) -> Vec<Line
             count(trips.connections),
         )));
     }
-    if !rates.talkers.is_empty() {
+    let heavy = rates.heavy.as_deref().unwrap_or_default();
+    if !heavy.is_empty() {
+        let heading = format!("{:<40} {:>12} {:>14} {:>14}", "sends most", "way", "rate", "packets/s");
+        lines.push(Line::of(Tone::Faint, heading));
+        lines.extend(heavy.iter().take(TALKERS_SHOWN).map(heavy_line));
+    } else if !rates.talkers.is_empty() {
         let heading = format!("{:<40} {:>12} {:>14} {:>14}", "talks with", "connections", "received", "sent");
         lines.push(Line::of(Tone::Faint, heading));
         lines.extend(rates.talkers.iter().take(TALKERS_SHOWN).map(talker_line));
@@ -193,6 +199,13 @@ fn tcp_line(rates: &Rates) -> Line {
             percent(tcp.sent_again_percent_since_boot),
         ),
     )
+}
+
+/// What was counted in a second is a rate.
+fn heavy_line(heavy: &Heavy) -> Line {
+    let (address, way) = (heavy.address.to_string(), heavy.direction.as_str());
+    let (rate, packets) = (bits(heavy.bytes.saturating_mul(8)), count(heavy.packets));
+    Line::plain(format!("{address:<40} {way:>12} {rate:>14} {packets:>14}"))
 }
 
 fn talker_line(talker: &TalkerRates) -> Line {

@@ -13,6 +13,7 @@ use uuid::Uuid;
 use super::connects::Connects;
 use super::own::Own;
 use super::senders::senders;
+use super::talkers::Talkers;
 use crate::detect::network::flood::Learned;
 use crate::detect::network::{
     Connections, Direction, FloodDetector, Probe, ScanDetector, Summary, Thresholds,
@@ -35,6 +36,8 @@ pub struct Detectors {
     own: Own,
     /// Counts who connects, while a scan from this host goes on whose process no socket tells; or why it cannot.
     connects: Option<Result<Connects, String>>,
+    /// Who sends most, for whoever shows it.
+    pub talkers: Talkers,
     /// Floods and scans from this host whose process was looked for, and when.
     searched: HashMap<Uuid, Timestamp>,
     /// Findings sealed.
@@ -51,6 +54,7 @@ impl Detectors {
             scans: ScanDetector::new(thresholds, seed),
             own: Own::new(Path::new(PROC)),
             connects: None,
+            talkers: Talkers::default(),
             searched: HashMap::new(),
             findings: 0,
             last: None,
@@ -84,6 +88,7 @@ impl Detectors {
 
     /// An interval.
     pub fn summary(&mut self, summary: &Summary) -> Vec<Finding> {
+        self.talkers.note(summary);
         let mut findings = self.floods.observe(summary, &mut Uuid::now_v7);
         findings.extend(self.scans.tick(summary.to, &mut Uuid::now_v7));
         self.name_senders_of_floods(summary);

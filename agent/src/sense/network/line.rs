@@ -14,6 +14,7 @@ use picket_protocol::time::Timestamp;
 
 use super::listeners::Listeners;
 use super::sockets::{self, ESTABLISHED, LISTEN, Socket};
+use super::talkers::{Heavy, Talkers};
 use crate::clock;
 use crate::detect::listener::{Protocol, Shown};
 use crate::sense::host::defences::netlink::{Message, Netlink, attribute, name, native_u32};
@@ -137,6 +138,9 @@ pub struct Figures {
     pub listeners: Vec<Listener>,
     /// Who has sent and been sent most over the connections that stand now.
     pub talkers: Vec<Talker>,
+    /// Who has sent most in the last second, forwarded packets and all protocols among them; none where the network sensor does not
+    /// count that.
+    pub heavy: Option<Vec<Heavy>>,
     /// What cannot be told, and why.
     pub missing: Vec<String>,
 }
@@ -145,6 +149,7 @@ pub struct Figures {
 #[derive(Clone, Debug, Default)]
 pub struct Line {
     listeners: Listeners,
+    talkers: Option<Talkers>,
     last: Arc<Mutex<Option<Last>>>,
 }
 
@@ -156,9 +161,9 @@ struct Last {
 }
 
 impl Line {
-    /// With `listeners` to say who holds sockets.
-    pub fn new(listeners: Listeners) -> Self {
-        Self { listeners, last: Arc::default() }
+    /// With `listeners` to say who holds sockets, and `talkers` to say who sends most.
+    pub fn new(listeners: Listeners, talkers: Option<Talkers>) -> Self {
+        Self { listeners, talkers, last: Arc::default() }
     }
 
     /// The figures as they are now, or were a moment ago.
@@ -168,7 +173,8 @@ impl Line {
             return last.figures.clone();
         }
         let begun = own_time();
-        let figures = read(&self.listeners);
+        let mut figures = read(&self.listeners);
+        figures.heavy = self.talkers.as_ref().and_then(|talkers| talkers.last(figures.time));
         let rest = (own_time().saturating_sub(begun) * REST).max(FRESH);
         *last = Some(Last { read: Instant::now(), rest, figures: figures.clone() });
         figures
@@ -201,6 +207,7 @@ fn read(listeners: &Listeners) -> Figures {
         tcp,
         listeners: with_holders(&listening, holders.unwrap_or_default()),
         talkers: talkers(&connections),
+        heavy: None,
         missing,
     }
 }

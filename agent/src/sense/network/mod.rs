@@ -31,6 +31,7 @@ mod sampling;
 mod senders;
 pub(crate) mod sockets;
 mod summaries;
+pub mod talkers;
 #[cfg(test)]
 mod testing;
 mod witness;
@@ -42,11 +43,14 @@ use crate::sense::{SensorContext, SensorError, SensorHandle};
 pub use ladder::{Rung, probe};
 pub use learned::SCHEMA;
 
-/// Starts the sensor's thread on the best rung that works, or on the one that the configuration names.
+/// Starts the sensor's thread on the best rung that works, or on the one that the configuration names. Gives who sends most as well.
 ///
 /// # Errors
 /// When no thread can be started, or interfaces cannot be heard of.
-pub fn start(config: &NetworkConfig, context: SensorContext) -> Result<SensorHandle, SensorError> {
+pub fn start(
+    config: &NetworkConfig,
+    context: SensorContext,
+) -> Result<(SensorHandle, talkers::Talkers), SensorError> {
     let (rungs, opened) = ladder::open(config.rung);
     let slots = opened.counts.as_ref().map_or(layout::INTERFACES, counts::Counts::slots);
     let interfaces = interfaces::Interfaces::open(slots)
@@ -54,10 +58,11 @@ pub fn start(config: &NetworkConfig, context: SensorContext) -> Result<SensorHan
     context.status.update(|report| report.ladder = rungs);
     let mut detectors = detectors::Detectors::new(config.thresholds, ladder::seed().unwrap_or_default());
     restore(&mut detectors, &context.database);
+    let talkers = detectors.talkers.clone();
     let worker = worker::Worker::new(context, opened, interfaces, detectors);
     let mut handle = SensorHandle::default();
     handle.spawn("network", move || worker.run())?;
-    Ok(handle)
+    Ok((handle, talkers))
 }
 
 /// Goes on with what the last run has learned; what of it cannot be read is told and learned anew.
