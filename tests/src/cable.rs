@@ -1,8 +1,10 @@
 //! Two network namespaces with a cable between them: `near`, where the agent is, and `far`, from where it is sent at.
 
+use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use rustix::thread::LinkNameSpaceType;
 use serde_json::Value;
 
 use crate::agent::Agent;
@@ -49,6 +51,14 @@ impl Cable {
     /// Name of the other.
     pub fn far(&self) -> String {
         format!("{}f", self.name)
+    }
+
+    /// Moves the calling thread to the near end, with all that it starts from now on.
+    pub fn enter(&self) {
+        let namespace =
+            std::fs::File::open(format!("/run/netns/{}", self.near())).expect("the near namespace");
+        rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
+            .expect("to be moved");
     }
 
     /// A program in a namespace, not yet run. Not by `ip netns exec`, which takes `/sys/fs/bpf` and the control groups away.

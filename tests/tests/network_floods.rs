@@ -1,6 +1,10 @@
 //! Floods of real programs over a real cable, as they are told.
 
+use std::time::{Duration, Instant};
+
+use picket_tests::agent::Agent;
 use picket_tests::cable::{Cable, findings, start_agent};
+use picket_tests::collector::Collector;
 use picket_tests::process::Running;
 use picket_tests::wait_for;
 use serde_json::Value;
@@ -35,4 +39,31 @@ fn a_flood_from_this_host_is_told_with_the_process_behind_it() {
     assert!(title.starts_with("This host sends a SYN flood to 10.199.0.1 port 80"), "{title}");
     let entities = named.pointer("/body/entities").map(Value::to_string).unwrap_or_default();
     assert!(entities.contains(executable), "{entities}");
+}
+
+/// As fast as hping3 sends, which takes one of two cores and the kernel's work for it another.
+#[test]
+fn while_a_flood_lasts_files_and_logins_are_watched_and_what_is_found_arrives() {
+    let (cable, directory) = (Cable::new(), tempfile::tempdir().expect("a directory"));
+    cable.enter();
+    let collector = Collector::start(directory.path());
+    let agent = Agent::start(directory.path(), &collector, "acme");
+    let words = ["hping3", "--flood", "--rand-source", "-S", "-p", "80", Cable::ADDRESSES[0]];
+    let log = directory.path().join("hping3.log");
+    let mut hping = Running::start("hping3", &mut Cable::command(&cable.far(), &words), &log);
+    let told = collector.wait_finding("net.flood.syn", Cable::ADDRESSES[0]);
+    let took: Vec<Duration> = (0..10)
+        .map(|number| {
+            let (begun, name) = (Instant::now(), format!("during-{number}"));
+            std::fs::write(agent.watched().join(&name), "x").expect("a file");
+            collector.wait_finding("file.created", &name);
+            begun.elapsed()
+        })
+        .collect();
+    let line = "Nov 29 03:00:00 host sshd[7]: Accepted password for root from 203.0.113.9 port 4711 ssh2\n";
+    std::fs::write(agent.auth_log(), line).expect("a log");
+    collector.wait_finding("login.*", "203.0.113.9");
+    assert!(!hping.has_ended(), "the flood goes on");
+    assert!(!told.to_string().contains("\"ended\""), "{told:#}");
+    println!("from a change to its finding at the collector, while the flood lasts: {took:?}");
 }
