@@ -526,21 +526,19 @@ INLINE void forget_found(struct pace *pace, struct seen *seen)
 	seen->to = scratch[4] >> 16;
 }
 
-/* Whether a packet is within its budget: all up to half of it, then by chance. */
-INLINE u32 spend(const struct control *control, struct pace *pace, u32 budget, u32 packets)
+/* Whether a budget has room for a packet: for all up to half of it, then by chance. */
+INLINE u32 has_room(const struct control *control, const struct pace *pace, u32 budget)
 {
-	u32 spent, most;
+	u32 spent = pace->used[budget], most = control->budgets[budget];
 
-	OPAQUE(budget);
-	budget &= BUDGETS - 1;
-	most = control->budgets[budget];
-	spent = pace->used[budget];
-	pace->seen[budget] += packets;
 	if (spent >= most)
 		return 0;
-	if (spent >= most / 2 && control->sample > 1 && random_number() % control->sample != 0)
-		return 0;
-	pace->used[budget] = spent + 1;
+	return spent < most / 2 || control->sample <= 1 || random_number() % control->sample == 0;
+}
+
+INLINE u32 spend(struct pace *pace, u32 budget)
+{
+	pace->used[budget]++;
 	pace->passed[budget]++;
 	return 1;
 }
@@ -561,20 +559,32 @@ INLINE struct asked *asked_of(u64 print)
 	return map_lookup(&ASKED, &at);
 }
 
-/* Whether this attempt is handed on. */
-INLINE u32 attempt(const struct control *control, const struct seen *seen, struct pace *pace, u8 direction, u32 packets)
+/* Whether this attempt is handed on. In a flood most are told by the budget alone; of datagrams, which may be a stream's, only
+ * those are seen that are not repeated. */
+INLINE u32 attempt(const struct control *control, const struct seen *seen, struct pace *pace, u32 budget, u8 direction,
+		   u32 packets)
 {
-	u64 print = print_of(control, seen->source, seen->from, seen->destination, seen->to, seen->protocol, direction);
-	struct asked *asked = asked_of(print);
-	u32 mark = print >> 32 | 1, epoch = control->epoch;
+	u32 streams = seen->role == ROLE_DATAGRAM, mark, epoch = control->epoch;
+	struct asked *asked;
+	u64 print;
 
+	if (!streams)
+		pace->seen[budget] += packets;
+	if (streams ? pace->used[budget] >= control->budgets[budget] : !has_room(control, pace, budget))
+		return 0;
+	print = print_of(control, seen->source, seen->from, seen->destination, seen->to, seen->protocol, direction);
+	asked = asked_of(print);
+	mark = print >> 32 | 1;
 	if (!asked || (asked->print == mark && epoch - (asked->epoch >> 1) < AGAIN))
 		return 0;
-	if (!spend(control, pace, seen->budget, packets))
-		return 0;
+	if (streams) {
+		pace->seen[budget] += packets;
+		if (!has_room(control, pace, budget))
+			return 0;
+	}
 	asked->print = mark;
 	asked->epoch = epoch << 1;
-	return 1;
+	return spend(pace, budget);
 }
 
 enum { NO_ANSWER, LATER_ANSWER, FIRST_ANSWER };
@@ -596,14 +606,19 @@ INLINE u32 answer(const struct control *control, const struct seen *seen, u8 dir
 
 INLINE u32 passes(const struct control *control, const struct seen *seen, struct pace *pace, u8 direction, u32 packets)
 {
+	u32 budget = seen->budget;
 	u8 role = seen->role;
 
 	if (role == ROLE_NONE)
 		return 0;
 	if (role == ROLE_FRAME)
-		return spend(control, pace, BUDGET_FRAMES, packets);
-	if (role == ROLE_ERROR)
-		return spend(control, pace, seen->budget, packets);
+		budget = BUDGET_FRAMES;
+	OPAQUE(budget);
+	budget &= BUDGETS - 1;
+	if (role == ROLE_FRAME || role == ROLE_ERROR) {
+		pace->seen[budget] += packets;
+		return has_room(control, pace, budget) ? spend(pace, budget) : 0;
+	}
 	if (role == ROLE_ANSWER || role == ROLE_DATAGRAM) {
 		u32 found = answer(control, seen, direction);
 
@@ -611,7 +626,7 @@ INLINE u32 passes(const struct control *control, const struct seen *seen, struct
 		if (role == ROLE_ANSWER || found != NO_ANSWER)
 			return found == FIRST_ANSWER;
 	}
-	return attempt(control, seen, pace, direction, packets);
+	return attempt(control, seen, pace, budget, direction, packets);
 }
 
 /* How many bytes of the packet user space is to see; 0 for most. */

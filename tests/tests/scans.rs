@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use picket_tests::agent::Agent;
-use picket_tests::cable::{Cable, findings, ip, start_agent};
+use picket_tests::cable::{Cable, counter, findings, ip, start_agent};
 use picket_tests::process::{Running, stdout_of};
 use picket_tests::wait_for;
 use serde_json::{Value, json};
@@ -354,6 +354,7 @@ fn honest_clients_and_monitors_are_no_scanners_where_the_agent_counts() {
 #[test]
 fn a_scan_beside_a_flood_is_told() {
     let host = Host::on("tap");
+    let begun = std::time::Instant::now();
     let words = ["hping3", "--flood", "--rand-source", "-S", "-p", "80", NEAR];
     let log = host.path("hping3.log");
     let hping = Running::start("hping3", &mut Cable::command(&host.cable.far(), &words), &log);
@@ -368,6 +369,11 @@ fn a_scan_beside_a_flood_is_told() {
     let told = wait_for("the scan to be told", || rules().contains("net.scan.port").then(rules));
     hping.kill();
     assert_eq!(told.len(), 2, "{told:?}");
+    // However fast the flood is: so many attempts a second, and at most as many answers.
+    let seconds = begun.elapsed().as_secs() + 2;
+    let (probes, packets) = (counter(&host.agent, "probes"), counter(&host.agent, "packets"));
+    assert!(probes <= 2 * 2_600 * seconds, "{probes} of {packets} packets came up in {seconds} s");
+    assert!(probes * 5 < packets, "{probes} of {packets} packets came up");
     let scan = findings(&host.agent).into_iter().find(|record| text(record, "/body/rule") == "net.scan.port");
     assert_eq!(text(&scan.unwrap(), "/body/evidence/source"), FAR);
 }

@@ -19,7 +19,7 @@ use crate::sys::{Captured, Instruction, PacketRing, PacketSocket, attach_filter}
 /// What the tap hands on in a second, all processors together; answers come beside it, at most as many. ARP, ND and DHCP are for the
 /// sensor of neighbours, which has a socket of its own. A scan is told by its twentieth port, so what a flood leaves of
 /// these is enough for one beside it; what goes out has its own share, so that who floods this host does not hide what it does
-/// itself. To look at all of it takes some 1 % of a core.
+/// itself.
 const BUDGETS: Budgets =
     Budgets { packets: [0, 256, 256, 1_024, 512, 256, 256], sample: 64, wake: WAKE, snap: TAP_SNAP };
 /// And one processor of many at least, where each has few.
