@@ -2,6 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use crate::lab::wait_for;
 use crate::unpacked::{Unpacked, is_failure};
@@ -49,11 +50,20 @@ fn polkit() {
         assert_eq!(screen.read(&mut byte).expect("its screen"), 1, "{}", String::from_utf8_lossy(&shown));
         shown.extend(byte);
     }
-    keys.write_all(b"wrong\n").expect("a password");
     // Its screen is full of nothing that matters; whoever does not read it holds it up.
-    screen.read_to_end(&mut shown).expect("its screen");
+    let reader = std::thread::spawn(move || screen.read_to_end(&mut shown).map(|_| shown));
+    let mut typed: Option<Instant> = None;
+    let ended = wait_for("pkexec to refuse", || {
+        // What comes before the terminal has stopped showing what is typed is thrown away.
+        if typed.is_none_or(|at| at.elapsed() >= Duration::from_secs(1)) {
+            let _it_may_have_ended = keys.write_all(b"wrong\n");
+            typed = Some(Instant::now());
+        }
+        asked.try_wait().expect("its state")
+    });
     drop(keys);
-    assert!(!asked.wait().expect("it ends").success());
+    let shown = reader.join().expect("the reader").expect("its screen");
+    assert!(!ended.success(), "{}", String::from_utf8_lossy(&shown));
     let told = wait_for("polkit's lines", || {
         let all = replay(&log, "auto");
         let refused = all.into_iter().filter(|event| field(event, "event") == "privilege.failure");
