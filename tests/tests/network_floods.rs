@@ -67,3 +67,59 @@ fn while_a_flood_lasts_files_and_logins_are_watched_and_what_is_found_arrives() 
     assert!(!told.to_string().contains("\"ended\""), "{told:#}");
     println!("from a change to its finding at the collector, while the flood lasts: {took:?}");
 }
+
+/// What completes handshakes and sends nothing, and what takes them.
+const CONNECTS: &str = "import socket, struct
+while True:
+    s = socket.create_connection(('10.199.0.2', 80))
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
+    s.close()";
+const ACCEPTS: &str = "import socket
+s = socket.create_server(('10.199.0.2', 80), backlog=4096)
+while True: s.accept()[0].close()";
+
+#[test]
+fn each_kind_of_flood_is_told_by_its_own_rule() {
+    let (cable, directory) = (Cable::new(), tempfile::tempdir().expect("a directory"));
+    let agent = start_agent(directory.path(), &cable, "", &[]);
+    let log = directory.path().join("programs.log");
+    let _server =
+        Running::start("accepts", &mut Cable::command(&cable.near(), &["python3", "-c", ACCEPTS]), &log);
+    wait_for("the server", || {
+        let listening = Cable::command(&cable.near(), &["ss", "-Hlnt"]).output().expect("ss");
+        String::from_utf8_lossy(&listening.stdout).contains("10.199.0.2:80").then_some(())
+    });
+    let hping = |how: &str| format!("hping3 -q --flood {how} {}", Cable::ADDRESSES[0]);
+    let floods = [
+        ("net.flood.syn", hping("--rand-source -S -p 80")),
+        ("net.flood.syn-ack", hping("--rand-source -S -A -p 80")),
+        ("net.flood.ack", hping("--rand-source -A -p 80")),
+        ("net.flood.rst", hping("--rand-source -R -p 80")),
+        ("net.flood.udp", hping("--rand-source --udp -p 9999")),
+        ("net.flood.amplification", hping("--rand-source --udp --baseport 53 --keep -p 4000 --data 200")),
+        ("net.flood.icmp", hping("--rand-source --icmp")),
+        ("net.flood.fragment", hping("--rand-source --udp --frag --data 100 -p 9999")),
+        ("net.flood.malformed", hping("--rand-source -F -P -U -p 80")),
+        ("net.flood.connection", String::new()),
+    ];
+    for (rule, command) in &floods {
+        let mut words: Vec<&str> = command.split_whitespace().collect();
+        if words.is_empty() {
+            words = vec!["python3", "-c", CONNECTS];
+        }
+        let running = Running::start(rule, &mut Cable::command(&cable.far(), &words), &log);
+        let told = wait_for(&format!("{rule} of {words:?}"), || {
+            findings(&agent).into_iter().find(|told| text(told, "/body/rule") == *rule)
+        });
+        running.kill();
+        assert_eq!(text(&told, "/body/evidence/direction"), "in", "{told:#}");
+        assert!(text(&told, "/body/title").contains(Cable::ADDRESSES[0]), "{told:#}");
+    }
+    let told: std::collections::BTreeSet<String> = findings(&agent)
+        .iter()
+        .filter(|told| text(told, "/body/evidence/direction") == "in")
+        .map(|told| text(told, "/body/rule").to_owned())
+        .filter(|rule| rule.starts_with("net.flood."))
+        .collect();
+    assert_eq!(told, floods.iter().map(|(rule, _)| (*rule).to_owned()).collect());
+}
