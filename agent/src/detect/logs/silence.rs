@@ -23,6 +23,8 @@ const HABITS_MAX: usize = 1_024;
 const WRITERS_MAX: usize = 4;
 /// The same program wrote so often before its end means anything: not the one line of a command.
 const WRITES_MIN: u32 = 4;
+/// Writes beyond which they count no more, so that whoever takes over in earnest is the writer after as many of his own.
+const WRITES_MAX: u32 = 16;
 /// Spans that a habit looks back.
 const SPANS: u32 = 24;
 /// Logs that a silence names as speaking.
@@ -92,7 +94,7 @@ pub struct Writer {
     pub container: Option<String>,
     /// Its processes, the one that wrote last at the end.
     pub processes: Vec<Process>,
-    /// How often growth was seen to be its.
+    /// How much more often growth was seen to be its than another's, at most 16.
     pub writes: u32,
 }
 
@@ -363,6 +365,8 @@ impl Habit {
         Duration::from_millis(self.pauses.iter().copied().max().unwrap_or(0))
     }
 
+    /// Who writes most is the writer, by a majority vote (Boyer and Moore): what rotates a log, or adds a line to it by hand, takes one
+    /// vote and not its place.
     fn write(&mut self, program: Program<'_>, process: Process) {
         let new = || Writer {
             program: program.0.clone(),
@@ -372,9 +376,13 @@ impl Habit {
         };
         let writer = match &mut self.writer {
             Some(writer) if (&writer.program, writer.container.as_deref()) == program => writer,
+            Some(writer) if writer.writes > 1 => {
+                writer.writes = writer.writes.min(WRITES_MAX) - 1;
+                return;
+            }
             other => other.insert(new()),
         };
-        writer.writes = writer.writes.saturating_add(1);
+        writer.writes = writer.writes.saturating_add(1).min(WRITES_MAX);
         writer.processes.retain(|known| known.pid != process.pid);
         if writer.processes.len() >= WRITERS_MAX {
             writer.processes.remove(0);
@@ -465,6 +473,23 @@ mod tests {
         assert_eq!(silences.judge(&log("auth.log"), Holder::Lives, later(2)), None);
         assert_eq!(silences.judge(&log("auth.log"), Holder::Gone, later(4)), None);
         assert!(silences.judge(&log("auth.log"), Holder::Gone, later(6)).is_some());
+        // One line by another takes nobody's place.
+        let mut silences = Silences::default();
+        assert!(live(&mut silences, &logs, 2 * DAY, Holder::Lives).is_empty());
+        let other = Text::from_bytes(b"/usr/sbin/logrotate");
+        silences.grew(&log("auth.log"), Some(((&other, None), process(8))), at(2 * DAY));
+        assert_eq!(silences.judge(&log("auth.log"), Holder::Gone, later(2)), None);
+        let silence = silences.judge(&log("auth.log"), Holder::Gone, later(4)).unwrap();
+        assert_eq!(silence.writer.unwrap().program.text, "/usr/sbin/rsyslogd");
+        // Who goes on does.
+        let mut silences = Silences::default();
+        assert!(live(&mut silences, &logs, 2 * DAY, Holder::Lives).is_empty());
+        for minutes in 0..20 {
+            silences.grew(&log("auth.log"), Some(((&other, None), process(8))), later(minutes));
+        }
+        assert_eq!(silences.judge(&log("auth.log"), Holder::Gone, later(21)), None);
+        let silence = silences.judge(&log("auth.log"), Holder::Gone, later(24)).unwrap();
+        assert_eq!(silence.writer.unwrap().program.text, "/usr/sbin/logrotate");
         // Each line by a program of its own.
         let mut silences = Silences::default();
         for minutes in 0..2_000 {
