@@ -113,12 +113,20 @@ fn whoever_keeps_hosts_from_addresses_or_takes_ours_is_told() {
 fn a_rogue_dhcp_server_is_told_and_renewals_are_not() {
     let lab = Lab::up("dhcp");
     lab.run(&["benign", "dhcp-renewal"]);
-    lab.has_seen(6);
+    lab.has_seen(12);
     lab.is_calm("info");
     lab.attack("rogue-dhcp");
     let finding = lab.told("neighbour.rogue-dhcp", "high");
     assert_eq!(text(&finding, "/evidence/ethernet_source"), ATTACKER);
     assert_eq!(text(&finding, "/evidence/address"), "10.77.0.66");
+    lab.attack("rogue-dhcp6");
+    wait_for("the rogue DHCPv6 server to be told", || {
+        let findings = lab.findings();
+        let of_it = |finding: &Value| {
+            text(finding, "/rule") == "neighbour.rogue-dhcp" && text(finding, "/title").contains("DHCPv6")
+        };
+        findings.iter().any(of_it).then_some(())
+    });
 }
 
 #[test]
@@ -151,11 +159,14 @@ fn fail_over_of_keepalived_and_ucarp_is_no_alarm() {
 }
 
 #[test]
-fn a_replaced_card_of_the_gateway_is_one_warning_and_hosts_that_boot_are_none() {
+fn a_replaced_card_of_the_gateway_is_one_warning_and_what_boots_moves_or_is_answered_for_is_none() {
     let lab = Lab::up("card");
     let before = lab.counter("frames");
     lab.run(&["benign", "boot"]);
     lab.has_seen(before + 700);
+    lab.is_calm("info");
+    lab.run(&["benign", "moved-machine"]);
+    lab.run(&["benign", "proxy-arp"]);
     lab.is_calm("info");
     lab.run(&["benign", "replaced-card"]);
     lab.told("neighbour.gateway-changed", "low");
@@ -164,4 +175,22 @@ fn a_replaced_card_of_the_gateway_is_one_warning_and_hosts_that_boot_are_none() 
     lab.has_seen(before + 3);
     lab.is_calm("low");
     assert_eq!(lab.findings().len(), 1, "{:#?}", lab.findings());
+}
+
+#[test]
+fn addresses_of_hosts_that_are_no_gateway_are_told_by_what_became_of_them() {
+    let lab = Lab::up("client");
+    lab.run(&["benign", "replaced-client-card"]);
+    let finding = lab.told("neighbour.binding-changed", "low");
+    assert_eq!(text(&finding, "/evidence/address"), "10.77.0.21");
+    assert_eq!(text(&finding, "/evidence/claimed_by"), "02:77:00:00:00:f2");
+    lab.is_calm("low");
+    lab.run(&["attack", "shared-address", "--seconds", "5"]);
+    let finding = lab.told("neighbour.flip-flop", "medium");
+    assert_eq!(text(&finding, "/evidence/address"), "10.77.0.22");
+    assert_eq!(text(&finding, "/evidence/claimed_by"), ATTACKER);
+    lab.attack("arp-spoof-client");
+    let finding = lab.told("neighbour.spoof", "high");
+    assert_eq!(text(&finding, "/evidence/address"), "10.77.0.21");
+    assert_eq!(text(&finding, "/evidence/claimed_by"), ATTACKER);
 }

@@ -294,11 +294,9 @@ impl Detector {
         if is_gateway || strong.iter().any(|sign| signs.contains(sign)) {
             return None;
         }
-        let of_containers =
-            self.own.interfaces.get(interface).is_some_and(super::Interface::is_virtual_segment);
         if explained.is_leased(interface, claim.mac, *address, claim.time) {
             Some("dhcp")
-        } else if of_containers {
+        } else if self.own.is_virtual_segment(interface) {
             Some("virtual segment of this host")
         } else if claim.time.since(entry.last_seen) >= SILENT {
             Some("the former owner was silent for long")

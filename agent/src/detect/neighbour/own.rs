@@ -17,13 +17,6 @@ pub struct Interface {
     pub kind: String,
 }
 
-impl Interface {
-    /// Whether virtual machines or containers of this host live behind it: there addresses change hands all day.
-    pub fn is_virtual_segment(&self) -> bool {
-        matches!(self.kind.as_str(), "bridge" | "macvlan" | "ipvlan" | "tun" | "veth")
-    }
-}
-
 /// See the module.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Own {
@@ -44,8 +37,33 @@ impl Own {
         self.interfaces.get(interface).is_some_and(|own| own.addresses.contains(&address))
     }
 
+    /// Whether virtual machines or containers of this host live behind it: there addresses change hands all day. Not where a default
+    /// route goes over it: that is the way out of a container, or of a host whose machines share its bridge.
+    pub fn is_virtual_segment(&self, interface: &str) -> bool {
+        let kind = self.interfaces.get(interface).map_or("", |own| own.kind.as_str());
+        matches!(kind, "bridge" | "macvlan" | "ipvlan" | "tun" | "veth")
+            && self.gateways.iter().all(|(other, _)| **other != *interface)
+    }
+
     /// Whether our default route goes by it.
     pub fn is_gateway(&self, interface: &Arc<str>, address: IpAddr) -> bool {
         !self.gateways.is_empty() && self.gateways.contains(&(Arc::clone(interface), address))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_default_route_goes_over_is_no_segment_of_this_host() {
+        let kinds = [("br0", "bridge"), ("docker0", "bridge"), ("eth0", "veth"), ("eth1", "")];
+        let interface = |kind: &str| Interface { kind: kind.to_owned(), ..Interface::default() };
+        let own = Own {
+            interfaces: kinds.map(|(name, kind)| (Arc::from(name), interface(kind))).into(),
+            gateways: ["br0", "eth0"].map(|name| (Arc::from(name), IpAddr::from([192, 0, 2, 1]))).into(),
+        };
+        let names = ["br0", "docker0", "eth0", "eth1", "gone"];
+        assert_eq!(names.map(|name| own.is_virtual_segment(name)), [false, true, false, false, false]);
     }
 }
