@@ -69,7 +69,8 @@ impl Host {
         wait_for(&format!("{packets} packets of {command}"), || {
             (counter(&self.agent, "packets") >= before + packets).then_some(())
         });
-        assert_eq!(titles(&findings(&self.agent)), [""; 0], "{command}");
+        let told = findings(&self.agent);
+        assert_eq!(titles(&told), [""; 0], "{command}: {told:#?}");
     }
 
     /// nginx at this address; what it serves is in the directory `www`.

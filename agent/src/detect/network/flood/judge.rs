@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 
 use super::Place;
 use super::kind::Kind;
-use super::lane::{Lane, Rates, percent};
+use super::lane::{Lane, Rates, WINDOW_MILLIS, percent};
 use crate::detect::network::thresholds::Thresholds;
 use crate::detect::network::{Class, Count, Direction, KernelDelta};
 
@@ -59,6 +59,8 @@ pub struct View<'a> {
     /// The kernel's word, not older than two readings; none in a capture.
     pub witness: Option<&'a Witness>,
     pub thresholds: &'a Thresholds,
+    /// One packet in so many was counted, and the rates are estimates.
+    pub sampled: u32,
 }
 
 /// A flood.
@@ -105,6 +107,14 @@ impl View<'_> {
             rate.add(self.lane.rates.of(Class::Stealth));
         }
         rate
+    }
+
+    /// How many packets that many answers explain. An estimate from a sample may be off by chance on both sides, each by the root of what was
+    /// counted: four such errors are left to chance.
+    fn explained(&self, answers: u64) -> u64 {
+        let counted_one_in = if self.sampled > 1 { u64::from(self.sampled) } else { 0 };
+        let variance = answers.saturating_mul(2 * counted_one_in).saturating_mul(1_000) / WINDOW_MILLIS;
+        answers.saturating_add(answers / 20).saturating_add(4 * variance.isqrt())
     }
 
     fn malformed(&self, over: &Rates, limit: u64) -> u64 {
@@ -246,7 +256,7 @@ impl View<'_> {
     fn icmp(&self, over: &Rates, limit: u64) -> (u64, u64) {
         let icmp = over.packets(Class::Icmp);
         let answers = self.back.packets(Class::Icmp);
-        let open = icmp.saturating_sub(answers.saturating_add(answers / 20));
+        let open = icmp.saturating_sub(self.explained(answers));
         if open >= limit || self.direction != Direction::In {
             return (open, limit);
         }
@@ -259,7 +269,7 @@ impl View<'_> {
 
     fn fragment(&self, over: &Rates, limit: u64) -> (u64, u64) {
         let answers = self.back.packets(Class::Fragment);
-        let open = over.packets(Class::Fragment).saturating_sub(answers.saturating_add(answers / 20));
+        let open = over.packets(Class::Fragment).saturating_sub(self.explained(answers));
         let limit = match self.word(Class::Fragment) {
             // The largest packet has 45 parts.
             Some((kernel, counted)) => {

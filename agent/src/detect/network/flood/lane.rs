@@ -11,15 +11,16 @@ use crate::detect::network::{Class, Count, Spread, Talker, Target, Traffic};
 
 /// Rates are those of the last 300 ms: a flood of 100,000 a second is over any limit after the first summary or two, and a burst of
 /// a few milliseconds is not.
-const WINDOW: Duration = Duration::from_millis(300);
+pub const WINDOW: Duration = Duration::from_millis(WINDOW_MILLIS);
+pub const WINDOW_MILLIS: u64 = 300;
 /// Summaries that the window holds at most.
 const WINDOW_MAX: usize = 16;
 /// Bytes of the shortest packets that are judged: a UDP datagram without data, with its Ethernet header.
 const PACKET_BYTES_MIN: u64 = 42;
 /// Calm rates rise with this time constant, in seconds.
 const CALM: f64 = 60.0;
-/// And fall with this: what has ended is no part of what goes now, and must not be taken off that.
-const CALM_ENDS: f64 = 2.0;
+/// And fall with this.
+const CALM_FALLS: f64 = 2.0;
 
 /// Packets and bytes a second, by class.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -115,12 +116,7 @@ impl Lane {
         self.this_second.iter_mut().zip(counts).for_each(|(sum, count)| sum.add(count));
         if let Some(traffic) = traffic {
             self.seen = to;
-            self.spreads = traffic.spreads;
-            if !traffic.sources.is_empty() || !traffic.targets.is_empty() {
-                self.sources.clone_from(&traffic.sources);
-                self.targets.clone_from(&traffic.targets);
-                self.shared = traffic.shared;
-            }
+            self.name(traffic);
         }
         self.window.push_back((time, counts));
         let mut held: Duration = self.window.iter().map(|(time, _)| *time).sum();
@@ -138,6 +134,30 @@ impl Lane {
             sum.iter_mut().zip(counts).for_each(|(sum, count)| sum.add(*count));
         }
         self.rates = Rates::in_time(&sum, held.max(WINDOW));
+    }
+
+    /// Takes up who sent what. Of a class of which nothing came in the current second, what is known stands: its rate is one of some summaries,
+    /// and its last packets are no others than those before because a second began or other traffic goes on.
+    fn name(&mut self, traffic: &Traffic) {
+        if traffic.sources.is_empty() && traffic.targets.is_empty() {
+            return;
+        }
+        let shared = |class: Class| traffic.shared.get(class.index()).copied().unwrap_or_default();
+        let is_new = |class: Class| shared(class).packets > 0;
+        for class in Class::ALL.into_iter().filter(|class| is_new(*class)) {
+            if let Some(known) = self.shared.get_mut(class.index()) {
+                *known = shared(class);
+            }
+            if let Some(known) = self.spreads.get_mut(class.index())
+                && traffic.class(class).packets > 0
+            {
+                *known = traffic.spread(class);
+            }
+        }
+        self.sources.retain(|talker| !is_new(talker.class));
+        self.sources.extend(traffic.sources.iter().filter(|talker| is_new(talker.class)));
+        self.targets.retain(|target| !is_new(target.class));
+        self.targets.extend(traffic.targets.iter().filter(|target| is_new(target.class)));
     }
 
     /// Forgets all but what was learned.
@@ -158,8 +178,12 @@ impl Lane {
         }
         if learn {
             for (calm, count) in self.calm.0.iter_mut().zip(self.this_second) {
-                calm.packets = follow(calm.packets, count.packets, seconds);
-                calm.bytes = follow(calm.bytes, count.bytes, seconds);
+                // What has ended, or is something else now, is learned anew, with what answers it: a calm rate that only fell to what goes now
+                // would take all the answers of a transfer away, and next to nothing of the transfer.
+                let ended = seconds > 1 || count.packets < calm.packets / 2 || count.bytes < calm.bytes / 2;
+                let before = if ended { Count::default() } else { *calm };
+                calm.packets = follow(before.packets, count.packets);
+                calm.bytes = follow(before.bytes, count.bytes);
             }
         }
         self.this_second = [Count::default(); Class::COUNT];
@@ -187,10 +211,8 @@ pub fn percent(part: u64, all: u64) -> u64 {
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between two counts")]
 #[expect(clippy::cast_precision_loss, reason = "a rate, roughly")]
-fn follow(calm: u64, now: u64, seconds: i64) -> u64 {
+fn follow(calm: u64, now: u64) -> u64 {
     let (calm, now) = (calm as f64, now as f64);
-    let silent = i32::try_from(seconds.saturating_sub(1)).unwrap_or(i32::MAX).max(0);
-    let step = if now < calm { CALM_ENDS } else { CALM };
-    let calm = (calm + (now - calm) / step) * (1.0 - 1.0 / CALM_ENDS).powi(silent);
-    calm.max(0.0).round() as u64
+    let step = if now < calm { CALM_FALLS } else { CALM };
+    (calm + (now - calm) / step).max(0.0).round() as u64
 }

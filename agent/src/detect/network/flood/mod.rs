@@ -32,7 +32,7 @@ mod tests;
 
 use judge::{Verdict, View, Witness};
 pub use kind::Kind;
-use lane::{Lane, Rates};
+use lane::{Lane, Rates, WINDOW};
 pub use learned::{LEARNED_MAX, Learned};
 use open::Open;
 pub use open::Senders;
@@ -85,6 +85,8 @@ pub struct FloodDetector {
     /// Counted since the kernel was last asked.
     counted: [[Count; Class::COUNT]; Direction::COUNT],
     last: Option<Timestamp>,
+    /// The coarsest sampling of the last summaries, and until when these count: rates are those of several.
+    sampled: (u32, Timestamp),
 }
 
 impl FloodDetector {
@@ -99,6 +101,7 @@ impl FloodDetector {
             witness: None,
             counted: [[Count::default(); Class::COUNT]; Direction::COUNT],
             last: None,
+            sampled: (1, Timestamp::default()),
         }
     }
 
@@ -151,8 +154,12 @@ impl FloodDetector {
         // A clock that was set back: what was counted by it stands for nothing now.
         if self.last.is_some_and(|last| last > now) {
             self.lanes.values_mut().for_each(Lane::reset);
+            self.sampled = (1, now);
         }
         self.last = Some(now);
+        if summary.sampled >= self.sampled.0 || now >= self.sampled.1 {
+            self.sampled = (summary.sampled, now.plus(2 * WINDOW));
+        }
         let time = summary.to.since(summary.from);
         let learn = self.open.is_empty() && self.suspected.is_empty();
         for traffic in &summary.traffic {
@@ -200,7 +207,7 @@ impl FloodDetector {
             let direction = place.1;
             let back = back.get(direction.index()).copied().unwrap_or(Rates::NONE);
             let (lanes, witness, thresholds) = (&self.lanes, self.witness.as_ref(), &self.thresholds);
-            let view = View { direction, lane, back, lanes, witness, thresholds };
+            let view = View { direction, lane, back, lanes, witness, thresholds, sampled: self.sampled.0 };
             for (kind, class) in Kind::BY_RATE {
                 if direction == Direction::Out && self.open.contains_key(&(kind, Direction::In)) {
                     continue;
@@ -263,7 +270,7 @@ impl FloodDetector {
         for (place, verdict) in found {
             let Some(lane) = self.lanes.get(&place) else { continue };
             let (lanes, witness, thresholds) = (&self.lanes, self.witness.as_ref(), &self.thresholds);
-            let view = View { direction, lane, back, lanes, witness, thresholds };
+            let view = View { direction, lane, back, lanes, witness, thresholds, sampled: self.sampled.0 };
             let open = self.open.entry(key).or_insert_with(|| {
                 opened = true;
                 Open::new(new_id(), kind, verdict, &view, begun)

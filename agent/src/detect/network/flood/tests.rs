@@ -51,9 +51,16 @@ impl Host {
 
     /// Counts what comes in so many milliseconds.
     fn count(&mut self, streams: &[Stream], millis: u64) {
+        self.count_some(streams, millis, || true);
+    }
+
+    fn count_some(&mut self, streams: &[Stream], millis: u64, mut is_seen: impl FnMut() -> bool) {
         let eth = self.counter.interface("eth0");
         let counter = &mut self.counter;
         traffic::play(streams, self.now, self.now + millis, &mut |nanos, frame| {
+            if !is_seen() {
+                return;
+            }
             let direction = if frame.source == HOST { Direction::Out } else { Direction::In };
             let bytes = frame.bytes();
             let time = Timestamp::from_nanos(BEGIN + i64::try_from(nanos).unwrap());
@@ -239,6 +246,39 @@ fn what_went_before_is_not_taken_off_what_goes_now() {
         host.play(&traffic::download(20_000, false), 1_000);
         assert_eq!(host.rules(), [""; 0], "{:?}", host.told[0].1.title);
     }
+    // A long transfer one way, then a long one the other way, with few acknowledgements: none of these went before.
+    let mut host = Host::new();
+    host.play(&traffic::download_by(20_000, 90, true), 4_000);
+    host.play(&traffic::download_by(20_000, 90, false), 12_000);
+    assert_eq!(host.rules(), [""; 0], "{:?}", host.told[0].1.title);
+}
+
+#[test]
+fn a_sample_of_pings_shows_as_many_answers_as_chance_lets_it() {
+    /// One in so many, as splitmix64 (Steele, Lea and Flood 2014) draws them.
+    fn draw(state: &mut u64, one_in: u32) -> bool {
+        *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (*state ^ (*state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((mixed ^ (mixed >> 31)) >> 32).is_multiple_of(one_in.into())
+    }
+    for one_in in [4, 32, 256] {
+        let mut state = 7;
+        let mut host = Host::new();
+        host.counter.sample(one_in);
+        for _ in 0..60 {
+            host.count_some(&traffic::pings(70_000), 100, || draw(&mut state, one_in));
+            host.look(None);
+        }
+        assert_eq!(host.rules(), [""; 0], "{}", host.told[0].1.title);
+        // And a flood is one.
+        let flood = traffic::unanswered(70_000, |from, _| Frame::icmp(from, HOST, 8, 0));
+        for _ in 0..10 {
+            host.count_some(&flood, 100, || draw(&mut state, one_in));
+            host.look(None);
+        }
+        assert_eq!(host.rules(), ["net.flood.icmp"], "one in {one_in}");
+    }
 }
 
 #[test]
@@ -255,6 +295,34 @@ fn shares_are_of_what_the_senders_were_counted_in() {
     traffic.sources.push(talker);
     lane.take(Some(&traffic), Duration::from_millis(100), at(1_000), true);
     assert_eq!(lane.sources(Class::Icmp).collect::<Vec<_>>(), [(&talker, 100)]);
+    // It ends, and a second begins in which others send.
+    let mut next = Traffic::new(Arc::from("eth0"), Direction::In);
+    next.classes = traffic.classes;
+    next.shared[Class::Udp.index()] = count(10);
+    let other = Talker { class: Class::Udp, ..talker };
+    next.sources.push(other);
+    lane.take(Some(&next), Duration::from_millis(100), at(1_100), true);
+    assert_eq!(lane.sources(Class::Icmp).collect::<Vec<_>>(), [(&talker, 100)]);
+    assert_eq!(lane.sources(Class::Udp).collect::<Vec<_>>(), [(&other, 100)]);
+}
+
+#[test]
+fn the_end_of_a_stream_is_a_stream_though_others_go_on() {
+    let mut host = Host::new();
+    // More than the program takes, as iperf3 sends without a limit.
+    let losing = |now: u64| {
+        let kernel = KernelDelta {
+            interval: Duration::from_secs(1),
+            udp_buffer_errors: 18_000,
+            udp_delivered: 12_000,
+            ..KernelDelta::default()
+        };
+        now.is_multiple_of(1_000).then_some(kernel)
+    };
+    host.play_with(&traffic::datagrams(30_000), 2_000, losing);
+    // In another second, so that nobody of the old one is named.
+    host.play_with(&traffic::pings(1_000), 500, losing);
+    assert_eq!(host.rules(), [""; 0], "{:?}", host.told.first().map(|(_, finding)| &finding.title));
 }
 
 #[test]
