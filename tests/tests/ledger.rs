@@ -122,6 +122,11 @@ fn what_the_disk_bound_costs_is_counted_on_both_sides_and_the_rest_can_be_proved
     wait_for("records to have lost their text", || {
         (agent.status()?["ledger"]["evicted_total"].as_u64()? > 0).then_some(())
     });
+    // What is still looked at would be told after what is written below, and hide it among the newest.
+    wait_for("all files to be told", || {
+        let told = agent.status()?["sensors"]["files"]["counters"]["findings"].as_u64()?;
+        (told >= 3_000).then_some(())
+    });
     network.mend();
     let gap = collector.wait_finding("collector.gap", "gone");
     assert!(gap["observed"]["count"].as_u64().unwrap() > 0, "{gap}");
