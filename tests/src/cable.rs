@@ -82,12 +82,23 @@ impl Cable {
 
     /// Sends `count` SYNs from random addresses to the near end, by trafgen.
     pub fn send_syns(&self, count: u32) {
+        self.send_tagged_syns("", count);
+    }
+
+    /// The same, with `tags` between the hardware addresses and what they carry: VLAN tags as trafgen writes them.
+    pub fn send_tagged_syns(&self, tags: &str, count: u32) {
+        let at = [14, 34]
+            .map(|header| header + tags.split_terminator(',').filter(|byte| !byte.trim().is_empty()).count());
         let mac = |text: &str| text.split(':').map(|byte| format!("0x{byte}")).collect::<Vec<_>>().join(", ");
         let packet = format!(
-            "{{ {}, {}, 0x08, 0x00, 0x45, 0, const16(40), drnd(2), 0, 0, 64, 6, csumip(14, 33), 198, 18, drnd(2), 10, 199, 0, 2, \
-             drnd(2), const16(80), drnd(4), c32(0), 0x50, 0x02, c16(8192), csumtcp(14, 34), c16(0) }}",
+            "{{ {}, {}, {tags} 0x08, 0x00, 0x45, 0, const16(40), drnd(2), 0, 0, 64, 6, csumip({}, {}), 198, 18, drnd(2), 10, 199, 0, 2, \
+             drnd(2), const16(80), drnd(4), c32(0), 0x50, 0x02, c16(8192), csumtcp({}, {}), c16(0) }}",
             mac(Self::NEAR_MAC),
             mac("02:00:00:00:00:01"),
+            at[0],
+            at[0] + 19,
+            at[0],
+            at[1],
         );
         let directory = tempfile::tempdir().expect("a directory");
         let file = directory.path().join("syn.cfg");

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use picket_tests::agent::Agent;
-use picket_tests::cable::{Cable, findings, start_agent};
+use picket_tests::cable::{Cable, findings, ip, start_agent};
 use picket_tests::collector::Collector;
 use picket_tests::process::Running;
 use picket_tests::wait_for;
@@ -122,4 +122,53 @@ fn each_kind_of_flood_is_told_by_its_own_rule() {
         .filter(|rule| rule.starts_with("net.flood."))
         .collect();
     assert_eq!(told, floods.iter().map(|(rule, _)| (*rule).to_owned()).collect());
+}
+
+/// What the kernel does with the packets is its own affair: those with tags it has no interface for are dropped.
+#[test]
+fn a_flood_in_a_tunnel_or_behind_vlan_tags_is_told_as_what_it_is() {
+    let (cable, directory) = (Cable::new(), tempfile::tempdir().expect("a directory"));
+    let [near, far] = Cable::ADDRESSES;
+    for (namespace, own, other, inner) in
+        [(cable.near(), near, far, "10.198.0.2/24"), (cable.far(), far, near, "10.198.0.1/24")]
+    {
+        let tunnel = format!("link add tunnel0 type vxlan id 5 dstport 4789 local {own} remote {other}");
+        for words in [tunnel, format!("addr add {inner} dev tunnel0"), "link set tunnel0 up".to_owned()] {
+            ip(&[&["-n", &namespace], words.split(' ').collect::<Vec<_>>().as_slice()].concat());
+        }
+    }
+    let agent = start_agent(directory.path(), &cable, "", &[]);
+    let words = ["hping3", "--flood", "-S", "-p", "80", "10.198.0.2"];
+    let log = directory.path().join("hping3.log");
+    let hping = Running::start("hping3", &mut Cable::command(&cable.far(), &words), &log);
+    let syn_on = |interface: &str| {
+        findings(&agent).into_iter().find(|told| {
+            let interfaces = told.pointer("/body/evidence/interfaces").map(Value::to_string);
+            text(told, "/body/rule") == "net.flood.syn" && interfaces.unwrap_or_default().contains(interface)
+        })
+    };
+    let told = wait_for("the flood in the tunnel", || syn_on("tunnel0"));
+    hping.kill();
+    assert!(text(&told, "/body/title").contains("10.198.0.2 port 80"), "{told:#}");
+    let id = text(&told, "/body/id");
+    wait_for("its end", || {
+        let told = findings(&agent);
+        let own = told.iter().rfind(|told| text(told, "/body/id") == id)?;
+        (text(own, "/body/evidence/state") == "ended").then_some(())
+    });
+    // A customer's tag within a provider's (IEEE 802.1Q-2022).
+    for tags in ["0x81, 0x00, 0x00, 0x05,", "0x88, 0xa8, 0x00, 0x07, 0x81, 0x00, 0x00, 0x05,"] {
+        let before = findings(&agent).len();
+        cable.send_tagged_syns(tags, 1_500_000);
+        let told = wait_for("the flood behind tags", || {
+            findings(&agent).into_iter().skip(before).find(|told| text(told, "/body/rule") == "net.flood.syn")
+        });
+        assert!(text(&told, "/body/title").contains(near), "{told:#}");
+        let id = text(&told, "/body/id").to_owned();
+        wait_for("its end", || {
+            let told = findings(&agent);
+            let own = told.iter().rfind(|told| text(told, "/body/id") == id)?;
+            (text(own, "/body/evidence/state") == "ended").then_some(())
+        });
+    }
 }
