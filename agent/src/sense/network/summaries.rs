@@ -54,6 +54,16 @@ impl Summaries {
         Summary { from, to: now, traffic: Vec::new(), kernel: None, sampled: 1 }
     }
 
+    /// An epoch of the kernel's tables has begun. What comes while this is asked for is in the tables, and the sums must not have it before:
+    /// shares of too much would show a sender of all as one of nothing.
+    pub fn epoch_begins(&mut self, counts: &Counts, interfaces: &Interfaces) {
+        for slot in interfaces.slots() {
+            for direction in Direction::ALL.map(Direction::index) {
+                self.begun.insert((slot, direction), counts.totals(slot, direction));
+            }
+        }
+    }
+
     /// What came since the last call. `second_ends`: the epoch is about to be over.
     pub fn read(
         &mut self,
@@ -83,9 +93,6 @@ impl Summaries {
         let much = per_second(most.unwrap_or(0), elapsed) >= MUCH;
         if much || (second_ends && !traffic.is_empty()) {
             name(counts, &mut traffic, elapsed);
-        }
-        if second_ends {
-            self.begun.clone_from(&self.sums);
         }
         Summary {
             from,

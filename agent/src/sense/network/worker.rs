@@ -238,8 +238,15 @@ impl Worker {
         self.read = now;
         let second_ends = now.saturating_sub(self.second) >= SECOND.saturating_sub(BUSY / 2);
         let wall = clock::now();
-        let mut summary = match (&self.opened.counts, &mut self.counter) {
-            (Some(counts), _) => self.summaries.read(counts, &self.interfaces, wall, second_ends),
+        let mut summary = match (&mut self.opened.counts, &mut self.counter) {
+            (Some(counts), _) => {
+                let summary = self.summaries.read(counts, &self.interfaces, wall, second_ends);
+                if second_ends {
+                    counts.advance();
+                    self.summaries.epoch_begins(counts, &self.interfaces);
+                }
+                summary
+            }
             (None, Some(counter)) => counter.summary(wall),
             (None, None) => self.summaries.nothing(wall),
         };
@@ -276,8 +283,7 @@ impl Worker {
             summary.kernel = self.witness.read(now);
             self.witnessed = now;
         }
-        if let Some(counts) = &mut self.opened.counts {
-            counts.advance();
+        if let Some(counts) = &self.opened.counts {
             let handed = counts.handed();
             let before = std::mem::replace(&mut self.handed, handed);
             for (weight, (now, before)) in
