@@ -13,6 +13,7 @@ use picket_protocol::time::Timestamp;
 use crate::ledger::{SealError, Sealer};
 use crate::sys::Stop;
 
+mod draft;
 mod explain;
 pub mod files;
 pub mod host;

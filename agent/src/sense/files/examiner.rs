@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use picket_protocol::finding::Finding;
-use picket_protocol::record::{Draft, Kind as RecordKind};
+use picket_protocol::record::Draft;
 use picket_protocol::time::Timestamp;
 use uuid::Uuid;
 
@@ -31,6 +31,7 @@ use crate::detect::files::subject::{self, TextUse};
 use crate::detect::files::{Detector, Outcome};
 use crate::detect::mass_change::Habits;
 use crate::ledger::{Sealer, StateWrite};
+use crate::sense::draft::draft;
 use crate::sense::packages::Packages;
 use crate::sense::sessions::Sessions;
 use crate::sense::{SensorContext, SensorState, SensorStatus};
@@ -289,7 +290,8 @@ impl Examiner {
             self.tally.findings += 1;
             self.last_finding = Some(observed);
             self.keys.note(&finding);
-            self.drafts.extend(draft(finding, path, &self.sessions));
+            self.sessions.link(&mut finding);
+            self.drafts.extend(draft(&finding));
         }
         self.writes.extend(outcome.writes);
     }
@@ -355,9 +357,10 @@ impl Examiner {
     }
 
     /// Hands on a finding about the sensor itself.
-    pub fn tell(&mut self, finding: Finding) -> Result<(), PassError> {
+    pub fn tell(&mut self, mut finding: Finding) -> Result<(), PassError> {
         self.keys.note(&finding);
-        self.drafts.extend(draft(finding, Path::new(""), &self.sessions));
+        self.sessions.link(&mut finding);
+        self.drafts.extend(draft(&finding));
         self.flush()
     }
 
@@ -387,18 +390,4 @@ impl Examiner {
         }
         Ok(())
     }
-}
-
-/// The finding as a draft; without its evidence if that would be too long for a record.
-fn draft(mut finding: Finding, path: &Path, sessions: &Sessions) -> Option<Draft> {
-    sessions.link(&mut finding);
-    let severity = finding.severity;
-    if let Ok(draft) = Draft::new(RecordKind::Finding, severity, &finding) {
-        return Some(draft);
-    }
-    tracing::error!(path = %path.display(), "a file finding was too long; its evidence is left out");
-    finding.evidence = serde_json::json!({ "left_out": "longer than a record may be" });
-    finding.entities.clear();
-    finding.title.truncate(finding.title.floor_char_boundary(1_000));
-    Draft::new(RecordKind::Finding, severity, &finding).ok()
 }

@@ -11,9 +11,11 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use picket_protocol::finding::Finding;
-use picket_protocol::record::{Draft, Kind};
+use picket_protocol::record::Draft;
 use picket_protocol::time::Timestamp;
 use uuid::Uuid;
+
+use crate::sense::draft::draft;
 
 /// What can wait is committed this late: the growth of what was told, single failures in a stream of them, what the
 /// detectors counted, and how far the sources were read. 1 s: a person sees no difference, and a commit a second costs no
@@ -100,16 +102,9 @@ impl Gathered {
 
 impl Waiting {
     fn draft(self) -> Option<Draft> {
-        let finding = match self {
-            Self::Sealable(draft) => return Some(draft),
-            Self::Finding(finding) => finding,
-        };
-        match Draft::new(Kind::Finding, finding.severity, &finding) {
-            Ok(draft) => Some(draft),
-            Err(error) => {
-                tracing::error!(%error, rule = finding.rule, "a finding cannot be sealed");
-                None
-            }
+        match self {
+            Self::Sealable(draft) => Some(draft),
+            Self::Finding(finding) => draft(&finding),
         }
     }
 }

@@ -6,7 +6,6 @@ use std::path::Path;
 use std::time::Duration;
 
 use picket_protocol::finding::{Entity, Finding};
-use picket_protocol::record::{Draft, Kind};
 use picket_protocol::time::Timestamp;
 use uuid::Uuid;
 
@@ -20,6 +19,7 @@ use crate::detect::network::{
 };
 use crate::ledger::SealError;
 use crate::sense::SensorContext;
+use crate::sense::draft::draft;
 use crate::sense::host::defences::who;
 
 const PROC: &str = "/proc";
@@ -191,13 +191,6 @@ impl Detectors {
         findings.iter_mut().for_each(|finding| context.sessions.link(finding));
         self.findings = self.findings.saturating_add(u64::try_from(findings.len()).unwrap_or(0));
         self.last = Some(crate::clock::now());
-        let draft = |finding: &Finding| match Draft::new(Kind::Finding, finding.severity, finding) {
-            Ok(draft) => Some(draft),
-            Err(error) => {
-                tracing::error!(%error, rule = finding.rule, "a finding cannot be sealed");
-                None
-            }
-        };
         context.sealer.seal(findings.iter().filter_map(draft).collect(), Vec::new())
     }
 }

@@ -172,10 +172,10 @@ impl Line {
         if let Some(last) = last.as_ref().filter(|last| last.read.elapsed() < last.rest) {
             return last.figures.clone();
         }
-        let begun = own_time();
+        let begun = clock::own_processor_time();
         let mut figures = read(&self.listeners);
         figures.heavy = self.talkers.as_ref().and_then(|talkers| talkers.last(figures.time));
-        let rest = (own_time().saturating_sub(begun) * REST).max(FRESH);
+        let rest = (clock::own_processor_time().saturating_sub(begun) * REST).max(FRESH);
         *last = Some(Last { read: Instant::now(), rest, figures: figures.clone() });
         figures
     }
@@ -330,12 +330,6 @@ fn with_holders(listening: &[Socket], holders: Vec<Shown>) -> Vec<Listener> {
     }));
     listeners.sort_by_key(|listener| (listener.protocol, listener.port, listener.address));
     listeners
-}
-
-/// What this thread has cost so far.
-fn own_time() -> Duration {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
 #[cfg(test)]

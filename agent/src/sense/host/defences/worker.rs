@@ -5,8 +5,6 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use picket_protocol::finding::Finding;
-use picket_protocol::record::{Draft, Kind};
 use picket_protocol::time::Timestamp;
 use uuid::Uuid;
 
@@ -22,6 +20,7 @@ use crate::detect::defences::{
     sniffing::Interfaces, sniffing::Listeners,
 };
 use crate::ledger::SealError;
+use crate::sense::draft::draft;
 use crate::sense::processes::Actor;
 use crate::sense::{SensorContext, SensorState};
 
@@ -102,7 +101,7 @@ impl Worker {
         while !self.context.stop.is_set() {
             self.compare_clocks()?;
             for place in self.plan.due(self.uptime()) {
-                self.begun = own_time();
+                self.begun = clock::own_processor_time();
                 self.read(place)?;
             }
             self.note_seen()?;
@@ -215,7 +214,7 @@ impl Worker {
         reading: io::Result<BTreeMap<String, A::Item>>,
     ) -> Result<(), SealError> {
         let (now, uptime) = (clock::now(), self.uptime());
-        let cost = own_time().saturating_sub(self.begun);
+        let cost = clock::own_processor_time().saturating_sub(self.begun);
         match reading {
             Ok(reading) => {
                 self.trouble.remove(&place);
@@ -242,13 +241,6 @@ impl Worker {
         if !findings.is_empty() {
             self.last_event = Some(clock::now());
         }
-        let draft = |finding: &Finding| match Draft::new(Kind::Finding, finding.severity, finding) {
-            Ok(draft) => Some(draft),
-            Err(error) => {
-                tracing::error!(%error, rule = finding.rule, "a finding cannot be sealed");
-                None
-            }
-        };
         let drafts = findings.iter().filter_map(draft).collect();
         self.context.sealer.seal(drafts, vec![write_rows(rows)])
     }
@@ -289,12 +281,6 @@ fn sniffing_interfaces(wanted: bool) -> io::Result<Vec<String>> {
     }
     let listening = sniffing::interfaces()?.into_iter().filter(|(_, interface)| interface.promiscuity > 0);
     Ok(listening.map(|(name, _)| name).collect())
-}
-
-/// What this thread has cost so far.
-fn own_time() -> Duration {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
 fn clocks() -> Clocks {

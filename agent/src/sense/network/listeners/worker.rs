@@ -6,8 +6,6 @@ use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use picket_protocol::finding::Finding;
-use picket_protocol::record::{Draft, Kind};
 use picket_protocol::time::Timestamp;
 use uuid::Uuid;
 
@@ -16,6 +14,7 @@ use super::store;
 use crate::clock;
 use crate::detect::listener::{Bound, Detector, Holder, Outcome, Protocol};
 use crate::ledger::SealError;
+use crate::sense::draft::draft;
 use crate::sense::host::defences::netlink::Netlink;
 use crate::sense::network::sockets::{self, CLOSED, FAMILIES, LISTEN};
 use crate::sense::{SensorContext, SensorState};
@@ -66,9 +65,9 @@ impl Worker {
     /// Runs until the stop signal is set or the ledger has stopped.
     pub fn run(mut self) {
         while !self.context.stop.is_set() {
-            let begun = own_time();
+            let begun = clock::own_processor_time();
             let bound = self.ask();
-            let cost = own_time().saturating_sub(begun);
+            let cost = clock::own_processor_time().saturating_sub(begun);
             if let Some((bound, only)) = bound
                 && let Err(error) = self.look(&bound, only)
             {
@@ -115,13 +114,14 @@ impl Worker {
         }
         self.searches += 1;
         self.last = Some(clock::now());
-        let begun = own_time();
+        let begun = clock::own_processor_time();
         // The kernel's own have no file.
         let inodes: HashSet<u32> =
             wanted.iter().map(|bound| bound.inode).filter(|inode| *inode != 0).collect();
         let found: HashMap<u32, Holder> =
             if inodes.is_empty() { HashMap::new() } else { self.finder.find(&inodes) };
-        self.search = now + (own_time().saturating_sub(begun) * SEARCH_REST).min(SEARCH_REST_MAX);
+        self.search =
+            now + (clock::own_processor_time().saturating_sub(begun) * SEARCH_REST).min(SEARCH_REST_MAX);
         let holder = |bound: &Bound| match bound.inode {
             0 => Some(Holder::Kernel),
             inode => found.get(&inode).cloned(),
@@ -135,13 +135,6 @@ impl Worker {
             return Ok(());
         }
         findings.iter_mut().for_each(|finding| self.context.sessions.link(finding));
-        let draft = |finding: &Finding| match Draft::new(Kind::Finding, finding.severity, finding) {
-            Ok(draft) => Some(draft),
-            Err(error) => {
-                tracing::error!(%error, rule = finding.rule, "a finding cannot be sealed");
-                None
-            }
-        };
         let drafts = findings.iter().filter_map(draft).collect();
         self.context.sealer.seal(drafts, vec![store::write(rows)])?;
         self.report();
@@ -215,12 +208,6 @@ fn ephemeral_ports() -> Option<RangeInclusive<u16>> {
     let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok()?;
     let mut numbers = text.split_ascii_whitespace().filter_map(|number| number.parse().ok());
     Some(numbers.next()?..=numbers.next()?)
-}
-
-/// What this thread has cost so far.
-fn own_time() -> Duration {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
 #[cfg(test)]

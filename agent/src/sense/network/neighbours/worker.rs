@@ -6,8 +6,6 @@ use std::os::fd::AsFd as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use picket_protocol::finding::Finding;
-use picket_protocol::record::{Draft, Kind};
 use picket_protocol::time::Timestamp;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use uuid::Uuid;
@@ -19,6 +17,7 @@ use crate::clock;
 use crate::detect::neighbour::{Detector, Outcome};
 use crate::detect::packets::neighbour::{Mac, NeighbourFrame, decode};
 use crate::ledger::SealError;
+use crate::sense::draft::draft;
 use crate::sense::host::defences::netlink::Netlink;
 use crate::sense::{SensorContext, SensorState};
 use crate::sys::{FrameSocket, RawFrame};
@@ -253,13 +252,6 @@ impl Worker {
         if findings.is_empty() && rows.is_empty() {
             return Ok(());
         }
-        let draft = |finding: &Finding| match Draft::new(Kind::Finding, finding.severity, finding) {
-            Ok(draft) => Some(draft),
-            Err(error) => {
-                tracing::error!(%error, rule = finding.rule, "a finding cannot be sealed");
-                None
-            }
-        };
         let drafts = findings.iter().filter_map(draft).collect();
         self.context.sealer.seal(drafts, vec![store::write(rows)])
     }
