@@ -175,7 +175,7 @@ impl NetworkReplay {
         self.tally.malformed += u64::from(class == Class::Malformed);
         // Both ways of what passes by are seen, so its answers are too.
         if let Some(probe) =
-            Probe::of(&packet, Seen { time: now, interface, direction, weight: 1, alone: false })
+            Probe::of(&packet, Seen { time: now, interface: &interface, direction, weight: 1, alone: false })
         {
             let ids = &mut self.ids;
             let findings = self.scans.observe(&probe, &mut || next(ids));

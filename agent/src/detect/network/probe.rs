@@ -103,12 +103,12 @@ impl Stealth {
 }
 
 /// Where and when a packet was seen.
-#[derive(Clone, Debug)]
-pub struct Seen {
+#[derive(Clone, Copy, Debug)]
+pub struct Seen<'a> {
     /// When.
     pub time: Timestamp,
     /// On which interface.
-    pub interface: Arc<str>,
+    pub interface: &'a Arc<str>,
     /// Which way the packet went.
     pub direction: Direction,
     /// For how many it stands.
@@ -119,7 +119,7 @@ pub struct Seen {
 
 impl Probe {
     /// Of a packet; none when it is no attempt and no answer to one.
-    pub fn of(packet: &Packet<'_>, seen: Seen) -> Option<Self> {
+    pub fn of(packet: &Packet<'_>, seen: Seen<'_>) -> Option<Self> {
         let ip = packet.ip()?;
         // Who tries, from which port; who is tried, on which; whether it is the answer.
         let there = (ip.source, ip.destination, false);
@@ -155,6 +155,7 @@ impl Probe {
             _ => return None,
         };
         let Seen { time, interface, direction, weight, alone } = seen;
+        let interface = Arc::clone(interface);
         let direction = if is_answer { direction.reversed() } else { direction };
         let weight = weight.max(1);
         let who =

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use picket_protocol::finding::Finding;
@@ -14,7 +15,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::connections::{self, Watch};
 use super::counts::{Budget, Counts, Handed};
 use super::detectors::Detectors;
-use super::interfaces::Interfaces;
+use super::interfaces::{Interface, Interfaces};
 use super::ladder::{self, Opened, Packets, Rung};
 use super::learned;
 use super::sampling::Sampling;
@@ -110,7 +111,7 @@ impl Worker {
             numbers: HashMap::new(),
             connections: Watch::default(),
             sampling: Sampling::ALL,
-            spent: own_time(),
+            spent: clock::own_processor_time(),
             counted: 0,
             dropped: 0,
             probes: 0,
@@ -187,27 +188,30 @@ impl Worker {
     /// Reads what came through the ring.
     fn take_packets(&mut self) -> Result<usize, SealError> {
         let Some(mut packets) = self.opened.packets.take() else { return Ok(0) };
-        let mut findings = Vec::new();
+        let (mut findings, mut here) = (Vec::new(), None::<Here>);
         let read = packets.read(READ_MAX, |captured| {
-            let (link, interface) = (link_of(&captured), self.interfaces.get(captured.interface));
-            if interface.is_some_and(|interface| !interface.is_counted()) {
+            let index = captured.interface;
+            let here = match &mut here {
+                Some(here) if here.index == index => here,
+                other => other.insert(Here::new(index, &self.interfaces)),
+            };
+            if !here.is_counted {
                 return;
             }
-            let packet = decode(link, captured.bytes, captured.length);
+            let packet = decode(link_of(&captured), captured.bytes, captured.length);
             let direction = direction_of(captured.kind);
-            let name = self.interfaces.name(captured.interface);
             let time = Timestamp::from_nanos(captured.nanos);
             let (mut weight, mut alone) = (1, false);
             if let Some(counter) = &mut self.counter {
-                let number =
-                    self.numbers.entry(captured.interface).or_insert_with(|| counter.interface(&name));
+                let known = || *self.numbers.entry(index).or_insert_with(|| counter.interface(&here.name));
+                let number = *here.number.get_or_insert_with(known);
                 weight = self.sampling.weight(time);
                 alone = weight > 1;
                 counter.sample(weight);
-                counter.count(*number, direction, &packet, time);
+                counter.count(number, direction, &packet, time);
                 self.counted_here += u64::from(weight);
             }
-            let seen = Seen { time, interface: name, direction, weight, alone };
+            let seen = Seen { time, interface: &here.name, direction, weight, alone };
             if let Some(mut probe) = Probe::of(&packet, seen) {
                 self.probes += 1;
                 if self.counter.is_none() {
@@ -274,7 +278,7 @@ impl Worker {
             self.connections.rest();
             return Vec::new();
         }
-        let seen = self.connections.look(now, wall, own_time);
+        let seen = self.connections.look(now, wall, clock::own_processor_time);
         seen.map(|seen| self.detectors.connections(&seen)).unwrap_or_default()
     }
 
@@ -306,7 +310,7 @@ impl Worker {
 
     /// Keeps the ring's share of the processor in its bounds.
     fn pace(&mut self, now: Duration) {
-        let spent = own_time();
+        let spent = clock::own_processor_time();
         let cost = spent.saturating_sub(self.spent).as_micros();
         let elapsed = now.saturating_sub(self.second).as_micros().max(1);
         self.spent = spent;
@@ -428,6 +432,22 @@ fn attach(opened: &mut Opened, name: &str, counted: bool) -> Option<Result<(), S
     }
 }
 
+/// The interface of the last packet: the next one is mostly of the same, and to look it up three times costs as much as to count the packet.
+struct Here {
+    index: u32,
+    is_counted: bool,
+    name: Arc<str>,
+    /// What it is to the counter.
+    number: Option<u8>,
+}
+
+impl Here {
+    fn new(index: u32, interfaces: &Interfaces) -> Self {
+        let is_counted = interfaces.get(index).is_none_or(Interface::is_counted);
+        Self { index, is_counted, name: interfaces.name(index), number: None }
+    }
+}
+
 fn direction_of(kind: u8) -> Direction {
     match kind {
         OUTGOING => Direction::Out,
@@ -447,10 +467,4 @@ fn link_of(captured: &Captured<'_>) -> Link {
 /// Who sends does not know who shares a slot with whom.
 fn seed() -> u64 {
     ladder::seed().unwrap_or_default()
-}
-
-/// What this thread has cost so far.
-fn own_time() -> Duration {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
