@@ -70,7 +70,7 @@ fn a_service_that_is_installed_while_the_agent_runs_is_read_from_its_first_line(
     refused(&second, 6);
     let run = bench.start(&config);
     wait_for("what came meanwhile", || (bench.sealed().len() == 7).then_some(()));
-    assert!(is_read(&run, &third) && is_read(&run, &single));
+    wait_for("the status", || (is_read(&run, &third) && is_read(&run, &single)).then_some(()));
     run.stop();
     assert_complete(&bench.sealed(), 7);
 }
