@@ -25,6 +25,7 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use picket_protocol::finding::Severity;
 use picket_protocol::record::Lifecycle;
@@ -258,6 +259,10 @@ fn open_journal(
     Ok(Journal::new(cursor, identifiers))
 }
 
+/// Files are stamped by the kernel's clock of its last tick, which is up to 10 ms behind (`CLOCK_REALTIME_COARSE`, clock_gettime(2)): what came
+/// just after a look seems to have been there before it.
+const FILE_CLOCK: Duration = Duration::from_millis(20);
+
 /// When the sensor looked at any of the logs last, in an earlier run.
 fn last_look(paths: &[&PathBuf], store: &Store) -> Result<Option<Timestamp>, SensorError> {
     let mut last = None;
@@ -270,7 +275,7 @@ fn last_look(paths: &[&PathBuf], store: &Store) -> Result<Option<Timestamp>, Sen
 
 fn is_younger(path: &Path, time: Timestamp) -> bool {
     let born = std::fs::metadata(path).and_then(|metadata| metadata.created());
-    born.is_ok_and(|born| Timestamp::from(born) > time)
+    born.is_ok_and(|born| Timestamp::from(born).plus(FILE_CLOCK) > time)
 }
 
 /// Takes files up where they were left.
