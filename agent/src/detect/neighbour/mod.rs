@@ -9,7 +9,7 @@
 //! table), and what is left out is counted; a frame costs a few look-ups, however many there are. What has a harmless
 //! cause is told apart by what that cause looks like: fail-over of routers by their announcements (VRRP, CARP, HSRP) and
 //! shared addresses, cards of a bond by their neighbouring numbers, addresses given anew by DHCP, containers behind a
-//! bridge of this host, hosts that were silent for long. A gateway with a new network card is told once, at `low`: nobody
+//! bridge of this host that no default route goes over, hosts that were silent for long. A gateway with a new network card is told once, at `low`: nobody
 //! can tell that from the first breath of an attack. What is not done: redundancy protocols are believed, so
 //! who takes part in one without right is not unmasked here.
 

@@ -432,7 +432,7 @@ fn attach(opened: &mut Opened, name: &str, counted: bool) -> Option<Result<(), S
     }
 }
 
-/// The interface of the last packet: the next one is mostly of the same, and to look it up three times costs as much as to count the packet.
+/// The interface of the last packet, looked up once: the next one is mostly of the same.
 struct Here {
     index: u32,
     is_counted: bool,
