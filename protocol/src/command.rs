@@ -5,6 +5,9 @@
 
 use std::collections::BTreeSet;
 
+pub use crate::action::{
+    Action, DRILL_FINDINGS_MAX, Limited, Mac, Network, PATH_BYTES_MAX, PATHS_MAX, Transport,
+};
 use crate::identity::{AgentId, Tenant};
 use crate::json::JsonError;
 use crate::time::Timestamp;
@@ -15,12 +18,6 @@ pub const PAYLOAD_TYPE: &str = "application/vnd.picket.command+json";
 pub const HOSTS_MAX: usize = 10_000;
 /// Longest text (reason, ticket, advice) in a command, in bytes.
 pub const TEXT_BYTES_MAX: usize = 4_096;
-/// Most paths that a scan may name.
-pub const PATHS_MAX: usize = 64;
-/// Longest path that a scan may name, in bytes: Linux takes no longer one.
-pub const PATH_BYTES_MAX: usize = 4_095;
-/// Most findings that a drill may raise.
-pub const DRILL_FINDINGS_MAX: u32 = 1_000;
 
 /// What operators order.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -84,55 +81,7 @@ impl Command {
         bounds(self.not_before < self.expires, "expiry is not after not_before")?;
         bounds(self.reason.len() <= TEXT_BYTES_MAX, "reason is longer than 4,096 bytes")?;
         bounds(self.ticket.len() <= TEXT_BYTES_MAX, "ticket is longer than 4,096 bytes")?;
-        match &self.action {
-            Action::Advise { message } => {
-                let fits = (1..=TEXT_BYTES_MAX).contains(&message.len());
-                bounds(fits, "message is empty or longer than 4,096 bytes")
-            }
-            Action::Scan { paths } => {
-                bounds(paths.len() <= PATHS_MAX, "paths are more than 64")?;
-                bounds(paths.iter().all(|path| is_path(path)), "paths hold one that is not absolute")
-            }
-            Action::Drill { findings } => {
-                bounds((1..=DRILL_FINDINGS_MAX).contains(findings), "drill has not 1 to 1,000 findings")
-            }
-        }
-    }
-}
-
-fn is_path(path: &str) -> bool {
-    path.starts_with('/') && path.len() <= PATH_BYTES_MAX && !path.contains('\0')
-}
-
-/// What a command does.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(tag = "type", rename_all = "kebab-case", deny_unknown_fields)]
-pub enum Action {
-    /// A message to the customer, shown until acknowledged or the lease ends.
-    Advise {
-        /// The message.
-        message: String,
-    },
-    /// Re-examine paths now.
-    Scan {
-        /// Absolute paths within watched trees; empty for all of them.
-        paths: Vec<String>,
-    },
-    /// Raise marked findings through the real path.
-    Drill {
-        /// How many, 1 to 1,000.
-        findings: u32,
-    },
-}
-
-impl Action {
-    /// The word that roles list.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::Advise { .. } => "advise",
-            Self::Scan { .. } => "scan",
-            Self::Drill { .. } => "drill",
-        }
+        self.action.check().map_err(CommandError::Bounds)
     }
 }
 
@@ -195,16 +144,39 @@ impl Check {
 pub enum Outcome {
     /// A check failed; nothing was done.
     Refused,
-    /// Done.
+    /// Every check passed; it is being carried out. Only of actions with an undo.
+    Received,
+    /// Done. Of an action with an undo: changed, and not yet confirmed.
     Applied,
+    /// A probe showed that it does what it says, and that the collector is still reached.
+    Confirmed,
     /// Tried, failed; what was begun is undone.
     Failed,
+    /// It could not be confirmed in time, so it was undone.
+    Reverted,
     /// The customer acknowledged an advice.
     Acknowledged,
     /// The lease ended by itself.
     Expired,
     /// Local root ended it.
     Released,
+}
+
+impl Outcome {
+    /// The word in receipts.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Refused => "refused",
+            Self::Received => "received",
+            Self::Applied => "applied",
+            Self::Confirmed => "confirmed",
+            Self::Failed => "failed",
+            Self::Reverted => "reverted",
+            Self::Acknowledged => "acknowledged",
+            Self::Expired => "expired",
+            Self::Released => "released",
+        }
+    }
 }
 
 /// Body of a `receipt` record.

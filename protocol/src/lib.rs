@@ -6,6 +6,7 @@
 //! and each failure says what was wrong.
 #![forbid(unsafe_code)]
 
+pub mod action;
 pub mod bundle;
 pub mod checkpoint;
 pub mod command;

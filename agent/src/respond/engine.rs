@@ -224,7 +224,7 @@ impl Engine {
         let row = NewCommand {
             claimed: refusal.claimed.clone(),
             obeyed: false,
-            state: store::outcome_word(Outcome::Refused),
+            state: Outcome::Refused.as_str(),
             refused_by: Some(refusal.check),
             ..self.new_row(&subject, title, now)
         };
@@ -275,12 +275,12 @@ impl Engine {
         if self.advice.len() >= ADVICE_MAX {
             let title = format!("{ADVICE_MAX} pieces of advice are in force already");
             let draft = subject.receipt(Outcome::Failed, None, &title, Value::Null)?;
-            let row = NewCommand { state: store::outcome_word(Outcome::Failed), title, ..row };
+            let row = NewCommand { state: Outcome::Failed.as_str(), title, ..row };
             return self.seal(vec![draft], vec![store::insert_command(row)]);
         }
         let title = "Advice is shown to the customer".to_owned();
         let draft = subject.receipt(Outcome::Applied, None, &title, Value::Null)?;
-        let row = NewCommand { state: store::outcome_word(Outcome::Applied), title, ..row };
+        let row = NewCommand { state: Outcome::Applied.as_str(), title, ..row };
         tracing::warn!(id = %advice.id, advice = safe(&advice.message), "advice from the vendor");
         self.seal(vec![draft], vec![store::insert_command(row), store::insert_advice(advice.clone())])?;
         self.advice.push(advice);

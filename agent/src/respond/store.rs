@@ -269,7 +269,7 @@ pub fn insert_command(new: NewCommand) -> StateWrite {
 pub fn update_command(id: Uuid, outcome: Outcome, title: String, now: Timestamp) -> StateWrite {
     Box::new(move |transaction| {
         let sql = "UPDATE command SET state = ?2, title = ?3, updated = ?4 WHERE id = ?1 AND obeyed = 1";
-        transaction.execute(sql, params![id.to_string(), outcome_word(outcome), title, now.nanos()])?;
+        transaction.execute(sql, params![id.to_string(), outcome.as_str(), title, now.nanos()])?;
         Ok(())
     })
 }
@@ -315,18 +315,6 @@ pub fn set_fact(key: &'static str, value: String) -> StateWrite {
 /// The lease of an advice.
 pub fn advice_lease(id: Uuid) -> String {
     format!("advice {id}")
-}
-
-/// The word of an outcome in records and in the table.
-pub fn outcome_word(outcome: Outcome) -> &'static str {
-    match outcome {
-        Outcome::Refused => "refused",
-        Outcome::Applied => "applied",
-        Outcome::Failed => "failed",
-        Outcome::Acknowledged => "acknowledged",
-        Outcome::Expired => "expired",
-        Outcome::Released => "released",
-    }
 }
 
 /// What `agent commands` shows of a command; the audience only by its size.

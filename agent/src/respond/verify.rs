@@ -232,8 +232,8 @@ fn check_unseen(command: &Command, situation: &Situation<'_>) -> Verdict<()> {
 
 fn within_lease<'a>(roles: Vec<Acting<'a>>, command: &Command) -> Verdict<Acting<'a>> {
     let longest = roles.iter().map(|acting| acting.role.lease_seconds_max).max().unwrap_or(0);
-    if command.lease == 0 && matches!(command.action, Action::Advise { .. }) {
-        return refuse(Check::Lease, "an advice needs a lease".to_owned());
+    if command.lease == 0 && command.action.takes_lease() {
+        return refuse(Check::Lease, format!("{} needs a lease", command.action.name()));
     }
     let fitting = roles.into_iter().find(|acting| command.lease <= acting.role.lease_seconds_max);
     fitting.ok_or_else(|| {

@@ -134,13 +134,7 @@ fn plan(
 /// A command for a person, with how far it reaches.
 pub(super) fn print_command(screen: &mut Screen, command: &Command, now: Timestamp) -> Result<(), SocError> {
     screen.field("command", command.id.to_string())?;
-    let action = match &command.action {
-        Action::Advise { message } => format!("advise: {message}"),
-        Action::Scan { paths } if paths.is_empty() => "scan everything that is watched".to_owned(),
-        Action::Scan { paths } => format!("scan {}", paths.join(", ")),
-        Action::Drill { findings } => format!("drill: {findings} marked findings"),
-    };
-    screen.field("action", action)?;
+    screen.field("action", command.action.describe())?;
     let count = command.hosts.len();
     let hosts = if count == 1 { "1 host".to_owned() } else { format!("{count} hosts") };
     let paint = if count > 1 { Paint::Yellow } else { Paint::Plain };

@@ -1,0 +1,469 @@
+//! What a command does: the [`Action`]s, their bounds, and one sentence for each, which operators see before they sign and
+//! customers see afterwards.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
+
+use crate::command::TEXT_BYTES_MAX;
+use crate::time::Timestamp;
+
+/// Most paths that a scan may name.
+pub const PATHS_MAX: usize = 64;
+/// Longest path, in bytes: Linux takes no longer one.
+pub const PATH_BYTES_MAX: usize = 4_095;
+/// Most findings that a drill may raise.
+pub const DRILL_FINDINGS_MAX: u32 = 1_000;
+/// Most networks that one block may name: what an envelope can hold.
+pub const NETWORKS_MAX: usize = 16_384;
+/// Most IPv4 addresses that one block may cover together: a sixteenth of all. Who wants more wants `isolate`, which says so.
+pub const BLOCKED_V4_MAX: u64 = 1 << 28;
+/// Most IPv6 networks of 64 bits that one block may cover together: a sixteenth of what is given out.
+pub const BLOCKED_V6_MAX: u64 = 1 << 57;
+/// Longest name of a unit, of a user, and of an interface, in bytes: systemd's, shadow's and Linux's own.
+pub const UNIT_BYTES_MAX: usize = 255;
+/// See [`UNIT_BYTES_MAX`].
+pub const USER_BYTES_MAX: usize = 32;
+/// See [`UNIT_BYTES_MAX`].
+pub const INTERFACE_BYTES_MAX: usize = 15;
+/// Fastest rate that can be ordered, per second.
+pub const RATE_MAX: u32 = 1_000_000;
+
+/// What a command does.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(tag = "type", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Action {
+    /// A message to the customer, shown until acknowledged or the lease ends.
+    Advise {
+        /// The message.
+        message: String,
+    },
+    /// Re-examine paths now.
+    Scan {
+        /// Absolute paths within watched trees; empty for all of them.
+        paths: Vec<String>,
+    },
+    /// Raise marked findings through the real path.
+    Drill {
+        /// How many, 1 to 1,000.
+        findings: u32,
+    },
+    /// Cut the host off from all but the collector and the customer's own continuity list.
+    Isolate {},
+    /// Cut one service off from the network; the host goes on.
+    IsolateUnit {
+        /// A systemd service, scope or slice.
+        unit: String,
+    },
+    /// Let nothing in to a port, by whatever program it is served.
+    ClosePort {
+        /// Of which protocol.
+        protocol: Transport,
+        /// From 1.
+        port: u16,
+    },
+    /// Exchange nothing with some networks.
+    Block {
+        /// Which; in order, none twice.
+        networks: Vec<Network>,
+    },
+    /// Take no more than so much from each address.
+    RateLimit {
+        /// TCP: new connections; UDP: datagrams; ICMP: messages.
+        protocol: Limited,
+        /// To this port only; not for ICMP.
+        port: Option<u16>,
+        /// From each address, 1 to 1,000,000.
+        per_second: u32,
+    },
+    /// Keep a neighbour at its hardware address, whatever others say.
+    PinNeighbour {
+        /// On which interface.
+        interface: String,
+        /// Its address.
+        address: IpAddr,
+        /// Its hardware address.
+        mac: Mac,
+    },
+}
+
+/// A transport protocol with ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Transport {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+        })
+    }
+}
+
+/// What a rate limit counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Limited {
+    /// New connections.
+    Tcp,
+    /// Datagrams.
+    Udp,
+    /// Messages of ICMP and ICMPv6, but for what neighbours need of each other.
+    Icmp,
+}
+
+/// An IP network in its one form: no bit set beyond its length. An address alone is one of full length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Network {
+    address: IpAddr,
+    length: u8,
+}
+
+impl Network {
+    /// The network of that length in which the address is; none when the length is too large.
+    pub fn new(address: IpAddr, length: u8) -> Option<Self> {
+        let address = match address {
+            IpAddr::V4(v4) if length <= 32 => {
+                let mask = u32::MAX.checked_shl(32 - u32::from(length)).unwrap_or(0);
+                IpAddr::V4(Ipv4Addr::from(u32::from(v4) & mask))
+            }
+            IpAddr::V6(v6) if length <= 128 => {
+                let mask = u128::MAX.checked_shl(128 - u32::from(length)).unwrap_or(0);
+                IpAddr::V6(Ipv6Addr::from(u128::from(v6) & mask))
+            }
+            _ => return None,
+        };
+        Some(Self { address, length })
+    }
+
+    /// The network that holds one address only.
+    pub fn host(address: IpAddr) -> Self {
+        Self { address, length: if address.is_ipv4() { 32 } else { 128 } }
+    }
+
+    /// Its first address.
+    pub fn address(self) -> IpAddr {
+        self.address
+    }
+
+    /// How many bits its addresses share.
+    pub fn length(self) -> u8 {
+        self.length
+    }
+
+    /// Whether an address is in it.
+    pub fn contains(self, address: IpAddr) -> bool {
+        address.is_ipv4() == self.address.is_ipv4() && Self::new(address, self.length) == Some(self)
+    }
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if *self == Self::host(self.address) {
+            return self.address.fmt(f);
+        }
+        write!(f, "{}/{}", self.address, self.length)
+    }
+}
+
+/// Why a text is no network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not an address, nor ADDRESS/LENGTH without bits beyond the length")]
+pub struct NetworkError;
+
+impl FromStr for Network {
+    type Err = NetworkError;
+
+    fn from_str(text: &str) -> Result<Self, NetworkError> {
+        let Some((address, length)) = text.split_once('/') else {
+            return text.parse().map(Self::host).map_err(|_| NetworkError);
+        };
+        let address: IpAddr = address.parse().map_err(|_| NetworkError)?;
+        let length = length.parse().map_err(|_| NetworkError)?;
+        Self::new(address, length).filter(|network| network.address == address).ok_or(NetworkError)
+    }
+}
+
+impl serde::Serialize for Network {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Network {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// A hardware address of 48 bits, written like `02:00:00:00:00:01`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Mac(pub [u8; 6]);
+
+impl fmt::Display for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+/// Why a text is no hardware address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a hardware address like 02:00:00:00:00:01")]
+pub struct MacError;
+
+impl FromStr for Mac {
+    type Err = MacError;
+
+    fn from_str(text: &str) -> Result<Self, MacError> {
+        let mut bytes = [0; 6];
+        let mut parts = text.split(':');
+        for byte in &mut bytes {
+            let part = parts.next().filter(|part| part.len() == 2).ok_or(MacError)?;
+            *byte = u8::from_str_radix(part, 16).map_err(|_| MacError)?;
+        }
+        // Signs are taken by the number parser, and are no hexadecimal digits.
+        let exact = parts.next().is_none() && !text.contains('+');
+        if exact { Ok(Self(bytes)) } else { Err(MacError) }
+    }
+}
+
+impl serde::Serialize for Mac {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Mac {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+impl Action {
+    /// The words of all actions, as roles and `commands.allow` list them.
+    pub const NAMES: [&'static str; 9] = [
+        "advise",
+        "scan",
+        "drill",
+        "isolate",
+        "isolate-unit",
+        "close-port",
+        "block",
+        "rate-limit",
+        "pin-neighbour",
+    ];
+
+    /// The word that roles list.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Advise { .. } => "advise",
+            Self::Scan { .. } => "scan",
+            Self::Drill { .. } => "drill",
+            Self::Isolate {} => "isolate",
+            Self::IsolateUnit { .. } => "isolate-unit",
+            Self::ClosePort { .. } => "close-port",
+            Self::Block { .. } => "block",
+            Self::RateLimit { .. } => "rate-limit",
+            Self::PinNeighbour { .. } => "pin-neighbour",
+        }
+    }
+
+    /// Whether it changes something that lasts, so that a lease must say how long.
+    pub fn takes_lease(&self) -> bool {
+        !matches!(self, Self::Scan { .. } | Self::Drill { .. })
+    }
+
+    /// Whether a receipt `applied` is followed by one that says whether it holds: `confirmed`, `reverted` or `failed`.
+    pub fn is_probed(&self) -> bool {
+        self.takes_lease() && !matches!(self, Self::Advise { .. })
+    }
+
+    /// One sentence for a person. Text from the command is in it as it is: to be made printable by who shows it.
+    pub fn describe(&self) -> String {
+        match self {
+            Self::Advise { message } => format!("advise: {message}"),
+            Self::Scan { paths } if paths.is_empty() => "scan everything that is watched".to_owned(),
+            Self::Scan { paths } => format!("scan {}", paths.join(", ")),
+            Self::Drill { findings } => format!("drill: {findings} marked findings"),
+            Self::Isolate {} => {
+                "isolate the host: no traffic but to the collector and what its owner's policy names"
+                    .to_owned()
+            }
+            Self::IsolateUnit { unit } => format!("isolate {unit}: no traffic to or from it"),
+            Self::ClosePort { protocol, port } => {
+                format!("close {protocol} port {port}: nothing comes in to it")
+            }
+            Self::Block { networks } => match networks.as_slice() {
+                [one] => format!("block {one}: no traffic to or from it"),
+                [first, rest @ ..] => {
+                    format!("block {first} and {} more networks: no traffic to or from them", rest.len())
+                }
+                [] => "block nothing".to_owned(),
+            },
+            Self::RateLimit { protocol, port, per_second } => {
+                let what = match protocol {
+                    Limited::Tcp => "new TCP connections",
+                    Limited::Udp => "UDP datagrams",
+                    Limited::Icmp => "ICMP messages",
+                };
+                let port = port.map_or(String::new(), |port| format!(" to port {port}"));
+                format!("rate-limit: at most {per_second} {what} a second{port} from each address")
+            }
+            Self::PinNeighbour { interface, address, mac } => {
+                format!("pin the neighbour {address} on {interface} to {mac}")
+            }
+        }
+    }
+
+    /// Checks the bounds.
+    ///
+    /// # Errors
+    /// What is out of its bounds.
+    pub(crate) fn check(&self) -> Result<(), &'static str> {
+        let bounds = |fits: bool, what| if fits { Ok(()) } else { Err(what) };
+        match self {
+            Self::Advise { message } => {
+                let fits = (1..=TEXT_BYTES_MAX).contains(&message.len());
+                bounds(fits, "message is empty or longer than 4,096 bytes")
+            }
+            Self::Scan { paths } => {
+                bounds(paths.len() <= PATHS_MAX, "paths are more than 64")?;
+                bounds(paths.iter().all(|path| is_path(path)), "paths hold one that is not absolute")
+            }
+            Self::Drill { findings } => {
+                bounds((1..=DRILL_FINDINGS_MAX).contains(findings), "drill has not 1 to 1,000 findings")
+            }
+            Self::Isolate {} => Ok(()),
+            Self::IsolateUnit { unit } => {
+                bounds(is_unit(unit), "unit is no name of a service, scope or slice")
+            }
+            Self::ClosePort { port, .. } => bounds(*port > 0, "port is 0"),
+            Self::Block { networks } => check_networks(networks),
+            Self::RateLimit { protocol, port, per_second } => {
+                bounds((1..=RATE_MAX).contains(per_second), "rate is not 1 to 1,000,000 a second")?;
+                bounds(*port != Some(0), "port is 0")?;
+                let fits = port.is_none() || !matches!(protocol, Limited::Icmp);
+                bounds(fits, "port is given for ICMP, which has none")
+            }
+            Self::PinNeighbour { interface, address, mac } => {
+                bounds(is_interface(interface), "interface is no name of one")?;
+                let ordinary = !address.is_unspecified() && !address.is_multicast() && !address.is_loopback();
+                bounds(ordinary, "address is no neighbour's")?;
+                let [first, ..] = mac.0;
+                bounds(first & 1 == 0 && mac.0 != [0; 6], "mac is none that one card has")
+            }
+        }
+    }
+}
+
+fn is_path(path: &str) -> bool {
+    path.starts_with('/') && path.len() <= PATH_BYTES_MAX && !path.contains('\0')
+}
+
+/// As `systemd.unit(5)` writes names, of the kinds that have processes.
+fn is_unit(unit: &str) -> bool {
+    let kind = [".service", ".scope", ".slice"].iter().find_map(|kind| unit.strip_suffix(kind));
+    let fits = |character: char| character.is_ascii_alphanumeric() || ":_.\\@-".contains(character);
+    unit.len() <= UNIT_BYTES_MAX && kind.is_some_and(|name| !name.is_empty() && name.chars().all(fits))
+}
+
+fn is_interface(name: &str) -> bool {
+    let fits = |character: char| character.is_ascii_graphic() && !"/:".contains(character);
+    (1..=INTERFACE_BYTES_MAX).contains(&name.len()) && name.chars().all(fits) && name != "." && name != ".."
+}
+
+fn check_networks(networks: &[Network]) -> Result<(), &'static str> {
+    if !(1..=NETWORKS_MAX).contains(&networks.len()) {
+        return Err("networks are none or more than 16,384");
+    }
+    if !networks.is_sorted_by(|one, next| one < next) {
+        return Err("networks are not in order, or hold one twice");
+    }
+    let (mut v4, mut v6) = (0_u64, 0_u64);
+    for network in networks {
+        let covers = |bits: u8| 1_u64.checked_shl(u32::from(bits.saturating_sub(network.length)));
+        match network.address {
+            IpAddr::V4(_) => v4 = v4.saturating_add(covers(32).unwrap_or(u64::MAX)),
+            IpAddr::V6(_) => v6 = v6.saturating_add(covers(64).unwrap_or(u64::MAX)),
+        }
+    }
+    if v4 > BLOCKED_V4_MAX || v6 > BLOCKED_V6_MAX {
+        return Err("networks cover more than a sixteenth of all addresses: that is an isolation");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn network(text: &str) -> Network {
+        text.parse().unwrap_or_else(|_| panic!("{text} is a network"))
+    }
+
+    #[test]
+    fn a_network_has_one_form() {
+        for text in ["10.0.0.0/8", "192.0.2.7", "::/0", "2001:db8::/32", "2001:db8::1", "0.0.0.0/0"] {
+            assert_eq!(network(text).to_string(), text);
+        }
+        assert_eq!(network("192.0.2.7/32").to_string(), "192.0.2.7");
+        for text in ["", "10.0.0.1/8", "10.0.0.0/33", "::/129", "10.0.0.0/-1", "10.0.0/8", "x", "1.2.3.4/"] {
+            assert_eq!(text.parse::<Network>(), Err(NetworkError), "{text}");
+        }
+        let ten = network("10.0.0.0/8");
+        assert!(ten.contains(IpAddr::from([10, 255, 0, 1])) && !ten.contains(IpAddr::from([11, 0, 0, 1])));
+        assert!(!network("::/0").contains(IpAddr::from([10, 0, 0, 1])));
+    }
+
+    #[test]
+    fn a_block_may_not_be_an_isolation() {
+        let block = |texts: &[&str]| {
+            Action::Block { networks: texts.iter().map(|text| network(text)).collect() }.check()
+        };
+        assert_eq!(block(&["16.0.0.0/4"]), Ok(()));
+        assert_eq!(block(&["2001:db8::/32"]), Ok(()));
+        for too_wide in [&["0.0.0.0/0"][..], &["::/0"], &["0.0.0.0/1", "128.0.0.0/1"], &["2000::/3"]] {
+            assert!(block(too_wide).is_err(), "{too_wide:?}");
+        }
+        assert!(
+            block(&["10.0.0.1", "10.0.0.0"]).is_err()
+                && block(&["::1", "::1"]).is_err()
+                && block(&[]).is_err()
+        );
+    }
+
+    #[test]
+    fn names_are_those_of_the_kernel_and_of_systemd() {
+        for unit in ["nginx.service", "user@1000.service", "system-\\x2d.slice", "session-3.scope"] {
+            assert!(is_unit(unit), "{unit}");
+        }
+        for unit in ["nginx", ".service", "a/../b.service", "x y.service", "nginx.socket", "../x.slice"] {
+            assert!(!is_unit(unit), "{unit}");
+        }
+        assert!(
+            is_interface("eth0") && is_interface("br-1a.2") && !is_interface("..") && !is_interface("a b")
+        );
+        assert_eq!(
+            "02:00:00:00:00:0a".parse::<Mac>().map(|mac| mac.to_string()),
+            Ok("02:00:00:00:00:0a".to_owned())
+        );
+        for text in [
+            "2:0:0:0:0:1",
+            "02:00:00:00:00",
+            "02:00:00:00:00:01:02",
+            "+2:00:00:00:00:01",
+            "02-00-00-00-00-01",
+        ] {
+            assert_eq!(text.parse::<Mac>(), Err(MacError), "{text}");
+        }
+    }
+}
