@@ -6,7 +6,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use crate::command::TEXT_BYTES_MAX;
-use crate::time::Timestamp;
 
 /// Most paths that a scan may name.
 pub const PATHS_MAX: usize = 64;
