@@ -19,7 +19,7 @@ use super::types::{
     CommandDetail, CommandPage, CommandSummary, Delivery, EnvelopeSchema, Receipt, ReceiptPage,
 };
 use crate::server::Shared;
-use crate::store::{AuditRow, CommandQuery, CommandRow, PAGE_ROWS_MAX, ReceiptQuery, ReceiptRow};
+use crate::store::{AuditRow, CommandQuery, CommandRow, PAGE_ROWS_MAX, Page, ReceiptQuery, ReceiptRow};
 
 /// Which commands.
 #[derive(serde::Deserialize, IntoParams)]
@@ -28,6 +28,8 @@ use crate::store::{AuditRow, CommandQuery, CommandRow, PAGE_ROWS_MAX, ReceiptQue
 pub struct CommandsParameters {
     /// For hosts of this tenant.
     tenant: Option<String>,
+    /// Only those of which something is still to come: a host that may yet take it, or that has not said the last word.
+    open: Option<bool>,
     /// `next` of the page before.
     cursor: Option<String>,
     /// How many at most, 1 to 1,000; 100 by default.
@@ -47,6 +49,8 @@ pub struct ReceiptsParameters {
     tenant: Option<String>,
     /// `next` of the page before.
     cursor: Option<String>,
+    /// `live` of an earlier page: what came later, oldest first. Not together with `cursor`.
+    after: Option<String>,
     /// How many at most, 1 to 1,000 (with `full` 100); 100 by default.
     limit: Option<u32>,
     /// With the whole receipt: signers and details.
@@ -95,6 +99,7 @@ pub async fn list(
 ) -> Result<Json<CommandPage>, ApiError> {
     let query = CommandQuery {
         tenant: parameters.tenant.as_deref().map(request::tenant).transpose()?,
+        open_at: parameters.open.unwrap_or(false).then(|| (api.shared.clock)()),
         before: cursor::parse_optional(List::Commands, parameters.cursor.as_deref())?,
         limit: request::rows(parameters.limit, PAGE_ROWS_MAX)?,
     };
@@ -128,6 +133,7 @@ pub async fn show(
                 state: word(&delivery.state),
                 sent: delivery.sent,
                 outcome: delivery.outcome.as_ref().map(word),
+                interim: delivery.interim,
             };
             Ok(CommandDetail {
                 summary: summary(stored.row),
@@ -140,9 +146,12 @@ pub async fn show(
     Ok(Json(detail))
 }
 
-/// Receipts, newest first.
+/// Receipts, newest first; or, to follow them, those behind a place, oldest first.
 #[utoipa::path(get, path = "/api/v1/receipts", tag = "commands", params(ReceiptsParameters),
-    responses((status = 200, body = ReceiptPage), Refusals))]
+    responses(
+        (status = 200, body = ReceiptPage),
+        (status = 410, description = "The place is ahead of this store: list anew.", body = super::types::ErrorBody),
+        Refusals))]
 pub async fn receipts(
     State(api): State<Api>,
     _: Viewer,
@@ -154,21 +163,51 @@ pub async fn receipts(
         agent: parameters.host.as_deref().map(request::agent).transpose()?,
         tenant: parameters.tenant.as_deref().map(request::tenant).transpose()?,
         before: cursor::parse_optional(List::Receipts, parameters.cursor.as_deref())?,
-        after: None,
+        after: cursor::parse_optional(List::Receipts, parameters.after.as_deref())?,
         limit: request::rows(parameters.limit, if full { FULL_ROWS_MAX } else { PAGE_ROWS_MAX })?,
     };
+    if query.before.is_some() && query.after.is_some() {
+        return Err(ApiError::bad_request("after: not together with cursor"));
+    }
     let page = api
         .store(move |shared| {
+            // Read first: what is committed between the two is on the page, and not skipped.
+            let head = newest_receipt(shared)?;
+            if query.after.is_some_and(|after| after > head) {
+                return Err(ApiError::cursor_gone());
+            }
             let page = shared.store.receipts(&query)?;
+            let live = live_place(head, query.after.is_some(), &page);
+            let next = page.next.filter(|_| query.after.is_none());
             let mut items = Vec::with_capacity(page.items.len());
             for row in page.items {
                 let body = if full { body(shared, &row)? } else { None };
                 items.push(receipt(row, body));
             }
-            Ok(ReceiptPage { items, next: page.next.map(|no| cursor::to_text(List::Receipts, no)) })
+            Ok(ReceiptPage {
+                items,
+                next: next.map(|no| cursor::to_text(List::Receipts, no)),
+                live: cursor::to_text(List::Receipts, live),
+            })
         })
         .await?;
     Ok(Json(page))
+}
+
+fn newest_receipt(shared: &Shared) -> Result<u64, ApiError> {
+    let newest = shared.store.receipts(&ReceiptQuery { limit: 1, ..ReceiptQuery::default() })?;
+    Ok(newest.items.first().map_or(0, |row| row.no))
+}
+
+/// Behind which place everything is still to be read, when `head` was the newest before the page was.
+fn live_place(head: u64, oldest_first: bool, page: &Page<ReceiptRow>) -> u64 {
+    let newest = page.items.iter().map(|row| row.no).max();
+    match newest {
+        // There is more behind this page than up to `head`.
+        Some(newest) if oldest_first && page.next.is_some() => newest,
+        Some(newest) => newest.max(head),
+        None => head,
+    }
 }
 
 /// The command in an envelope, well-formed and within bounds; nothing is said about who signed it.
@@ -199,6 +238,8 @@ fn summary(row: CommandRow) -> CommandSummary {
         posted_by: row.submitted_by,
         hosts: row.hosts,
         answered: row.answered,
+        settled: row.settled,
+        in_flight: row.in_flight,
     }
 }
 

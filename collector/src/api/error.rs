@@ -97,6 +97,7 @@ impl From<StoreError> for ApiError {
             StoreError::Unknown(what) => Self::not_found(what),
             StoreError::Conflict(message) => Self::conflict(message),
             StoreError::Full(message) => Self::too_many(message, 60),
+            StoreError::OverRate { message, wait } => Self::too_many(message, wait),
             StoreError::Stopped => Self::unavailable("the collector is stopping"),
             StoreError::Unavailable(why) => {
                 tracing::error!(why, "a request failed at the store");
@@ -142,7 +143,7 @@ pub enum Refusals {
     /// The operator's role does not allow it.
     #[response(status = 403)]
     Forbidden(ErrorBody),
-    /// Too many failed attempts from this address, or a bound is reached.
+    /// Too many failed attempts from this address, or a bound is reached; `Retry-After` says when there is room.
     #[response(status = 429)]
     TooMany(ErrorBody),
     /// The store does not answer, or the collector is stopping.

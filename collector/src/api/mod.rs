@@ -12,6 +12,7 @@
 //! | looks into the store at once | 32 | the request waits, then 503 |
 //! | live streams at once | 256 | 429 |
 //! | failed attempts to authenticate | 10 at once, 10 a minute per address | 429 |
+//! | hosts of one tenant that are contained in an hour | 200 (`commands.containments_per_hour`) | 429, or 409 for a command that alone is over it |
 //!
 //! Cursors are stable: rows that arrive later do not shift pages, and the cursor `live` of a page of findings
 //! continues in the stream without a gap or a repetition.

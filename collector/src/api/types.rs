@@ -270,7 +270,7 @@ pub struct CommandSummary {
     /// Whose hosts.
     #[schema(value_type = String)]
     pub tenant: Tenant,
-    /// `advise`, `scan`, `drill` …
+    /// `advise`, `scan`, `drill`, `isolate` …
     pub action: String,
     /// Why.
     pub reason: String,
@@ -292,8 +292,13 @@ pub struct CommandSummary {
     pub posted_by: String,
     /// How many hosts it names.
     pub hosts: u64,
-    /// How many of them have answered.
+    /// How many of them have answered at all: any receipt counts, an interim one too.
     pub answered: u64,
+    /// How many of them have said the last word. What changes a host and is probed (isolate, block …) is answered by
+    /// `received` and `applied` first, which are interim.
+    pub settled: u64,
+    /// How many of them it was sent to that have not answered at all; the rest of the unanswered wait to connect.
+    pub in_flight: u64,
 }
 
 /// A command with its envelope, and what became of it on each host.
@@ -322,19 +327,23 @@ pub struct Delivery {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = DateTime)]
     pub sent: Option<Timestamp>,
-    /// The outcome that counts.
+    /// The outcome that counts: the newest, but a refused repetition changes nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<String>,
+    /// The outcome is not the last word: `received` or `applied` of an action that is probed.
+    pub interim: bool,
 }
 
 /// One page of receipts.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct ReceiptPage {
-    /// Newest first.
+    /// Newest first; with `after` oldest first.
     pub items: Vec<Receipt>,
-    /// Give it as `cursor` for the next page; absent on the last.
+    /// Give it as `cursor` for the next, older page; absent on the last, and with `after`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<String>,
+    /// Given as `after` it continues behind the newest of this page, without a gap and without a repetition.
+    pub live: String,
 }
 
 /// An agent's sealed answer to a command.
@@ -360,7 +369,7 @@ pub struct Receipt {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = "uuid")]
     pub command: Option<Uuid>,
-    /// `refused`, `applied`, `failed`, `acknowledged`, `expired` or `released`.
+    /// `refused`, `received`, `applied`, `confirmed`, `failed`, `reverted`, `acknowledged`, `expired` or `released`.
     pub outcome: String,
     /// The check that refused it.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -124,9 +124,10 @@ impl From<StoreError> for Fault {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Unavailable(_) | StoreError::Stopped => Self::Failed(error.to_string()),
-            StoreError::Conflict(_) | StoreError::Full(_) | StoreError::Unknown(_) => {
-                Self::Refused(error.to_string())
-            }
+            StoreError::Conflict(_)
+            | StoreError::Full(_)
+            | StoreError::OverRate { .. }
+            | StoreError::Unknown(_) => Self::Refused(error.to_string()),
         }
     }
 }

@@ -12,9 +12,14 @@
 //! | `connections_per_address_per_second` | sustained rate of new connections from one address; 30 times that in a burst | 100 |
 //! | `agent_connections_per_minute` | sustained rate of new connections of one agent; the same number in a burst | 30 |
 //! | `agent_records_per_second` | sustained rate of records of one agent; ten times that in a burst, then it is read more slowly | 100,000 |
+//! | `commands.containments_per_hour` | hosts of one tenant that commands may contain (isolate, block, close a port …) within an hour; a command beyond is refused until there is room. Too low, and a large incident is answered late; too high, and it stops nobody | 200 |
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
+
+/// Hosts of one tenant that are contained within an hour when the file says nothing: more than most incidents need,
+/// and few enough that somebody notices before a fleet is gone.
+pub const CONTAINMENTS_PER_HOUR: u32 = 200;
 
 /// What the file says, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +46,8 @@ pub struct Config {
     pub agent_connections: u32,
     /// Records a second of one agent.
     pub agent_records: u32,
+    /// Hosts of one tenant that are contained within an hour.
+    pub containments_per_hour: u32,
 }
 
 /// Why a configuration is refused: all problems, one a line, each with its key.
@@ -69,6 +76,21 @@ struct Raw {
     agent_connections_per_minute: u32,
     #[serde(default = "records")]
     agent_records_per_second: u32,
+    #[serde(default)]
+    commands: RawCommands,
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawCommands {
+    #[serde(default = "containments")]
+    containments_per_hour: u32,
+}
+
+impl Default for RawCommands {
+    fn default() -> Self {
+        Self { containments_per_hour: containments() }
+    }
 }
 
 fn heartbeat() -> f64 {
@@ -91,6 +113,9 @@ fn per_agent() -> u32 {
 }
 fn records() -> u32 {
     100_000
+}
+fn containments() -> u32 {
+    CONTAINMENTS_PER_HOUR
 }
 
 impl Config {
@@ -123,6 +148,7 @@ impl Config {
             ("connections_per_address_per_second", as_count(raw.connections_per_address_per_second)),
             ("agent_connections_per_minute", as_count(raw.agent_connections_per_minute)),
             ("agent_records_per_second", as_count(raw.agent_records_per_second)),
+            ("commands.containments_per_hour", as_count(raw.commands.containments_per_hour)),
         ];
         for (key, value) in counts {
             if !(1..=10_000_000).contains(&value) {
@@ -144,6 +170,7 @@ impl Config {
             connections_per_address: raw.connections_per_address_per_second,
             agent_connections: raw.agent_connections_per_minute,
             agent_records: raw.agent_records_per_second,
+            containments_per_hour: raw.commands.containments_per_hour,
         })
     }
 
@@ -245,10 +272,22 @@ mod tests {
 
     #[test]
     fn all_problems_are_named_at_once() {
-        let text = "address = \"nowhere\"\nheartbeat_seconds = -1.0\nconnections_max = 0\nlisten = \"x\"";
+        let text = "address = \"nowhere\"\nheartbeat_seconds = -1.0\nconnections_max = 0\nlisten = \"x\"
+                    [commands]\ncontainments_per_hour = 0";
         let error = Config::parse(text).unwrap_err().to_string();
-        for key in ["address", "heartbeat_seconds", "connections_max", "listen"] {
+        for key in
+            ["address", "heartbeat_seconds", "connections_max", "listen", "commands.containments_per_hour"]
+        {
             assert!(error.contains(key), "{key} is not in {error}");
         }
+    }
+
+    #[test]
+    fn containments_are_bounded_by_default_and_otherwise_as_written() {
+        let most = |text: &str| Config::parse(text).map(|config| config.containments_per_hour);
+        assert_eq!(most("address = \"a:1\""), Ok(200));
+        assert_eq!(most("address = \"a:1\"\n[commands]\n"), Ok(200));
+        assert_eq!(most("address = \"a:1\"\n[commands]\ncontainments_per_hour = 7"), Ok(7));
+        assert!(most("address = \"a:1\"\n[commands]\ncontainment_per_hour = 7").is_err());
     }
 }

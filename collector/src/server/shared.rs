@@ -15,6 +15,7 @@ use picket_protocol::note::{KeyKind, Note, VerifierKey};
 use picket_protocol::time::Timestamp;
 use tokio::sync::{Notify, broadcast, watch};
 
+use super::config::CONTAINMENTS_PER_HOUR;
 use super::witness::Witness;
 use crate::store::{CommandRow, FindingRow, Host, NewCommand, Store, StoreError, TrustRow};
 
@@ -126,6 +127,7 @@ pub struct Shared {
     pub clock: fn() -> Timestamp,
     /// New findings, after their commit, in the order of `no`.
     pub findings: broadcast::Sender<Arc<FindingRow>>,
+    containments_max: u64,
     live: Mutex<HashMap<AgentId, Live>>,
     generations: AtomicU64,
 }
@@ -144,7 +146,23 @@ impl Shared {
             witness: witness.verifier().to_string(),
             ca: ca_pem,
         };
-        Self { store, witness, info, clock, findings, live: Mutex::default(), generations: AtomicU64::new(0) }
+        Self {
+            store,
+            witness,
+            info,
+            clock,
+            findings,
+            containments_max: u64::from(CONTAINMENTS_PER_HOUR),
+            live: Mutex::default(),
+            generations: AtomicU64::new(0),
+        }
+    }
+
+    /// The same with another bound on how many hosts of a tenant may be contained within an hour.
+    #[must_use]
+    pub fn with_containments_per_hour(mut self, most: u32) -> Self {
+        self.containments_max = u64::from(most);
+        self
     }
 
     /// A subscription to findings that are committed from now on. A receiver that lags is told by
@@ -166,14 +184,19 @@ impl Shared {
         if command.expires <= now {
             return Err(SubmitError::Expired(command.expires));
         }
-        let hosts = command.hosts.clone();
-        let submitted_by = operator.to_owned();
+        let (id, tenant, hosts) = (command.id, command.tenant.clone(), command.hosts.clone());
         let row = self.store.submit_command(NewCommand {
             command,
             envelope: envelope.to_vec(),
-            submitted_by,
+            submitted_by: operator.to_owned(),
+            containments_max: self.containments_max,
             now,
-        })?;
+        });
+        if let Err(StoreError::OverRate { message, .. }) = &row {
+            // Not what a quiet day brings: a large incident, or somebody with an operator's token.
+            tracing::warn!(%id, %tenant, operator, message, "a command is over the bound on containments");
+        }
+        let row = row?;
         for agent in hosts {
             self.tell(agent, |mail| mail.commands = true);
         }

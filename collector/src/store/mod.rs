@@ -5,6 +5,7 @@
 //! machine; a record's place (agent, seq) is taken once; records come back as the exact bytes that were
 //! sealed. All methods but `ingest` block: callers on an async runtime use `spawn_blocking`.
 
+mod containments;
 pub mod own;
 pub mod sqlite;
 mod types;
@@ -44,6 +45,14 @@ pub enum StoreError {
     /// A bound is reached.
     #[error("{0}")]
     Full(String),
+    /// A rate is used up; there is room again later.
+    #[error("{message}")]
+    OverRate {
+        /// The rate, what was used of it, and when there is room again.
+        message: String,
+        /// Until then, in seconds.
+        wait: u64,
+    },
     /// Nothing by that name.
     #[error("no such {0}")]
     Unknown(&'static str),

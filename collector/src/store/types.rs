@@ -401,6 +401,8 @@ pub struct NewCommand {
     pub envelope: Vec<u8>,
     /// Who posted it.
     pub submitted_by: String,
+    /// Most hosts of one tenant that may be contained within an hour, this command's among them.
+    pub containments_max: u64,
     /// Now.
     pub now: Timestamp,
 }
@@ -432,8 +434,12 @@ pub struct CommandRow {
     pub submitted_by: String,
     /// How many hosts it names.
     pub hosts: u64,
-    /// On how many it was answered.
+    /// How many of them sent any receipt.
     pub answered: u64,
+    /// How many of them sent the last word: no receipt that another is to follow.
+    pub settled: u64,
+    /// To how many it went that have sent no receipt yet.
+    pub in_flight: u64,
 }
 
 /// A command with what became of it.
@@ -473,6 +479,8 @@ pub struct Delivery {
     pub sent: Option<Timestamp>,
     /// The outcome that counts: the last one, except that a refused repetition changes nothing.
     pub outcome: Option<Outcome>,
+    /// It is not the last word: the agent has the command and is still at it.
+    pub interim: bool,
 }
 
 /// Which commands.
@@ -480,6 +488,9 @@ pub struct Delivery {
 pub struct CommandQuery {
     /// For this tenant.
     pub tenant: Option<Tenant>,
+    /// Only those of which something is still to come at this time: a host that may yet take it, or one that took it
+    /// and has not said the last word. Hosts that were revoked say nothing more.
+    pub open_at: Option<Timestamp>,
     /// Older than this cursor.
     pub before: Option<u64>,
     /// How many at most (0 for as many as a page holds).

@@ -1,6 +1,6 @@
 //! Commands that wait for their hosts, and the receipts that answer them.
 
-use picket_protocol::command::Check;
+use picket_protocol::command::{Check, Outcome};
 use picket_protocol::identity::AgentId;
 use picket_protocol::time::Timestamp;
 use rusqlite::{OptionalExtension as _, Row, Transaction, params};
@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 
 use super::super::{
     COMMANDS_PER_HOST_MAX, CommandQuery, CommandRow, Delivery, DeliveryState, NewCommand, Page, ReceiptIndex,
-    ReceiptQuery, ReceiptRow, StoreError, StoredCommand,
+    ReceiptQuery, ReceiptRow, StoreError, StoredCommand, containments,
 };
 use super::ingest::Owner;
 use super::writer::Write;
@@ -20,8 +20,14 @@ use super::{
 const COMMAND: &str =
     "SELECT c.no, c.id, c.tenant, c.action, c.reason, c.ticket, c.issued, c.not_before, c.expires,
     c.submitted, c.submitted_by, (SELECT count(*) FROM delivery d WHERE d.command_no = c.no),
-    (SELECT count(*) FROM delivery d WHERE d.command_no = c.no AND d.outcome IS NOT NULL), c.envelope
-    FROM command c";
+    (SELECT count(*) FROM delivery d WHERE d.command_no = c.no AND d.outcome IS NOT NULL),
+    (SELECT count(*) FROM delivery d WHERE d.command_no = c.no AND d.outcome IS NOT NULL AND d.interim = 0),
+    (SELECT count(*) FROM delivery d WHERE d.command_no = c.no AND d.outcome IS NULL AND d.sent IS NOT NULL),
+    c.envelope FROM command c";
+
+/// Commands with a host that may yet take it, or that took it and has not said the last word.
+const OPEN: &str = "c.no IN (SELECT command_no FROM delivery WHERE outcome IS NULL AND expires > ?
+    UNION SELECT d.command_no FROM delivery d JOIN host h ON h.no = d.agent_no WHERE d.interim = 1 AND h.state <> 2)";
 
 /// Queues a command, or finds that it was.
 pub(super) fn submit(write: &mut Write<'_>, new: &NewCommand) -> Result<CommandRow, StoreError> {
@@ -32,9 +38,13 @@ pub(super) fn submit(write: &mut Write<'_>, new: &NewCommand) -> Result<CommandR
             StoreError::Conflict(format!("command {} was posted before, with another envelope", command.id))
         });
     }
+    let probed = command.action.is_probed();
+    if probed {
+        check_containments(write.tx, new)?;
+    }
     write.tx.execute(
         "INSERT INTO command (id, tenant, action, reason, ticket, issued, not_before, expires, submitted,
-         submitted_by, envelope) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+         submitted_by, envelope, probed) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         params![
             command.id.as_bytes(),
             command.tenant.as_str(),
@@ -46,7 +56,8 @@ pub(super) fn submit(write: &mut Write<'_>, new: &NewCommand) -> Result<CommandR
             command.expires.nanos(),
             new.now.nanos(),
             new.submitted_by,
-            new.envelope
+            new.envelope,
+            probed
         ],
     )?;
     let no = write.tx.last_insert_rowid();
@@ -55,6 +66,18 @@ pub(super) fn submit(write: &mut Write<'_>, new: &NewCommand) -> Result<CommandR
     }
     let found = find(write.tx, command.id)?;
     found.map(|(row, _)| row).ok_or(StoreError::Unknown("command"))
+}
+
+/// The collector's own bound on how many hosts of a tenant are contained within an hour, whoever signed.
+fn check_containments(tx: &Transaction<'_>, new: &NewCommand) -> Result<(), StoreError> {
+    let sql = "SELECT h.agent, max(c.submitted) FROM command c JOIN delivery d ON d.command_no = c.no
+               JOIN host h ON h.no = d.agent_no
+               WHERE c.probed = 1 AND c.tenant = ? AND c.submitted > ? GROUP BY h.no";
+    let mut statement = tx.prepare_cached(sql)?;
+    let values = params![new.command.tenant.as_str(), containments::window_start(new.now).nanos()];
+    let rows = statement.query_map(values, |row| Ok((agent_column(row, 0)?, time_column(row, 1)?)))?;
+    let recent = rows.collect::<rusqlite::Result<_>>()?;
+    containments::check(&recent, &new.command, new.containments_max, new.now)
 }
 
 fn queue(write: &Write<'_>, command_no: i64, agent: AgentId, new: &NewCommand) -> Result<(), StoreError> {
@@ -92,12 +115,14 @@ fn read_command(row: &Row<'_>) -> rusqlite::Result<CommandRow> {
         submitted_by: row.get(10)?,
         hosts: count_column(row, 11)?,
         answered: count_column(row, 12)?,
+        settled: count_column(row, 13)?,
+        in_flight: count_column(row, 14)?,
     })
 }
 
 fn find(tx: &Transaction<'_>, id: uuid::Uuid) -> Result<Option<(CommandRow, Vec<u8>)>, StoreError> {
     let sql = format!("{COMMAND} WHERE c.id = ?");
-    let read = |row: &Row<'_>| Ok((read_command(row)?, row.get(13)?));
+    let read = |row: &Row<'_>| Ok((read_command(row)?, row.get(15)?));
     Ok(tx.prepare_cached(&sql)?.query_row([id.as_bytes()], read).optional()?)
 }
 
@@ -106,6 +131,9 @@ pub(super) fn list(tx: &Transaction<'_>, query: &CommandQuery) -> Result<Page<Co
     let mut conditions = Conditions::default();
     if let Some(tenant) = &query.tenant {
         conditions.add("c.tenant = ?", tenant.as_str().to_owned());
+    }
+    if let Some(now) = query.open_at {
+        conditions.add(OPEN, now.nanos());
     }
     if let Some(before) = query.before {
         conditions.add("c.no < ?", integer(before));
@@ -123,7 +151,7 @@ pub(super) fn one(
     let Some((row, envelope)) = find(tx, id)? else { return Ok(None) };
     let envelope = String::from_utf8(envelope).ok().and_then(|text| RawValue::from_string(text).ok());
     let envelope = envelope.ok_or_else(|| damaged("envelope"))?;
-    let sql = "SELECT h.agent, d.sent, d.outcome, d.expires FROM delivery d JOIN host h ON h.no = d.agent_no
+    let sql = "SELECT h.agent, d.sent, d.outcome, d.expires, d.interim FROM delivery d JOIN host h ON h.no = d.agent_no
                WHERE d.command_no = ? ORDER BY d.no";
     let mut statement = tx.prepare_cached(sql)?;
     let deliveries = statement.query_map([integer(row.no)], |line| {
@@ -136,13 +164,20 @@ pub(super) fn one(
             (None, Some(_)) => DeliveryState::Sent,
             (None, None) => DeliveryState::Queued,
         };
-        Ok(Delivery { agent: agent_column(line, 0)?, state, sent: sent.map(Timestamp::from_nanos), outcome })
+        Ok(Delivery {
+            agent: agent_column(line, 0)?,
+            state,
+            sent: sent.map(Timestamp::from_nanos),
+            outcome,
+            interim: line.get(4)?,
+        })
     })?;
     let deliveries = deliveries.collect::<rusqlite::Result<_>>()?;
     Ok(Some(StoredCommand { row, envelope, deliveries }))
 }
 
-/// Envelopes for an agent, oldest first.
+/// Envelopes for an agent, oldest first. A receipt of any kind, an interim one too, says that the agent has the command
+/// durably: it is not sent again.
 pub(super) fn waiting(
     tx: &Transaction<'_>,
     agent: AgentId,
@@ -202,9 +237,11 @@ pub(super) fn keep_receipt(
         ])?;
     // A refused repetition says nothing about the first: the command may still be at work.
     if command.is_some() && receipt.check != Some(Check::Replay) {
-        let sql = "UPDATE delivery SET outcome = ? WHERE command_no = (SELECT no FROM command WHERE id = ?)
-                   AND agent_no = ?";
-        write.tx.prepare_cached(sql)?.execute(params![outcome, command, owner.no])?;
+        let early = matches!(receipt.outcome, Outcome::Received | Outcome::Applied);
+        let sql =
+            "UPDATE delivery SET outcome = ?1, interim = (SELECT probed FROM command WHERE id = ?3) AND ?2
+                   WHERE command_no = (SELECT no FROM command WHERE id = ?3) AND agent_no = ?4";
+        write.tx.prepare_cached(sql)?.execute(params![outcome, early, command, owner.no])?;
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use rusqlite::Connection;
 use super::super::StoreError;
 
 /// Version of the tables, in `PRAGMA user_version`.
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 /// Bits of a place in a ledger: a trillion records an agent.
 pub(super) const SEQ_BITS: u32 = 40;
 /// Most agents that one store numbers.
@@ -70,14 +70,29 @@ CREATE TABLE trust (
   installed INTEGER NOT NULL, envelope BLOB NOT NULL, UNIQUE (tenant, version));
 ";
 
-/// Makes the tables, or checks that they are of a version that this program knows.
+/// From version 1 to 2: which commands contain hosts, and which outcomes are not the last word. The defaults are true
+/// of every row of version 1, which knew no such command.
+const CONTAINMENT: &str = "
+ALTER TABLE command ADD COLUMN probed INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE delivery ADD COLUMN interim INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX command_probed ON command (tenant, submitted) WHERE probed = 1;
+CREATE INDEX delivery_due ON delivery (expires) WHERE outcome IS NULL;
+CREATE INDEX delivery_interim ON delivery (command_no) WHERE interim = 1;
+";
+
+/// Makes the tables, brings older ones up, or refuses those of a version that this program does not know.
 pub(super) fn prepare(connection: &mut Connection) -> Result<(), StoreError> {
     let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    let steps: &[&str] = match found {
+        0 => &[TABLES, CONTAINMENT],
+        1 => &[CONTAINMENT],
+        _ => &[],
+    };
     match found {
         VERSION => Ok(()),
-        0 => {
+        0..VERSION => {
             let transaction = connection.transaction()?;
-            transaction.execute_batch(TABLES)?;
+            steps.iter().try_for_each(|step| transaction.execute_batch(step))?;
             transaction.pragma_update(None, "user_version", VERSION)?;
             Ok(transaction.commit()?)
         }
