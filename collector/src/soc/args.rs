@@ -1,8 +1,12 @@
 //! The command line of `soc`.
 
+mod command;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+
+pub use command::{CommandAction, CommandFrame, CommandText, IsolateArguments, NewAction, Order};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -14,8 +18,11 @@ Examples:
   soc verify proof.json --agent-key K --witness W
   soc keygen --name alice --out alice.key       your signing key, made on your machine
   soc command new advise --host web-1 --message '…' --reason '…' --ticket C-7 -o advise.json
+  soc isolate web-1 --lease 2h --reason '…' --ticket C-7        cuts a host off, once signed and sent
   soc sign advise.json --key alice.key          shows what you sign, adds your signature
   soc send advise.json --wait                   posts it and follows the receipts
+  soc pending                                   commands of which something is still to come
+  soc watch                                     receipts of all hosts, live
 
 Exit codes: 0 fine, 1 something bad was found or refused, 2 failing, 3 usage.";
 
@@ -90,12 +97,29 @@ pub enum Action {
     /// Commands: write one, list them, see what became of one
     #[command(subcommand)]
     Command(CommandAction),
+    /// Write an unsigned command that cuts hosts off from all but the collector; shows how far it reaches
+    #[command(
+        after_help = "Example:\n  soc isolate web-1 web-2 --lease 2h --reason 'ransomware on web-1' --ticket C-7\n  soc sign isolate-….json --key alice.key\n  soc send isolate-….json --wait\n\nNothing happens before enough operators have signed it and it is sent. Each host undoes it by itself\nwhen the lease ends, and at once when it cannot confirm that it still reaches the collector."
+    )]
+    Isolate(IsolateArguments),
     /// Show what a command or trust root says, then add your signature to it
     #[command(after_help = "Example:\n  soc sign advise.json --key alice.key --trust acme-trust.json")]
     Sign(SignArguments),
     /// Post a signed command
-    #[command(after_help = "Example:\n  soc send advise.json --wait")]
+    #[command(
+        after_help = "Example:\n  soc send advise.json --wait\n\nWith --wait the exit code is 0 when every host did it, 1 when one refused, failed, reverted it or let it\nexpire, 2 when one did not say the last word in time. What contains a host (isolate, block …) is done when\nit is confirmed: the receipts received and applied come before."
+    )]
     Send(SendArguments),
+    /// List commands of which something is still to come: hosts that did not take them yet, or are at it
+    #[command(
+        after_help = "Example:\n  soc pending --tenant acme\n  soc command show ID        which hosts they are"
+    )]
+    Pending(PendingArguments),
+    /// Print receipts as they arrive, until interrupted; those of one command until its hosts are done
+    #[command(
+        after_help = "Examples:\n  soc watch --tenant acme\n  soc watch 0199c2ad-5b0e-7cc3-98c4-dc0c0c07398f      ends with the exit codes of send --wait\n  soc watch --json | jq 'select(.outcome == \"reverted\")'"
+    )]
+    Watch(WatchArguments),
     /// List receipts: the agents' sealed answers to commands
     #[command(after_help = "Examples:\n  soc receipts --command 0199c2ad-…\n  soc receipts --host web-1")]
     Receipts(ReceiptsArguments),
@@ -116,6 +140,37 @@ pub struct ReceiptsArguments {
     /// With signers and details
     #[arg(long)]
     pub full: bool,
+}
+
+/// Which commands.
+#[derive(Debug, Args)]
+pub struct PendingArguments {
+    /// Only this customer's
+    #[arg(long)]
+    pub tenant: Option<String>,
+    /// How many at most
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub limit: u32,
+}
+
+/// Which receipts, and for how long.
+#[derive(Debug, Args)]
+pub struct WatchArguments {
+    /// Answers to this command, from the first one on, until all its hosts are done
+    #[arg(value_name = "COMMAND")]
+    pub command: Option<uuid::Uuid>,
+    /// Answers of this host (agent id, unique prefix of one, or unique name)
+    #[arg(long)]
+    pub host: Option<String>,
+    /// Answers of this customer's hosts
+    #[arg(long)]
+    pub tenant: Option<String>,
+    /// How many before the live ones
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(0..=10_000), conflicts_with = "command")]
+    pub limit: u32,
+    /// How long to watch the command at most [default: without end]
+    #[arg(long, value_name = "PERIOD", requires = "command")]
+    pub timeout: Option<String>,
 }
 
 /// Which hosts.
@@ -195,7 +250,7 @@ pub struct SendArguments {
     /// The signed command
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
-    /// Follow the receipts until every host has answered
+    /// Follow the receipts until every host has said the last word
     #[arg(long)]
     pub wait: bool,
     /// How long to wait for them
@@ -208,7 +263,7 @@ pub struct SendArguments {
 pub enum TrustAction {
     /// Write an unsigned trust root from operators' public keys
     #[command(
-        after_help = "Example: two responders, ten hosts for one signature, a hundred for both\n  soc trust new --tenant acme --key alice.key.pub --key bob.key.pub \\\n      --hosts 1=10 --hosts 2=100 --root-threshold 2 -o acme-trust.json\n\nSeveral roles are written as a TOML policy (--policy):\n  tenant = \"acme\"\n  [operators]\n  alice = \"Ap1x…=\"\n  [root]\n  operators = [\"alice\"]\n  threshold = 1\n  [roles.advisers]\n  operators = [\"alice\"]\n  threshold = 1\n  actions = [\"advise\"]\n  hosts = { 1 = 10 }\n  lease_max = \"7d\""
+        after_help = "Example: two responders, ten hosts for one signature, a hundred for both\n  soc trust new --tenant acme --key alice.key.pub --key bob.key.pub \\\n      --hosts 1=10 --hosts 2=100 --root-threshold 2 -o acme-trust.json\n\nExample: who may isolate hosts as well; actions that are named take the place of the default ones\n  soc trust new --tenant acme --key alice.key.pub --key bob.key.pub --action advise --action scan \\\n      --action drill --action isolate --threshold 2 --hosts 2=20 --lease-max 1d -o acme-trust.json\n\nSeveral roles are written as a TOML policy (--policy):\n  tenant = \"acme\"\n  [operators]\n  alice = \"Ap1x…=\"\n  [root]\n  operators = [\"alice\"]\n  threshold = 1\n  [roles.advisers]\n  operators = [\"alice\"]\n  threshold = 1\n  actions = [\"advise\"]\n  hosts = { 1 = 10 }\n  lease_max = \"7d\""
     )]
     New(TrustNewArguments),
     /// Show what a trust root file says, then add your signature to it
@@ -255,7 +310,8 @@ pub struct TrustNewArguments {
     /// How many of them must sign the next trust root
     #[arg(long, default_value_t = 1)]
     pub root_threshold: u32,
-    /// An action that they may order (repeat it) [default: advise, scan, drill]
+    /// An action that they may order (repeat it), instead of the default advise, scan, drill: any of advise, scan,
+    /// drill, isolate, isolate-unit, close-port, block, rate-limit, pin-neighbour
     #[arg(long)]
     pub action: Vec<String>,
     /// With so many signatures a command may name so many hosts (repeat it) [default: 1=10]
@@ -270,99 +326,6 @@ pub struct TrustNewArguments {
     /// The trust root that it replaces: takes its version plus one
     #[arg(long, value_name = "FILE")]
     pub replaces: Option<PathBuf>,
-    /// Where to write it
-    #[arg(short, long, value_name = "FILE")]
-    pub output: PathBuf,
-}
-
-/// What to do about commands.
-#[derive(Debug, Subcommand)]
-pub enum CommandAction {
-    /// Write an unsigned command; nothing is sent
-    #[command(subcommand)]
-    New(NewAction),
-    /// List commands that were posted, newest first
-    List {
-        /// Only this customer's
-        #[arg(long)]
-        tenant: Option<String>,
-        /// How many at most
-        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-        limit: u32,
-    },
-    /// Show one command, and what became of it on each host
-    Show {
-        /// The command's id
-        #[arg(value_name = "ID")]
-        id: uuid::Uuid,
-    },
-}
-
-/// Which command to write.
-#[derive(Debug, Subcommand)]
-pub enum NewAction {
-    /// A message to the customer, shown on the host until acknowledged
-    #[command(
-        after_help = "Example:\n  soc command new advise --host web-1 --message 'Rotate the key of deploy' --reason 'leaked in a ticket' --ticket C-7 -o advise.json"
-    )]
-    Advise {
-        /// The message
-        #[arg(long)]
-        message: String,
-        /// How long it is shown at most
-        #[arg(long, value_name = "PERIOD", default_value = "24h")]
-        lease: String,
-        /// For whom, until when, why.
-        #[command(flatten)]
-        frame: CommandFrame,
-    },
-    /// Re-examine files now
-    #[command(
-        after_help = "Example:\n  soc command new scan --host web-1 --paths /etc --reason 'after the incident' --ticket C-7 -o scan.json"
-    )]
-    Scan {
-        /// Absolute paths within watched trees (repeat it, or separate by commas) [default: all]
-        #[arg(long, value_delimiter = ',')]
-        paths: Vec<String>,
-        /// For whom, until when, why.
-        #[command(flatten)]
-        frame: CommandFrame,
-    },
-    /// Raise marked findings through the real path, to see how long each stage takes
-    #[command(
-        after_help = "Example:\n  soc command new drill --host web-1 --findings 10 --reason 'monthly exercise' --ticket X-1 -o drill.json"
-    )]
-    Drill {
-        /// How many, 1 to 1,000
-        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000))]
-        findings: u32,
-        /// For whom, until when, why.
-        #[command(flatten)]
-        frame: CommandFrame,
-    },
-}
-
-/// What every command says.
-#[derive(Debug, Args)]
-pub struct CommandFrame {
-    /// A host: agent id, unique prefix of one, or unique name (repeat it, or separate by commas)
-    #[arg(long, required = true, value_delimiter = ',')]
-    pub host: Vec<String>,
-    /// Whose hosts; with this and whole agent ids no collector is asked
-    #[arg(long)]
-    pub tenant: Option<String>,
-    /// Why, in a sentence
-    #[arg(long)]
-    pub reason: String,
-    /// The case
-    #[arg(long)]
-    pub ticket: String,
-    /// When it stops being obeyed: a period from now, or a time
-    #[arg(long, value_name = "WHEN", default_value = "1h")]
-    pub expires: String,
-    /// When it starts being obeyed [default: 5 minutes ago, for clocks that are late]
-    #[arg(long, value_name = "WHEN")]
-    pub not_before: Option<String>,
     /// Where to write it
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,

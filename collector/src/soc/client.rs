@@ -29,6 +29,11 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Until the head of an answer is there, and between two pieces of its body.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// HTTP statuses that do not end a live list: the place is ahead of a restored store; a bound is reached.
+pub(super) const GONE: u16 = 410;
+/// See [`GONE`].
+pub(super) const TOO_MANY: u16 = 429;
+
 /// A collector that requests can be sent to.
 pub struct Client {
     address: String,

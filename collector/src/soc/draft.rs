@@ -1,38 +1,33 @@
 //! `soc command new`: writes an unsigned command. Host names are resolved now, so that what is signed names
 //! agents and nothing that could mean another host later.
 
+use std::path::Path;
 use std::time::Duration;
 
-use picket_protocol::command::{Action, Command, HOSTS_MAX, PAYLOAD_TYPE};
-use picket_protocol::dsse::Envelope;
+use picket_protocol::command::{Action, Command, HOSTS_MAX, Network, PAYLOAD_TYPE};
+use picket_protocol::dsse::{ENVELOPE_BYTES_MAX, Envelope, SIGNATURES_MAX};
+use picket_protocol::finding::printable;
 use picket_protocol::identity::{AgentId, Tenant};
 use picket_protocol::time::Timestamp;
 
-use super::args::{CommandFrame, NewAction};
+use super::args::{CommandFrame, CommandText, NewAction, Order};
 use super::client::Client;
 use super::error::SocError;
 use super::hosts::resolve;
 use super::period::{parse_future, parse_past, parse_period};
-use super::{Session, replace_file};
+use super::{Session, networks, read_file, replace_file};
 
 /// How long before it was written a command is valid by default: hosts whose clocks are late obey it too.
 const CLOCK_SLACK: Duration = Duration::from_secs(300);
 
+/// What an envelope keeps free for signatures: as many as it may carry, each with its key's id.
+const SIGNATURES_BYTES: usize = SIGNATURES_MAX * 256;
+
 /// `soc command new …`.
 pub(super) async fn write(session: &mut Session, new: NewAction) -> Result<u8, SocError> {
-    let usage = |result: Result<Duration, String>| result.map_err(SocError::Usage);
-    let (action, lease, frame) = match new {
-        NewAction::Advise { message, lease, frame } => {
-            (Action::Advise { message }, usage(parse_period(&lease))?, frame)
-        }
-        NewAction::Scan { paths, frame } => (Action::Scan { paths }, Duration::ZERO, frame),
-        NewAction::Drill { findings, frame } => (Action::Drill { findings }, Duration::ZERO, frame),
-    };
-    let (tenant, hosts) = audience(session, &frame).await?;
-    let command = assemble(action, lease, tenant, hosts, &frame, session.now)?;
-    let payload = serde_json::to_vec(&command).map_err(|error| SocError::Failing(error.to_string()))?;
-    let envelope = Envelope::new(PAYLOAD_TYPE, &payload);
-    write_envelope(&frame.output, &envelope)?;
+    let (action, lease, frame) = ordered(new)?;
+    let command = compose(session, action, lease, &frame.host, &frame.text).await?;
+    write_command(&frame.output, &command)?;
     if session.json {
         session.screen.json(&command)?;
         return Ok(0);
@@ -45,19 +40,90 @@ pub(super) async fn write(session: &mut Session, new: NewAction) -> Result<u8, S
     Ok(0)
 }
 
+/// What the command line orders, for how long, and its frame.
+fn ordered(new: NewAction) -> Result<(Action, Duration, CommandFrame), SocError> {
+    let with_lease = |action: Action, order: Order| Ok((action, lease(&order.lease)?, order.frame));
+    match new {
+        NewAction::Advise { message, lease, frame } => {
+            Ok((Action::Advise { message }, parse_period(&lease).map_err(SocError::Usage)?, frame))
+        }
+        NewAction::Scan { paths, frame } => Ok((Action::Scan { paths }, Duration::ZERO, frame)),
+        NewAction::Drill { findings, frame } => Ok((Action::Drill { findings }, Duration::ZERO, frame)),
+        NewAction::Isolate { order } => with_lease(Action::Isolate {}, order),
+        NewAction::IsolateUnit { unit, order } => with_lease(Action::IsolateUnit { unit }, order),
+        NewAction::ClosePort { protocol, port, order } => {
+            with_lease(Action::ClosePort { protocol, port }, order)
+        }
+        NewAction::Block { network, networks_file, order } => {
+            with_lease(Action::Block { networks: listed(&network, networks_file.as_deref())? }, order)
+        }
+        NewAction::RateLimit { protocol, port, per_second, order } => {
+            with_lease(Action::RateLimit { protocol, port, per_second }, order)
+        }
+        NewAction::PinNeighbour { interface, address, mac, order } => {
+            with_lease(Action::PinNeighbour { interface, address, mac }, order)
+        }
+    }
+}
+
+/// A lease of what changes a host: without one it would end at once, and no agent takes it.
+pub(super) fn lease(text: &str) -> Result<Duration, SocError> {
+    match parse_period(text) {
+        Ok(Duration::ZERO) => Err(SocError::Usage("--lease: longer than 0s".to_owned())),
+        lease => lease.map_err(|error| SocError::Usage(format!("--lease: {error}"))),
+    }
+}
+
+fn listed(entries: &[String], file: Option<&Path>) -> Result<Vec<Network>, SocError> {
+    let text = match file {
+        None => None,
+        Some(path) => {
+            let name = path.display().to_string();
+            let text = String::from_utf8(read_file(path)?)
+                .map_err(|_| SocError::Usage(format!("{}: not UTF-8 text", printable(&name))))?;
+            Some((name, text))
+        }
+    };
+    let file = text.as_ref().map(|(name, text)| (name.as_str(), text.as_str()));
+    networks::collect(entries, file).map_err(SocError::Usage)
+}
+
+/// The command, its hosts looked up and its bounds checked.
+pub(super) async fn compose(
+    session: &Session,
+    action: Action,
+    lease: Duration,
+    hosts: &[String],
+    text: &CommandText,
+) -> Result<Command, SocError> {
+    let (tenant, hosts) = audience(session, hosts, text).await?;
+    assemble(action, lease, tenant, hosts, text, session.now)
+}
+
+/// Writes a command as an unsigned envelope, which still has room for all signatures that it may get.
+pub(super) fn write_command(path: &Path, command: &Command) -> Result<(), SocError> {
+    let failing = |error: serde_json::Error| SocError::Failing(error.to_string());
+    let envelope = Envelope::new(PAYLOAD_TYPE, &serde_json::to_vec(command).map_err(failing)?);
+    let bytes = serde_json::to_vec(&envelope).map_err(failing)?.len();
+    if bytes > ENVELOPE_BYTES_MAX - SIGNATURES_BYTES {
+        return Err(SocError::Usage(format!(
+            "the command has {bytes} bytes, more than agents take: name fewer hosts or networks in one command"
+        )));
+    }
+    write_envelope(path, &envelope)
+}
+
 /// Reads the command in an envelope without trusting it.
 pub(super) fn peek(envelope: &Envelope) -> Result<Command, SocError> {
     if envelope.payload_type() != PAYLOAD_TYPE {
         return Err(SocError::Usage("the envelope holds no command".to_owned()));
     }
-    let bad = |error: &dyn std::fmt::Display| {
-        SocError::Bad(picket_protocol::finding::printable(&error.to_string()).into_owned())
-    };
+    let bad = |error: &dyn std::fmt::Display| SocError::Bad(printable(&error.to_string()).into_owned());
     Command::parse(&envelope.payload().map_err(|e| bad(&e))?).map_err(|e| bad(&e))
 }
 
 /// Writes an envelope as JSON for people to look at: members on lines of their own.
-pub(super) fn write_envelope(path: &std::path::Path, envelope: &Envelope) -> Result<(), SocError> {
+pub(super) fn write_envelope(path: &Path, envelope: &Envelope) -> Result<(), SocError> {
     let mut bytes =
         serde_json::to_vec_pretty(envelope).map_err(|error| SocError::Failing(error.to_string()))?;
     bytes.push(b'\n');
@@ -65,21 +131,25 @@ pub(super) fn write_envelope(path: &std::path::Path, envelope: &Envelope) -> Res
 }
 
 /// Whole agent ids with `--tenant` need no collector, so that the machine that signs may be off the network.
-async fn audience(session: &Session, frame: &CommandFrame) -> Result<(Tenant, Vec<AgentId>), SocError> {
-    if frame.host.len() > HOSTS_MAX {
+async fn audience(
+    session: &Session,
+    names: &[String],
+    text: &CommandText,
+) -> Result<(Tenant, Vec<AgentId>), SocError> {
+    if names.len() > HOSTS_MAX {
         return Err(SocError::Usage(format!("a command names at most {HOSTS_MAX} hosts")));
     }
-    let tenant = frame.tenant.as_deref().map(|name| {
+    let tenant = text.tenant.as_deref().map(|name| {
         Tenant::parse(name)
             .ok_or_else(|| SocError::Usage("--tenant: 1 to 64 characters of a-z, 0-9 and -".to_owned()))
     });
     let tenant = tenant.transpose()?;
-    let ids: Option<Vec<AgentId>> = frame.host.iter().map(|name| AgentId::parse(name)).collect();
+    let ids: Option<Vec<AgentId>> = names.iter().map(|name| AgentId::parse(name)).collect();
     let (tenant, mut hosts) = match (tenant, ids) {
         (Some(tenant), Some(hosts)) => (tenant, hosts),
         (tenant, _) => {
             let (_, client) = session.connect()?;
-            look_up(&client, tenant, &frame.host).await?
+            look_up(&client, tenant, names).await?
         }
     };
     hosts.sort_unstable();
@@ -113,12 +183,12 @@ fn assemble(
     lease: Duration,
     tenant: Tenant,
     hosts: Vec<AgentId>,
-    frame: &CommandFrame,
+    text: &CommandText,
     now: Timestamp,
 ) -> Result<Command, SocError> {
-    let expires = parse_future(&frame.expires, now).map_err(SocError::Usage)?;
-    let not_before = match &frame.not_before {
-        Some(text) => parse_past(text, now).map_err(SocError::Usage)?,
+    let expires = parse_future(&text.expires, now).map_err(SocError::Usage)?;
+    let not_before = match &text.not_before {
+        Some(begin) => parse_past(begin, now).map_err(SocError::Usage)?,
         None => parse_past(&format!("{}s", CLOCK_SLACK.as_secs()), now).map_err(SocError::Usage)?,
     };
     if expires <= now {
@@ -133,8 +203,8 @@ fn assemble(
         hosts,
         action,
         lease: lease.as_secs(),
-        reason: frame.reason.clone(),
-        ticket: frame.ticket.clone(),
+        reason: text.reason.clone(),
+        ticket: text.ticket.clone(),
     };
     command.check().map_err(|error| SocError::Usage(error.to_string()))?;
     Ok(command)

@@ -6,7 +6,7 @@ use std::time::Duration;
 use picket_protocol::finding::{Severity, printable};
 
 use super::args::FindingsArguments;
-use super::client::{Client, with_query};
+use super::client::{Client, GONE, TOO_MANY, with_query};
 use super::error::SocError;
 use super::events::{Event, EventReader};
 use super::hosts::resolve_optional;
@@ -25,10 +25,6 @@ const QUIET_MAX: Duration = Duration::from_secs(30);
 /// Pause before the first and the longest before further attempts to connect again.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
-
-/// HTTP statuses that do not end a live list: the cursor is ahead of a restored store; a bound is reached.
-const GONE: u16 = 410;
-const TOO_MANY: u16 = 429;
 
 const COLUMNS: [Column; 6] = [
     Column { head: "TIME", width_max: 20 },

@@ -10,8 +10,8 @@
 //! | `config`, `client`, `events` | which collector, and how it is talked to |
 //! | `known` | keys pinned on this machine |
 //! | `screen`, `period` | what is printed and typed |
-//! | `hosts`, `findings`, `proof`, `receipts` | reading |
-//! | `key_file`, `draft`, `policy`, `sign`, `send`, `trust` | ordering |
+//! | `hosts`, `findings`, `proof`, `receipts`, `pending`, `follow` | reading |
+//! | `key_file`, `draft`, `networks`, `isolate`, `policy`, `reach`, `sign`, `send`, `trust` | ordering |
 
 mod args;
 mod client;
@@ -20,12 +20,17 @@ mod draft;
 mod error;
 mod events;
 mod findings;
+mod follow;
 mod hosts;
+mod isolate;
 mod key_file;
 mod known;
+mod networks;
+mod pending;
 mod period;
 mod policy;
 mod proof;
+mod reach;
 mod receipts;
 mod screen;
 mod send;
@@ -112,11 +117,14 @@ async fn run(mut session: Session, action: Action) -> Result<u8, SocError> {
         Action::Trust(TrustAction::Sign(arguments)) | Action::Sign(arguments) => {
             sign::sign(&mut session, &arguments)
         }
-        Action::Command(CommandAction::New(new)) => draft::write(&mut session, new).await,
+        Action::Command(CommandAction::New(new)) => draft::write(&mut session, *new).await,
         Action::Command(CommandAction::List { tenant, limit }) => {
             receipts::commands(&mut session, tenant, limit).await
         }
         Action::Command(CommandAction::Show { id }) => receipts::command(&mut session, id).await,
+        Action::Isolate(arguments) => isolate::isolate(&mut session, arguments).await,
+        Action::Pending(arguments) => pending::list(&mut session, arguments).await,
+        Action::Watch(arguments) => follow::watch(&mut session, arguments).await,
         Action::Send(arguments) => send::send(&mut session, &arguments).await,
         Action::Receipts(arguments) => receipts::list(&mut session, arguments).await,
     }

@@ -2,8 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use picket_protocol::command::Action;
 use picket_protocol::crypto::PublicKey;
 use picket_protocol::dsse::{Envelope, KeyId};
+use picket_protocol::finding::printable;
 use picket_protocol::identity::Tenant;
 use picket_protocol::time::Timestamp;
 use picket_protocol::trust::{AudienceBound, OperatorKey, PAYLOAD_TYPE, Role, RootRole, TrustRoot};
@@ -148,6 +150,13 @@ impl RolePolicy {
             bounds.push(AudienceBound { signatures, hosts: *hosts });
         }
         bounds.sort_by_key(|bound| bound.signatures);
+        if let Some(unknown) = self.actions.iter().find(|word| !Action::NAMES.contains(&word.as_str())) {
+            return Err(SocError::Usage(format!(
+                "{:?} is no action; these are: {}",
+                printable(unknown),
+                Action::NAMES.join(", ")
+            )));
+        }
         let lease = parse_period(&self.lease_max).map_err(SocError::Usage)?;
         Ok(Role {
             keys,
@@ -202,6 +211,7 @@ mod tests {
             (alice.clone(), REST.replace("\"alice\"", "\"carol\""), "carol"),
             (alice.clone(), REST.replace("threshold = 1", "threshold = 2"), "threshold"),
             (alice.clone(), REST.replace("1 = 10", "one = 10"), "number of signatures"),
+            (alice.clone(), REST.replace("\"advise\"", "\"advise\", \"isolat\""), "isolate-unit"),
             (alice, REST.replace("7d", "forever"), "forever"),
         ];
         for (operators, rest, expected) in cases {

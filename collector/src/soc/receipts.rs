@@ -6,14 +6,16 @@ use super::Session;
 use super::args::ReceiptsArguments;
 use super::client::{Client, with_query};
 use super::error::SocError;
+use super::follow;
 use super::hosts::resolve_optional;
 use super::screen::{Cell, Column, Paint, short_time};
-use crate::api::types::{CommandDetail, CommandPage, CommandSummary, Receipt, ReceiptPage};
+use crate::api::types::{CommandDetail, CommandPage, CommandSummary, Receipt};
 
 /// Rows in one request.
 const PAGE_ROWS: u32 = 200;
 
-const RECEIPT_COLUMNS: [Column; 6] = [
+/// What is shown of a receipt: see [`row`].
+pub(super) const RECEIPT_COLUMNS: [Column; 6] = [
     Column { head: "TIME", width_max: 20 },
     Column { head: "HOST", width_max: 24 },
     Column { head: "OUTCOME", width_max: 12 },
@@ -21,10 +23,11 @@ const RECEIPT_COLUMNS: [Column; 6] = [
     Column { head: "COMMAND", width_max: 36 },
     Column { head: "WHAT", width_max: 400 },
 ];
-const COMMAND_COLUMNS: [Column; 7] = [
+const COMMAND_COLUMNS: [Column; 8] = [
     Column { head: "POSTED", width_max: 20 },
-    Column { head: "ACTION", width_max: 8 },
-    Column { head: "ANSWERED", width_max: 12 },
+    Column { head: "ACTION", width_max: 13 },
+    Column { head: "ANSWERED", width_max: 14 },
+    Column { head: "SETTLED", width_max: 14 },
     Column { head: "BY", width_max: 16 },
     Column { head: "TICKET", width_max: 16 },
     Column { head: "ID", width_max: 36 },
@@ -35,24 +38,13 @@ const COMMAND_COLUMNS: [Column; 7] = [
 pub(super) async fn list(session: &mut Session, arguments: ReceiptsArguments) -> Result<u8, SocError> {
     let (_, client) = session.connect()?;
     let agent = resolve_optional(&client, arguments.host.as_deref()).await?;
-    let mut receipts: Vec<Receipt> = Vec::new();
-    let mut cursor = None;
-    loop {
-        let left = arguments.limit.saturating_sub(u32::try_from(receipts.len()).unwrap_or(u32::MAX));
-        let pairs = [
-            ("command", arguments.command.map(|id| id.to_string())),
-            ("host", agent.map(|agent| agent.to_string())),
-            ("full", arguments.full.then(|| "true".to_owned())),
-            ("limit", Some(left.min(PAGE_ROWS).to_string())),
-            ("cursor", cursor.take()),
-        ];
-        let page: ReceiptPage = client.get(&with_query("/receipts", &pairs)).await?;
-        receipts.extend(page.items);
-        cursor = page.next;
-        if cursor.is_none() || receipts.len() >= usize::try_from(arguments.limit).unwrap_or(usize::MAX) {
-            break;
-        }
-    }
+    let filters = vec![
+        ("command", arguments.command.map(|id| id.to_string())),
+        ("host", agent.map(|agent| agent.to_string())),
+        ("full", arguments.full.then(|| "true".to_owned())),
+    ];
+    let limit = usize::try_from(arguments.limit).unwrap_or(usize::MAX);
+    let (mut receipts, _) = follow::newest(&client, &filters, limit).await?;
     receipts.reverse();
     if session.json {
         receipts.iter().try_for_each(|receipt| session.screen.json_line(receipt))?;
@@ -74,22 +66,7 @@ pub(super) async fn commands(
     limit: u32,
 ) -> Result<u8, SocError> {
     let (_, client) = session.connect()?;
-    let mut commands: Vec<CommandSummary> = Vec::new();
-    let mut cursor = None;
-    loop {
-        let left = limit.saturating_sub(u32::try_from(commands.len()).unwrap_or(u32::MAX));
-        let pairs = [
-            ("tenant", tenant.clone()),
-            ("limit", Some(left.min(PAGE_ROWS).to_string())),
-            ("cursor", cursor.take()),
-        ];
-        let page: CommandPage = client.get(&with_query("/commands", &pairs)).await?;
-        commands.extend(page.items);
-        cursor = page.next;
-        if cursor.is_none() || commands.len() >= usize::try_from(limit).unwrap_or(usize::MAX) {
-            break;
-        }
-    }
+    let commands = posted(&client, &[("tenant", tenant)], limit).await?;
     if session.json {
         commands.iter().try_for_each(|command| session.screen.json_line(command))?;
     } else if commands.is_empty() {
@@ -99,6 +76,26 @@ pub(super) async fn commands(
         session.screen.table(&COMMAND_COLUMNS, &rows)?;
     }
     Ok(0)
+}
+
+/// Commands that match, newest first, `limit` at most.
+pub(super) async fn posted(
+    client: &Client,
+    filters: &[(&'static str, Option<String>)],
+    limit: u32,
+) -> Result<Vec<CommandSummary>, SocError> {
+    let mut commands: Vec<CommandSummary> = Vec::new();
+    let mut cursor = None;
+    loop {
+        let left = limit.saturating_sub(u32::try_from(commands.len()).unwrap_or(u32::MAX));
+        let more = [("limit", Some(left.clamp(1, PAGE_ROWS).to_string())), ("cursor", cursor.take())];
+        let page: CommandPage = client.get(&with_query("/commands", &[filters, &more].concat())).await?;
+        commands.extend(page.items);
+        cursor = page.next;
+        if cursor.is_none() || commands.len() >= usize::try_from(limit).unwrap_or(usize::MAX) {
+            return Ok(commands);
+        }
+    }
 }
 
 /// `soc command show ID`.
@@ -118,10 +115,13 @@ pub(super) async fn command(session: &mut Session, id: Uuid) -> Result<u8, SocEr
         .field("posted", format!("{} by {}", short_time(detail.summary.posted), detail.summary.posted_by))?;
     for delivery in &detail.deliveries {
         let outcome = delivery.outcome.as_deref().unwrap_or(&delivery.state);
-        screen.field_cell(
-            "",
-            &Cell::new(format!("{}  {outcome}", delivery.agent)).paint(outcome_paint(outcome)),
-        )?;
+        let (more, paint) = if delivery.interim {
+            (", the last word is still to come", Paint::Yellow)
+        } else {
+            ("", outcome_paint(outcome))
+        };
+        let text = format!("{}  {outcome}{more}", delivery.agent);
+        screen.field_cell("", &Cell::new(text).paint(paint))?;
     }
     let rows: Vec<_> = detail.receipts.iter().rev().map(row).collect();
     if !rows.is_empty() {
@@ -139,9 +139,9 @@ pub(super) async fn fetch(client: &Client, id: Uuid) -> Result<CommandDetail, So
 /// How an outcome looks.
 pub(super) fn outcome_paint(outcome: &str) -> Paint {
     match outcome {
-        "applied" | "acknowledged" => Paint::Green,
-        "refused" | "failed" => Paint::Red,
-        "queued" | "sent" => Paint::Yellow,
+        "applied" | "confirmed" | "acknowledged" => Paint::Green,
+        "refused" | "failed" | "reverted" => Paint::Red,
+        "queued" | "sent" | "received" => Paint::Yellow,
         _ => Paint::Plain,
     }
 }
@@ -176,6 +176,7 @@ fn command_row(command: &CommandSummary) -> Vec<Cell> {
         Cell::time(command.posted),
         Cell::new(&command.action),
         Cell::new(format!("{} of {}", command.answered, command.hosts)),
+        Cell::new(format!("{} of {}", command.settled, command.hosts)),
         Cell::new(&command.posted_by),
         Cell::new(&command.ticket),
         Cell::new(command.id.to_string()),

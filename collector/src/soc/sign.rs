@@ -8,16 +8,16 @@ use picket_protocol::command::{Action, Command};
 use picket_protocol::crypto::SigningKey;
 use picket_protocol::dsse::{Envelope, KeyId};
 use picket_protocol::time::Timestamp;
-use picket_protocol::trust::{Role, TrustRoot};
+use picket_protocol::trust::TrustRoot;
 
 use super::args::SignArguments;
 use super::error::SocError;
 use super::period::show_period;
 use super::screen::{Cell, Paint, Screen, short_time};
-use super::{Session, draft, key_file, trust};
+use super::{Session, draft, key_file, reach, trust};
 
-/// Hosts that are listed one by one.
-const HOSTS_SHOWN: usize = 20;
+/// Hosts and networks that are listed one by one.
+pub(super) const SHOWN_MAX: usize = 20;
 
 /// `soc keygen`.
 pub(super) fn keygen(
@@ -135,16 +135,16 @@ fn plan(
 pub(super) fn print_command(screen: &mut Screen, command: &Command, now: Timestamp) -> Result<(), SocError> {
     screen.field("command", command.id.to_string())?;
     screen.field("action", command.action.describe())?;
+    if let Action::Block { networks } = &command.action
+        && networks.len() > 1
+    {
+        list(screen, networks)?;
+    }
     let count = command.hosts.len();
     let hosts = if count == 1 { "1 host".to_owned() } else { format!("{count} hosts") };
     let paint = if count > 1 { Paint::Yellow } else { Paint::Plain };
     screen.field_cell("reaches", &Cell::new(format!("{hosts} of tenant {}", command.tenant)).paint(paint))?;
-    for host in command.hosts.iter().take(HOSTS_SHOWN) {
-        screen.field("", host.to_string())?;
-    }
-    if count > HOSTS_SHOWN {
-        screen.field("", format!("… and {} more", count - HOSTS_SHOWN))?;
-    }
+    list(screen, &command.hosts)?;
     screen.field(
         "obeyed",
         format!("from {} to {}", short_time(command.not_before), short_time(command.expires)),
@@ -157,8 +157,24 @@ pub(super) fn print_command(screen: &mut Screen, command: &Command, now: Timesta
     if command.lease > 0 {
         screen.field("lease", show_period(std::time::Duration::from_secs(command.lease)))?;
     }
+    if command.action.is_probed() {
+        let text = "by each host itself: when the lease ends, and at once if it cannot confirm that it holds and that \
+                    the collector is still reached";
+        screen.field("undone", text)?;
+    }
     screen.field("reason", &command.reason)?;
     screen.field("ticket", &command.ticket)?;
+    Ok(())
+}
+
+/// As many as are worth a look, and how many more there are.
+fn list<T: std::fmt::Display>(screen: &mut Screen, items: &[T]) -> Result<(), SocError> {
+    for item in items.iter().take(SHOWN_MAX) {
+        screen.field("", item.to_string())?;
+    }
+    if items.len() > SHOWN_MAX {
+        screen.field("", format!("… and {} more", items.len() - SHOWN_MAX))?;
+    }
     Ok(())
 }
 
@@ -182,37 +198,15 @@ fn print_reach(
     for (name, role) in root.roles.iter().filter(|(_, role)| role.actions.contains(command.action.name())) {
         any = true;
         let count = role.keys.intersection(&signers).count();
-        let (enough, text) = reach(role, count, command);
+        let (enough, text) = reach::judge(role, count, command);
         let paint = if enough { Paint::Green } else { Paint::Yellow };
         screen.field_cell("with yours", &Cell::new(format!("role {name}: {text}")).paint(paint))?;
     }
     if !any {
-        let text = format!("no role may order {}", command.action.name());
+        let text = reach::no_role(command);
         screen.field_cell("with yours", &Cell::new(text).paint(Paint::Red))?;
     }
     Ok(())
-}
-
-/// What an agent would say of so many signers; the agent alone decides.
-fn reach(role: &Role, signers: usize, command: &Command) -> (bool, String) {
-    let signers = u32::try_from(signers).unwrap_or(u32::MAX);
-    let bound =
-        role.audience.iter().filter(|bound| bound.signatures <= signers).map(|bound| bound.hosts).max();
-    let (bound, hosts) = (bound.unwrap_or(0), u32::try_from(command.hosts.len()).unwrap_or(u32::MAX));
-    if signers < role.threshold {
-        return (false, format!("{signers} of the {} signatures that it takes", role.threshold));
-    }
-    if hosts > bound {
-        let needed = role.audience.iter().filter(|b| b.hosts >= hosts).map(|b| b.signatures).min();
-        let needed = needed
-            .map_or("no number of signatures suffices".to_owned(), |n| format!("it takes {n} signatures"));
-        return (false, format!("{signers} signatures reach {bound} hosts, not {hosts}: {needed}"));
-    }
-    if command.lease > role.lease_seconds_max {
-        let most = show_period(std::time::Duration::from_secs(role.lease_seconds_max));
-        return (false, format!("the lease is over the role's bound of {most}"));
-    }
-    (true, format!("{signers} signatures suffice (up to {bound} hosts)"))
 }
 
 fn confirm(yes: bool) -> Result<(), SocError> {

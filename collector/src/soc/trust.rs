@@ -8,7 +8,7 @@ use picket_protocol::time::Timestamp;
 use picket_protocol::trust::{PAYLOAD_TYPE, TrustRoot};
 
 use super::args::TrustNewArguments;
-use super::client::{percent_encoded, with_query};
+use super::client::{Client, percent_encoded, with_query};
 use super::error::SocError;
 use super::period::show_period;
 use super::policy::Policy;
@@ -57,14 +57,7 @@ pub(super) async fn show(
         (Some(file), _) => read_envelope(file)?,
         (None, Some(tenant)) => {
             let (_, client) = session.connect()?;
-            let list: TrustList =
-                client.get(&with_query("/trust", &[("tenant", Some(tenant.to_owned()))])).await?;
-            let found = list.items.into_iter().next();
-            found
-                .ok_or_else(|| {
-                    SocError::Bad(format!("no trust root is installed for {}", printable(tenant)))
-                })?
-                .envelope
+            in_force(&client, tenant).await?
         }
         (None, None) => return Err(SocError::Usage("name a file or a tenant".to_owned())),
     };
@@ -79,6 +72,13 @@ pub(super) async fn show(
     print(&mut session.screen, &root, session.now)?;
     print_signatures(&mut session.screen, &envelope, PAYLOAD_TYPE, &root)?;
     Ok(0)
+}
+
+/// The trust root that the collector says is in force for a tenant.
+pub(super) async fn in_force(client: &Client, tenant: &str) -> Result<Envelope, SocError> {
+    let list: TrustList = client.get(&with_query("/trust", &[("tenant", Some(tenant.to_owned()))])).await?;
+    let none = || SocError::Bad(format!("no trust root is installed for {}", printable(tenant)));
+    Ok(list.items.into_iter().next().ok_or_else(none)?.envelope)
 }
 
 /// `soc trust install FILE`.

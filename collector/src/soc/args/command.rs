@@ -1,0 +1,243 @@
+//! The command line of `soc command` and `soc isolate`.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Args, Subcommand};
+use picket_protocol::action::RATE_MAX;
+use picket_protocol::command::{Limited, Mac, Transport};
+
+/// What to do about commands.
+#[derive(Debug, Subcommand)]
+pub enum CommandAction {
+    /// Write an unsigned command; nothing is sent
+    #[command(subcommand)]
+    New(Box<NewAction>),
+    /// List commands that were posted, newest first
+    List {
+        /// Only this customer's
+        #[arg(long)]
+        tenant: Option<String>,
+        /// How many at most
+        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        limit: u32,
+    },
+    /// Show one command, and what became of it on each host
+    Show {
+        /// The command's id
+        #[arg(value_name = "ID")]
+        id: uuid::Uuid,
+    },
+}
+
+/// Which command to write.
+#[derive(Debug, Subcommand)]
+pub enum NewAction {
+    /// A message to the customer, shown on the host until acknowledged
+    #[command(
+        after_help = "Example:\n  soc command new advise --host web-1 --message 'Rotate the key of deploy' --reason 'leaked in a ticket' --ticket C-7 -o advise.json"
+    )]
+    Advise {
+        /// The message
+        #[arg(long)]
+        message: String,
+        /// How long it is shown at most
+        #[arg(long, value_name = "PERIOD", default_value = "24h")]
+        lease: String,
+        /// For whom, until when, why.
+        #[command(flatten)]
+        frame: CommandFrame,
+    },
+    /// Re-examine files now
+    #[command(
+        after_help = "Example:\n  soc command new scan --host web-1 --paths /etc --reason 'after the incident' --ticket C-7 -o scan.json"
+    )]
+    Scan {
+        /// Absolute paths within watched trees (repeat it, or separate by commas) [default: all]
+        #[arg(long, value_delimiter = ',')]
+        paths: Vec<String>,
+        /// For whom, until when, why.
+        #[command(flatten)]
+        frame: CommandFrame,
+    },
+    /// Raise marked findings through the real path, to see how long each stage takes
+    #[command(
+        after_help = "Example:\n  soc command new drill --host web-1 --findings 10 --reason 'monthly exercise' --ticket X-1 -o drill.json"
+    )]
+    Drill {
+        /// How many, 1 to 1,000
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+        findings: u32,
+        /// For whom, until when, why.
+        #[command(flatten)]
+        frame: CommandFrame,
+    },
+    /// Cut hosts off from all but the collector and what their owner's policy names
+    #[command(
+        after_help = "Example:\n  soc command new isolate --host web-1 --lease 2h --reason 'ransomware' --ticket C-7 -o isolate.json\n\n`soc isolate` does the same and shows how far it reaches."
+    )]
+    Isolate {
+        /// For how long, for whom, why.
+        #[command(flatten)]
+        order: Order,
+    },
+    /// Cut one service off from the network; the host goes on
+    #[command(
+        after_help = "Example:\n  soc command new isolate-unit --host web-1 --unit nginx.service --lease 2h --reason 'web shell' --ticket C-7 -o unit.json"
+    )]
+    IsolateUnit {
+        /// A systemd service, scope or slice
+        #[arg(long)]
+        unit: String,
+        /// For how long, for whom, why.
+        #[command(flatten)]
+        order: Order,
+    },
+    /// Let nothing in to a port
+    #[command(
+        after_help = "Example:\n  soc command new close-port --host web-1 --protocol tcp --port 6379 --lease 1d --reason 'open redis' --ticket C-7 -o port.json"
+    )]
+    ClosePort {
+        /// Of which protocol
+        #[arg(long, value_parser = transport())]
+        protocol: Transport,
+        /// Which, 1 to 65,535
+        #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+        port: u16,
+        /// For how long, for whom, why.
+        #[command(flatten)]
+        order: Order,
+    },
+    /// Exchange nothing with some networks
+    #[command(
+        after_help = "Example:\n  soc command new block --host web-1,web-2 --network 192.0.2.7,198.51.100.0/24 --lease 7d --reason 'command and control' --ticket C-7 -o block.json\n\nA file of networks has one a line; what follows # is a comment."
+    )]
+    Block {
+        /// Address, or ADDRESS/LENGTH (repeat it, or separate by commas)
+        #[arg(long, value_delimiter = ',', required_unless_present = "networks_file")]
+        network: Vec<String>,
+        /// A file of them (- for standard input)
+        #[arg(long, value_name = "FILE")]
+        networks_file: Option<PathBuf>,
+        /// For how long, for whom, why.
+        #[command(flatten)]
+        order: Order,
+    },
+    /// Take no more than so much from each address
+    #[command(
+        after_help = "Examples:\n  soc command new rate-limit --host web-1 --protocol tcp --port 443 --per-second 50 --lease 6h --reason 'flood' --ticket C-7 -o limit.json\n  soc command new rate-limit --host web-1 --protocol icmp --per-second 10 --lease 6h --reason 'flood' --ticket C-7 -o limit.json"
+    )]
+    RateLimit {
+        /// What is counted: new connections of tcp, datagrams of udp, messages of icmp
+        #[arg(long, value_parser = limited())]
+        protocol: Limited,
+        /// To this port only; not for icmp
+        #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+        port: Option<u16>,
+        /// How many from each address, 1 to 1,000,000
+        #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=i64::from(RATE_MAX)))]
+        per_second: u32,
+        /// For how long, for whom, why.
+        #[command(flatten)]
+        order: Order,
+    },
+    /// Keep a neighbour at its hardware address, whatever others say
+    #[command(
+        after_help = "Example:\n  soc command new pin-neighbour --host web-1 --interface eth0 --address 192.0.2.1 --mac 02:00:00:00:00:01 --lease 1d --reason 'ARP spoofing' --ticket C-7 -o pin.json"
+    )]
+    PinNeighbour {
+        /// On which interface
+        #[arg(long)]
+        interface: String,
+        /// Its IP address
+        #[arg(long)]
+        address: IpAddr,
+        /// Its hardware address
+        #[arg(long)]
+        mac: Mac,
+        /// For how long, for whom, why.
+        #[command(flatten)]
+        order: Order,
+    },
+}
+
+fn transport() -> impl TypedValueParser<Value = Transport> {
+    PossibleValuesParser::new(["tcp", "udp"]).map(|word| match word.as_str() {
+        "udp" => Transport::Udp,
+        _ => Transport::Tcp,
+    })
+}
+
+fn limited() -> impl TypedValueParser<Value = Limited> {
+    PossibleValuesParser::new(["tcp", "udp", "icmp"]).map(|word| match word.as_str() {
+        "icmp" => Limited::Icmp,
+        "udp" => Limited::Udp,
+        _ => Limited::Tcp,
+    })
+}
+
+/// What every command says that changes a host.
+#[derive(Debug, Args)]
+pub struct Order {
+    /// How long it lasts at most, from when a host applies it: 30m, 2h, 7d
+    #[arg(long, value_name = "PERIOD")]
+    pub lease: String,
+    /// For whom, until when, why.
+    #[command(flatten)]
+    pub frame: CommandFrame,
+}
+
+/// `soc isolate`.
+#[derive(Debug, Args)]
+pub struct IsolateArguments {
+    /// Hosts: agent ids, unique prefixes of one, or unique names
+    #[arg(value_name = "HOST", required = true, value_delimiter = ',')]
+    pub hosts: Vec<String>,
+    /// How long it lasts at most, from when a host applies it: 30m, 2h, 7d
+    #[arg(long, value_name = "PERIOD")]
+    pub lease: String,
+    /// Until when, why.
+    #[command(flatten)]
+    pub text: CommandText,
+    /// The tenant's trust root, which says how many must sign [default: the one in force at the collector]
+    #[arg(long, value_name = "FILE")]
+    pub trust: Option<PathBuf>,
+    /// Where to write it [default: isolate-<end of the command's id>.json]
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+}
+
+/// What every command says, and where it goes.
+#[derive(Debug, Args)]
+pub struct CommandFrame {
+    /// A host: agent id, unique prefix of one, or unique name (repeat it, or separate by commas)
+    #[arg(long, required = true, value_delimiter = ',')]
+    pub host: Vec<String>,
+    /// Until when, why.
+    #[command(flatten)]
+    pub text: CommandText,
+    /// Where to write it
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+}
+
+/// What every command says besides what it does.
+#[derive(Debug, Args)]
+pub struct CommandText {
+    /// Whose hosts; with this and whole agent ids no collector is asked
+    #[arg(long)]
+    pub tenant: Option<String>,
+    /// Why, in a sentence
+    #[arg(long)]
+    pub reason: String,
+    /// The case
+    #[arg(long)]
+    pub ticket: String,
+    /// When it stops being obeyed: a period from now, or a time
+    #[arg(long, value_name = "WHEN", default_value = "1h")]
+    pub expires: String,
+    /// When it starts being obeyed [default: 5 minutes ago, for clocks that are late]
+    #[arg(long, value_name = "WHEN")]
+    pub not_before: Option<String>,
+}
