@@ -100,12 +100,18 @@ pub fn token(name: &str) -> String {
 
 impl Lab {
     pub fn start() -> Self {
+        Self::start_with(200, now)
+    }
+
+    /// With another bound on containments, and another clock.
+    pub fn start_with(containments_per_hour: u32, clock: fn() -> Timestamp) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (findings, _) = broadcast::channel(1_024);
         let store = Arc::new(SqliteStore::open(&dir.path().join("collector.db"), findings.clone()).unwrap());
         let (ca, tls) = certificates();
         let witness = Witness::new("collector.example", SigningKey::from_seed([9; 32])).unwrap();
-        let shared = Arc::new(Shared::new(store.clone(), witness, ca.clone(), findings.clone(), now));
+        let shared = Shared::new(store.clone(), witness, ca.clone(), findings.clone(), clock);
+        let shared = Arc::new(shared.with_containments_per_hour(containments_per_hour));
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -155,6 +161,19 @@ impl Lab {
             stop.send_replace(true);
         }
         wait_for("the port to close", || TcpStream::connect(self.address).err());
+    }
+
+    /// Closes the store and opens it again, as a collector does that is started anew.
+    pub fn reopen(&mut self, containments_per_hour: u32) {
+        self.stop();
+        self.store.close();
+        let path = self.dir.path().join("collector.db");
+        self.store = Arc::new(SqliteStore::open(&path, self.findings.clone()).unwrap());
+        let witness = Witness::new("collector.example", SigningKey::from_seed([9; 32])).unwrap();
+        let (ca, findings, clock) = (self.ca.clone(), self.findings.clone(), self.shared.clock);
+        let shared = Shared::new(self.store.clone(), witness, ca, findings, clock);
+        self.shared = Arc::new(shared.with_containments_per_hour(containments_per_hour));
+        self.listen();
     }
 
     pub fn host(&self, tenant: &str, hostname: &str) -> Host {

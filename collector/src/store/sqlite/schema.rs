@@ -12,7 +12,7 @@ pub(super) const SEQ_BITS: u32 = 40;
 /// Most agents that one store numbers.
 pub(super) const AGENTS_MAX: i64 = 1 << 22;
 
-const TABLES: &str = "
+pub(super) const TABLES: &str = "
 CREATE TABLE tenant (no INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
 CREATE TABLE host (
   no INTEGER PRIMARY KEY, agent BLOB NOT NULL UNIQUE, tenant_no INTEGER NOT NULL, hostname TEXT NOT NULL,

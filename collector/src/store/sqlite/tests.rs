@@ -12,8 +12,8 @@ use picket_protocol::tree::Frontier;
 use tokio::sync::broadcast;
 
 use super::super::{
-    Certificate, EnrolOutcome, Enrolment, Entry, FindingIndex, FindingQuery, HostQuery, Ingest, Issue,
-    NewToken, OwnFinding, Store as _, StoreError,
+    Certificate, CommandQuery, EnrolOutcome, Enrolment, Entry, FindingIndex, FindingQuery, HostQuery, Ingest,
+    Issue, NewToken, OwnFinding, Store as _, StoreError,
 };
 use super::SqliteStore;
 
@@ -231,4 +231,36 @@ fn a_database_keeps_what_it_confirmed_and_a_closed_store_says_so() {
     let store = open();
     assert_eq!(store.ledger(agent).unwrap().unwrap().frontier.size(), 300);
     assert_eq!(store.hosts(&HostQuery::default()).unwrap().items.len(), 1);
+}
+
+#[test]
+fn a_database_of_version_1_is_brought_up_with_what_it_holds() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("db");
+    let old = rusqlite::Connection::open(&path).unwrap();
+    old.execute_batch(super::schema::TABLES).unwrap();
+    let id = uuid::Uuid::from_u128(7);
+    old.execute(
+        "INSERT INTO command (id, tenant, action, reason, ticket, issued, not_before, expires, submitted, submitted_by,
+         envelope) VALUES (?, 'acme', 'advise', '', '', 0, 0, ?, 0, 'alice', '{}')",
+        rusqlite::params![id.as_bytes(), at(60).nanos()],
+    )
+    .unwrap();
+    old.execute(
+        "INSERT INTO delivery (command_no, agent_no, expires, outcome) VALUES (1, 1, ?, 'applied'), (1, 2, ?, NULL)",
+        [at(60).nanos(); 2],
+    )
+    .unwrap();
+    old.pragma_update(None, "user_version", 1).unwrap();
+    drop(old);
+    for _ in 0..2 {
+        let store = SqliteStore::open(&path, broadcast::channel(16).0).unwrap();
+        let open = |now| {
+            let query = CommandQuery { open_at: Some(now), ..CommandQuery::default() };
+            store.commands(&query).unwrap().items
+        };
+        let row = open(at(59)).pop().unwrap();
+        assert_eq!((row.id, row.hosts, row.answered, row.settled), (id, 2, 1, 1));
+        assert!(open(at(60)).is_empty(), "who has not taken it by then never will");
+    }
 }
