@@ -282,6 +282,14 @@ fn isolate_shows_how_far_it_reaches_and_who_must_sign() {
     assert_eq!((&json["tenant_hosts"], &json["roles"][0]["signatures"]), (&4.into(), &1.into()));
     assert_eq!((&json["hosts"][0]["hostname"], &json["trust_version"]), (&"web-3".into(), &1.into()));
     assert_eq!(json["command"]["id"], written(&vendor).id.to_string());
+    let stranger = Uuid::now_v7().to_string();
+    lab.store.revoke(hosts[3].agent, "sold", now()).unwrap();
+    let unknown = out(&isolate(&vendor, config, &[&stranger, "--tenant", "acme", "--lease", "2h"], 0));
+    assert!(
+        unknown.contains("0 of the 3 hosts") && unknown.contains("1 more that are no hosts"),
+        "{unknown}"
+    );
+    written(&vendor);
     isolate(&vendor, config, &["web-1", "db-1", "--lease", "2h"], 3);
     isolate(&vendor, config, &["web-1"], 3);
     isolate(&vendor, config, &["nobody", "--lease", "2h"], 1);

@@ -243,8 +243,11 @@ fn from_keys_to_a_signed_command() {
     wait_for("the command", || lab.store.command(command.id, now()).unwrap());
     lab.seal_receipt(&mut host, &applied(command.id));
     assert_eq!(waiting.wait().unwrap().code(), Some(0));
-    let receipts =
-        out(&soc_code(Some(&config), &["receipts", "--command", &command.id.to_string(), "--full"], 0));
+    let receipts = out(&soc_code(
+        Some(&config),
+        &["receipts", "--command", &command.id.to_string(), "--full", "--limit", "150"],
+        0,
+    ));
     assert!(receipts.contains("applied") && receipts.contains("alice"), "{receipts}");
     let listed = json_lines(&out(&soc_code(Some(&config), &["command", "list", "--json"], 0)));
     assert_eq!((listed.len(), &listed[0]["answered"]), (1, &1.into()));

@@ -321,7 +321,7 @@ pub struct Delivery {
     /// The host.
     #[schema(value_type = String, format = "uuid")]
     pub agent: AgentId,
-    /// `queued`, `sent`, `answered` or `expired`.
+    /// `queued`, `sent`, `answered` (by any receipt) or `expired` (before one came).
     pub state: String,
     /// When it went down the host's connection.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -48,7 +48,7 @@ fn default_file(command: &Command) -> PathBuf {
 /// What is known of how far a command reaches. A collector that is away leaves gaps, and hinders nothing: the
 /// machine that signs may be off the network.
 struct Radius {
-    /// All hosts of the tenant.
+    /// All hosts of the tenant that were not revoked.
     fleet: Option<Vec<Host>>,
     /// The trust root, and where it is from.
     trust: Option<(TrustRoot, &'static str)>,
@@ -64,9 +64,13 @@ impl Radius {
                 return radius;
             }
         };
-        let fleet = hosts::all(&client, Some(command.tenant.to_string())).await;
-        radius.fleet =
-            fleet.map_err(|error| notice(&format!("how many hosts there are is not known: {error}"))).ok();
+        radius.fleet = match hosts::all(&client, Some(command.tenant.to_string())).await {
+            Ok(hosts) => Some(hosts.into_iter().filter(|host| host.state != "revoked").collect()),
+            Err(error) => {
+                notice(&format!("how many hosts the tenant has is not known: {error}"));
+                None
+            }
+        };
         if radius.trust.is_none() && radius.fleet.is_some() {
             radius.trust = match in_force(&client, command).await {
                 Ok(root) => Some((root, "in force at the collector")),
@@ -86,7 +90,9 @@ impl Radius {
 
     /// The roles that may order it, with how many signatures of each it takes.
     fn roles(&self, command: &Command) -> Vec<(&str, &Role, Result<u32, String>)> {
-        let Some((root, _)) = &self.trust else { return Vec::new() };
+        let Some((root, _)) = self.trust.as_ref().filter(|(root, _)| root.tenant == command.tenant) else {
+            return Vec::new();
+        };
         let able = root.roles.iter().filter(|(_, role)| role.actions.contains(command.action.name()));
         able.map(|(name, role)| (name.as_str(), role, reach::needed(role, command))).collect()
     }
@@ -121,6 +127,7 @@ impl Radius {
             "hosts": named,
             "tenant_hosts": self.fleet.as_ref().map(Vec::len),
             "trust_version": self.trust.as_ref().map(|(root, _)| root.version),
+            "trust_expires": self.trust.as_ref().map(|(root, _)| root.expires),
             "roles": roles,
         })
     }
@@ -165,26 +172,24 @@ impl Radius {
             let text = "how many hosts the tenant has is not known here";
             return Ok(screen.field_cell("radius", &Cell::new(text).paint(Paint::Yellow))?);
         };
-        let (count, all) = (command.hosts.len(), fleet.len());
-        let (text, paint) = if count >= all {
+        let named = self.names(command);
+        let (count, all) = (named.len(), fleet.len());
+        let (text, paint) = if count == all && all > 0 {
             (format!("every host of tenant {}: all {all}", command.tenant), Paint::RedBold)
         } else {
             let paint = if count * 2 >= all { Paint::Red } else { Paint::Plain };
             (format!("{count} of the {all} hosts of tenant {}", command.tenant), paint)
         };
         screen.field_cell("radius", &Cell::new(text).paint(paint))?;
-        let named = self.names(command);
         for host in named.iter().take(SHOWN_MAX) {
             screen.field("", format!("{} ({}), {}", host.hostname, host.agent, host.state))?;
         }
         if named.len() > SHOWN_MAX {
             screen.field("", format!("… and {} more", named.len() - SHOWN_MAX))?;
         }
-        let unknown = count.saturating_sub(named.len());
+        let unknown = command.hosts.len().saturating_sub(count);
         if unknown > 0 {
-            let text = format!(
-                "{unknown} of them are no hosts of the tenant: the collector will refuse the command"
-            );
+            let text = format!("{unknown} more that are no hosts of the tenant, or were revoked");
             screen.field_cell("", &Cell::new(text).paint(Paint::Red))?;
         }
         Ok(())

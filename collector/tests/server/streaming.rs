@@ -255,6 +255,49 @@ async fn commands_wait_for_their_host_and_are_answered_by_receipts() {
     assert_eq!(stored.deliveries[0].outcome, Some(Outcome::Applied));
 }
 
+fn isolation(agent: &TestAgent) -> Command {
+    Command { action: Action::Isolate {}, ..command(agent, 600) }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_agent_has_received_is_not_sent_to_it_again() {
+    let lab = Lab::start().await;
+    let mut agent = lab.agent("acme").await;
+    let (first, second) = (isolation(&agent), isolation(&agent));
+    submit(&lab, &sealed(&first)).await.unwrap();
+    let (mut client, _) = agent.connect().await;
+    assert_eq!(client.expect(FrameType::Command).await, sealed(&first));
+    let receipt = Receipt {
+        command: Some(first.id),
+        outcome: Outcome::Received,
+        check: None,
+        title: "received".to_owned(),
+        signers: Vec::new(),
+        envelope_sha256: String::new(),
+        detail: serde_json::Value::Null,
+    };
+    agent.append(&Draft::new(Kind::Receipt, Severity::Info, &receipt).unwrap());
+    agent.ship(&mut client, 0).await;
+    drop(client);
+    submit(&lab, &sealed(&second)).await.unwrap();
+    let lab = lab.restart().await;
+    let (mut client, _) = agent.connect().await;
+    assert_eq!(client.expect(FrameType::Command).await, sealed(&second), "the first is not sent again");
+    drop(lab);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn containments_are_bounded_as_configured_over_restarts() {
+    let lab = Lab::start_with("[commands]\ncontainments_per_hour = 1").await;
+    let (one, two) = (lab.agent("acme").await, lab.agent("acme").await);
+    submit(&lab, &sealed(&isolation(&one))).await.unwrap();
+    let lab = lab.restart().await;
+    let refused = submit(&lab, &sealed(&isolation(&two))).await.unwrap_err();
+    assert!(refused.contains("at most 1 an hour"), "{refused}");
+    submit(&lab, &sealed(&isolation(&one))).await.expect("the same host counts once");
+    submit(&lab, &sealed(&command(&two, 600))).await.expect("advice contains nobody");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn commands_have_bounds() {
     let lab = Lab::start().await;

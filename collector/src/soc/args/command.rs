@@ -225,7 +225,7 @@ pub struct CommandFrame {
 /// What every command says besides what it does.
 #[derive(Debug, Args)]
 pub struct CommandText {
-    /// Whose hosts; with this and whole agent ids no collector is asked
+    /// Whose hosts; with this and whole agent ids no collector is needed
     #[arg(long)]
     pub tenant: Option<String>,
     /// Why, in a sentence
