@@ -194,7 +194,7 @@ impl Shared {
         });
         if let Err(StoreError::OverRate { message, .. }) = &row {
             // Not what a quiet day brings: a large incident, or somebody with an operator's token.
-            tracing::warn!(%id, %tenant, operator, message, "a command is over the bound on containments");
+            tracing::warn!(%id, %tenant, operator, why = message, "a command is over the bound on containments");
         }
         let row = row?;
         for agent in hosts {

@@ -29,6 +29,9 @@ const FIRST: Duration = Duration::from_secs(10);
 /// How often a command is looked at even when no receipt comes: hosts that never answer let it expire.
 const COMMAND_EVERY: Duration = Duration::from_secs(5);
 
+/// Hosts of a command whose state is a long answer.
+const LARGE: usize = 200;
+
 const WIDTHS: [usize; 6] = [20, 24, 12, 12, 36, 400];
 
 /// Which receipts, as the API takes it.
@@ -44,11 +47,7 @@ pub(super) async fn watch(session: &mut Session, arguments: WatchArguments) -> R
     }
     let filters = vec![("host", agent.map(|agent| agent.to_string())), ("tenant", arguments.tenant)];
     let limit = usize::try_from(arguments.limit).unwrap_or(usize::MAX);
-    if !session.json {
-        let heads: Vec<Cell> = RECEIPT_COLUMNS.iter().map(|column| Cell::new(column.head)).collect();
-        session.screen.row(&WIDTHS, &heads)?;
-    }
-    let mut live = Live::start(session, &client, filters, limit).await?;
+    let mut live = Live::start(session, &client, filters, limit, !session.json).await?;
     loop {
         if live.print_later(session).await? == 0 {
             live.pause(None).await;
@@ -67,27 +66,28 @@ pub(super) async fn until_settled(
 ) -> Result<u8, SocError> {
     let begin = Instant::now();
     let filters = vec![("command", Some(id.to_string())), ("host", only.map(|agent| agent.to_string()))];
-    let mut live = Live::start(session, client, filters, BEFORE_LIVE_MAX).await?;
-    let (mut looked, mut due, mut open) = (None::<Instant>, true, None);
+    let mut live = Live::start(session, client, filters, BEFORE_LIVE_MAX, false).await?;
+    let (mut looked, mut news, mut progress) = (None::<Instant>, true, Progress::default());
     loop {
-        due |= looked.is_none_or(|looked| looked.elapsed() >= COMMAND_EVERY);
+        let due = looked.is_none_or(|looked| looked.elapsed() >= progress.look_every(news));
         let detail = if due { live.guarded(fetch(client, id).await)? } else { None };
+        if detail.is_some() {
+            (looked, news) = (Some(Instant::now()), false);
+        }
         // After the look at the command, so that every receipt that it speaks of is printed.
-        let printed = live.print_later(session).await?;
-        due = printed > 0;
+        news |= live.print_later(session).await? > 0;
         if let Some(detail) = detail {
-            looked = Some(Instant::now());
-            let progress = Progress::of(&detail.deliveries, only);
+            progress = Progress::of(&detail.deliveries, only);
             if progress.hosts == 0 {
                 return Err(SocError::Usage("that host is not among the command's".to_owned()));
             }
             if progress.open == 0 {
                 return Ok(u8::from(progress.bad));
             }
-            open = Some(progress.open);
         }
         if patience.is_some_and(|patience| begin.elapsed() >= patience) {
-            let open = open.map_or_else(|| "some".to_owned(), |open| open.to_string());
+            // The collector was away all the time when it told of no host.
+            let open = if progress.hosts == 0 { "some".to_owned() } else { progress.open.to_string() };
             notice(&format!("{open} hosts have not said the last word; soc watch {id} goes on"));
             return Ok(2);
         }
@@ -126,7 +126,7 @@ async fn page(
 }
 
 /// How far a command is.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 struct Progress {
     /// Hosts that are looked at.
     hosts: usize,
@@ -138,7 +138,7 @@ struct Progress {
 
 impl Progress {
     fn of(deliveries: &[Delivery], only: Option<AgentId>) -> Self {
-        let mut progress = Self { hosts: 0, open: 0, bad: false };
+        let mut progress = Self::default();
         for delivery in deliveries.iter().filter(|delivery| only.is_none_or(|agent| delivery.agent == agent))
         {
             let expired = delivery.state == "expired";
@@ -149,6 +149,15 @@ impl Progress {
                 expired || matches!(delivery.outcome.as_deref(), Some("refused" | "failed" | "reverted"));
         }
         progress
+    }
+
+    /// When the command is worth another look: after news soon, unless it is a large one, whose answer is long.
+    fn look_every(&self, news: bool) -> Duration {
+        match (news, self.hosts) {
+            (false, _) => COMMAND_EVERY,
+            (true, 0..=LARGE) => Duration::ZERO,
+            (true, _) => LOOK_LATER,
+        }
     }
 }
 
@@ -164,20 +173,41 @@ struct Live<'a> {
 }
 
 impl<'a> Live<'a> {
-    /// Prints the newest `limit` receipts, oldest first, and goes on behind them.
+    /// Prints the newest `limit` receipts, oldest first, under a head where one is wanted, and goes on behind them.
     async fn start(
         session: &mut Session,
         client: &'a Client,
         filters: Filters,
         limit: usize,
+        head: bool,
     ) -> Result<Self, SocError> {
         let (rows, place) = newest(client, &filters, limit).await?;
+        if head {
+            let heads: Vec<Cell> = RECEIPT_COLUMNS.iter().map(|column| Cell::new(column.head)).collect();
+            session.screen.row(&WIDTHS, &heads)?;
+        }
         rows.iter().rev().try_for_each(|receipt| print(session, receipt))?;
         Ok(Self { client, filters, place, lost: false, active: Instant::now() })
     }
 
-    /// Prints what came since, and tells how many that were; none when the collector is away.
+    /// Prints all that came since, and tells how many that were; none when the collector is away.
     async fn print_later(&mut self, session: &mut Session) -> Result<usize, SocError> {
+        let mut printed = 0;
+        while let Some(items) = self.later().await? {
+            items.iter().try_for_each(|receipt| print(session, receipt))?;
+            printed += items.len();
+            if items.len() < PAGE_ROWS {
+                break;
+            }
+        }
+        if printed > 0 {
+            self.active = Instant::now();
+        }
+        Ok(printed)
+    }
+
+    /// A page of what came since; nothing when the collector is away.
+    async fn later(&mut self) -> Result<Option<Vec<Receipt>>, SocError> {
         let more = [("after", Some(self.place.clone())), ("limit", Some(PAGE_ROWS.to_string()))];
         let page = page(self.client, &self.filters, &more).await;
         if let Err(SocError::Refused { status: GONE, .. }) = &page {
@@ -186,14 +216,9 @@ impl<'a> Live<'a> {
                 self.place = place;
             }
         }
-        let Some(page) = self.guarded(page)? else { return Ok(0) };
-        // The place moves only with what was printed.
-        page.items.iter().try_for_each(|receipt| print(session, receipt))?;
+        let Some(page) = self.guarded(page)? else { return Ok(None) };
         self.place = page.live;
-        if !page.items.is_empty() {
-            self.active = Instant::now();
-        }
-        Ok(page.items.len())
+        Ok(Some(page.items))
     }
 
     /// Nothing, and a word to the operator, for failures that pass by themselves; others are for the caller.

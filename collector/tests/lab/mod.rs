@@ -6,6 +6,8 @@
 )]
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+pub mod orders;
+
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};

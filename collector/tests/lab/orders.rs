@@ -1,0 +1,59 @@
+//! Commands that contain hosts, and what agents answer.
+
+use std::time::Duration;
+
+use picket_protocol::command::{Action, Command, Outcome, PAYLOAD_TYPE, Receipt};
+use picket_protocol::crypto::SigningKey;
+use picket_protocol::dsse::Envelope;
+use picket_protocol::time::Timestamp;
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::{Answer, Host, Lab, RESPONDER, now, token};
+
+pub fn receipt(command: Uuid, outcome: Outcome) -> Receipt {
+    Receipt {
+        command: Some(command),
+        outcome,
+        check: None,
+        title: format!("it is {}", outcome.as_str()),
+        signers: vec!["alice".to_owned()],
+        envelope_sha256: "00".repeat(32),
+        detail: Value::Null,
+    }
+}
+
+pub fn isolation(hosts: &[&Host], expires: Timestamp) -> Command {
+    Command {
+        id: Uuid::now_v7(),
+        issued: now(),
+        not_before: Timestamp::from_seconds(0),
+        expires,
+        tenant: hosts[0].tenant.clone(),
+        hosts: hosts.iter().map(|host| host.agent).collect(),
+        action: Action::Isolate {},
+        lease: 60,
+        reason: "test".to_owned(),
+        ticket: "T-1".to_owned(),
+    }
+}
+
+pub fn soon() -> Timestamp {
+    now().plus(Duration::from_secs(600))
+}
+
+pub fn signed(command: &Command) -> Vec<u8> {
+    let mut envelope = Envelope::new(PAYLOAD_TYPE, &serde_json::to_vec(command).unwrap());
+    envelope.sign(&SigningKey::from_seed([7; 32])).unwrap();
+    serde_json::to_vec(&envelope).unwrap()
+}
+
+pub fn post(lab: &Lab, command: &Command) -> Answer {
+    lab.request("POST", "/commands", Some(&token(RESPONDER)), &signed(command))
+}
+
+pub fn posted(lab: &Lab, hosts: &[&Host]) -> Command {
+    let command = isolation(hosts, soon());
+    assert_eq!(post(lab, &command).status, 201);
+    command
+}
