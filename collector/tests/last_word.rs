@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
 
-use lab::orders::{isolation, post, posted, receipt, signed, soon};
-use lab::{Host, Lab, RESPONDER, VIEWER, err, now, out, soc, soc_code, wait_for};
+use lab::orders::{isolation, post, posted, receipt, signed, signed_by, soon, trust_root};
+use lab::{ADMIN, Host, Lab, RESPONDER, VIEWER, err, now, out, soc, soc_code, token, wait_for};
 use picket_collector::store::Store as _;
 use picket_protocol::command::{Action, Check, Command, Outcome, Receipt};
 use picket_protocol::time::Timestamp;
@@ -291,4 +291,19 @@ fn a_tenant_is_contained_no_faster_than_its_bound_over_restarts_as_well() {
     assert_eq!(send(&lab, &[4]).status, 429);
     lab.reopen(4);
     assert_eq!(send(&lab, &[4]).status, 201, "the bound is the configuration's");
+}
+
+#[test]
+fn a_token_without_a_key_cannot_use_the_bound_up() {
+    let lab = Lab::start_with(1, now);
+    let hosts: Vec<Host> = (1..=3).map(|n| lab.host("acme", &format!("web-{n}"))).collect();
+    assert_eq!(lab.request("POST", "/trust", Some(&token(ADMIN)), &trust_root(&hosts[0].tenant)).status, 201);
+    let stranger = |host: &Host| {
+        let body = signed_by(8, &isolation(&[host], soon()));
+        lab.request("POST", "/commands", Some(&token(RESPONDER)), &body).status
+    };
+    assert_eq!((stranger(&hosts[1]), stranger(&hosts[2])), (201, 201), "agents say what is wrong with them");
+    assert_eq!(post(&lab, &isolation(&[&hosts[0]], soon())).status, 201);
+    assert_eq!(post(&lab, &isolation(&[&hosts[1]], soon())).status, 429);
+    assert_eq!(stranger(&hosts[1]), 201);
 }

@@ -58,7 +58,8 @@ pub struct ReceiptsParameters {
 }
 
 /// Posts a signed command: queued durably for its hosts, and sent at once to those that are connected. The
-/// same envelope again is the same command.
+/// same envelope again is the same command. One that contains hosts is refused while so many of the tenant's were
+/// contained within the last hour that it goes over the collector's bound.
 #[utoipa::path(post, path = "/api/v1/commands", tag = "commands", request_body = EnvelopeSchema,
     responses((status = 201, body = CommandSummary), BodyRefusals, Refusals))]
 pub async fn post(

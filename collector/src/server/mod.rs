@@ -8,6 +8,7 @@ mod connection;
 pub mod data_dir;
 pub mod door;
 pub mod enrol;
+mod fence;
 pub mod limits;
 pub mod listener;
 pub mod run;

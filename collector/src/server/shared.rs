@@ -16,6 +16,7 @@ use picket_protocol::time::Timestamp;
 use tokio::sync::{Notify, broadcast, watch};
 
 use super::config::CONTAINMENTS_PER_HOUR;
+use super::fence;
 use super::witness::Witness;
 use crate::store::{CommandRow, FindingRow, Host, NewCommand, Store, StoreError, TrustRow};
 
@@ -180,16 +181,18 @@ impl Shared {
     /// Blocks. Signatures are the agents' business: this is a relay.
     pub fn submit_command(&self, envelope: &[u8], operator: &str) -> Result<CommandRow, SubmitError> {
         let now = (self.clock)();
-        let command = read_command(envelope)?;
+        let (signed, command) = read_command(envelope)?;
         if command.expires <= now {
             return Err(SubmitError::Expired(command.expires));
         }
+        let roots = self.store.trust_chain(&command.tenant)?;
+        let counts = command.action.is_probed() && fence::may_be_obeyed(&signed, &command, &roots);
         let (id, tenant, hosts) = (command.id, command.tenant.clone(), command.hosts.clone());
         let row = self.store.submit_command(NewCommand {
             command,
             envelope: envelope.to_vec(),
             submitted_by: operator.to_owned(),
-            containments_max: self.containments_max,
+            containments_max: counts.then_some(self.containments_max),
             now,
         });
         if let Err(StoreError::OverRate { message, .. }) = &row {
@@ -286,7 +289,7 @@ impl Shared {
     }
 }
 
-fn read_command(envelope: &[u8]) -> Result<Command, SubmitError> {
+fn read_command(envelope: &[u8]) -> Result<(Envelope, Command), SubmitError> {
     let malformed = |error: &dyn std::fmt::Display| SubmitError::Malformed(error.to_string());
     let envelope = Envelope::parse(envelope).map_err(|e| malformed(&e))?;
     if envelope.payload_type() != PAYLOAD_TYPE {
@@ -303,7 +306,7 @@ fn read_command(envelope: &[u8]) -> Result<Command, SubmitError> {
     if command.reason.len() > TEXT_BYTES_MAX || command.ticket.len() > TEXT_BYTES_MAX {
         return Err(malformed(&format!("its reason or ticket is over {TEXT_BYTES_MAX} bytes")));
     }
-    Ok(command)
+    Ok((envelope, command))
 }
 
 /// The machine's clock.

@@ -401,8 +401,9 @@ pub struct NewCommand {
     pub envelope: Vec<u8>,
     /// Who posted it.
     pub submitted_by: String,
-    /// Most hosts of one tenant that may be contained within an hour, this command's among them.
-    pub containments_max: u64,
+    /// For one that counts as a containment: most hosts of one tenant that may be contained within an hour, its own
+    /// among them.
+    pub containments_max: Option<u64>,
     /// Now.
     pub now: Timestamp,
 }

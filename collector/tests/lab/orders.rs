@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use picket_protocol::command::{Action, Command, Outcome, PAYLOAD_TYPE, Receipt};
 use picket_protocol::crypto::SigningKey;
-use picket_protocol::dsse::Envelope;
+use picket_protocol::dsse::{Envelope, KeyId};
+use picket_protocol::identity::Tenant;
 use picket_protocol::time::Timestamp;
+use picket_protocol::trust::{self, AudienceBound, OperatorKey, Role, RootRole, TrustRoot};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -42,9 +44,38 @@ pub fn soon() -> Timestamp {
     now().plus(Duration::from_secs(600))
 }
 
+/// Signed by the operator whom `trust_root` lists.
 pub fn signed(command: &Command) -> Vec<u8> {
+    signed_by(7, command)
+}
+
+pub fn signed_by(seed: u8, command: &Command) -> Vec<u8> {
     let mut envelope = Envelope::new(PAYLOAD_TYPE, &serde_json::to_vec(command).unwrap());
-    envelope.sign(&SigningKey::from_seed([7; 32])).unwrap();
+    envelope.sign(&SigningKey::from_seed([seed; 32])).unwrap();
+    serde_json::to_vec(&envelope).unwrap()
+}
+
+/// Lets one operator isolate hosts.
+pub fn trust_root(tenant: &Tenant) -> Vec<u8> {
+    let key = SigningKey::from_seed([7; 32]);
+    let id = KeyId::of(&key.public());
+    let role = Role {
+        keys: [id.clone()].into(),
+        threshold: 1,
+        actions: ["isolate".to_owned()].into(),
+        audience: vec![AudienceBound { signatures: 1, hosts: 10 }],
+        lease_seconds_max: 3_600,
+    };
+    let root = TrustRoot {
+        version: 1,
+        tenant: tenant.clone(),
+        expires: soon(),
+        keys: [(id.clone(), OperatorKey { name: "alice".to_owned(), public: key.public() })].into(),
+        root: RootRole { keys: [id].into(), threshold: 1 },
+        roles: [("responder".to_owned(), role)].into(),
+    };
+    let mut envelope = Envelope::new(trust::PAYLOAD_TYPE, &serde_json::to_vec(&root).unwrap());
+    envelope.sign(&key).unwrap();
     serde_json::to_vec(&envelope).unwrap()
 }
 

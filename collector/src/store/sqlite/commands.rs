@@ -38,13 +38,12 @@ pub(super) fn submit(write: &mut Write<'_>, new: &NewCommand) -> Result<CommandR
             StoreError::Conflict(format!("command {} was posted before, with another envelope", command.id))
         });
     }
-    let probed = command.action.is_probed();
-    if probed {
-        check_containments(write.tx, new)?;
+    if let Some(most) = new.containments_max {
+        check_containments(write.tx, new, most)?;
     }
     write.tx.execute(
         "INSERT INTO command (id, tenant, action, reason, ticket, issued, not_before, expires, submitted,
-         submitted_by, envelope, probed) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+         submitted_by, envelope, probed, counted) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         params![
             command.id.as_bytes(),
             command.tenant.as_str(),
@@ -57,7 +56,8 @@ pub(super) fn submit(write: &mut Write<'_>, new: &NewCommand) -> Result<CommandR
             new.now.nanos(),
             new.submitted_by,
             new.envelope,
-            probed
+            command.action.is_probed(),
+            new.containments_max.is_some()
         ],
     )?;
     let no = write.tx.last_insert_rowid();
@@ -69,15 +69,15 @@ pub(super) fn submit(write: &mut Write<'_>, new: &NewCommand) -> Result<CommandR
 }
 
 /// The collector's own bound on how many hosts of a tenant are contained within an hour, whoever signed.
-fn check_containments(tx: &Transaction<'_>, new: &NewCommand) -> Result<(), StoreError> {
+fn check_containments(tx: &Transaction<'_>, new: &NewCommand, most: u64) -> Result<(), StoreError> {
     let sql = "SELECT h.agent, max(c.submitted) FROM command c JOIN delivery d ON d.command_no = c.no
                JOIN host h ON h.no = d.agent_no
-               WHERE c.probed = 1 AND c.tenant = ? AND c.submitted > ? GROUP BY h.no";
+               WHERE c.counted = 1 AND c.tenant = ? AND c.submitted > ? GROUP BY h.no";
     let mut statement = tx.prepare_cached(sql)?;
     let values = params![new.command.tenant.as_str(), containments::window_start(new.now).nanos()];
     let rows = statement.query_map(values, |row| Ok((agent_column(row, 0)?, time_column(row, 1)?)))?;
     let recent = rows.collect::<rusqlite::Result<_>>()?;
-    containments::check(&recent, &new.command, new.containments_max, new.now)
+    containments::check(&recent, &new.command, most, new.now)
 }
 
 fn queue(write: &Write<'_>, command_no: i64, agent: AgentId, new: &NewCommand) -> Result<(), StoreError> {

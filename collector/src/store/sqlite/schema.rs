@@ -70,12 +70,13 @@ CREATE TABLE trust (
   installed INTEGER NOT NULL, envelope BLOB NOT NULL, UNIQUE (tenant, version));
 ";
 
-/// From version 1 to 2: which commands contain hosts, and which outcomes are not the last word. The defaults are true
-/// of every row of version 1, which knew no such command.
+/// From version 1 to 2: which commands are probed, which of them count against the bound on containments, and which
+/// outcomes are not the last word. The defaults are true of every row of version 1, which knew no such command.
 const CONTAINMENT: &str = "
 ALTER TABLE command ADD COLUMN probed INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE command ADD COLUMN counted INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE delivery ADD COLUMN interim INTEGER NOT NULL DEFAULT 0;
-CREATE INDEX command_probed ON command (tenant, submitted) WHERE probed = 1;
+CREATE INDEX command_counted ON command (tenant, submitted) WHERE counted = 1;
 CREATE INDEX delivery_due ON delivery (expires) WHERE outcome IS NULL;
 CREATE INDEX delivery_interim ON delivery (command_no) WHERE interim = 1;
 ";
