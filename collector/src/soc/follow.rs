@@ -69,7 +69,9 @@ pub(super) async fn until_settled(
     let mut live = Live::start(session, client, filters, BEFORE_LIVE_MAX, false).await?;
     let (mut looked, mut news, mut progress) = (None::<Instant>, true, Progress::default());
     loop {
-        let due = looked.is_none_or(|looked| looked.elapsed() >= progress.look_every(news));
+        // A last look before giving up: the last word may just have come.
+        let over = patience.is_some_and(|patience| begin.elapsed() >= patience);
+        let due = over || looked.is_none_or(|looked| looked.elapsed() >= progress.look_every(news));
         let detail = if due { live.guarded(fetch(client, id).await)? } else { None };
         if detail.is_some() {
             (looked, news) = (Some(Instant::now()), false);
@@ -85,7 +87,7 @@ pub(super) async fn until_settled(
                 return Ok(u8::from(progress.bad));
             }
         }
-        if patience.is_some_and(|patience| begin.elapsed() >= patience) {
+        if over {
             // The collector was away all the time when it told of no host.
             let open = if progress.hosts == 0 { "some".to_owned() } else { progress.open.to_string() };
             notice(&format!("{open} hosts have not said the last word; soc watch {id} goes on"));
