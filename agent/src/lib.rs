@@ -15,6 +15,7 @@ pub mod glob;
 pub mod hostile;
 pub mod layout;
 pub mod ledger;
+pub mod netlink;
 pub mod replay;
 pub mod respond;
 pub mod sense;

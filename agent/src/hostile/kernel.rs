@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 
+use crate::netlink;
 use crate::sense::files::{mounts, records};
-use crate::sense::host::defences::{self, firewall, netlink};
+use crate::sense::host::defences::{self, firewall};
 use crate::sense::logins::LoginKind;
 use crate::sense::logins::audit::meaning::{Heard, TYPES, meaning};
 use crate::sense::logins::audit::message::{MESSAGE_BYTES_MAX, Message};

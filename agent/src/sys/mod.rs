@@ -15,6 +15,7 @@ mod socket_filter;
 mod spawn;
 mod stop;
 mod user;
+mod wake;
 mod writers;
 mod xtables;
 
@@ -38,5 +39,6 @@ pub use socket_filter::{Instruction, attach_filter};
 pub use spawn::{ConfinedChild, spawn_confined};
 pub use stop::Stop;
 pub use user::{Account, AccountError};
+pub use wake::Wake;
 pub use writers::{WriteGroup, Written};
 pub use xtables::{XtablesFamily, XtablesRules, xtables_rules};

@@ -8,14 +8,13 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
 use std::ops::Bound;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use crate::sys::Wake;
 use picket_protocol::time::Timestamp;
-use rustix::event::{EventfdFlags, eventfd};
 
 use super::change::SeenBy;
 use super::told::Told;
@@ -394,36 +393,6 @@ fn above(key: &[u8]) -> Option<&[u8]> {
 fn is_within(key: &[u8], above: &[u8]) -> bool {
     let Some(rest) = key.strip_prefix(above) else { return false };
     rest.is_empty() || rest.starts_with(&[0]) || above == [0]
-}
-
-/// An eventfd that wakes the worker.
-#[derive(Debug)]
-pub struct Wake(OwnedFd);
-
-impl Wake {
-    /// Fails only when no descriptor is left.
-    pub fn new() -> std::io::Result<Self> {
-        Ok(Self(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?))
-    }
-
-    /// Wakes the worker, or keeps it from going to sleep.
-    pub fn ring(&self) {
-        // Fails only when the counter is full, and then the worker is awake.
-        let _awake = rustix::io::write(&self.0, &1u64.to_ne_bytes());
-    }
-
-    /// Answers all rings so far.
-    pub fn clear(&self) {
-        let mut count = [0; 8];
-        // Fails only when it was not rung.
-        let _rung = rustix::io::read(&self.0, &mut count);
-    }
-}
-
-impl AsFd for Wake {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
 }
 
 /// The set, shared between the rung that marks and the worker that takes.

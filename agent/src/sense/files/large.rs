@@ -12,13 +12,14 @@ use ring::digest;
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 
-use super::dirty::{Mark, Wake};
+use super::dirty::Mark;
 use super::examine::{BUFFER_BYTES, open_file};
 use super::extended::Extended;
 use super::object::{Content, ObjectState};
 use super::place;
 use super::sample;
 use crate::sense::{SensorError, SensorHandle};
+use crate::sys::Wake;
 use crate::sys::{self, DiskPriority, Stop};
 
 /// Files that may wait; more are left for the next full examination.

@@ -311,13 +311,14 @@ fn path_in<'a>(paths: &'a [u8], at: &Range<usize>) -> Option<&'a Path> {
 mod tests {
     use std::os::fd::AsFd as _;
 
-    use super::super::dirty::{Dirty, DirtySet, Wake};
+    use super::super::dirty::{Dirty, DirtySet};
     use super::super::records::tests::{event, record};
     use super::super::shared::View;
     use super::super::watched::Watched;
     use super::*;
     use crate::sense::processes::Processes;
     use crate::sys;
+    use crate::sys::Wake;
 
     fn named(key: &(i32, Vec<u8>), filesystem: [u8; 8], name: &str) -> Vec<u8> {
         let mut body = filesystem.to_vec();

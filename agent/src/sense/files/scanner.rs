@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use picket_protocol::record::{Draft, RecordError};
 
-use super::dirty::Wake;
 use super::shared::Shared;
 use super::spending::Books;
 use crate::detect::files::acceptance::Acceptance;
+use crate::sys::Wake;
 
 /// Scans that may wait for the worker; one more is refused as [`ScanError::Busy`].
 pub const SCANS_WAITING_MAX: usize = 4;

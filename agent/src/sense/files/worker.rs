@@ -12,7 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::baseline::{Key, NO_PARENT};
 use super::canary;
 use super::change::SeenBy;
-use super::dirty::{Mark, Scope, Wake};
+use super::dirty::{Mark, Scope};
 use super::examiner::{Examiner, PassError};
 use super::large::Done;
 use super::mounts::{self, MountTable};
@@ -28,6 +28,7 @@ use crate::detect::files::acceptance::Acceptance;
 use crate::detect::files::quiet::Quiet;
 use crate::detect::mass_change::canary::Canaries;
 use crate::sense::SensorState;
+use crate::sys::Wake;
 
 /// `scan_interval` unless configured: the scan rung then looks more often.
 const SCAN_INTERVAL_DEFAULT: Duration = Duration::from_secs(6 * 3_600);

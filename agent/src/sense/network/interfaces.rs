@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use super::layout::{INTERFACE_BARE, INTERFACE_SKIPPED};
-use crate::sense::host::defences::netlink::{Message, Netlink, attribute, messages, name, native_u32};
+use crate::netlink::{Message, Netlink, attribute, messages, name, native_u32};
 
 /// `RTNLGRP_LINK`, as a mask.
 const GROUP: u32 = 1;

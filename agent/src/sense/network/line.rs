@@ -17,7 +17,7 @@ use super::sockets::{self, ESTABLISHED, LISTEN, Socket};
 use super::talkers::{Heavy, Talkers};
 use crate::clock;
 use crate::detect::listener::{Protocol, Shown};
-use crate::sense::host::defences::netlink::{Message, Netlink, attribute, name, native_u32};
+use crate::netlink::{Message, Netlink, attribute, name, native_u32};
 
 /// An answer is given again for so long, and for so many times what it cost.
 const FRESH: Duration = Duration::from_millis(200);

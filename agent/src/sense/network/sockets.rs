@@ -6,10 +6,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use rustix::net::netlink;
 
-use crate::sense::host::defences::netlink::{Netlink, attribute, native_u32};
+use crate::netlink::{Netlink, attribute, native_u32};
 
 /// `SOCK_DIAG_BY_FAMILY`.
 const BY_FAMILY: u16 = 20;
+/// `SOCK_DESTROY`.
+const DESTROY: u16 = 21;
 /// `struct inet_diag_req_v2` and `struct inet_diag_msg`.
 const REQUEST_BYTES: usize = 56;
 const ANSWER_BYTES: usize = 72;
@@ -110,6 +112,31 @@ pub fn of_family(
             found.extend(parse(message.body));
         }
     })
+}
+
+/// Ends a connection as if its program had: that one hears `ECONNABORTED`, the peer a reset (`SOCK_DESTROY`).
+///
+/// # Errors
+/// What the kernel says: `EOPNOTSUPP` when it cannot, `ENOENT` when the connection is gone.
+pub fn destroy(netlink: &mut Netlink, family: i32, protocol: u8, socket: &Socket) -> io::Result<()> {
+    let octets = |address: IpAddr| match (address, family) {
+        (IpAddr::V4(v4), libc::AF_INET) => [&v4.octets()[..], &[0; 12]].concat(),
+        (IpAddr::V4(v4), _) => v4.to_ipv6_mapped().octets().to_vec(),
+        (IpAddr::V6(v6), _) => v6.octets().to_vec(),
+    };
+    let mut request = vec![u8::try_from(family).unwrap_or(0), protocol, 0, 0];
+    request.extend_from_slice(&ANY.to_ne_bytes());
+    request.extend_from_slice(&socket.local.1.to_be_bytes());
+    request.extend_from_slice(&socket.remote.1.to_be_bytes());
+    request.extend(octets(socket.local.0));
+    request.extend(octets(socket.remote.0));
+    request.extend_from_slice(&0u32.to_ne_bytes());
+    // The cookie as the kernel gave it: low half first.
+    let [low, high] = [socket.cookie & u64::from(u32::MAX), socket.cookie >> 32];
+    for half in [low, high] {
+        request.extend_from_slice(&u32::try_from(half).unwrap_or(u32::MAX).to_ne_bytes());
+    }
+    netlink.command(DESTROY, &request)
 }
 
 /// `struct inet_diag_msg`, then attributes.

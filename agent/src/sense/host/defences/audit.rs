@@ -7,8 +7,8 @@ use ring::digest::{Context as Digest, SHA256};
 use rustix::net::netlink;
 
 use super::firewall::short;
-use super::netlink::{LIST_RULES, Netlink, native_u32};
 use crate::detect::defences::audit::Audit;
+use crate::netlink::{LIST_RULES, Netlink, native_u32};
 use crate::sys::Instruction;
 
 const AUDIT_GET: u16 = 1_000;

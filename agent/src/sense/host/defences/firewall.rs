@@ -7,8 +7,8 @@ use picket_protocol::crypto::hex;
 use ring::digest::{Context, SHA256};
 use rustix::net::netlink;
 
-use super::netlink::{Message, Netlink, attribute, attributes, messages, name, number};
 use crate::detect::defences::firewall::{Chain, Ruleset, Table};
+use crate::netlink::{Message, Netlink, attribute, attributes, messages, name, number};
 
 /// `NFNLGRP_NFTABLES`, as a mask.
 const GROUP: u32 = 1 << 6;
@@ -121,7 +121,16 @@ pub fn read() -> io::Result<BTreeMap<String, Ruleset>> {
             table.chains.insert(place.1, chain);
         }
     }
+    ruleset.tables.retain(|name, table| !is_own(name, table));
     Ok(BTreeMap::from([("nftables".to_owned(), ruleset)]))
+}
+
+/// The agent's own tables only ever keep out more, and it looks after them itself. One of that name that sends traffic elsewhere is
+/// none of them.
+fn is_own(name: &str, table: &Table) -> bool {
+    let redirects = table.chains.values().any(|chain| chain.redirects > 0);
+    name.split(' ').nth(1).is_some_and(|name| name.starts_with(crate::respond::firewall::PREFIX))
+        && !redirects
 }
 
 /// Eight bytes tell one rule set from another.

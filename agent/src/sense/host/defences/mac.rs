@@ -7,8 +7,8 @@ use std::path::Path;
 
 use rustix::net::netlink;
 
-use super::netlink::Netlink;
 use crate::detect::defences::mac::Mac;
+use crate::netlink::Netlink;
 
 /// Bytes of AppArmor's list of profiles that are read.
 const PROFILES_BYTES_MAX: u64 = 4 * 1024 * 1024;

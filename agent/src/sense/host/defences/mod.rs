@@ -20,7 +20,6 @@ pub(crate) mod firewall;
 mod mac;
 mod modules;
 pub(crate) mod mounts;
-pub(crate) mod netlink;
 mod plan;
 mod programs;
 mod protected;

@@ -8,8 +8,8 @@ use std::path::Path;
 
 use rustix::net::netlink;
 
-use super::netlink::Netlink;
 use crate::detect::defences::modules::Module;
+use crate::netlink::Netlink;
 use crate::sys::Instruction;
 
 /// Modules that are kept.

@@ -8,9 +8,9 @@ use std::path::Path;
 
 use picket_protocol::finding::Text;
 
-use super::netlink::{Message, Netlink, attribute, messages, name, native_u32};
 use super::who;
 use crate::detect::defences::sniffing::{Interface, Listener};
+use crate::netlink::{Message, Netlink, attribute, messages, name, native_u32};
 
 /// `RTNLGRP_LINK`, as a mask.
 const GROUP: u32 = 1;

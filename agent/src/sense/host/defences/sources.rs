@@ -11,9 +11,9 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify;
 
-use super::netlink::Netlink;
 use super::plan::Place;
 use super::{audit, firewall, mac, modules, mounts, services, settings, sniffing};
+use crate::netlink::Netlink;
 use crate::sys::{Stop, WriteGroup};
 
 /// Something was heard.

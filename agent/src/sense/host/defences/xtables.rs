@@ -89,7 +89,7 @@ fn table(family: XtablesFamily, entries: &[u8], hooks: [Option<u32>; 5], underfl
         let (Some(target_at), Some(next)) = (half(entry, targets), half(entry, targets + 2)) else { break };
         let Some(entry) = entry.get(..next).filter(|_| next > matches) else { break };
         let target = entry.get(target_at..).unwrap_or_default();
-        let name = target.get(2..31).map(super::netlink::name).unwrap_or_default();
+        let name = target.get(2..31).map(crate::netlink::name).unwrap_or_default();
         let verdict = target.get(32..36).and_then(|bytes| bytes.try_into().ok()).map(i32::from_ne_bytes);
         let place = u32::try_from(at).unwrap_or(u32::MAX);
         if let Some((hook, _)) = (0usize..).zip(hooks).find(|(_, hook)| *hook == Some(place)) {
@@ -104,7 +104,7 @@ fn table(family: XtablesFamily, entries: &[u8], hooks: [Option<u32>; 5], underfl
         }
         if name == "ERROR" {
             // A chain of the administrator begins with its name; the last such entry ends the table.
-            chain = target.get(32..62).map(super::netlink::name).unwrap_or_default();
+            chain = target.get(32..62).map(crate::netlink::name).unwrap_or_default();
             user += 1;
             continue;
         }

@@ -19,7 +19,7 @@ use rustix::net::netlink;
 pub mod meaning;
 pub mod message;
 
-use crate::sense::host::defences::netlink::{Netlink, messages, native_u32};
+use crate::netlink::{Netlink, messages, native_u32};
 use crate::sys::Instruction;
 use meaning::{Heard, meaning};
 use message::Message;

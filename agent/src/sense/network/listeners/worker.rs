@@ -14,8 +14,8 @@ use super::store;
 use crate::clock;
 use crate::detect::listener::{Bound, Detector, Holder, Outcome, Protocol};
 use crate::ledger::SealError;
+use crate::netlink::Netlink;
 use crate::sense::draft::draft;
-use crate::sense::host::defences::netlink::Netlink;
 use crate::sense::network::sockets::{self, CLOSED, FAMILIES, LISTEN};
 use crate::sense::{SensorContext, SensorState};
 

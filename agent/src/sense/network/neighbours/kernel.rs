@@ -8,9 +8,7 @@ use std::sync::Arc;
 
 use crate::detect::neighbour::{Interface, Own};
 use crate::detect::packets::neighbour::Mac;
-use crate::sense::host::defences::netlink::{
-    Message, Netlink, attribute, attributes, messages, name, native_u32,
-};
+use crate::netlink::{Message, Netlink, attribute, attributes, messages, name, native_u32};
 use crate::sys::Instruction;
 
 /// Interfaces that are kept: a host of containers has some hundreds.

@@ -17,8 +17,8 @@ use crate::clock;
 use crate::detect::neighbour::{Detector, Outcome};
 use crate::detect::packets::neighbour::{Mac, NeighbourFrame, decode};
 use crate::ledger::SealError;
+use crate::netlink::Netlink;
 use crate::sense::draft::draft;
-use crate::sense::host::defences::netlink::Netlink;
 use crate::sense::{SensorContext, SensorState};
 use crate::sys::{FrameSocket, RawFrame};
 

@@ -7,11 +7,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{
-    AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, bind, recvfrom, sendto,
-    socket_with,
+    AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, bind, getsockname, recvfrom,
+    sendto, socket_with,
 };
 
 use crate::sys::{Instruction, attach_filter};
+
+pub mod batch;
 
 /// Bytes of one read: the kernel fills at most 32 KiB in a dump.
 const BUFFER_BYTES: usize = 32 * 1024;
@@ -29,6 +31,8 @@ const NLM_F_MULTI: u16 = 2;
 const NLM_F_ACK: u16 = 4;
 const NLM_F_DUMP_INTR: u16 = 0x10;
 const NLM_F_DUMP: u16 = 0x300;
+const NLM_F_REPLACE: u16 = 0x100;
+const NLM_F_CREATE: u16 = 0x400;
 const HEADER_BYTES: usize = 16;
 
 /// A message.
@@ -38,6 +42,8 @@ pub struct Message<'a> {
     pub kind: u16,
     flags: u16,
     sequence: u32,
+    /// The socket that it goes to, or in an event the one that asked for what happened.
+    pub port: u32,
     /// What follows the header.
     pub body: &'a [u8],
 }
@@ -51,6 +57,7 @@ pub fn messages(datagram: &[u8]) -> impl Iterator<Item = Message<'_>> {
             kind: native_u16(rest, 4)?,
             flags: native_u16(rest, 6)?,
             sequence: native_u32(rest, 8)?,
+            port: native_u32(rest, 12)?,
             body: rest.get(HEADER_BYTES..length)?,
         };
         rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
@@ -130,6 +137,15 @@ impl Netlink {
         Ok(Self { socket, buffer: Vec::new(), sequence: 0 })
     }
 
+    /// Its number, by which the kernel names who asked for something.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn port(&self) -> io::Result<u32> {
+        let address = SocketAddrNetlink::try_from(getsockname(&self.socket)?)?;
+        Ok(address.pid())
+    }
+
     /// The next datagram that the kernel sent; none when none waits. An overflow is an error: something was missed.
     ///
     /// # Errors
@@ -194,6 +210,15 @@ impl Netlink {
         self.exchange(kind, NLM_F_REQUEST | NLM_F_ACK, body, |_| {}).map(|_| ())
     }
 
+    /// Has something made, or replaced when it is there, and waits for the kernel's word that it is.
+    ///
+    /// # Errors
+    /// As [`Netlink::dump`].
+    pub fn create(&mut self, kind: u16, body: &[u8]) -> io::Result<()> {
+        let flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE;
+        self.exchange(kind, flags, body, |_| {}).map(|_| ())
+    }
+
     /// Whether the answer is consistent.
     fn exchange(
         &mut self,
@@ -212,7 +237,7 @@ impl Netlink {
         request.extend_from_slice(&0u32.to_ne_bytes());
         request.extend_from_slice(body);
         sendto(&self.socket, &request, SendFlags::empty(), &SocketAddrNetlink::new(0, 0))?;
-        let single = flags & NLM_F_DUMP == 0 && kind != LIST_RULES;
+        let single = flags & NLM_F_DUMP != NLM_F_DUMP && kind != LIST_RULES;
         let answer = self.answers(single, &mut take);
         self.rest();
         answer
