@@ -46,6 +46,18 @@ pub struct Target {
     port: u16,
     name: ServerName<'static>,
     proxy: Option<Proxy>,
+    /// Where it was found before: tried when its name leads nowhere, as on a host that is isolated from its name servers.
+    known: Vec<SocketAddr>,
+}
+
+/// A connection.
+pub struct Dialled {
+    /// TLS, established.
+    pub stream: TlsStream<TcpStream>,
+    /// Who is at its other end: the collector or the proxy.
+    pub peer: String,
+    /// All addresses that the name leads to.
+    pub addresses: Vec<SocketAddr>,
 }
 
 /// Why there is no connection.
@@ -91,7 +103,12 @@ impl Target {
         let (host, port) = split_address(address).filter(|_| fits).ok_or_else(bad)?;
         let name = ServerName::try_from(host.to_owned()).map_err(|_| bad())?;
         let proxy = proxy.map(Proxy::parse).transpose()?;
-        Ok(Self { address: address.to_owned(), host: host.to_owned(), port, name, proxy })
+        Ok(Self { address: address.to_owned(), host: host.to_owned(), port, name, proxy, known: Vec::new() })
+    }
+
+    /// Where its name leads, for when that cannot be asked any more.
+    pub fn remember(&mut self, addresses: Vec<SocketAddr>) {
+        self.known = addresses;
     }
 
     /// The TCP port that is connected to: the proxy's when there is one.
@@ -100,12 +117,13 @@ impl Target {
     }
 
     /// Connects. Resolving blocks the thread: without a connection there is nothing else to do.
-    pub async fn dial(&self, config: Arc<ClientConfig>) -> Result<(TlsStream<TcpStream>, String), DialError> {
+    pub async fn dial(&self, config: Arc<ClientConfig>) -> Result<Dialled, DialError> {
         let (host, port) = match &self.proxy {
             Some(proxy) => (proxy.host.as_str(), proxy.port),
             None => (self.host.as_str(), self.port),
         };
-        let mut stream = connect(host, port).await?;
+        let addresses = resolve(host, port, &self.known)?;
+        let mut stream = connect(host, port, &addresses, &self.known).await?;
         let peer = stream.peer_addr().map(|peer| peer.to_string()).unwrap_or_default();
         if let Some(proxy) = &self.proxy {
             let tunnel = timeout(TUNNEL_TIMEOUT, open_tunnel(&mut stream, proxy, &self.address));
@@ -120,7 +138,7 @@ impl Target {
             return Err(DialError::Tls("the server does not speak Picket's protocol".to_owned()));
         }
         stream.get_mut().1.set_buffer_limit(Some(TLS_BUFFER_BYTES));
-        Ok((stream, peer))
+        Ok(Dialled { stream, peer, addresses })
     }
 }
 
@@ -137,15 +155,25 @@ pub fn tls_error(error: &std::io::Error) -> DialError {
     DialError::Tls(text)
 }
 
-async fn connect(host: &str, port: u16) -> Result<TcpStream, DialError> {
-    let found = (host, port).to_socket_addrs();
-    let addresses: Vec<SocketAddr> = found
-        .map_err(|source| DialError::Resolve { host: host.to_owned(), source })?
-        .take(ADDRESSES_MAX)
-        .collect();
+/// Where a name leads; to where it was found before when that cannot be told.
+fn resolve(host: &str, port: u16, known: &[SocketAddr]) -> Result<Vec<SocketAddr>, DialError> {
+    match (host, port).to_socket_addrs() {
+        Ok(found) => Ok(found.take(ADDRESSES_MAX).collect()),
+        Err(_) if !known.is_empty() => Ok(known.to_vec()),
+        Err(source) => Err(DialError::Resolve { host: host.to_owned(), source }),
+    }
+}
+
+async fn connect(
+    host: &str,
+    port: u16,
+    addresses: &[SocketAddr],
+    known: &[SocketAddr],
+) -> Result<TcpStream, DialError> {
+    let others = known.iter().filter(|address| !addresses.contains(address));
     let mut why = "no address".to_owned();
-    for address in addresses {
-        match timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await {
+    for address in addresses.iter().chain(others) {
+        match timeout(CONNECT_TIMEOUT, TcpStream::connect(*address)).await {
             Ok(Ok(stream)) => {
                 // Only costs latency when it fails.
                 let _delayed = stream.set_nodelay(true);

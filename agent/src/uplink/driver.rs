@@ -1,5 +1,6 @@
 //! The link's thread: supervises the uplink process, moves bytes, and carries out the session's steps.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use super::backoff::{Backoff, random};
 use super::certificate::{Facts, from_pem};
 use super::child::Process;
 use super::credentials::is_renewal;
+use super::dial::Target;
 use super::ipc::{Begin, Close, IpcError, Message, Notice, Settings, Task};
 use super::link::{CommandSink, LedgerSource, LinkConfig, SourceError};
 use super::process::EXIT_RENEW;
@@ -31,6 +33,8 @@ const RESTART_MAX: Duration = Duration::from_secs(60);
 const HEALTHY_AFTER: Duration = Duration::from_secs(60);
 /// How long a ledger that cannot be read is left alone.
 const LEDGER_RETRY: Duration = Duration::from_secs(1);
+/// Addresses of the collector that are remembered.
+const PEERS_MAX: usize = 8;
 /// Longest wait without looking whether something is due.
 const POLL_MAX: Duration = Duration::from_secs(60);
 
@@ -117,6 +121,7 @@ impl Driver {
             proxy: self.config.uplink.proxy.clone(),
             backoff_max_ms: u64::try_from(self.config.uplink.backoff_max.as_millis()).unwrap_or(u64::MAX),
             failures: self.failures,
+            known: self.status.report().peers,
         };
         let process = Process::start(&self.config.program, self.account, settings)?;
         self.status.update(|report| {
@@ -234,7 +239,8 @@ impl Driver {
                 report.sandbox = sandbox;
                 report.certificate_expires = certificate_expires.map(Timestamp::from_seconds);
             }),
-            Notice::Connected { epoch, peer } => {
+            Notice::Connected { epoch, peer, addresses } => {
+                self.found(addresses);
                 tracing::info!(peer, "connected to the collector");
                 self.status.count("connections");
                 run.epoch = epoch;
@@ -260,6 +266,15 @@ impl Driver {
             Notice::Attempted { .. } => {}
         }
         Ok(())
+    }
+
+    /// Remembers where the collector is, as far as the uplink may say so.
+    fn found(&self, addresses: Vec<SocketAddr>) {
+        let uplink = &self.config.uplink;
+        let target = Target::parse(&self.config.enrolment.address, uplink.proxy.as_deref());
+        let Ok(port) = target.map(|target| target.port()) else { return };
+        let peers = addresses.into_iter().filter(|address| address.port() == port).take(PEERS_MAX).collect();
+        self.status.update(|report| report.peers = peers);
     }
 
     fn hello(&mut self) -> Result<Hello, SourceError> {

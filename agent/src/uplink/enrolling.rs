@@ -35,7 +35,7 @@ async fn exchange(inbox: &mut Inbox, target: &Target, ca: Hash) -> Result<Frame,
     };
     let config = tls::enrol_config(ca).map_err(|error| error.to_string())?;
     let talk = async {
-        let (mut stream, _peer) = target.dial(config).await.map_err(|error| error.to_string())?;
+        let mut stream = target.dial(config).await.map_err(|error| error.to_string())?.stream;
         let failed = |error: std::io::Error| tls_error(&error).to_string();
         stream.write_all(&request.to_bytes()).await.map_err(failed)?;
         stream.flush().await.map_err(failed)?;

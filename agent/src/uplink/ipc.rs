@@ -14,6 +14,7 @@
 //! Frames that the core wrote for a connection that has meanwhile gone down are still in the socket when the
 //! next one is up: the uplink drops what is not preceded by [`Begin`] with the epoch in force.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use picket_protocol::frame::{FRAME_BYTES_MAX, Frame, FrameError, FrameType};
@@ -36,6 +37,8 @@ pub struct Settings {
     pub backoff_max_ms: u64,
     /// Failed attempts before this process was started: it goes on with their back-off.
     pub failures: u32,
+    /// Where the collector, or the proxy, was found before.
+    pub known: Vec<SocketAddr>,
 }
 
 /// What an uplink process is started for.
@@ -98,6 +101,8 @@ pub enum Notice {
         epoch: u64,
         /// The peer's address, or the proxy's.
         peer: String,
+        /// All that the name led to.
+        addresses: Vec<SocketAddr>,
     },
     /// A connection ended, or an attempt failed.
     Down {
@@ -256,7 +261,14 @@ mod tests {
                 .prop_map(|(reason, retry_ms)| Message::Notice(Notice::Down { reason, retry_ms })),
             ("\\PC{0,40}", any::<Option<String>>(), any::<u32>()).prop_map(|(address, proxy, failures)| {
                 let task = Task::Enrol { ca: address.clone() };
-                Message::Settings(Settings { task, address, proxy, backoff_max_ms: 5, failures })
+                Message::Settings(Settings {
+                    task,
+                    address,
+                    proxy,
+                    backoff_max_ms: 5,
+                    failures,
+                    known: Vec::new(),
+                })
             }),
         ]
     }

@@ -265,6 +265,7 @@ fn exchange(
         proxy: request.uplink.proxy.clone(),
         backoff_max_ms: 0,
         failures: 0,
+        known: Vec::new(),
     };
     let frame = to_frame(FrameType::Enroll, enroll).map_err(|e| JoiningError::Network(e.to_string()))?;
     let mut process = Process::start(request.program, account, settings)?;

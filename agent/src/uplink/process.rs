@@ -82,7 +82,8 @@ pub fn main() -> ExitCode {
 
 fn run(socket: &UnixStream) -> Result<Ended, UplinkError> {
     let (settings, decoder) = read_settings(socket)?;
-    let target = Target::parse(&settings.address, settings.proxy.as_deref())?;
+    let mut target = Target::parse(&settings.address, settings.proxy.as_deref())?;
+    target.remember(settings.known);
     let prepared = prepare(&settings.task)?;
     // The event loop's descriptors are opened here too: the sandbox lets no more be made.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;

@@ -18,7 +18,7 @@ use crate::sys::GiveBack;
 use super::backoff::{Backoff, random};
 use super::core_end::{Inbox, Outbox, split};
 use super::credentials::Credentials;
-use super::dial::{DialError, Target, tls_error};
+use super::dial::{DialError, Dialled, Target, tls_error};
 use super::ipc::{Decoder, Message, Notice};
 use super::rate::FrameRate;
 
@@ -108,7 +108,7 @@ impl Relay {
                 _closed = self.inbox.drain() => return Ended::CoreClosed,
             };
             let end = match dialled {
-                Ok((stream, peer)) => self.converse(stream, peer).await,
+                Ok(dialled) => self.converse(dialled).await,
                 Err(error) => self.failed(&error),
             };
             let End::Connection { reason, asked } = end else { return Ended::CoreClosed };
@@ -136,10 +136,12 @@ impl Relay {
         End::Connection { reason: error.to_string(), asked: None }
     }
 
-    async fn converse(&mut self, stream: TlsStream<TcpStream>, peer: String) -> End {
+    async fn converse(&mut self, dialled: Dialled) -> End {
+        let Dialled { stream, peer, addresses } = dialled;
+        self.target.remember(addresses.clone());
         self.resolve_failures = 0;
         self.epoch += 1;
-        if self.outbox.notice(Notice::Connected { epoch: self.epoch, peer }).await.is_err() {
+        if self.outbox.notice(Notice::Connected { epoch: self.epoch, peer, addresses }).await.is_err() {
             return End::Core;
         }
         let connection = Connection {

@@ -1,6 +1,7 @@
 //! What `agent status` and heartbeats tell about the link to the collector.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use picket_protocol::time::Timestamp;
@@ -29,6 +30,9 @@ pub struct LinkReport {
     pub state: LinkState,
     /// `host:port` of the collector.
     pub address: String,
+    /// Where it, or the proxy on the way, was found: all addresses of the name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub peers: Vec<SocketAddr>,
     /// Since when we are connected.
     pub connected_since: Option<Timestamp>,
     /// When the collector last said anything.

@@ -20,7 +20,14 @@ enum Outcome {
 }
 
 fn settings(address: &str, task: Task) -> Settings {
-    Settings { task, address: address.to_owned(), proxy: None, backoff_max_ms: 1_000, failures: 0 }
+    Settings {
+        task,
+        address: address.to_owned(),
+        proxy: None,
+        backoff_max_ms: 1_000,
+        failures: 0,
+        known: Vec::new(),
+    }
 }
 
 fn spawn(uid: u32) -> ConfinedChild {
