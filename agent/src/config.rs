@@ -14,6 +14,7 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use picket_protocol::action::Action;
 use picket_protocol::crypto::{hex, sha256};
 
 use crate::detect::logins::Thresholds;
@@ -22,6 +23,7 @@ use crate::detect::network::Thresholds as NetworkThresholds;
 use crate::sense::network::Rung;
 
 mod document;
+pub mod policy;
 mod read;
 mod thresholds;
 mod units;
@@ -200,7 +202,7 @@ pub struct UplinkConfig {
 /// `[commands]`: what the vendor may order here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CommandsConfig {
-    /// `allow`: action types, default `["advise", "scan", "drill"]`.
+    /// `allow`: action types, default all: [`Action::NAMES`].
     pub allow: Vec<String>,
 }
 
@@ -390,7 +392,7 @@ impl Default for UplinkConfig {
 
 impl Default for CommandsConfig {
     fn default() -> Self {
-        Self { allow: ["advise", "scan", "drill"].map(str::to_owned).to_vec() }
+        Self { allow: Action::NAMES.map(str::to_owned).to_vec() }
     }
 }
 
@@ -448,6 +450,8 @@ pub struct Loaded {
     pub config: Config,
     /// The file; `None` for the built-in defaults.
     pub source: Option<PathBuf>,
+    /// `policy.toml` beside it: what no action cuts off.
+    pub policy: PathBuf,
     /// SHA-256 of the file's bytes in hex (of no bytes for the defaults): recorded when the agent starts.
     pub digest: String,
 }
@@ -461,7 +465,12 @@ impl Config {
             Err(ConfigError::Read { source, .. })
                 if path.is_none() && source.kind() == io::ErrorKind::NotFound =>
             {
-                Ok(Loaded { config: Self::default(), source: None, digest: hex(&sha256(&[])) })
+                Ok(Loaded {
+                    config: Self::default(),
+                    source: None,
+                    policy: Path::new(DEFAULT_PATH).with_file_name(policy::FILE_NAME),
+                    digest: hex(&sha256(&[])),
+                })
             }
             Err(error) => Err(error),
         }
@@ -479,7 +488,8 @@ impl Config {
             invalid(vec![Problem { line, key: String::new(), message: "not UTF-8 text".to_owned() }])
         })?;
         let config = Self::parse(text).map_err(invalid)?;
-        Ok(Loaded { config, source: Some(path.to_owned()), digest: hex(&sha256(&[bytes])) })
+        let policy = path.with_file_name(policy::FILE_NAME);
+        Ok(Loaded { config, source: Some(path.to_owned()), policy, digest: hex(&sha256(&[bytes])) })
     }
 }
 

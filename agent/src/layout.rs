@@ -5,6 +5,8 @@
 //!   core/             0700 root     agent.db (SQLite), agent.lock, agent-id, enrolment.json, trust-root.json,
 //!                                   images.key (0600: seals the former text of files in the database)
 //!     keys/           0700 root     ledger-<n>.key, 0600: the ledger's private key
+//!     stopped/        0700 root     <command>.json: processes that a command keeps stopped
+//!     vault/          0700 root     <command>/: a quarantined file, content and file.json
 //!   uplink/           0750 root:<uplink group>
 //!     tls.key         0400 <uplink user>
 //!     tls.crt, ca.crt 0644 root
@@ -63,6 +65,11 @@ impl Layout {
     /// The database: ledger, baseline and all other state.
     pub fn database(&self) -> PathBuf {
         self.core().join("agent.db")
+    }
+
+    /// What local root released while the agent did not run.
+    pub fn released_offline(&self) -> PathBuf {
+        self.core().join("released-offline.json")
     }
 
     /// Locked (flock) by the one running core.

@@ -11,7 +11,7 @@ use picket_agent::layout::Layout;
 use picket_agent::ledger::{Ledger, RecordFilter, create_first_key};
 use picket_agent::respond::verify::{Situation, verify};
 use picket_agent::respond::work::Work;
-use picket_agent::respond::{Context, Engine, Moment, Person, RespondError, RespondStatus, Tools};
+use picket_agent::respond::{Context, Engine, Moment, Person, RespondError, RespondStatus, Task, Tools};
 use picket_agent::sys::Stop;
 use picket_protocol::command::{self, Action, Check, Command, Outcome, Receipt};
 use picket_protocol::crypto::SigningKey;
@@ -147,6 +147,7 @@ impl Lab {
     fn engine_at(&self, now: Moment) -> Engine {
         let cosigned = Arc::clone(&self.cosigned);
         let context = Context {
+            policy: self.layout.state().join("policy.toml"),
             layout: self.layout.clone(),
             sealer: self.ledger.sealer(),
             allowed: self.allowed.clone(),
@@ -198,7 +199,7 @@ impl Lab {
 /// `bytes` are refused by `check` at `now`, the receipt says so, and nothing is in force.
 fn refused(lab: &Lab, engine: &mut Engine, bytes: &[u8], now: Moment, check: Check) {
     let before = lab.records::<Receipt>(Kind::Receipt).len();
-    assert_eq!(engine.command(bytes, now), None);
+    assert!(engine.command(bytes, now).is_none());
     assert_eq!(lab.records::<Receipt>(Kind::Receipt).len(), before + 1, "one receipt");
     let receipt = lab.receipt();
     assert_eq!((receipt.outcome, receipt.check), (Outcome::Refused, Some(check)), "{}", receipt.title);
@@ -211,6 +212,11 @@ fn applied(lab: &Lab, engine: &mut Engine, command: &Command, signers: &[u8]) {
     let receipt = lab.receipt();
     assert_eq!((receipt.outcome, receipt.check), (Outcome::Applied, None), "{}", receipt.title);
     assert_eq!(receipt.command, Some(command.id));
+}
+
+fn work_of(task: Option<Task>) -> Work {
+    let Some(Task::Work(work)) = task else { panic!("not handed to the worker: {task:?}") };
+    work
 }
 
 #[test]
@@ -400,7 +406,7 @@ fn a_lease_ends_on_the_boot_clock_and_survives_reboots_by_its_remainder() {
 fn a_drill_raises_marked_findings_and_tells_its_stages() {
     let lab = Lab::new();
     let mut engine = lab.engine();
-    let work = engine.command(&envelope(&drill(1, 25), &[4]), moment(Duration::ZERO)).expect("work");
+    let work = work_of(engine.command(&envelope(&drill(1, 25), &[4]), moment(Duration::ZERO)));
     // Before it is done its id is spent.
     refused(&lab, &mut engine, &envelope(&drill(1, 25), &[4]), moment(Duration::ZERO), Check::Replay);
     lab.acknowledged.store(u64::MAX, Ordering::SeqCst);
@@ -417,7 +423,8 @@ fn a_drill_raises_marked_findings_and_tells_its_stages() {
 #[test]
 fn a_drill_that_the_collector_does_not_acknowledge_ends_within_its_bound() {
     let lab = Lab::new();
-    let work = lab.engine().command(&envelope(&drill(1, 1), &[1, 2]), moment(Duration::ZERO)).expect("work");
+    let task = lab.engine().command(&envelope(&drill(1, 1), &[1, 2]), moment(Duration::ZERO));
+    let work = work_of(task);
     lab.tools().carry_out(&work);
     let receipt = lab.receipt();
     assert_eq!(receipt.outcome, Outcome::Applied);
@@ -433,7 +440,7 @@ fn a_scan_answers_with_what_it_found_or_why_not() {
     let mut engine = lab.engine();
     let scan = |id| Command { lease: 0, ..command(id, Action::Scan { paths: vec!["/etc".to_owned()] }) };
     let mut begin =
-        |id| -> Work { engine.command(&envelope(&scan(id), &[1, 2]), moment(Duration::ZERO)).expect("work") };
+        |id| -> Work { work_of(engine.command(&envelope(&scan(id), &[1, 2]), moment(Duration::ZERO))) };
     let mut tools = lab.tools();
     tools.carry_out(&begin(1));
     assert_eq!(lab.receipt().outcome, Outcome::Failed);
@@ -536,7 +543,15 @@ fn situation<'a>(
     seen: &'a dyn Fn(Uuid) -> Result<bool, String>,
 ) -> Situation<'a> {
     let now = moment(Duration::ZERO).wall;
-    Situation { trust_root: Some(root), identity: Some((AGENT, tenant)), allowed, held: false, now, seen }
+    Situation {
+        trust_root: Some(root),
+        identity: Some((AGENT, tenant)),
+        allowed,
+        signers: &|_| Ok(1),
+        held: false,
+        now,
+        seen,
+    }
 }
 
 proptest! {

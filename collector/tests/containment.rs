@@ -61,6 +61,26 @@ fn every_containment_can_be_written() {
                 "mac": "02:00:00:00:00:01" }),
         ),
     ];
+    let sum = "0a".repeat(32);
+    let process =
+        serde_json::json!({ "pid": 4711, "started": "2026-01-02T03:04:05.678000000Z", "sha256": sum });
+    let named = format!("--pid 4711 --started 2026-01-02T03:04:05.678Z --sha256 {sum}");
+    let typed = |name: &str, mut of: Value| {
+        of["type"] = name.into();
+        of
+    };
+    let host_cases = [
+        (
+            "freeze-account --user deploy".to_owned(),
+            serde_json::json!({ "type": "freeze-account", "user": "deploy" }),
+        ),
+        (format!("freeze-process {named}"), typed("freeze-process", process)),
+        (
+            format!("quarantine-file --path /var/www/x.php --sha256 {sum}"),
+            serde_json::json!({ "type": "quarantine-file", "path": "/var/www/x.php", "sha256": sum }),
+        ),
+    ];
+    let cases = cases.map(|(line, action)| (line.to_owned(), action)).into_iter().chain(host_cases);
     for (line, action) in cases {
         let words: Vec<&str> = line.split(' ').chain(["--lease", "2h"]).collect();
         let (file, output) = new(&lab, &words, 0);
@@ -74,6 +94,27 @@ fn every_containment_can_be_written() {
         assert!(shown.contains("unsigned") && shown.contains("when the lease ends"), "{shown}");
         let help = out(&soc_code(None, &["command", "new", words[0], "--help"], 0));
         assert!(help.contains("Example") && help.contains("--lease"), "{help}");
+    }
+}
+
+#[test]
+fn what_is_done_at_once_takes_no_lease() {
+    let lab = Lab::start();
+    let sum = "0a".repeat(32);
+    let command = "0199c2ad-5b0e-7cc3-98c4-dc0c0c07398f";
+    for (line, name) in [
+        ("end-sessions --user deploy".to_owned(), "end-sessions"),
+        (format!("kill-process --pid 4711 --started 2026-01-02T03:04:05Z --sha256 {sum}"), "kill-process"),
+        (format!("restore-file --command {command}"), "restore-file"),
+    ] {
+        let words: Vec<&str> = line.split(' ').collect();
+        let (file, output) = new(&lab, &words, 0);
+        let command = read(&file);
+        assert_eq!((command.action.name(), command.lease), (name, 0));
+        let shown = out(&output);
+        assert!(shown.contains("unsigned") && !shown.contains("when the lease ends"), "{shown}");
+        let help = out(&soc_code(None, &["command", "new", name, "--help"], 0));
+        assert!(help.contains("Example") && !help.contains("--lease"), "{help}");
     }
 }
 
@@ -95,6 +136,14 @@ fn what_no_agent_would_take_is_refused_on_the_line() {
         ("rate-limit --protocol tcp --per-second 0 --lease 2h", "per-second"),
         ("pin-neighbour --interface eth0 --address 192.0.2.1 --mac 01:00:00:00:00:01 --lease 2h", "mac"),
         ("pin-neighbour --interface eth0 --address x --mac 02:00:00:00:00:01 --lease 2h", "address"),
+        ("freeze-account --user deploy", "--lease"),
+        ("freeze-account --user a:b --lease 2h", "user"),
+        ("end-sessions --user deploy --lease 2h", "--lease"),
+        ("freeze-process --pid 4711 --started yesterday --sha256 00 --lease 2h", "--started"),
+        ("kill-process --pid 4711 --started 2026-01-02T03:04:05Z --sha256 00", "sha256"),
+        ("kill-process --pid 1 --started 2026-01-02T03:04:05Z --sha256 00", "pid"),
+        ("quarantine-file --path etc/x --sha256 00 --lease 2h", "path"),
+        ("restore-file --command 7", "--command"),
     ] {
         let words: Vec<&str> = line.split(' ').collect();
         let code = if line.contains("/nonexistent") { 2 } else { 3 };

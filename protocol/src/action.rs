@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use crate::command::TEXT_BYTES_MAX;
+use crate::time::Timestamp;
 
 /// Most paths that a scan may name.
 pub const PATHS_MAX: usize = 64;
@@ -25,6 +26,8 @@ pub const UNIT_BYTES_MAX: usize = 255;
 pub const USER_BYTES_MAX: usize = 32;
 /// See [`UNIT_BYTES_MAX`].
 pub const INTERFACE_BYTES_MAX: usize = 15;
+/// Highest number of a process: Linux's own bound on 64 bits.
+pub const PID_MAX: u32 = 4_194_304;
 /// Fastest rate that can be ordered, per second.
 pub const RATE_MAX: u32 = 1_000_000;
 
@@ -83,6 +86,46 @@ pub enum Action {
         address: IpAddr,
         /// Its hardware address.
         mac: Mac,
+    },
+    /// Let nobody log in as this user, and stop what runs as it.
+    FreezeAccount {
+        /// A local account.
+        user: String,
+    },
+    /// End the login sessions of this user, now.
+    EndSessions {
+        /// A local account.
+        user: String,
+    },
+    /// Stop a process and all beneath it.
+    FreezeProcess {
+        /// Its number.
+        pid: u32,
+        /// When it began, as findings tell it.
+        started: Timestamp,
+        /// SHA-256 of the program that it runs, in hex.
+        sha256: String,
+    },
+    /// End a process, now.
+    KillProcess {
+        /// Its number.
+        pid: u32,
+        /// When it began, as findings tell it.
+        started: Timestamp,
+        /// SHA-256 of the program that it runs, in hex.
+        sha256: String,
+    },
+    /// Take a file away, to where only the agent reaches it.
+    QuarantineFile {
+        /// Absolute, without symbolic links, `.`, `..` or empty components.
+        path: String,
+        /// SHA-256 of its content, in hex.
+        sha256: String,
+    },
+    /// Give a file back before its lease ends.
+    RestoreFile {
+        /// The command that took it away.
+        command: uuid::Uuid,
     },
 }
 
@@ -249,7 +292,7 @@ impl<'de> serde::Deserialize<'de> for Mac {
 
 impl Action {
     /// The words of all actions, as roles and `commands.allow` list them.
-    pub const NAMES: [&'static str; 9] = [
+    pub const NAMES: [&'static str; 15] = [
         "advise",
         "scan",
         "drill",
@@ -259,6 +302,12 @@ impl Action {
         "block",
         "rate-limit",
         "pin-neighbour",
+        "freeze-account",
+        "end-sessions",
+        "freeze-process",
+        "kill-process",
+        "quarantine-file",
+        "restore-file",
     ];
 
     /// The word that roles list.
@@ -273,12 +322,25 @@ impl Action {
             Self::Block { .. } => "block",
             Self::RateLimit { .. } => "rate-limit",
             Self::PinNeighbour { .. } => "pin-neighbour",
+            Self::FreezeAccount { .. } => "freeze-account",
+            Self::EndSessions { .. } => "end-sessions",
+            Self::FreezeProcess { .. } => "freeze-process",
+            Self::KillProcess { .. } => "kill-process",
+            Self::QuarantineFile { .. } => "quarantine-file",
+            Self::RestoreFile { .. } => "restore-file",
         }
     }
 
     /// Whether it changes something that lasts, so that a lease must say how long.
     pub fn takes_lease(&self) -> bool {
-        !matches!(self, Self::Scan { .. } | Self::Drill { .. })
+        !matches!(
+            self,
+            Self::Scan { .. }
+                | Self::Drill { .. }
+                | Self::EndSessions { .. }
+                | Self::KillProcess { .. }
+                | Self::RestoreFile { .. }
+        )
     }
 
     /// Whether a receipt `applied` is followed by one that says whether it holds: `confirmed`, `reverted` or `failed`.
@@ -320,6 +382,22 @@ impl Action {
             Self::PinNeighbour { interface, address, mac } => {
                 format!("pin the neighbour {address} on {interface} to {mac}")
             }
+            Self::FreezeAccount { user } => {
+                format!("freeze the account {user}: nobody logs in as it, and what runs as it is stopped")
+            }
+            Self::EndSessions { user } => {
+                format!("end the sessions of {user}: what runs in them is killed, for good")
+            }
+            Self::FreezeProcess { pid, started, sha256 } => {
+                format!("stop process {pid} of {started}, which runs {sha256}, and all beneath it")
+            }
+            Self::KillProcess { pid, started, sha256 } => {
+                format!("kill process {pid} of {started}, which runs {sha256}, for good")
+            }
+            Self::QuarantineFile { path, sha256 } => {
+                format!("quarantine {path}, whose content is {sha256}: nobody reaches it under its name")
+            }
+            Self::RestoreFile { command } => format!("restore the file that command {command} took away"),
         }
     }
 
@@ -360,12 +438,42 @@ impl Action {
                 let [first, ..] = mac.0;
                 bounds(first & 1 == 0 && mac.0 != [0; 6], "mac is none that one card has")
             }
+            Self::FreezeAccount { user } | Self::EndSessions { user } => {
+                bounds(is_user(user), "user is no name of an account")
+            }
+            Self::FreezeProcess { pid, sha256, .. } | Self::KillProcess { pid, sha256, .. } => {
+                bounds((2..=PID_MAX).contains(pid), "pid is none that a program can have")?;
+                bounds(is_sha256(sha256), "sha256 is not 64 lower-case hexadecimal digits")
+            }
+            Self::QuarantineFile { path, sha256 } => {
+                bounds(is_whole_path(path), "path is not absolute, or holds a . or .. or empty component")?;
+                bounds(is_sha256(sha256), "sha256 is not 64 lower-case hexadecimal digits")
+            }
+            Self::RestoreFile { command } => {
+                bounds(command.get_version_num() == 7, "command is not the id of one")
+            }
         }
     }
 }
 
 fn is_path(path: &str) -> bool {
     path.starts_with('/') && path.len() <= PATH_BYTES_MAX && !path.contains('\0')
+}
+
+/// A path that has one form only, of a thing below the root.
+fn is_whole_path(path: &str) -> bool {
+    let plain = |part: &str| !matches!(part, "" | "." | "..");
+    is_path(path) && path.strip_prefix('/').is_some_and(|parts| parts.split('/').all(plain))
+}
+
+/// No more than what one field of `/etc/shadow` can hold; not an entry of NIS (`+`, `-`).
+fn is_user(user: &str) -> bool {
+    let fits = |character: char| character.is_ascii_graphic() && !":,/".contains(character);
+    (1..=USER_BYTES_MAX).contains(&user.len()) && user.chars().all(fits) && !user.starts_with(['+', '-'])
+}
+
+fn is_sha256(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 /// As `systemd.unit(5)` writes names, of the kinds that have processes.
@@ -438,6 +546,23 @@ mod tests {
                 && block(&["::1", "::1"]).is_err()
                 && block(&[]).is_err()
         );
+    }
+
+    #[test]
+    fn a_file_has_one_path_and_a_user_one_field() {
+        for path in ["/etc/cron.d/x", "/tmp/a b", "/x", "/tmp/..x/ü\n"] {
+            assert!(is_whole_path(path), "{path}");
+        }
+        for path in ["", "/", "etc/x", "/etc/", "//etc", "/etc/../x", "/./x", "/x\0", "/a//b"] {
+            assert!(!is_whole_path(path), "{path}");
+        }
+        for user in ["alice", "host$", "a.b-c_d", "_x"] {
+            assert!(is_user(user), "{user}");
+        }
+        for user in ["", "+", "-x", "+@crew", "a:b", "a b", "a\n", "a/b", &"x".repeat(33)] {
+            assert!(!is_user(user), "{user}");
+        }
+        assert!(is_sha256(&"0a".repeat(32)) && !is_sha256(&"0A".repeat(32)) && !is_sha256("0a"));
     }
 
     #[test]

@@ -158,7 +158,7 @@ pub enum Outcome {
     Acknowledged,
     /// The lease ended by itself.
     Expired,
-    /// Local root ended it.
+    /// Local root ended it, or a later command (`restore-file`).
     Released,
 }
 

@@ -5,6 +5,7 @@ use picket_protocol::finding::printable;
 use super::client::{ClientError, ask};
 use super::output::{Style, Tone, second};
 use super::{Exit, Global, client, output};
+use crate::config::format_duration;
 use crate::respond::store::{CommandRow, Store};
 use crate::status::Request;
 
@@ -76,6 +77,11 @@ fn print(rows: &[CommandRow], json: bool) {
         let id = row.id.map_or("(unreadable)".to_owned(), |id| id.to_string());
         output::line(&format!("{}  {state} {:<7} {id}", second(row.received), claim("/action/type")));
         output::line(&format!("    {}", printable(&row.title)));
+        if let (Some(seconds), Some(id)) = (row.seconds_left, row.id) {
+            let left = format_duration(std::time::Duration::from_secs(seconds));
+            let what = format!("in force, {left} left; sudo agent release {id}");
+            output::line(&format!("    {}", style.paint(Tone::Warning, &what)));
+        }
         let signers = if row.signers.is_empty() { "nobody".to_owned() } else { row.signers.join(", ") };
         let why = format!(
             "    signed by {}; reason: {}; ticket: {}",

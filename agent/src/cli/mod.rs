@@ -20,6 +20,7 @@ mod hold_commands;
 mod neighbours;
 mod net;
 pub mod output;
+mod policy;
 mod probe;
 mod release;
 mod replay;
@@ -107,6 +108,7 @@ enum Subcommand {
     Ack(ack::Arguments),
     HoldCommands(hold_commands::Arguments),
     Release(release::Arguments),
+    Policy(policy::Arguments),
     Sessions(sessions::Arguments),
     Neighbours(neighbours::Arguments),
     Net(net::Arguments),
@@ -150,6 +152,7 @@ fn parse_and_run(arguments: impl Iterator<Item = OsString>) -> Exit {
         Subcommand::Ack(arguments) => ack::run(&global, arguments),
         Subcommand::HoldCommands(arguments) => hold_commands::run(&global, arguments),
         Subcommand::Release(arguments) => release::run(&global, arguments),
+        Subcommand::Policy(arguments) => policy::run(&global, arguments),
         Subcommand::Sessions(arguments) => sessions::run(&global, arguments),
         Subcommand::Neighbours(arguments) => neighbours::run(&global, arguments),
         Subcommand::Net(arguments) => net::run(&global, arguments),

@@ -248,6 +248,14 @@ impl Screen {
             let time = length(Duration::from_secs(running.seconds));
             self.line("", &format!("{} {} running for {time}", printable(&running.action), running.id));
         }
+        for act in &commands.in_force {
+            let left = length(Duration::from_secs(act.seconds_left));
+            let what = format!("{}, {left} left; sudo agent release {}", printable(&act.action), act.id);
+            let what = self.style.paint(Tone::Warning, &what);
+            self.line("in force", &what);
+            let signers = printable(&act.signers.join(", ")).into_owned();
+            self.line("", &format!("signed by {signers}; {}", printable(&act.reason)));
+        }
         for frozen in &commands.frozen {
             let left = length(Duration::from_secs(frozen.seconds_left));
             let what = format!("{} processes are stopped, {left} left; sudo agent release", frozen.processes);

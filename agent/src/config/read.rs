@@ -23,7 +23,7 @@ const SERVICE_BYTES_MAX: usize = 64;
 const FLEET_MAX: usize = 4_096;
 const PATH_BYTES_MAX: usize = 4_095;
 const RUNGS: [&str; 5] = ["auto", "fanotify", "fanotify-inode", "inotify", "scan"];
-const ACTIONS: [&str; 3] = ["advise", "scan", "drill"];
+const ACTIONS: [&str; picket_protocol::action::Action::NAMES.len()] = picket_protocol::action::Action::NAMES;
 
 /// Reads a whole file.
 pub(super) fn config(text: &str) -> Result<Config, Vec<Problem>> {

@@ -3,7 +3,7 @@
 use caps::{CapSet, Capability, CapsHashSet};
 
 /// What is kept, and who needs it.
-pub const KEPT: [(Capability, &str); 12] = [
+pub const KEPT: [(Capability, &str); 17] = [
     (Capability::CAP_DAC_READ_SEARCH, "files, logins: read what is watched, open by handle"),
     // With it CAP_BPF and CAP_PERFMON, which it includes, give nothing more.
     (
@@ -31,7 +31,27 @@ pub const KEPT: [(Capability, &str); 12] = [
     (Capability::CAP_SETUID, "link: start the uplink as its user"),
     (Capability::CAP_SETGID, "link: start the uplink as its group"),
     (Capability::CAP_SETPCAP, "link: take the uplink's bounding set away"),
-    (Capability::CAP_KILL, "link: end an uplink that does not stop"),
+    (
+        Capability::CAP_KILL,
+        "link: end an uplink that does not stop; respond: stop and end processes of others (freeze-*, kill-process, end-sessions)",
+    ),
+    (
+        Capability::CAP_DAC_OVERRIDE,
+        "respond: take files out of others' directories and put them back (quarantine-file)",
+    ),
+    (
+        Capability::CAP_FOWNER,
+        "respond: the same where a directory is sticky, and with mode, times and ACL of others' files (quarantine-file)",
+    ),
+    (
+        Capability::CAP_FSETID,
+        "respond: put files back with setuid and setgid as they had them (quarantine-file)",
+    ),
+    (Capability::CAP_SETFCAP, "respond: put programs back with their capabilities (quarantine-file)"),
+    (
+        Capability::CAP_LINUX_IMMUTABLE,
+        "respond: take files away that are immutable, and keep them so in the vault (quarantine-file)",
+    ),
 ];
 
 /// Keeps only [`KEPT`] in this thread and in all that it will start, and lets no program that is executed gain

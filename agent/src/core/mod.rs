@@ -20,7 +20,6 @@ use crate::config::{Config, Loaded};
 use crate::enrolment::Enrolment;
 use crate::layout::Layout;
 use crate::ledger::{Ledger, LedgerError, SealError};
-use crate::respond::freeze::FreezerHandle;
 use crate::respond::{self, Moment, RespondError, RespondStatus, Responder, Tools};
 use crate::sense::SensorState;
 use crate::status::{Server, Sources};
@@ -38,7 +37,7 @@ pub mod trees;
 
 pub use cosigned::{Cosigned, Identity};
 pub use sensors::{Files, Statuses, probe};
-use start::{figures, open_ledger, read_enrolment, record_start, start_engine, start_freezer};
+use start::{Holders, Start, acknowledged, figures, open_ledger, read_enrolment, record_start};
 
 /// How long the agent may take to stop; what is not done by then is done at the next start.
 pub const STOP_GRACE: Duration = Duration::from_secs(20);
@@ -52,14 +51,14 @@ const ENROLMENT_POLL: Duration = Duration::from_secs(2);
 const CHECK_INTERVAL: Duration = Duration::from_secs(15);
 
 /// Tables of all modules but the ledger.
-pub fn schemas() -> [&'static str; 14] {
+pub fn schemas() -> [&'static str; 15] {
     use crate::detect::acts::tables as acts;
     use crate::detect::packages::tables as packages;
     use crate::sense::{files, host, logins};
     let sensors = [files::SCHEMA, packages::SCHEMA, logins::SCHEMA, host::SCHEMA, host::defences::SCHEMA];
     let [files, packages, logins, host, defences] = sensors;
-    let agent = [lifecycle::SCHEMA, takeover::SCHEMA, respond::SCHEMA, respond::FREEZE_SCHEMA];
-    let [core, versions, commands, freeze] = agent;
+    let responds = [respond::SCHEMA, respond::FREEZE_SCHEMA, respond::IN_FORCE_SCHEMA];
+    let ([core, versions], [commands, freeze, in_force]) = ([lifecycle::SCHEMA, takeover::SCHEMA], responds);
     let sessions = crate::sense::sessions::SCHEMA;
     let neighbours = crate::sense::network::neighbours::SCHEMA;
     [
@@ -67,6 +66,7 @@ pub fn schemas() -> [&'static str; 14] {
         versions,
         commands,
         freeze,
+        in_force,
         files,
         packages,
         acts::SCHEMA,
@@ -188,7 +188,7 @@ struct Core {
     sensors: sensors::Sensors,
     responder: Responder,
     responder_handle: respond::ResponderHandle,
-    freezer_handle: FreezerHandle,
+    holders: Holders,
     link: Option<LinkHandle>,
     server: Server,
     sensors_stop: Stop,
@@ -208,8 +208,9 @@ impl Core {
         let (statuses, link_status) = (Statuses::default(), LinkStatus::default());
         let respond_status = RespondStatus::default();
         let cosigned = Cosigned::new(&layout, ledger.heads(), identity.clone());
-        let (freezer, freezer_handle) = start_freezer(&config, &layout, &ledger, &boot, &respond_status)?;
-        let engine = start_engine(&config, &layout, &ledger, &identity, &cosigned, boot, &respond_status)?;
+        let start = Start::new(loaded, &layout, &ledger, &boot, &respond_status);
+        let (keeper, freezer, holders) = start.holders(&link_status, &sensors_stop)?;
+        let engine = start.engine(&identity, &cosigned)?;
         let sensors = sensors::Sensors::start(
             &config,
             &ledger.sealer(),
@@ -219,16 +220,10 @@ impl Core {
             figures(&ledger, &link_status, &statuses),
             &freezer,
         );
-        let heads = ledger.heads();
-        let tools = Tools {
-            sealer: ledger.sealer(),
-            scan: sensors.scan(),
-            acknowledged: Arc::new(move || heads.head().acknowledged),
-            clock: Arc::new(Moment::now),
-            stop: sensors_stop.clone(),
-        };
+        let tools = tools(&ledger, &sensors, &sensors_stop);
         let (responder, responder_handle) =
-            respond::start(engine, tools, respond_status.clone()).map_err(system("start a thread"))?;
+            respond::start(engine, tools, keeper.clone(), respond_status.clone())
+                .map_err(system("start a thread"))?;
         let sources = Sources {
             layout: layout.clone(),
             statuses: statuses.clone(),
@@ -238,6 +233,7 @@ impl Core {
             respond: respond_status,
             responder: responder.clone(),
             freezer,
+            keeper,
             sealer: ledger.sealer(),
             scan: sensors.scan(),
             files: sensors.files(),
@@ -259,7 +255,7 @@ impl Core {
             sensors,
             responder,
             responder_handle,
-            freezer_handle,
+            holders,
             link: None,
             server,
             sensors_stop,
@@ -351,8 +347,10 @@ impl Core {
     fn stop_in_order(self, reason: &str) -> Result<(), CoreError> {
         self.sensors_stop.set();
         self.sensors.join();
-        self.freezer_handle.stop();
+        self.holders.automatic.join();
+        self.holders.freezer.stop();
         self.responder_handle.stop();
+        self.holders.keeper.stop();
         let (draft, write) = lifecycle::stopped(reason)?;
         let sealed = self.ledger.sealer().seal_durably(vec![draft], vec![write], SEAL_TIMEOUT);
         let report = self.link_status.report();
@@ -369,6 +367,17 @@ impl Core {
         tracing::info!(reason, "the agent stopped");
         sealed?;
         Ok(())
+    }
+}
+
+/// What the worker of commands needs.
+fn tools(ledger: &Ledger, sensors: &sensors::Sensors, stop: &Stop) -> Tools {
+    Tools {
+        sealer: ledger.sealer(),
+        scan: sensors.scan(),
+        acknowledged: acknowledged(ledger),
+        clock: Arc::new(Moment::now),
+        stop: stop.clone(),
     }
 }
 

@@ -1,5 +1,6 @@
 //! The steps of the start, one function each.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use rusqlite::Connection;
@@ -11,9 +12,16 @@ use crate::config::{Config, Loaded};
 use crate::enrolment::{Enrolment, EnrolmentError};
 use crate::layout::Layout;
 use crate::ledger::{self, Ledger, SealError};
+use crate::respond::actions::Surroundings;
+use crate::respond::automatic::{self, AutomaticHandle};
+use crate::respond::custody::{self, Custody};
 use crate::respond::freeze::{self, Freezer, FreezerHandle};
+use crate::respond::keeper::{self, Keeper, KeeperHandle};
+use crate::respond::processes::boot_by_clock;
 use crate::respond::{Context, Engine, Moment, RespondError, RespondStatus};
 use crate::sense::host::{FigureSource, Figures};
+use crate::sense::logins::line::local_zone;
+use crate::sys::Stop;
 use crate::uplink::LinkStatus;
 
 /// Opens the ledger; makes identity and first key when there is none yet, so that a host that is not enrolled
@@ -40,44 +48,126 @@ pub(super) fn read_enrolment(layout: &Layout) -> Option<Enrolment> {
     }
 }
 
-pub(super) fn start_engine(
-    config: &Config,
-    layout: &Layout,
-    ledger: &Ledger,
-    identity: &Identity,
-    cosigned: &Cosigned,
-    boot: String,
-    status: &RespondStatus,
-) -> Result<Engine, RespondError> {
-    let cosigned = cosigned.clone();
-    let context = Context {
-        layout: layout.clone(),
-        sealer: ledger.sealer(),
-        allowed: config.commands.allow.clone(),
-        boot,
-        cosigned: Arc::new(move || cosigned.latest().map(|(_, time)| time)),
-        status: status.clone(),
-    };
-    let known = identity.get().map(|enrolment| (enrolment.agent, enrolment.tenant));
-    Engine::start(context, known, Moment::now())
+/// How many records the collector is known to hold.
+pub(super) fn acknowledged(ledger: &Ledger) -> Arc<dyn Fn() -> u64 + Send + Sync> {
+    let heads = ledger.heads();
+    Arc::new(move || heads.head().acknowledged)
 }
 
-/// Lets go what a crash left stopped, whatever the policy says now.
-pub(super) fn start_freezer(
-    config: &Config,
-    layout: &Layout,
-    ledger: &Ledger,
-    boot: &str,
-    status: &RespondStatus,
-) -> Result<(Freezer, FreezerHandle), RespondError> {
-    let response = &config.response;
-    freeze::start(freeze::Context {
-        sealer: ledger.sealer(),
-        database: layout.database(),
-        boot: boot.to_owned(),
-        status: status.clone(),
-        lease: response.freeze_mass_change.then_some(response.freeze_lease),
-    })
+/// Minutes from midnight, by the host's own time.
+fn minute_of_day() -> u16 {
+    let seconds = crate::clock::now().nanos().div_euclid(1_000_000_000);
+    let now = jiff::Timestamp::from_second(seconds).unwrap_or_default();
+    let time = now.to_zoned(local_zone()).time();
+    let (hour, minute) = (u16::from(time.hour().unsigned_abs()), u16::from(time.minute().unsigned_abs()));
+    hour * 60 + minute
+}
+
+/// What the parts that respond are started with.
+pub(super) struct Start<'a> {
+    config: &'a Config,
+    /// `policy.toml`.
+    policy: &'a Path,
+    layout: &'a Layout,
+    ledger: &'a Ledger,
+    boot: &'a str,
+    status: &'a RespondStatus,
+}
+
+/// The threads that hold what is done to the host.
+pub(super) struct Holders {
+    pub automatic: AutomaticHandle,
+    pub keeper: KeeperHandle,
+    pub freezer: FreezerHandle,
+}
+
+impl<'a> Start<'a> {
+    pub(super) fn new(
+        loaded: &'a Loaded,
+        layout: &'a Layout,
+        ledger: &'a Ledger,
+        boot: &'a str,
+        status: &'a RespondStatus,
+    ) -> Self {
+        Self { config: &loaded.config, policy: &loaded.policy, layout, ledger, boot, status }
+    }
+
+    /// Takes up what an earlier run left: actions go on, who is frozen is let go.
+    pub(super) fn holders(
+        &self,
+        link: &LinkStatus,
+        stop: &Stop,
+    ) -> Result<(Keeper, Freezer, Holders), CoreError> {
+        let (keeper, keeper_handle) = self.keeper(link)?;
+        let (freezer, freezer_handle) = self.freezer()?;
+        let automatic = automatic::start(automatic::Context {
+            database: self.layout.database(),
+            heads: self.ledger.heads(),
+            sealer: self.ledger.sealer(),
+            keeper: keeper.clone(),
+            policy: self.policy.to_owned(),
+            minute: Arc::new(minute_of_day),
+            stop: stop.clone(),
+        });
+        let automatic = automatic.map_err(system("start a thread"))?;
+        Ok((keeper, freezer, Holders { automatic, keeper: keeper_handle, freezer: freezer_handle }))
+    }
+
+    /// Judges commands.
+    pub(super) fn engine(&self, identity: &Identity, cosigned: &Cosigned) -> Result<Engine, RespondError> {
+        let cosigned = cosigned.clone();
+        let context = Context {
+            layout: self.layout.clone(),
+            sealer: self.ledger.sealer(),
+            policy: self.policy.to_owned(),
+            allowed: self.config.commands.allow.clone(),
+            boot: self.boot.to_owned(),
+            cosigned: Arc::new(move || cosigned.latest().map(|(_, time)| time)),
+            status: self.status.clone(),
+        };
+        let known = identity.get().map(|enrolment| (enrolment.agent, enrolment.tenant));
+        Engine::start(context, known, Moment::now())
+    }
+
+    /// Lets go what a crash left stopped, whatever the policy says now.
+    fn freezer(&self) -> Result<(Freezer, FreezerHandle), RespondError> {
+        let response = &self.config.response;
+        freeze::start(freeze::Context {
+            sealer: self.ledger.sealer(),
+            database: self.layout.database(),
+            boot: self.boot.to_owned(),
+            status: self.status.clone(),
+            lease: response.freeze_mass_change.then_some(response.freeze_lease),
+        })
+    }
+
+    /// Puts in place again what is in force, before anything that senses is started.
+    fn keeper(&self, link: &LinkStatus) -> Result<(Keeper, KeeperHandle), CoreError> {
+        let peers = link.clone();
+        let account = crate::uplink::uplink_account(&self.config.uplink.user).ok().flatten();
+        let uplink_uid = account.map(|account| account.uid);
+        let (policy, core, booted) = (self.policy.to_owned(), self.layout.core(), boot_by_clock());
+        let surroundings = move || Surroundings {
+            collector: peers.report().peers,
+            uplink_uid,
+            policy: policy.clone(),
+            core: core.clone(),
+            booted,
+        };
+        let context = custody::Context {
+            sealer: self.ledger.sealer(),
+            database: self.layout.database(),
+            offline: self.layout.released_offline(),
+            boot: self.boot.to_owned(),
+            status: self.status.clone(),
+            surroundings: Arc::new(surroundings),
+            acknowledged: acknowledged(self.ledger),
+        };
+        let custody = Custody::start(context, Moment::now())?;
+        let collector = custody.collector();
+        link.update(|report| report.peers = collector);
+        keeper::start(custody).map_err(system("start a thread"))
+    }
 }
 
 pub(super) fn record_start(

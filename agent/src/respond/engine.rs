@@ -1,10 +1,11 @@
 //! Judges what arrives, seals the answer, and keeps what is in force. Time is an argument throughout; the
 //! thread around it is in the parent module.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use picket_protocol::command::{Action, Check, Outcome};
+use picket_protocol::command::{Action, Check, Command, Outcome};
 use picket_protocol::finding::Severity;
 use picket_protocol::identity::{AgentId, Tenant};
 use picket_protocol::record::{Draft, RecordError};
@@ -12,6 +13,7 @@ use picket_protocol::time::Timestamp;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use super::custody::Order;
 use super::lease::{Lease, SAVE_INTERVAL};
 use super::receipt::{RefusalLimit, Subject, envelope_digest, lifecycle, safe};
 use super::status::{RespondStatus, TrustSummary};
@@ -20,6 +22,7 @@ use super::trust::Pinned;
 use super::verify::{Authorised, Refusal, Situation, effective_time, verify};
 use super::work::{Work, WorkKind};
 use super::{Moment, Person};
+use crate::config::policy::Policy;
 use crate::layout::Layout;
 use crate::ledger::{SealError, Sealer, StateWrite};
 
@@ -38,6 +41,8 @@ pub struct Context {
     pub layout: Layout,
     /// Where receipts go.
     pub sealer: Sealer,
+    /// `policy.toml`.
+    pub policy: PathBuf,
     /// `commands.allow`.
     pub allowed: Vec<String>,
     /// This boot: `/proc/sys/kernel/random/boot_id`.
@@ -63,12 +68,31 @@ pub enum RespondError {
     /// There is no such advice.
     #[error("no advice {0} is in force")]
     NoSuchAdvice(Uuid),
+    /// There is no such action.
+    #[error("no action {0} is in force")]
+    NotInForce(Uuid),
     /// There is no thread for it.
     #[error("no thread can be started: {0}")]
     Thread(#[source] std::io::Error),
     /// The responder has stopped or did not answer in time.
     #[error("the agent is stopping or too busy")]
     Busy,
+}
+
+/// A policy that cannot be read may say anything.
+fn signers_wanted(policy: &Path, action: &str) -> Result<u32, String> {
+    let policy =
+        Policy::load(policy).map_err(|error| format!("the owner's policy cannot be followed: {error}"))?;
+    Ok(policy.signers.get(action).copied().unwrap_or(1))
+}
+
+/// What remains to be done for a command that was accepted, and by whom.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Task {
+    /// By the worker.
+    Work(Work),
+    /// By the keeper.
+    Order(Order),
 }
 
 /// See the module.
@@ -111,10 +135,12 @@ impl Engine {
     }
 
     /// Judges a command. What is not done at once comes back as work.
-    pub fn command(&mut self, envelope: &[u8], now: Moment) -> Option<Work> {
+    pub fn command(&mut self, envelope: &[u8], now: Moment) -> Option<Task> {
         let verdict = {
             let seen = |id| self.store.seen(id).map_err(|error| error.to_string());
+            let signers = |action: &str| signers_wanted(&self.context.policy, action);
             let situation = Situation {
+                signers: &signers,
                 trust_root: self.pinned.root(),
                 identity: self.identity.as_ref().map(|(agent, tenant)| (*agent, tenant)),
                 allowed: &self.context.allowed,
@@ -237,7 +263,7 @@ impl Engine {
         authorised: Authorised,
         digest: String,
         now: Moment,
-    ) -> Result<Option<Work>, RespondError> {
+    ) -> Result<Option<Task>, RespondError> {
         let command = authorised.command().clone();
         let subject =
             Subject { id: Some(command.id), signers: authorised.signers().to_vec(), envelope_sha256: digest };
@@ -265,10 +291,43 @@ impl Engine {
             }
             Action::Scan { paths } => WorkKind::Scan { paths: paths.iter().map(Into::into).collect() },
             Action::Drill { findings } => WorkKind::Drill { findings: *findings },
+            Action::Isolate {}
+            | Action::IsolateUnit { .. }
+            | Action::ClosePort { .. }
+            | Action::Block { .. }
+            | Action::RateLimit { .. }
+            | Action::PinNeighbour { .. }
+            | Action::FreezeAccount { .. }
+            | Action::EndSessions { .. }
+            | Action::FreezeProcess { .. }
+            | Action::KillProcess { .. }
+            | Action::QuarantineFile { .. }
+            | Action::RestoreFile { .. } => {
+                let row = accepted(self);
+                return self.hand_over(command, subject, row).map(Some);
+            }
         };
         self.seal(Vec::new(), vec![store::insert_command(accepted(self))])?;
         let agent = self.identity.as_ref().map(|(agent, _)| *agent);
-        Ok(Some(Work { id: command.id, kind, subject, agent, received: now.boot }))
+        Ok(Some(Task::Work(Work { id: command.id, kind, subject, agent, received: now.boot })))
+    }
+
+    /// What changes the host is carried out by the keeper; that it was accepted is told at once where an undo follows.
+    fn hand_over(&self, command: Command, subject: Subject, row: NewCommand) -> Result<Task, RespondError> {
+        let title = format!("Accepted: {}", safe(&command.action.describe()));
+        let detail = json!({ "action": command.action.name(), "lease_seconds": command.lease });
+        let mut drafts = vec![subject.receipt(Outcome::Received, None, &title, detail)?];
+        // What has no undo is done with its one receipt.
+        drafts.retain(|_| command.action.is_probed());
+        self.context.sealer.seal_durably(drafts, vec![store::insert_command(row)], SEAL_TIMEOUT)?;
+        Ok(Task::Order(Order {
+            id: command.id,
+            lease: Duration::from_secs(command.lease),
+            action: command.action,
+            subject,
+            reason: command.reason,
+            ticket: command.ticket,
+        }))
     }
 
     fn advise(&mut self, advice: Advice, row: NewCommand, subject: &Subject) -> Result<(), RespondError> {

@@ -11,21 +11,20 @@
 //! process that leaves its tree is found again only where the process table tells who started it (rungs `bpf`,
 //! `connector`). Root can let a process go on by itself.
 
-use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use picket_protocol::finding::{Severity, Text};
-use picket_protocol::time::Timestamp;
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
+use picket_protocol::finding::Severity;
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::engine::{RespondError, SEAL_TIMEOUT};
 use super::freeze_store::{self, Frozen};
 use super::freeze_tree::{self, Stopped, beneath};
+use super::processes::{Spared, close, count, named, signal};
 use super::receipt::{lifecycle, safe};
 use super::status::RespondStatus;
 use super::{Moment, Person};
@@ -38,39 +37,12 @@ pub const ACTIONS_MAX: usize = 16;
 const ROUNDS_MAX: usize = 32;
 /// Requests that may wait; more are dropped, and asked again when the finding grows.
 const QUEUE_MAX: usize = 8;
-/// Processes that a record names.
-const NAMED_MAX: usize = 20;
 /// Findings of which it is remembered that there was nobody to stop.
 const VAIN_MAX: usize = 64;
 /// Processes of which it is remembered that they were let go; the first are forgotten first.
 const LET_GO_MAX: usize = 4 * freeze_tree::PROCESSES_MAX;
 /// How long a local request waits.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(40);
-
-/// Programs that run others and are no part of what these do, by name.
-const SPARED: &[&str] = &[
-    "systemd",
-    "init",
-    "systemd-journald",
-    "systemd-udevd",
-    "systemd-logind",
-    "dbus-daemon",
-    "cron",
-    "crond",
-    "atd",
-    "login",
-    "dockerd",
-    "containerd",
-    "containerd-shim",
-    "containerd-shim-runc-v2",
-    "crio",
-    "conmon",
-    "kubelet",
-    "supervisord",
-    "runit",
-    "runsvdir",
-    "s6-svscan",
-];
 
 /// Who is to be stopped, and why.
 pub struct Request {
@@ -193,6 +165,24 @@ pub fn start(context: Context) -> Result<(Freezer, FreezerHandle), RespondError>
     let thread = std::thread::Builder::new().name("freeze".to_owned()).spawn(move || worker.run(&queue));
     let thread = thread.map_err(RespondError::Thread)?;
     Ok((freezer.clone(), FreezerHandle { freezer, thread: Some(thread) }))
+}
+
+/// Lets all go on that the database says are stopped: for when the agent does not run. Gives how many.
+///
+/// # Errors
+/// What SQLite says.
+pub fn let_all_go_on(database: &std::path::Path, boot: &str) -> rusqlite::Result<usize> {
+    let frozen = freeze_store::read(database)?;
+    let stopped: Vec<Stopped> = frozen.iter().flat_map(|frozen| living_of(frozen, boot)).collect();
+    stopped.iter().for_each(|process| signal(process, Signal::CONT));
+    Ok(stopped.len())
+}
+
+/// Those that still live; those of another boot are gone.
+fn living_of(frozen: &Frozen, boot: &str) -> Vec<Stopped> {
+    let here = frozen.boot == boot;
+    let lives = |process: &&Stopped| here && life(process.pid).is_some_and(|life| process.is(&life));
+    frozen.processes.iter().filter(lives).cloned().collect()
 }
 
 struct Worker {
@@ -332,10 +322,7 @@ impl Worker {
     }
 
     fn let_go_on(&mut self, frozen: &Frozen) -> Vec<Stopped> {
-        // Those of another boot are gone.
-        let here = frozen.boot == self.context.boot;
-        let lives = |process: &&Stopped| here && life(process.pid).is_some_and(|life| process.is(&life));
-        let processes: Vec<Stopped> = frozen.processes.iter().filter(lives).cloned().collect();
+        let processes = living_of(frozen, &self.context.boot);
         processes.iter().for_each(|process| signal(process, Signal::CONT));
         self.let_go.extend(processes.iter().cloned());
         self.let_go.drain(..self.let_go.len().saturating_sub(LET_GO_MAX));
@@ -407,59 +394,12 @@ impl Worker {
     }
 }
 
-/// Who is never stopped.
-struct Spared {
-    own: u32,
-    /// The agent's program, as a link of `/proc`.
-    program: Option<PathBuf>,
-    /// Those above the agent.
-    above: Vec<u32>,
-}
-
-impl Spared {
-    fn new(all: &[Life]) -> Self {
-        let own = std::process::id();
-        let parent = |pid: u32| all.iter().find(|life| life.pid == pid).map(|life| life.parent);
-        let mut above = Vec::new();
-        while let Some(next) = parent(above.last().copied().unwrap_or(own))
-            && next > 0
-            && !above.contains(&next)
-        {
-            above.push(next);
-        }
-        Self { own, program: program(own), above }
-    }
-
-    fn is(&self, life: &Life) -> bool {
-        if life.pid <= 1 || life.kernel || life.pid == self.own || self.above.contains(&life.pid) {
-            return true;
-        }
-        let path = program(life.pid);
-        let helper = life.parent == self.own && path.is_some() && path == self.program;
-        let text = path.as_deref().map(|path| Text::from_bytes(path.as_os_str().as_bytes()).text);
-        let name = text.as_deref().and_then(|path| path.rsplit('/').next()).unwrap_or_default().to_owned();
-        let is_sshd = |pid| program(pid).is_some_and(|path| path.ends_with("sshd"));
-        let listens = name == "sshd" && !is_sshd(life.parent);
-        let packages = text.is_some_and(|path| crate::detect::mass_change::harm::is_package_program(&path));
-        helper || listens || packages || SPARED.contains(&name.as_str())
-    }
-}
-
-fn program(pid: u32) -> Option<PathBuf> {
-    std::fs::read_link(format!("/proc/{pid}/exe")).ok()
-}
-
 /// The process that is meant, if it still runs.
 fn find(origin: &Ancestor, processes: &Processes) -> Option<Stopped> {
     let life = life(origin.pid).filter(Life::runs)?;
     let known = processes.get(origin.pid, crate::clock::since_boot())?;
     let same = origin.started.is_none_or(|started| close(started, known.started));
     same.then(|| Stopped::of(&life))
-}
-
-/// Beginnings are told exactly by some rungs, to a hundredth of a second by others.
-fn close(one: Timestamp, other: Timestamp) -> bool {
-    one.nanos().abs_diff(other.nanos()) <= 20_000_000
 }
 
 /// Whether one of the origins is above it, by who started whom: also when those between have ended.
@@ -477,40 +417,12 @@ fn descends(life: &Life, request: &Request) -> bool {
     process.actor().parents.iter().any(above)
 }
 
-/// To this very process or to nobody.
-fn signal(process: &Stopped, signal: Signal) {
-    let is_it = || life(process.pid).is_some_and(|life| process.is(&life));
-    let Some(pid) = i32::try_from(process.pid).ok().and_then(Pid::from_raw) else { return };
-    let sent = match pidfd_open(pid, PidfdFlags::empty()) {
-        // Whoever has the number now has it as long as the descriptor is open.
-        Ok(fd) if is_it() => pidfd_send_signal(&fd, signal),
-        Ok(_) => return,
-        // Kernels before 5.3.
-        Err(rustix::io::Errno::NOSYS) if is_it() => kill_process(pid, signal),
-        Err(error) => Err(error),
-    };
-    match sent {
-        Ok(()) | Err(rustix::io::Errno::SRCH) => {}
-        Err(error) => tracing::error!(%error, pid = process.pid, ?signal, "a process could not be signalled"),
-    }
-}
-
-fn named(processes: &[Stopped]) -> Vec<Value> {
-    let name = |process: &Stopped| json!({ "pid": process.pid, "name": safe(&process.name) });
-    processes.iter().take(NAMED_MAX).map(name).collect()
-}
-
-fn count(processes: usize) -> String {
-    match processes {
-        1 => "1 process".to_owned(),
-        more => format!("{more} processes"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::process::{Child, Command};
     use std::time::Instant;
+
+    use picket_protocol::time::Timestamp;
 
     use super::*;
 

@@ -38,13 +38,23 @@ pub fn beneath(
     held: &[Stopped],
     spares: impl Fn(&Life) -> bool,
 ) -> Vec<Stopped> {
+    let roots: Vec<Stopped> = roots.iter().chain(held).cloned().collect();
+    let is_new = |life: &&Life| !is_stopped(life) && !held.iter().any(|held| held.is(life));
+    let mut found: Vec<Stopped> =
+        tree(all, &roots, spares).into_iter().filter(is_new).map(Stopped::of).collect();
+    found.truncate(PROCESSES_MAX.saturating_sub(held.len()));
+    found
+}
+
+/// The roots and all beneath that run, whoever has stopped them. Those that `spares` names are left out with all beneath.
+pub fn tree<'a>(all: &'a [Life], roots: &[Stopped], spares: impl Fn(&Life) -> bool) -> Vec<&'a Life> {
     let by_pid: BTreeMap<u32, &Life> = all.iter().map(|life| (life.pid, life)).collect();
     let mut children: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
     for life in all {
         children.entry(life.parent).or_default().push(life.pid);
     }
     let is_root = |root: &&Stopped| by_pid.get(&root.pid).is_some_and(|life| root.is(life));
-    let mut open: Vec<u32> = roots.iter().chain(held).filter(is_root).map(|root| root.pid).collect();
+    let mut open: Vec<u32> = roots.iter().filter(is_root).map(|root| root.pid).collect();
     let (mut seen, mut found) = (BTreeSet::new(), Vec::new());
     while let Some(pid) = open.pop() {
         let Some(life) = by_pid.get(&pid).filter(|_| seen.insert(pid)) else { continue };
@@ -52,14 +62,17 @@ pub fn beneath(
             continue;
         }
         open.extend(children.get(&pid).into_iter().flatten());
-        let new = !held.iter().any(|held| held.is(life));
-        if new && life.runs() && !matches!(life.state, 'T' | 't') {
-            found.push(Stopped::of(life));
+        if life.runs() {
+            found.push(*life);
         }
     }
-    found.sort_by_key(|stopped| stopped.pid);
-    found.truncate(PROCESSES_MAX.saturating_sub(held.len()));
+    found.sort_by_key(|life| life.pid);
     found
+}
+
+/// Whether somebody has stopped it: a signal, or who traces it.
+pub fn is_stopped(life: &Life) -> bool {
+    matches!(life.state, 'T' | 't')
 }
 
 #[cfg(test)]

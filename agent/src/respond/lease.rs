@@ -25,6 +25,11 @@ impl Lease {
         Self { boot: boot.to_owned(), ends: now.saturating_add(length), left: length }
     }
 
+    /// One that has ended.
+    pub fn over() -> Self {
+        Self { boot: String::new(), ends: Duration::ZERO, left: Duration::ZERO }
+    }
+
     /// What is left at `now`; zero when it has ended.
     pub fn remaining(&self, now: Duration) -> Duration {
         self.ends.saturating_sub(now)

@@ -20,12 +20,21 @@ use uuid::Uuid;
 
 use crate::uplink::CommandSink;
 
+pub mod actions;
+pub mod automatic;
+pub mod continuity;
+pub mod custody;
 pub mod engine;
+pub mod firewall;
 pub mod freeze;
 mod freeze_store;
-mod freeze_tree;
+pub mod freeze_tree;
+pub mod in_force;
+pub mod keeper;
 pub mod lease;
 mod motd;
+pub mod offline;
+pub mod processes;
 pub mod receipt;
 pub mod status;
 pub mod store;
@@ -33,8 +42,10 @@ pub mod trust;
 pub mod verify;
 pub mod work;
 
-pub use engine::{Context, Engine, RespondError};
+pub use engine::{Context, Engine, RespondError, Task};
 pub use freeze_store::SCHEMA as FREEZE_SCHEMA;
+pub use in_force::SCHEMA as IN_FORCE_SCHEMA;
+pub use keeper::Keeper;
 pub use status::{RespondReport, RespondStatus};
 pub use store::SCHEMA;
 pub use work::Tools;
@@ -127,6 +138,7 @@ impl ResponderHandle {
 pub fn start(
     engine: Engine,
     tools: Tools,
+    keeper: Keeper,
     status: RespondStatus,
 ) -> io::Result<(Responder, ResponderHandle)> {
     let (jobs, queue) = sync_channel(QUEUE_MAX);
@@ -140,7 +152,7 @@ pub fn start(
     };
     let judge = std::thread::Builder::new()
         .name("respond".to_owned())
-        .spawn(move || run_judge(engine, &tools, &queue, &work, &status))?;
+        .spawn(move || run_judge(engine, &Hands { tools, keeper, work, status }, &queue))?;
     Ok((responder.clone(), ResponderHandle { responder, judge, worker }))
 }
 
@@ -192,19 +204,34 @@ impl CommandSink for Responder {
     }
 }
 
-fn run_judge(
-    mut engine: Engine,
-    tools: &Tools,
-    queue: &Receiver<Job>,
-    work: &SyncSender<Work>,
-    status: &RespondStatus,
-) {
+/// Who carries out what was accepted.
+struct Hands {
+    tools: Tools,
+    keeper: Keeper,
+    work: SyncSender<Work>,
+    status: RespondStatus,
+}
+
+impl Hands {
+    fn take(&self, task: Task) {
+        match task {
+            Task::Work(work) => hand_on(work, &self.tools, &self.work, &self.status),
+            Task::Order(order) => {
+                if let Err(order) = self.keeper.carry_out(order) {
+                    self.tools.refuse_busy(order.id, &order.subject);
+                }
+            }
+        }
+    }
+}
+
+fn run_judge(mut engine: Engine, hands: &Hands, queue: &Receiver<Job>) {
     loop {
         let wake = engine.next_wake(Moment::now());
         match queue.recv_timeout(wake) {
             Ok(Job::Command(envelope, received)) => {
                 if let Some(accepted) = engine.command(&envelope, received) {
-                    hand_on(accepted, tools, work, status);
+                    hands.take(accepted);
                 }
             }
             Ok(Job::Trust(envelope)) => engine.trust(&envelope, Moment::now()),
@@ -235,7 +262,7 @@ fn hand_on(accepted: Work, tools: &Tools, work: &SyncSender<Work>, status: &Resp
     };
     status.begin(accepted.id, action, crate::clock::since_boot());
     if let Err(TrySendError::Full(refused) | TrySendError::Disconnected(refused)) = work.try_send(accepted) {
-        tools.refuse_busy(&refused);
+        tools.refuse_busy(refused.id, &refused.subject);
         status.end(refused.id);
     }
 }

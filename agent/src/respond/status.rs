@@ -8,6 +8,7 @@ use picket_protocol::trust::TrustRoot;
 use uuid::Uuid;
 
 use super::freeze_store::Frozen;
+use super::in_force::{InForce, Phase};
 use super::lease::Lease;
 use super::store::Advice;
 
@@ -74,6 +75,29 @@ pub struct FrozenReport {
     pub seconds_left: u64,
 }
 
+/// An action in force.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct InForceReport {
+    /// The command: what `agent release` takes.
+    pub id: Uuid,
+    /// Its action's word.
+    pub action: String,
+    /// What it does, in sentences.
+    pub plan: Vec<String>,
+    /// How far it is.
+    pub phase: Phase,
+    /// Who signed it.
+    pub signers: Vec<String>,
+    /// Why, from outside.
+    pub reason: String,
+    /// The vendor's case, from outside.
+    pub ticket: String,
+    /// When it began.
+    pub since: Timestamp,
+    /// Seconds left of its lease.
+    pub seconds_left: u64,
+}
+
 /// A snapshot of the responder.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct RespondReport {
@@ -85,6 +109,9 @@ pub struct RespondReport {
     pub advice: Vec<AdviceReport>,
     /// Commands that are being carried out.
     pub running: Vec<RunningReport>,
+    /// What is done to this host, with an undo.
+    #[serde(default)]
+    pub in_force: Vec<InForceReport>,
     /// Processes that are stopped by the policy of the host's owner.
     #[serde(default)]
     pub frozen: Vec<FrozenReport>,
@@ -106,6 +133,7 @@ struct State {
     hold: Option<Lease>,
     running: Vec<(Uuid, &'static str, Duration)>,
     frozen: Vec<Frozen>,
+    in_force: Vec<InForce>,
     obeyed: u64,
     refused: u64,
     dropped: u64,
@@ -140,7 +168,19 @@ impl RespondStatus {
             pids: frozen.processes.iter().map(|process| process.pid).collect(),
             seconds_left: frozen.ends.saturating_sub(now).as_secs(),
         };
+        let in_force = |act: &InForce| InForceReport {
+            id: act.id,
+            action: act.prepared.name().to_owned(),
+            plan: act.prepared.deed().plan().lines,
+            phase: act.phase,
+            signers: act.signers.clone(),
+            reason: act.reason.clone(),
+            ticket: act.ticket.clone(),
+            since: act.since,
+            seconds_left: act.lease.remaining(now).as_secs(),
+        };
         RespondReport {
+            in_force: state.in_force.iter().map(in_force).collect(),
             frozen: state.frozen.iter().map(frozen).collect(),
             trust_root: state.trust.clone(),
             trust_problem: state.problem.clone(),
@@ -170,6 +210,15 @@ impl RespondStatus {
 
     pub(super) fn set_frozen(&self, frozen: &[Frozen]) {
         self.change(|state| state.frozen = frozen.to_vec());
+    }
+
+    pub(super) fn set_in_force(&self, in_force: &[InForce]) {
+        self.change(|state| {
+            // Told each time that something is looked at, and seldom changed.
+            if state.in_force != in_force {
+                state.in_force = in_force.to_vec();
+            }
+        });
     }
 
     pub(super) fn begin(&self, id: Uuid, action: &'static str, now: Duration) {

@@ -77,6 +77,9 @@ pub struct CommandRow {
     pub received: Timestamp,
     /// When its state last changed.
     pub updated: Timestamp,
+    /// Seconds left of its lease, while what it did is in force; only the running agent can tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seconds_left: Option<u64>,
 }
 
 /// Advice that is shown until it is acknowledged or its lease ends.
@@ -192,8 +195,7 @@ impl Store {
     /// # Errors
     /// What SQLite says.
     pub fn lease(&self, name: &str) -> rusqlite::Result<Option<Lease>> {
-        let sql = "SELECT boot, ends_ms, left_ms FROM lease WHERE name = ?1";
-        self.connection.query_row(sql, [name], |row| lease_at(row, 0)).optional()
+        read_lease(&self.connection, name)
     }
 
     /// A remembered fact.
@@ -223,6 +225,7 @@ impl Store {
                 envelope_sha256: row.get(6)?,
                 received: Timestamp::from_nanos(row.get(7)?),
                 updated: Timestamp::from_nanos(row.get(8)?),
+                seconds_left: None,
             })
         })?;
         rows.collect()
@@ -258,7 +261,7 @@ pub fn insert_command(new: NewCommand) -> StateWrite {
         let Some(oldest) = new.forget_before else { return Ok(()) };
         transaction.execute(
             "DELETE FROM command WHERE obeyed = 1 AND expires < ?1 AND state != 'accepted'
-               AND id NOT IN (SELECT id FROM advice)",
+               AND id NOT IN (SELECT id FROM advice) AND id NOT IN (SELECT id FROM in_force)",
             [oldest.nanos()],
         )?;
         Ok(())
@@ -332,7 +335,20 @@ fn claims(command: &Command) -> serde_json::Value {
     })
 }
 
-fn write_lease(transaction: &rusqlite::Transaction<'_>, name: &str, lease: &Lease) -> rusqlite::Result<()> {
+/// The lease of that name.
+///
+/// # Errors
+/// What SQLite says.
+pub(super) fn read_lease(connection: &Connection, name: &str) -> rusqlite::Result<Option<Lease>> {
+    let sql = "SELECT boot, ends_ms, left_ms FROM lease WHERE name = ?1";
+    connection.query_row(sql, [name], |row| lease_at(row, 0)).optional()
+}
+
+pub(super) fn write_lease(
+    transaction: &rusqlite::Transaction<'_>,
+    name: &str,
+    lease: &Lease,
+) -> rusqlite::Result<()> {
     let sql = "INSERT OR REPLACE INTO lease (name, boot, ends_ms, left_ms) VALUES (?1, ?2, ?3, ?4)";
     transaction.execute(sql, params![name, lease.boot, millis(lease.ends), millis(lease.left)]).map(|_| ())
 }

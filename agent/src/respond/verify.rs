@@ -19,6 +19,8 @@ pub struct Situation<'a> {
     pub identity: Option<(AgentId, &'a Tenant)>,
     /// Actions that the customer allows.
     pub allowed: &'a [String],
+    /// How many operators must sign an action by the word of the host's owner; the error says why nobody can tell.
+    pub signers: &'a dyn Fn(&str) -> Result<u32, String>,
     /// Whether the customer holds all commands back.
     pub held: bool,
     /// See [`effective_time`].
@@ -106,7 +108,7 @@ fn judge(
     let roles = within_audience(roles, command.hosts.len())?;
     check_unseen(command, situation)?;
     let acting = within_lease(roles, command)?;
-    check_policy(command, situation)?;
+    check_policy(command, situation, acting.count())?;
     *names = names_of(root, &acting.signers);
     Ok(acting.name.to_owned())
 }
@@ -241,13 +243,18 @@ fn within_lease<'a>(roles: Vec<Acting<'a>>, command: &Command) -> Verdict<Acting
     })
 }
 
-fn check_policy(command: &Command, situation: &Situation<'_>) -> Verdict<()> {
+fn check_policy(command: &Command, situation: &Situation<'_>, signed: u32) -> Verdict<()> {
     let action = command.action.name();
     if situation.held {
         return refuse(Check::LocalPolicy, "this host holds commands back (agent hold-commands)".to_owned());
     }
     if !situation.allowed.iter().any(|allowed| allowed == action) {
         return refuse(Check::LocalPolicy, format!("{action} is not in commands.allow of this host"));
+    }
+    let needed = (situation.signers)(action).map_err(|why| (Check::LocalPolicy, why))?;
+    if signed < needed {
+        let reason = format!("{signed} operators signed; the owner of this host wants {needed} for {action}");
+        return refuse(Check::LocalPolicy, reason);
     }
     Ok(())
 }

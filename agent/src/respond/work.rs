@@ -84,14 +84,14 @@ impl Tools {
             WorkKind::Drill { findings } => self.drill(work, *findings, verified),
         };
         match result {
-            Ok((title, detail)) => self.answer(work, Outcome::Applied, &title, detail),
-            Err(why) => self.answer(work, Outcome::Failed, &safe(&why), Value::Null),
+            Ok((title, detail)) => self.answer(work.id, &work.subject, Outcome::Applied, &title, detail),
+            Err(why) => self.answer(work.id, &work.subject, Outcome::Failed, &safe(&why), Value::Null),
         }
     }
 
     /// Seals the receipt of work that was not begun.
-    pub fn refuse_busy(&self, work: &Work) {
-        self.answer(work, Outcome::Failed, "Too many commands are being carried out", Value::Null);
+    pub fn refuse_busy(&self, id: Uuid, subject: &Subject) {
+        self.answer(id, subject, Outcome::Failed, "Too many commands are being carried out", Value::Null);
     }
 
     fn scan(&self, paths: &[PathBuf]) -> Result<(String, Value), String> {
@@ -143,14 +143,14 @@ impl Tools {
         }
     }
 
-    fn answer(&self, work: &Work, outcome: Outcome, title: &str, detail: Value) {
+    fn answer(&self, id: Uuid, subject: &Subject, outcome: Outcome, title: &str, detail: Value) {
         let now = (self.clock)().wall;
-        let write = store::update_command(work.id, outcome, title.to_owned(), now);
-        let draft = match work.subject.receipt(outcome, None, title, detail) {
+        let write = store::update_command(id, outcome, title.to_owned(), now);
+        let draft = match subject.receipt(outcome, None, title, detail) {
             Ok(draft) => draft,
             Err(error) => {
                 tracing::error!(%error, "the details of a receipt do not fit");
-                let Ok(draft) = work.subject.receipt(outcome, None, title, Value::Null) else { return };
+                let Ok(draft) = subject.receipt(outcome, None, title, Value::Null) else { return };
                 draft
             }
         };

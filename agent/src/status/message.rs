@@ -70,8 +70,12 @@ pub enum Request {
         /// What about it.
         action: WindowAction,
     },
-    /// Undo what the agent did to the host by itself; root only.
-    Release {},
+    /// Undo what the agent did to the host; root only.
+    Release {
+        /// Which action; all, and frozen processes too, when none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        id: Option<Uuid>,
+    },
     /// Hold commands back, or obey them again; root only.
     Hold {
         /// For how long, up to [`HOLD_SECONDS_MAX`]; none ends it.

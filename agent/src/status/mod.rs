@@ -7,6 +7,7 @@
 mod accept;
 pub mod message;
 mod person;
+pub use person::own as own_person;
 mod quieten;
 mod report;
 mod server;

@@ -12,12 +12,20 @@ const NO_LOGIN: u32 = u32::MAX;
 /// The peer of a connected Unix socket.
 pub(super) fn peer(socket: impl AsFd) -> std::io::Result<Person> {
     let credentials = socket_peercred(socket)?;
-    let uid = credentials.uid.as_raw();
-    let login = std::fs::read_to_string(format!("/proc/{}/loginuid", credentials.pid.as_raw_nonzero())).ok();
+    Ok(person(credentials.uid.as_raw(), &credentials.pid.as_raw_nonzero().to_string()))
+}
+
+/// Who runs this very process.
+pub fn own() -> Person {
+    person(rustix::process::geteuid().as_raw(), "self")
+}
+
+fn person(uid: u32, process: &str) -> Person {
+    let login = std::fs::read_to_string(format!("/proc/{process}/loginuid")).ok();
     let login_uid = login.and_then(|text| text.trim().parse().ok()).filter(|uid| *uid != NO_LOGIN);
     let passwd = std::fs::read("/etc/passwd").unwrap_or_default();
     let name = name_of(login_uid.unwrap_or(uid), &String::from_utf8_lossy(&passwd));
-    Ok(Person { uid, login_uid, name })
+    Person { uid, login_uid, name }
 }
 
 /// Number of the group of that name.

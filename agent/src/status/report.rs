@@ -11,7 +11,7 @@ use crate::layout::Layout;
 use crate::ledger::{Heads, LedgerHealth, LedgerReport, Reader, Sealer};
 use crate::respond::freeze::Freezer;
 use crate::respond::work::Scan;
-use crate::respond::{Moment, RespondReport, RespondStatus, Responder};
+use crate::respond::{Keeper, Moment, RespondReport, RespondStatus, Responder};
 use crate::sense::host::{Usage, usage};
 use crate::sense::network::line::Line;
 use crate::sense::network::neighbours::Neighbours;
@@ -109,6 +109,8 @@ pub struct Sources {
     pub responder: Responder,
     /// For `release`.
     pub freezer: Freezer,
+    /// For `release`.
+    pub keeper: Keeper,
     /// For `window`.
     pub sealer: Sealer,
     /// For `scan`.

@@ -23,11 +23,13 @@ use super::report::Sources;
 use super::show::show;
 use super::{spending, window};
 use crate::ledger::{KeptRecord, Reader};
-use crate::respond::store::Store;
+use crate::respond::custody::Released;
+use crate::respond::store::{CommandRow, Store};
 use crate::respond::work::SCAN_DEADLINE;
 use crate::respond::{Moment, Person};
 use crate::sense::files::ScanProgress;
 use crate::sys::Stop;
+use uuid::Uuid;
 
 /// Connections at once; one more is told so and closed.
 pub const CLIENTS_MAX: usize = 32;
@@ -255,7 +257,7 @@ fn changes(request: &Request) -> bool {
         | Request::Accept { .. }
         | Request::Ack { .. }
         | Request::Hold { .. }
-        | Request::Release {} => true,
+        | Request::Release { .. } => true,
     }
 }
 
@@ -291,11 +293,7 @@ fn handle(
             window::handle(&action, &person, &sources.sealer, &database, now)
                 .map_err(|error| error.to_string())
         }
-        Request::Release {} => sources
-            .freezer
-            .release(person)
-            .map_err(words)
-            .and_then(|released| serde_json::to_value(released).map_err(|error| error.to_string())),
+        Request::Release { id } => release(id, &person, sources),
         Request::Hold { seconds } => {
             if seconds.is_some_and(|seconds| !(1..=HOLD_SECONDS_MAX).contains(&seconds)) {
                 return Ok(Err(format!("seconds must be from 1 to {HOLD_SECONDS_MAX} (30 days)")));
@@ -304,6 +302,15 @@ fn handle(
             sources.responder.hold(length, person).map(|()| json!({ "held_seconds": seconds })).map_err(words)
         }
     })
+}
+
+/// What is in force ends, whatever hinders one part of it.
+fn release(id: Option<Uuid>, person: &Person, sources: &Sources) -> Result<serde_json::Value, String> {
+    let words = |error: crate::respond::RespondError| error.to_string();
+    let actions = sources.keeper.release(id, person.clone());
+    let frozen = if id.is_none() { sources.freezer.release(person.clone()) } else { Ok(Vec::new()) };
+    let released = Released { actions: actions.map_err(words)?, frozen: frozen.map_err(words)? };
+    serde_json::to_value(released).map_err(|error| error.to_string())
 }
 
 fn scan(paths: &[PathBuf], client: &Client, sources: &Sources) -> Answer {
@@ -333,8 +340,11 @@ fn commands(limit: u32, client: &Client, sources: &Sources) -> io::Result<Answer
     match rows {
         Err(message) => Ok(Err(message)),
         Ok(rows) => {
+            let in_force = sources.respond.report(crate::clock::since_boot()).in_force;
             for row in &rows {
-                client.send(&Reply::Item(serde_json::value::to_raw_value(row)?))?;
+                let act = in_force.iter().find(|act| row.id == Some(act.id));
+                let row = CommandRow { seconds_left: act.map(|act| act.seconds_left), ..row.clone() };
+                client.send(&Reply::Item(serde_json::value::to_raw_value(&row)?))?;
             }
             Ok(Ok(json!({ "count": rows.len() })))
         }

@@ -64,6 +64,7 @@ fn enrol_with_advice(host: &Host) -> Uuid {
         .expect("ledger");
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("boot").trim().to_owned();
     let context = Context {
+        policy: std::path::PathBuf::from("/nonexistent/policy.toml"),
         layout,
         sealer: ledger.sealer(),
         allowed: vec!["advise".to_owned()],

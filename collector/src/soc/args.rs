@@ -6,7 +6,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-pub use command::{CommandAction, CommandFrame, CommandText, IsolateArguments, NewAction, Order};
+pub use command::{
+    CommandAction, CommandFrame, CommandText, IsolateArguments, NamedProcess, NewAction, Order,
+};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -311,7 +313,8 @@ pub struct TrustNewArguments {
     #[arg(long, default_value_t = 1)]
     pub root_threshold: u32,
     /// An action that they may order (repeat it), instead of the default advise, scan, drill: any of advise, scan,
-    /// drill, isolate, isolate-unit, close-port, block, rate-limit, pin-neighbour
+    /// drill, isolate, isolate-unit, close-port, block, rate-limit, pin-neighbour, freeze-account, end-sessions,
+    /// freeze-process, kill-process, quarantine-file, restore-file
     #[arg(long)]
     pub action: Vec<String>,
     /// With so many signatures a command may name so many hosts (repeat it) [default: 1=10]

@@ -10,7 +10,7 @@ use picket_protocol::finding::printable;
 use picket_protocol::identity::{AgentId, Tenant};
 use picket_protocol::time::Timestamp;
 
-use super::args::{CommandFrame, CommandText, NewAction, Order};
+use super::args::{CommandFrame, CommandText, NamedProcess, NewAction, Order};
 use super::client::Client;
 use super::error::SocError;
 use super::hosts::resolve;
@@ -63,7 +63,31 @@ fn ordered(new: NewAction) -> Result<(Action, Duration, CommandFrame), SocError>
         NewAction::PinNeighbour { interface, address, mac, order } => {
             with_lease(Action::PinNeighbour { interface, address, mac }, order)
         }
+        NewAction::FreezeAccount { user, order } => with_lease(Action::FreezeAccount { user }, order),
+        NewAction::EndSessions { user, frame } => Ok((Action::EndSessions { user }, Duration::ZERO, frame)),
+        NewAction::FreezeProcess { process, order } => {
+            let NamedProcess { pid, started, sha256 } = process;
+            with_lease(Action::FreezeProcess { pid, started: begin(&started)?, sha256 }, order)
+        }
+        NewAction::KillProcess { process, frame } => {
+            let NamedProcess { pid, started, sha256 } = process;
+            let action = Action::KillProcess { pid, started: begin(&started)?, sha256 };
+            Ok((action, Duration::ZERO, frame))
+        }
+        NewAction::QuarantineFile { path, sha256, order } => {
+            with_lease(Action::QuarantineFile { path, sha256 }, order)
+        }
+        NewAction::RestoreFile { command, frame } => {
+            Ok((Action::RestoreFile { command }, Duration::ZERO, frame))
+        }
     }
+}
+
+/// When a process began, as its finding says.
+fn begin(text: &str) -> Result<Timestamp, SocError> {
+    let wrong =
+        || SocError::Usage("--started: a time as findings tell it, like 2026-01-02T03:04:05.678Z".to_owned());
+    Timestamp::parse(text).ok_or_else(wrong)
 }
 
 /// A lease of what changes a host: without one it would end at once, and no agent takes it.

@@ -45,6 +45,14 @@ fn plain() -> Command {
     }
 }
 
+fn process(pid: u32, digits: usize) -> Action {
+    Action::KillProcess { pid, started: Timestamp::from_seconds(1), sha256: "a".repeat(digits) }
+}
+
+fn file(path: &str, digits: usize) -> Action {
+    Action::QuarantineFile { path: path.to_owned(), sha256: "a".repeat(digits) }
+}
+
 #[test]
 fn bounds() {
     assert_eq!(plain().check(), Ok(()));
@@ -63,6 +71,15 @@ fn bounds() {
         ("paths", |c| c.action = Action::Scan { paths: vec!["/".repeat(4_096)] }),
         ("drill", |c| c.action = Action::Drill { findings: 0 }),
         ("drill", |c| c.action = Action::Drill { findings: 1_001 }),
+        ("user", |c| c.action = Action::FreezeAccount { user: "root:x".to_owned() }),
+        ("user", |c| c.action = Action::EndSessions { user: "+@crew".to_owned() }),
+        ("pid", |c| c.action = process(1, 64)),
+        ("pid", |c| c.action = process(4_194_305, 64)),
+        ("sha256", |c| c.action = process(2, 63)),
+        ("path", |c| c.action = file("/etc/../x", 64)),
+        ("path", |c| c.action = file("/etc/", 64)),
+        ("sha256", |c| c.action = file("/etc/x", 65)),
+        ("command", |c| c.action = Action::RestoreFile { command: uuid::Uuid::nil() }),
     ];
     for (word, change) in cases {
         let mut command = plain();
@@ -155,7 +172,14 @@ fn words_of_checks_and_actions() {
         Action::Advise { message: String::new() },
         Action::Scan { paths: Vec::new() },
         Action::Drill { findings: 1 },
+        Action::FreezeAccount { user: String::new() },
+        Action::EndSessions { user: String::new() },
+        Action::FreezeProcess { pid: 2, started: Timestamp::default(), sha256: String::new() },
+        process(2, 64),
+        file("/x", 64),
+        Action::RestoreFile { command: uuid::Uuid::nil() },
     ] {
+        assert!(Action::NAMES.contains(&action.name()));
         assert_eq!(serde_json::to_value(&action).unwrap()["type"], action.name());
     }
     let receipt = r#"{"outcome":"refused","check":"threshold","title":"t","envelope_sha256":"00"}"#;

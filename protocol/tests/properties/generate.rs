@@ -84,8 +84,20 @@ pub fn finding() -> impl Strategy<Value = Finding> {
     })
 }
 
+fn sha256() -> impl Strategy<Value = String> {
+    "[0-9a-f]{64}"
+}
+
 fn action() -> impl Strategy<Value = Action> {
+    let process = || (2..=4_194_304_u32, timestamp(), sha256());
     prop_oneof![
+        "[a-zA-Z_][a-z0-9._-]{0,31}".prop_map(|user| Action::FreezeAccount { user }),
+        "[a-zA-Z_][a-z0-9._-]{0,31}".prop_map(|user| Action::EndSessions { user }),
+        process().prop_map(|(pid, started, sha256)| Action::FreezeProcess { pid, started, sha256 }),
+        process().prop_map(|(pid, started, sha256)| Action::KillProcess { pid, started, sha256 }),
+        ("(/[^/.\0]{1,12}){1,4}", sha256())
+            .prop_map(|(path, sha256)| Action::QuarantineFile { path, sha256 }),
+        uuid_v7().prop_map(|command| Action::RestoreFile { command }),
         "\\PC{1,60}".prop_map(|message| Action::Advise { message }),
         vec("/[^\0]{0,30}", 0..4).prop_map(|paths| Action::Scan { paths }),
         (1..=1_000_u32).prop_map(|findings| Action::Drill { findings }),

@@ -160,6 +160,95 @@ pub enum NewAction {
         #[command(flatten)]
         order: Order,
     },
+    /// Let nobody log in as a user, and stop what runs as it
+    #[command(
+        after_help = "Example:\n  soc command new freeze-account --host web-1 --user deploy --lease 4h --reason 'key leaked' --ticket C-7 -o freeze.json\n\nThe account expires, which keys do not get around; its password stays. What the user runs by sudo goes on:\nend-sessions is for that. root, the agent's user and accounts of services that nobody can log in with are refused."
+    )]
+    FreezeAccount {
+        /// A local account of the hosts
+        #[arg(long)]
+        user: String,
+        /// For how long, for whom, why.
+        #[command(flatten)]
+        order: Order,
+    },
+    /// End the login sessions of a user, for good
+    #[command(
+        after_help = "Example:\n  soc command new end-sessions --host web-1 --user deploy --reason 'key leaked' --ticket C-7 -o end.json\n\nThe user can log in again: freeze the account before. What runs in the sessions is killed, with what the\nuser became by su or sudo, and evidence in its memory is lost."
+    )]
+    EndSessions {
+        /// A local account of the hosts
+        #[arg(long)]
+        user: String,
+        /// For whom, until when, why.
+        #[command(flatten)]
+        frame: CommandFrame,
+    },
+    /// Stop a process and all beneath it; they go on when the lease ends
+    #[command(
+        after_help = "Example:\n  soc command new freeze-process --host web-1 --pid 4711 --started 2026-01-02T03:04:05.678Z --sha256 9f86… --lease 2h --reason 'miner' --ticket C-7 -o stop.json\n\npid, started and the SHA-256 of the program are in the finding's evidence (soc show). One that does not fit\nis refused by the host: it would be another process."
+    )]
+    FreezeProcess {
+        /// Which.
+        #[command(flatten)]
+        process: NamedProcess,
+        /// For how long, for whom, why.
+        #[command(flatten)]
+        order: Order,
+    },
+    /// Kill a process, for good
+    #[command(
+        after_help = "Example:\n  soc command new kill-process --host web-1 --pid 4711 --started 2026-01-02T03:04:05.678Z --sha256 9f86… --reason 'miner' --ticket C-7 -o kill.json\n\nWhat it has started goes on, and evidence in its memory is lost: freeze-process keeps both still."
+    )]
+    KillProcess {
+        /// Which.
+        #[command(flatten)]
+        process: NamedProcess,
+        /// For whom, until when, why.
+        #[command(flatten)]
+        frame: CommandFrame,
+    },
+    /// Take a file away; it comes back as it was when the lease ends
+    #[command(
+        after_help = "Example:\n  soc command new quarantine-file --host web-1 --path /var/www/html/x.php --sha256 9f86… --lease 7d --reason 'web shell' --ticket C-7 -o take.json\n\nPrograms that have it open, or run it, keep what they have. If something else is at its place when the lease\nends, it stays with the agent, and the receipt says where."
+    )]
+    QuarantineFile {
+        /// Absolute, through no symbolic link
+        #[arg(long)]
+        path: String,
+        /// SHA-256 of its content, in hex: another content is not taken
+        #[arg(long, value_name = "HEX")]
+        sha256: String,
+        /// For how long, for whom, why.
+        #[command(flatten)]
+        order: Order,
+    },
+    /// Put a file back before its lease ends
+    #[command(
+        after_help = "Example:\n  soc command new restore-file --host web-1 --command 0199c2ad-5b0e-7cc3-98c4-dc0c0c07398f --reason 'false alarm' --ticket C-7 -o back.json"
+    )]
+    RestoreFile {
+        /// Id of the command that took it away
+        #[arg(long, value_name = "ID")]
+        command: uuid::Uuid,
+        /// For whom, until when, why.
+        #[command(flatten)]
+        frame: CommandFrame,
+    },
+}
+
+/// A process, so that no other is hit.
+#[derive(Debug, Args)]
+pub struct NamedProcess {
+    /// Its number
+    #[arg(long)]
+    pub pid: u32,
+    /// When it began, as findings tell it
+    #[arg(long, value_name = "TIME")]
+    pub started: String,
+    /// SHA-256 of the program that it runs, in hex
+    #[arg(long, value_name = "HEX")]
+    pub sha256: String,
 }
 
 fn transport() -> impl TypedValueParser<Value = Transport> {

@@ -1,0 +1,318 @@
+//! What an agent can do to its host, in one shape: an action is **prepared** (all that applying and undoing it need, written
+//! down before the first change), **applied** in one step, **probed** for what it says, and **undone**.
+//!
+//! Promises of every action: prepared twice it says the same; applied twice it is as applied once; undone it leaves the host
+//! as it was before, also when it was never applied, or was half; and it does not care in which order others end.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use picket_protocol::action::Action;
+use picket_protocol::time::Timestamp;
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::continuity::Continuity;
+use super::firewall::{Family, Firewall, Table};
+use super::processes::Named;
+use crate::config::policy::Policy;
+use crate::sense::network::neighbours::kernel;
+
+pub mod accounts;
+mod attributes;
+pub mod block;
+pub mod close_port;
+pub mod end_sessions;
+pub mod exempt;
+pub mod freeze_account;
+pub mod freeze_process;
+pub mod isolate;
+pub mod isolate_unit;
+pub mod kill_process;
+pub mod pin_neighbour;
+pub mod probe;
+pub mod quarantine_file;
+pub mod rate_limit;
+pub mod sever;
+pub mod shadow;
+pub mod tracked;
+mod vault;
+
+/// What would change, for people and as data.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Plan {
+    /// Sentences.
+    pub lines: Vec<String>,
+    /// The same as data.
+    pub data: Value,
+}
+
+/// Which action is applied, and for how long yet.
+#[derive(Clone, Copy, Debug)]
+pub struct Applied {
+    /// The command.
+    pub id: Uuid,
+    /// What is left of its lease.
+    pub left: Duration,
+}
+
+/// One action, prepared. The errors are sentences for receipts.
+pub trait Deed {
+    /// What it changes.
+    fn plan(&self) -> Plan;
+
+    /// Does it; gives details for the receipt.
+    ///
+    /// # Errors
+    /// What went wrong. What was begun is to be undone.
+    fn apply(&self, applied: &Applied, levers: &mut Levers) -> Result<Value, String>;
+
+    /// Lets the kernel hold it for what is left of its lease, where the kernel holds leases.
+    ///
+    /// # Errors
+    /// It is to be applied anew.
+    fn arm(&self, applied: &Applied, levers: &mut Levers) -> Result<(), String> {
+        self.apply(applied, levers).map(|_| ())
+    }
+
+    /// Tries whether it does what it says; gives details for the receipt.
+    ///
+    /// # Errors
+    /// What it does not do.
+    fn probe(&self) -> Result<Value, String>;
+
+    /// Undoes it.
+    ///
+    /// # Errors
+    /// What is left of it; to be tried again.
+    fn undo(&self, id: Uuid, levers: &mut Levers) -> Result<(), String>;
+
+    /// After it was undone: what of it stays, and how to get it, for the receipt.
+    fn leftover(&self, _id: Uuid) -> Option<String> {
+        None
+    }
+
+    /// Whether it could cut the agent off from the collector, so that the collector must answer before it counts.
+    fn may_cut_off(&self) -> bool {
+        false
+    }
+}
+
+/// All actions, as they are kept in the database.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(tag = "action", rename_all = "kebab-case")]
+pub enum Prepared {
+    /// See [`isolate`].
+    Isolate(isolate::Isolation),
+    /// See [`isolate_unit`].
+    IsolateUnit(isolate_unit::UnitIsolation),
+    /// See [`close_port`].
+    ClosePort(close_port::ClosedPort),
+    /// See [`block`].
+    Block(block::Blocked),
+    /// See [`rate_limit`].
+    RateLimit(rate_limit::Limit),
+    /// See [`pin_neighbour`].
+    PinNeighbour(pin_neighbour::Pin),
+    /// See [`freeze_account`].
+    FreezeAccount(freeze_account::FrozenAccount),
+    /// See [`freeze_process`].
+    FreezeProcess(freeze_process::FrozenProcess),
+    /// See [`quarantine_file`].
+    QuarantineFile(quarantine_file::Quarantined),
+}
+
+impl Prepared {
+    /// Prepares what a command orders; none for what changes nothing that lasts.
+    ///
+    /// # Errors
+    /// Why it cannot, or must not, be done here.
+    pub fn new(action: &Action, surroundings: &Surroundings) -> Result<Option<Self>, String> {
+        Ok(Some(match action {
+            Action::Advise { .. }
+            | Action::Scan { .. }
+            | Action::Drill { .. }
+            | Action::EndSessions { .. }
+            | Action::KillProcess { .. }
+            | Action::RestoreFile { .. } => return Ok(None),
+            Action::Isolate {} => Self::Isolate(isolate::Isolation::prepare(surroundings)?),
+            Action::IsolateUnit { unit } => {
+                Self::IsolateUnit(isolate_unit::UnitIsolation::prepare(unit, surroundings)?)
+            }
+            Action::ClosePort { protocol, port } => {
+                Self::ClosePort(close_port::ClosedPort::prepare(*protocol, *port, surroundings)?)
+            }
+            Action::Block { networks } => Self::Block(block::Blocked::prepare(networks, surroundings)?),
+            Action::RateLimit { protocol, port, per_second } => {
+                Self::RateLimit(rate_limit::Limit::prepare(*protocol, *port, *per_second, surroundings)?)
+            }
+            Action::PinNeighbour { interface, address, mac } => {
+                Self::PinNeighbour(pin_neighbour::Pin::prepare(interface, *address, *mac)?)
+            }
+            Action::FreezeAccount { user } => {
+                Self::FreezeAccount(freeze_account::FrozenAccount::prepare(user, surroundings)?)
+            }
+            Action::FreezeProcess { pid, started, sha256 } => {
+                let process = Named { pid: *pid, started: *started, sha256 };
+                Self::FreezeProcess(freeze_process::FrozenProcess::prepare(process, surroundings)?)
+            }
+            Action::QuarantineFile { path, sha256 } => {
+                Self::QuarantineFile(quarantine_file::Quarantined::prepare(path, sha256, surroundings)?)
+            }
+        }))
+    }
+
+    /// The action.
+    pub fn deed(&self) -> &dyn Deed {
+        match self {
+            Self::Isolate(deed) => deed,
+            Self::IsolateUnit(deed) => deed,
+            Self::ClosePort(deed) => deed,
+            Self::Block(deed) => deed,
+            Self::RateLimit(deed) => deed,
+            Self::PinNeighbour(deed) => deed,
+            Self::FreezeAccount(deed) => deed,
+            Self::FreezeProcess(deed) => deed,
+            Self::QuarantineFile(deed) => deed,
+        }
+    }
+
+    /// Takes over from those in force what was there before them, where they change the same.
+    pub fn inherit<'a>(&mut self, in_force: impl IntoIterator<Item = &'a Self>) {
+        for other in in_force {
+            match (&mut *self, other) {
+                (Self::PinNeighbour(own), Self::PinNeighbour(other)) if other.place() == own.place() => {
+                    own.before = other.before;
+                }
+                (Self::FreezeAccount(own), Self::FreezeAccount(other)) if other.user == own.user => {
+                    own.before.clone_from(&other.before);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Whether undoing `other` may undo this one as well, so that it is to be applied anew.
+    pub fn shares_with(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::PinNeighbour(own), Self::PinNeighbour(other)) => own.place() == other.place(),
+            (Self::FreezeAccount(own), Self::FreezeAccount(other)) => own.user == other.user,
+            _ => false,
+        }
+    }
+
+    /// Its word.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Isolate(_) => "isolate",
+            Self::IsolateUnit(_) => "isolate-unit",
+            Self::ClosePort(_) => "close-port",
+            Self::Block(_) => "block",
+            Self::RateLimit(_) => "rate-limit",
+            Self::PinNeighbour(_) => "pin-neighbour",
+            Self::FreezeAccount(_) => "freeze-account",
+            Self::FreezeProcess(_) => "freeze-process",
+            Self::QuarantineFile(_) => "quarantine-file",
+        }
+    }
+}
+
+/// What actions are prepared from.
+#[derive(Clone, Debug)]
+pub struct Surroundings {
+    /// Where the collector, or the proxy on the way to it, answers, as the uplink found it.
+    pub collector: Vec<SocketAddr>,
+    /// The uplink's user.
+    pub uplink_uid: Option<u32>,
+    /// `policy.toml`.
+    pub policy: PathBuf,
+    /// The agent's own directory, [`crate::layout::Layout::core`].
+    pub core: PathBuf,
+    /// When the host booted, by the wall clock as it was set when the agent started: findings tell times by that.
+    pub booted: Timestamp,
+}
+
+impl Surroundings {
+    /// The owner's continuity list. One that cannot be read stops the action: it would cut off what the owner wanted spared.
+    ///
+    /// # Errors
+    /// Why it cannot be read.
+    pub fn continuity(&self) -> Result<Vec<Continuity>, String> {
+        let policy = Policy::load(&self.policy);
+        policy
+            .map(|policy| policy.continuity)
+            .map_err(|error| format!("the owner's policy cannot be followed: {error}"))
+    }
+}
+
+/// What actions are done with.
+#[derive(Debug, Default)]
+pub struct Levers {
+    firewall: Option<Firewall>,
+    /// Control groups that the tables of isolated units name, by action.
+    groups: BTreeMap<Uuid, u64>,
+}
+
+impl Levers {
+    /// The firewall's socket.
+    ///
+    /// # Errors
+    /// When nftables cannot be used here.
+    pub fn firewall(&mut self) -> Result<&mut Firewall, String> {
+        if self.firewall.is_none() {
+            let opened =
+                Firewall::open().map_err(|error| format!("nftables cannot be used here: {error}"))?;
+            self.firewall = Some(opened);
+        }
+        self.firewall.as_mut().ok_or_else(|| "nftables cannot be used here".to_owned())
+    }
+
+    /// What to poll for changes by others.
+    pub fn events(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
+        self.firewall.as_ref().and_then(Firewall::events)
+    }
+
+    /// The socket, when one was needed before.
+    pub fn open_firewall(&mut self) -> Option<&mut Firewall> {
+        self.firewall.as_mut()
+    }
+
+    /// Whether the kernel's number of what an action is about has changed since it was applied, or something runs that
+    /// should stand still.
+    pub fn has_moved(&self, id: Uuid, prepared: &Prepared) -> bool {
+        match prepared {
+            Prepared::IsolateUnit(unit) => self.groups.get(&id) != Some(&unit.current()),
+            Prepared::FreezeAccount(account) => account.has_escaped(),
+            Prepared::FreezeProcess(process) => process.has_escaped(id),
+            _ => false,
+        }
+    }
+
+    fn put(&mut self, tables: &[Table], left: Duration) -> Result<(), String> {
+        self.firewall()?.put(tables, left).map_err(|error| format!("nftables refuses: {error}"))
+    }
+
+    fn arm(&mut self, tables: &[Table], left: Duration) -> Result<(), String> {
+        self.firewall()?.arm(tables, left).map_err(|error| format!("nftables refuses: {error}"))
+    }
+
+    fn remove(&mut self, tables: &[Table]) -> Result<(), String> {
+        let named: Vec<(Family, String)> =
+            tables.iter().map(|table| (table.family, table.name.clone())).collect();
+        self.firewall()?.remove(&named).map_err(|error| format!("nftables refuses: {error}"))
+    }
+}
+
+/// Enough of an id to tell tables apart: its random end.
+fn short(id: Uuid) -> String {
+    let text = id.simple().to_string();
+    text.get(20..).unwrap_or(&text).to_owned()
+}
+
+/// Addresses of this host.
+fn own_addresses() -> BTreeSet<IpAddr> {
+    let own = kernel::own().map(|(_, own)| own).unwrap_or_default();
+    own.interfaces.values().flat_map(|interface| interface.addresses.iter().copied()).collect()
+}

@@ -1,0 +1,168 @@
+//! `block`: nothing is exchanged with some networks, in either direction and for others either.
+//!
+//! Networks of one length share a set of the kernel's that is hashed, so that what a packet costs depends on how many different
+//! lengths there are and not on how many networks.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use picket_protocol::action::Network;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::exempt::Exempt;
+use super::{Applied, Deed, Levers, Plan, Surroundings, sever};
+use crate::respond::firewall::expression::{
+    End, Expression, IPV4, IPV6, Rule, Verdict, address, family, mask,
+};
+use crate::respond::firewall::table::{Chain, Family, Hook, PREFIX, Set, Table};
+
+/// Networks that a plan names.
+const NAMED_MAX: usize = 10;
+
+/// A block, prepared.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Blocked {
+    /// Whom.
+    pub networks: Vec<Network>,
+    /// Whom not.
+    pub exempt: Exempt,
+}
+
+impl Blocked {
+    /// Prepares it.
+    ///
+    /// # Errors
+    /// When nobody is left to be blocked, or who is exempt cannot be told.
+    pub fn prepare(networks: &[Network], surroundings: &Surroundings) -> Result<Self, String> {
+        let blocked = Self { networks: networks.to_vec(), exempt: Exempt::find(surroundings)? };
+        let spared = blocked.spared();
+        let is_spared =
+            |network: &Network| spared.iter().any(|(address, _)| Network::host(*address) == *network);
+        match blocked.networks.iter().all(is_spared) {
+            true => Err(format!("nobody is left to be blocked: {}", tell(&spared))),
+            false => Ok(blocked),
+        }
+    }
+
+    /// Addresses within the networks that are exempt.
+    fn spared(&self) -> Vec<(IpAddr, &str)> {
+        let within = |address: IpAddr| self.networks.iter().any(|network| network.contains(address));
+        let spared = self.exempt.addresses.iter().filter(|(address, _)| within(**address));
+        spared.map(|(address, why)| (*address, why.as_str())).collect()
+    }
+
+    /// What it puts into the kernel.
+    pub fn tables(&self, id: Uuid) -> [Table; 1] {
+        let mut lengths: BTreeMap<(u8, u8), Vec<Vec<u8>>> = BTreeMap::new();
+        for network in &self.networks {
+            let (number, key) = match network.address() {
+                IpAddr::V4(v4) => (IPV4, v4.octets().to_vec()),
+                IpAddr::V6(v6) => (IPV6, v6.octets().to_vec()),
+            };
+            lengths.entry((number, network.length())).or_default().push(key);
+        }
+        let rules = |end: End, last: &Expression| -> Vec<Rule> {
+            lengths.keys().map(|(number, length)| matching(*number, *length, end, last)).collect()
+        };
+        let drop = Expression::Verdict(Verdict::Drop);
+        let chain = |hook, rules: Vec<Vec<Rule>>| Chain {
+            hook,
+            rules: [self.exempt.rules(hook, true)].into_iter().chain(rules).flatten().collect(),
+        };
+        let chains = vec![
+            chain(Hook::Prerouting, vec![rules(End::Source, &drop)]),
+            chain(Hook::Forward, vec![rules(End::Destination, &drop)]),
+            chain(Hook::Output, vec![rules(End::Destination, &Expression::Reject)]),
+        ];
+        let sets = lengths.iter().map(|((number, length), keys)| Set {
+            name: set_name(*number, *length),
+            key_bytes: if *number == IPV4 { 4 } else { 16 },
+            elements: keys.clone(),
+            dynamic: None,
+        });
+        let name = format!("{PREFIX}block-{}", super::short(id));
+        [Table { family: Family::Inet, name, sets: sets.collect(), chains }]
+    }
+}
+
+impl Deed for Blocked {
+    fn plan(&self) -> Plan {
+        let named: Vec<String> = self.networks.iter().take(NAMED_MAX).map(ToString::to_string).collect();
+        let more = self.networks.len().saturating_sub(NAMED_MAX);
+        let more = if more > 0 { format!(" and {more} more networks") } else { String::new() };
+        let mut lines = vec![format!(
+            "Nothing is exchanged with {}{more}, from, to or through this host.",
+            named.join(", ")
+        )];
+        let spared = self.spared();
+        if !spared.is_empty() {
+            lines.push(format!("Not blocked, although within them: {}", tell(&spared)));
+        }
+        let names = self.exempt.continuity.iter().map(|entry| entry.name.as_str());
+        lines.extend(names.map(|name| format!("Goes on by the owner's policy: {name}")));
+        let addresses: Vec<IpAddr> = spared.iter().map(|(address, _)| *address).collect();
+        Plan { lines, data: json!({ "networks": self.networks.len(), "not_blocked": addresses }) }
+    }
+
+    fn apply(&self, applied: &Applied, levers: &mut Levers) -> Result<Value, String> {
+        levers.put(&self.tables(applied.id), applied.left)?;
+        let blocked = |address: IpAddr| {
+            self.networks.iter().any(|network| network.contains(address))
+                && !self.exempt.addresses.contains_key(&address)
+        };
+        let spares = |local, remote: (IpAddr, u16)| {
+            let tcp = Some(picket_protocol::action::Transport::Tcp);
+            !blocked(remote.0)
+                || self.exempt.continuity.iter().any(|entry| sever::is_of(entry, tcp, local, remote))
+        };
+        Ok(json!({ "connections_cut": sever::tcp(spares) }))
+    }
+
+    fn arm(&self, applied: &Applied, levers: &mut Levers) -> Result<(), String> {
+        levers.arm(&self.tables(applied.id), applied.left)
+    }
+
+    /// One of them is tried. That no packet leaves is all the trial can show, and no packet leaves when it succeeds.
+    fn probe(&self) -> Result<Value, String> {
+        let tried = self.networks.iter().map(|network| network.address());
+        let mut tried = tried.filter(|address| {
+            !self.exempt.addresses.contains_key(address)
+                && !address.is_unspecified()
+                && !address.is_multicast()
+        });
+        let Some(address) = tried.next() else { return Ok(Value::Null) };
+        super::probe::is_refused(address)?;
+        Ok(json!({ "refused": address }))
+    }
+
+    fn undo(&self, id: Uuid, levers: &mut Levers) -> Result<(), String> {
+        levers.remove(&self.tables(id))
+    }
+
+    fn may_cut_off(&self) -> bool {
+        true
+    }
+}
+
+/// In the set of that length, then `last`.
+fn matching(number: u8, length: u8, end: End, last: &Expression) -> Rule {
+    let bytes = if number == IPV4 { 4 } else { 16 };
+    let mut rule = family(number);
+    rule.push(Expression::Load(address(number, end)));
+    if usize::from(length) < bytes * 8 {
+        rule.push(Expression::Mask(mask(length, bytes)));
+    }
+    rule.push(Expression::InNamed(set_name(number, length)));
+    rule.push(last.clone());
+    rule
+}
+
+fn set_name(number: u8, length: u8) -> String {
+    format!("{}-{length}", if number == IPV4 { "v4" } else { "v6" })
+}
+
+fn tell(spared: &[(IpAddr, &str)]) -> String {
+    let one = |(address, why): &(IpAddr, &str)| format!("{address} ({why})");
+    spared.iter().take(NAMED_MAX).map(one).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,95 @@
+//! `freeze-process`: a process and all beneath it stand still. It is the one that the order names by number, beginning and
+//! content of its program, or nobody.
+//!
+//! Stopped by a signal, which root can undo; while it lasts it is looked every second whether they stand still. What has
+//! left the tree before is not found. The kernel holds no lease: when the agent is dead, it ends at the agent's next start.
+
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::{Applied, Deed, Levers, Plan, Surroundings};
+use crate::respond::freeze_tree::{self, Stopped, is_stopped};
+use crate::respond::processes::{Hold, Named, Spared, count, named};
+use crate::respond::receipt::safe;
+use crate::sense::processes::{Life, life, living};
+
+/// A frozen process, prepared.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct FrozenProcess {
+    /// From where on.
+    pub root: Stopped,
+    /// The agent's own directory.
+    pub core: PathBuf,
+}
+
+impl FrozenProcess {
+    /// Prepares it.
+    ///
+    /// # Errors
+    /// When it is another process, or one that is never stopped.
+    pub fn prepare(process: Named<'_>, surroundings: &Surroundings) -> Result<Self, String> {
+        let root = process.find(surroundings.booted)?;
+        Ok(Self { root, core: surroundings.core.clone() })
+    }
+
+    /// Whether something runs that should stand still.
+    pub fn has_escaped(&self, id: Uuid) -> bool {
+        let held = Hold::new(&self.core, id).held();
+        let all: Vec<Life> = living().into_iter().filter_map(life).collect();
+        !running(&self.tree(&all, &held)).is_empty()
+    }
+
+    fn tree<'a>(&self, all: &'a [Life], held: &[Stopped]) -> Vec<&'a Life> {
+        let spared = Spared::new(all);
+        let roots: Vec<Stopped> = held.iter().chain([&self.root]).cloned().collect();
+        freeze_tree::tree(all, &roots, |life| spared.is(life))
+    }
+}
+
+/// Who waits for a device is stopped as soon as the kernel may.
+fn running(tree: &[&Life]) -> Vec<Stopped> {
+    tree.iter().filter(|life| !is_stopped(life) && life.state != 'D').map(|life| Stopped::of(life)).collect()
+}
+
+impl Deed for FrozenProcess {
+    fn plan(&self) -> Plan {
+        let all: Vec<Life> = living().into_iter().filter_map(life).collect();
+        let tree: Vec<Stopped> = self.tree(&all, &[]).into_iter().map(Stopped::of).collect();
+        let lines = vec![
+            format!(
+                "Process {} ({}) and all beneath it are stopped: {}.",
+                self.root.pid,
+                safe(&self.root.name),
+                count(tree.len())
+            ),
+            "If the agent dies, this ends at its next start.".to_owned(),
+        ];
+        Plan { lines, data: json!({ "pid": self.root.pid, "processes": named(&tree) }) }
+    }
+
+    fn apply(&self, applied: &Applied, _: &mut Levers) -> Result<Value, String> {
+        let held = Hold::new(&self.core, applied.id).stop(|all, held| self.tree(all, held))?;
+        if held.is_empty() {
+            return Err(format!("process {} has ended, or somebody else has stopped it", self.root.pid));
+        }
+        Ok(json!({ "stopped": held.len(), "processes": named(&held) }))
+    }
+
+    fn arm(&self, _: &Applied, _: &mut Levers) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn probe(&self) -> Result<Value, String> {
+        let all: Vec<Life> = living().into_iter().filter_map(life).collect();
+        match running(&self.tree(&all, &[])).as_slice() {
+            [] => Ok(json!({ "running": 0 })),
+            some => Err(format!("{} of it still run", count(some.len()))),
+        }
+    }
+
+    fn undo(&self, id: Uuid, _: &mut Levers) -> Result<(), String> {
+        Hold::new(&self.core, id).let_go()
+    }
+}

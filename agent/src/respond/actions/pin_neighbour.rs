@@ -1,0 +1,162 @@
+//! `pin-neighbour`: an address on the wire keeps its hardware address, whatever others claim: a permanent entry of the kernel's
+//! neighbour table (rtnetlink(7)). Meant for a gateway that is being spoofed.
+//!
+//! The kernel holds no lease for it: when the agent is dead, it ends at the agent's next start.
+
+use std::io;
+use std::net::IpAddr;
+
+use picket_protocol::action::Mac;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::{Applied, Deed, Levers, Plan};
+use crate::netlink::batch::Attributes;
+use crate::netlink::{Message, Netlink, attribute, native_u32};
+use crate::sense::network::neighbours::kernel;
+
+const NEW_NEIGHBOUR: u16 = 28;
+const DELETE_NEIGHBOUR: u16 = 29;
+const GET_NEIGHBOUR: u16 = 30;
+/// `NUD_PERMANENT`.
+const PERMANENT: u16 = 0x80;
+/// `struct ndmsg`.
+const HEADER_BYTES: usize = 12;
+/// `NDA_DST`, `NDA_LLADDR`.
+const ADDRESS: u16 = 1;
+const HARDWARE: u16 = 2;
+
+/// A pin, prepared.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Pin {
+    /// Name of the interface.
+    pub interface: String,
+    /// Whose.
+    pub address: IpAddr,
+    /// Where it is to stay.
+    pub mac: Mac,
+    /// Where somebody had pinned it before.
+    pub before: Option<Mac>,
+}
+
+impl Pin {
+    /// Prepares it.
+    ///
+    /// # Errors
+    /// When there is no such interface, or its neighbours cannot be read.
+    pub fn prepare(interface: &str, address: IpAddr, mac: Mac) -> Result<Self, String> {
+        let found = find(index(interface)?, address).map_err(|error| unread(&error))?;
+        let before = found.filter(|entry| entry.state & PERMANENT != 0).map(|entry| entry.mac);
+        Ok(Self { interface: interface.to_owned(), address, mac, before })
+    }
+
+    /// What it changes: pins of the same neighbour share it.
+    pub fn place(&self) -> (&str, IpAddr) {
+        (&self.interface, self.address)
+    }
+}
+
+impl Deed for Pin {
+    fn plan(&self) -> Plan {
+        let lines = vec![
+            format!("{} on {} stays at {}, whatever others claim.", self.address, self.interface, self.mac),
+            "If the agent dies, this ends at its next start.".to_owned(),
+        ];
+        Plan { lines, data: json!({ "interface": self.interface, "address": self.address, "mac": self.mac }) }
+    }
+
+    fn apply(&self, _: &Applied, _: &mut Levers) -> Result<Value, String> {
+        let index = index(&self.interface)?;
+        pin(index, self.address, self.mac).map_err(|error| format!("the kernel refuses the pin: {error}"))?;
+        Ok(Value::Null)
+    }
+
+    fn arm(&self, _: &Applied, _: &mut Levers) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn probe(&self) -> Result<Value, String> {
+        let entry = find(index(&self.interface)?, self.address).map_err(|error| unread(&error))?;
+        match entry {
+            Some(entry) if entry.mac == self.mac && entry.state & PERMANENT != 0 => {
+                Ok(json!({ "pinned": entry.mac }))
+            }
+            _ => Err(format!("{} is not at {} in the neighbour table", self.address, self.mac)),
+        }
+    }
+
+    fn undo(&self, _: Uuid, _: &mut Levers) -> Result<(), String> {
+        // With the interface its neighbours are gone.
+        let Ok(index) = index(&self.interface) else { return Ok(()) };
+        let entry = find(index, self.address).map_err(|error| unread(&error))?;
+        // Somebody else has changed it meanwhile: it is theirs.
+        if !entry.is_some_and(|entry| entry.mac == self.mac && entry.state & PERMANENT != 0) {
+            return Ok(());
+        }
+        let undone = match self.before {
+            Some(before) => pin(index, self.address, before),
+            // The kernel asks anew who it is.
+            None => Netlink::open(None, 0)
+                .and_then(|mut socket| socket.command(DELETE_NEIGHBOUR, &request(index, self.address, None))),
+        };
+        undone.map_err(|error| format!("the pin could not be taken away: {error}"))
+    }
+}
+
+struct Entry {
+    mac: Mac,
+    state: u16,
+}
+
+fn unread(error: &io::Error) -> String {
+    format!("the neighbour table cannot be read: {error}")
+}
+
+fn index(interface: &str) -> Result<u32, String> {
+    let (links, _) = kernel::own().map_err(|error| format!("the interfaces cannot be read: {error}"))?;
+    let found = links.iter().find(|(_, link)| *link.name == *interface);
+    found.map(|(index, _)| *index).ok_or_else(|| format!("this host has no interface {interface}"))
+}
+
+fn pin(index: u32, address: IpAddr, mac: Mac) -> io::Result<()> {
+    Netlink::open(None, 0)?.create(NEW_NEIGHBOUR, &request(index, address, Some(mac)))
+}
+
+fn octets(address: IpAddr) -> (u8, Vec<u8>) {
+    match address {
+        IpAddr::V4(v4) => (u8::try_from(libc::AF_INET).unwrap_or(0), v4.octets().to_vec()),
+        IpAddr::V6(v6) => (u8::try_from(libc::AF_INET6).unwrap_or(0), v6.octets().to_vec()),
+    }
+}
+
+fn request(index: u32, address: IpAddr, mac: Option<Mac>) -> Vec<u8> {
+    let (family, octets) = octets(address);
+    let mut body = vec![family, 0, 0, 0];
+    body.extend_from_slice(&index.to_ne_bytes());
+    body.extend_from_slice(&PERMANENT.to_ne_bytes());
+    body.extend_from_slice(&[0, 0]);
+    let mut attributes = Attributes::default();
+    attributes.bytes(ADDRESS, &octets);
+    if let Some(mac) = mac {
+        attributes.bytes(HARDWARE, &mac.0);
+    }
+    body.extend(attributes.into_bytes());
+    body
+}
+
+fn find(index: u32, address: IpAddr) -> io::Result<Option<Entry>> {
+    let (family, octets) = octets(address);
+    let mut ask = [0; HEADER_BYTES];
+    ask[0] = family;
+    Netlink::open(None, 0)?.dump(GET_NEIGHBOUR, &ask, |found: &mut Option<Entry>, message: Message<'_>| {
+        let Some((head, body)) = message.body.split_at_checked(HEADER_BYTES) else { return };
+        let state = head.get(8..10).and_then(|state| state.try_into().ok()).map(u16::from_ne_bytes);
+        let mac = attribute(body, HARDWARE).and_then(|mac| mac.try_into().ok()).map(Mac);
+        if native_u32(head, 4) == Some(index)
+            && attribute(body, ADDRESS) == Some(octets.as_slice())
+            && let (Some(mac), Some(state)) = (mac, state)
+        {
+            *found = Some(Entry { mac, state });
+        }
+    })
+}

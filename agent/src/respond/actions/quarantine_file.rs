@@ -1,0 +1,262 @@
+//! `quarantine-file`: a regular file of known content goes to where only the agent reaches it, and comes back as it was.
+//!
+//! **Promise.** The path is followed through no symbolic link; the content is the one that the order names, read from the
+//! open file before anything changes and again from the copy in the vault, see [`super::vault`]. Nothing is unlinked
+//! before that copy is durable. It comes back with content, owner, mode, times, attributes and flags, if nothing has taken
+//! its place; what has is left alone, and the file stays in the vault.
+//!
+//! **Limits.** Programs that have it open, or run it, keep what they have. It comes back as another inode, with another
+//! time of birth. At most [`BYTES_MAX`], and not into the last [`RESERVE_BYTES`] of the agent's file system. Not of the
+//! agent, and not [`CRITICAL`]: without those nobody could boot or log in.
+
+use std::fs::File;
+use std::io::{Seek as _, SeekFrom};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::sync_channel;
+use std::time::Duration;
+
+use rustix::fs::{Mode, OFlags, StatVfsMountFlags};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::vault::Vault;
+use super::{Applied, Deed, Levers, Plan, Surroundings};
+use crate::respond::processes::hash_of;
+use crate::respond::receipt::safe;
+use crate::sense::files::place;
+
+/// Largest file that is taken.
+pub const BYTES_MAX: u64 = 1 << 30;
+/// What the vault leaves free on the agent's file system.
+pub const RESERVE_BYTES: u64 = 256 << 20;
+/// How long a file may take to be read: its file system may be one that answers when it likes.
+const READ_WITHIN: Duration = Duration::from_secs(60);
+
+/// What the host could not boot, or nobody log in, without: these files, however they are named, and all below those that
+/// end in a slash.
+pub const CRITICAL: &[&str] = &[
+    "/bin/sh",
+    "/bin/bash",
+    "/sbin/init",
+    "/proc/1/exe",
+    "/lib64/ld-linux-x86-64.so.2",
+    "/lib/ld-linux-aarch64.so.1",
+    "/lib/x86_64-linux-gnu/libc.so.6",
+    "/lib/aarch64-linux-gnu/libc.so.6",
+    "/lib64/libc.so.6",
+    "/usr/lib/libc.so.6",
+    "/lib/ld-musl-x86_64.so.1",
+    "/lib/x86_64-linux-gnu/libpam.so.0",
+    "/lib/x86_64-linux-gnu/security/pam_unix.so",
+    "/lib/aarch64-linux-gnu/libpam.so.0",
+    "/lib/aarch64-linux-gnu/security/pam_unix.so",
+    "/lib64/libpam.so.0",
+    "/lib64/security/pam_unix.so",
+    "/usr/bin/login",
+    "/usr/bin/su",
+    "/usr/bin/sudo",
+    "/sbin/agetty",
+    "/usr/sbin/sshd",
+    "/etc/passwd",
+    "/etc/shadow",
+    "/etc/group",
+    "/etc/fstab",
+    "/etc/nsswitch.conf",
+    "/etc/pam.d/",
+    "/etc/ssh/sshd_config",
+    "/usr/lib/openssh/",
+    "/usr/lib/systemd/",
+    "/boot/",
+];
+
+/// A quarantined file, prepared.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Quarantined {
+    /// Its path.
+    pub path: String,
+    /// SHA-256 of its content in hex.
+    pub sha256: String,
+    /// How long it is.
+    pub bytes: u64,
+    /// Where vaults are.
+    pub vaults: PathBuf,
+}
+
+impl Quarantined {
+    /// Prepares it.
+    ///
+    /// # Errors
+    /// When it is another file, or one that is not taken.
+    pub fn prepare(path: &str, sha256: &str, surroundings: &Surroundings) -> Result<Self, String> {
+        let vaults = surroundings.core.join("vault");
+        if let Some(why) = is_own(Path::new(path), surroundings).or_else(|| is_critical_below(path)) {
+            return Err(format!("{} is {why}", safe(path)));
+        }
+        let (reply, answer) = sync_channel(1);
+        let (found, wanted) = (path.to_owned(), sha256.to_owned());
+        let examine = move || {
+            let bytes = examine(&found, &wanted);
+            // Nobody waits any more when it took too long.
+            let _late = reply.send(bytes).is_err();
+        };
+        let thread = std::thread::Builder::new().name("quarantine".to_owned()).spawn(examine);
+        thread.map_err(|error| format!("no thread can be started: {error}"))?;
+        let late = |_| Err(format!("{} could not be read within {} s", safe(path), READ_WITHIN.as_secs()));
+        let bytes = answer.recv_timeout(READ_WITHIN).unwrap_or_else(late)?;
+        has_room(&surroundings.core, bytes)?;
+        Ok(Self { path: path.to_owned(), sha256: sha256.to_owned(), bytes, vaults })
+    }
+
+    fn vault(&self, id: Uuid) -> Vault {
+        Vault::new(&self.vaults, id)
+    }
+}
+
+impl Deed for Quarantined {
+    fn plan(&self) -> Plan {
+        let path = safe(&self.path);
+        let lines = vec![
+            format!("{path} ({} bytes) is taken away, and comes back when this ends.", self.bytes),
+            "Programs that have it open, or run it, keep what they have.".to_owned(),
+            "If something else is at its place by then, it stays in the agent's vault.".to_owned(),
+        ];
+        Plan { lines, data: json!({ "path": path, "sha256": self.sha256, "bytes": self.bytes }) }
+    }
+
+    fn apply(&self, applied: &Applied, _: &mut Levers) -> Result<Value, String> {
+        let vault = self.vault(applied.id);
+        let path = Path::new(&self.path);
+        if !vault.holds() {
+            let mut file = open(path)?;
+            vault.take_in(&self.path, &mut file, &self.sha256)?;
+        }
+        vault.take_away(path, &self.sha256)?;
+        Ok(json!({ "vault": vault.content() }))
+    }
+
+    fn arm(&self, _: &Applied, _: &mut Levers) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn probe(&self) -> Result<Value, String> {
+        match place::metadata_of(Path::new(&self.path)) {
+            Ok(None) => Ok(json!({ "absent": true })),
+            // Somebody has put another one there: the order was about this content.
+            Ok(Some(_)) => match open(Path::new(&self.path)).and_then(|mut file| hash(&mut file)) {
+                Ok(sha256) if sha256 == self.sha256 => Err(format!("{} is there again", safe(&self.path))),
+                _ => Ok(json!({ "absent": false, "replaced": true })),
+            },
+            Err(error) => Err(format!("{} cannot be looked at: {error}", safe(&self.path))),
+        }
+    }
+
+    fn undo(&self, id: Uuid, _: &mut Levers) -> Result<(), String> {
+        self.vault(id).give_back(Path::new(&self.path), &self.sha256)
+    }
+
+    fn leftover(&self, id: Uuid) -> Option<String> {
+        let vault = self.vault(id);
+        let content = vault.content();
+        vault.holds().then(|| {
+            format!(
+                "{} is not put back, because something else is at its place: it stays as {} (immutable: chattr -i), what is \
+                 known of it beside it",
+                safe(&self.path),
+                content.display()
+            )
+        })
+    }
+}
+
+/// Room, hash and kind, before anything changes.
+fn examine(path: &str, sha256: &str) -> Result<u64, String> {
+    let mut file = open(Path::new(path))?;
+    let shown = safe(path);
+    let metadata = file.metadata().map_err(|error| format!("{shown}: {error}"))?;
+    if metadata.nlink() > 1 {
+        let count = metadata.nlink();
+        return Err(format!(
+            "{shown} has {count} names (hard links): it would still be reached by the others"
+        ));
+    }
+    if metadata.len() > BYTES_MAX {
+        return Err(format!("{shown} has {} bytes; at most {BYTES_MAX} are taken", metadata.len()));
+    }
+    if is_critical(&metadata) {
+        return Err(format!("{shown} is one without which the host cannot boot or nobody log in"));
+    }
+    let found = hash(&mut file)?;
+    if found == sha256 {
+        return Ok(metadata.len());
+    }
+    Err(format!("the content of {shown} is {found}, not {sha256}"))
+}
+
+/// The regular file at the path. What is something else is not opened: that alone can have effects.
+fn open(path: &Path) -> Result<File, String> {
+    let shown = || safe(&path.to_string_lossy());
+    let failed = |error: std::io::Error| match error.raw_os_error() {
+        Some(libc::ELOOP) => format!("the way to {} goes through a symbolic link", shown()),
+        _ => format!("{} cannot be opened: {error}", shown()),
+    };
+    let found = File::from(place::open(path, OFlags::PATH).map_err(failed)?);
+    let metadata = found.metadata().map_err(failed)?;
+    if metadata.is_symlink() {
+        return Err(format!("{} is a symbolic link", shown()));
+    }
+    if !metadata.is_file() {
+        return Err(format!("{} is not a regular file", shown()));
+    }
+    // The very same, whatever is at the path by now.
+    let way = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&found));
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let opened = rustix::fs::open(&way, flags | OFlags::NOATIME, Mode::empty())
+        .or_else(|_| rustix::fs::open(&way, flags, Mode::empty()));
+    opened.map(File::from).map_err(|error| failed(error.into()))
+}
+
+fn hash(file: &mut File) -> Result<String, String> {
+    let read = file.seek(SeekFrom::Start(0)).and_then(|_| hash_of(file, BYTES_MAX));
+    read.map_err(|error| format!("it cannot be read: {error}"))
+}
+
+fn is_own(path: &Path, surroundings: &Surroundings) -> Option<&'static str> {
+    let state = surroundings.core.parent().unwrap_or(&surroundings.core);
+    let program = std::env::current_exe().is_ok_and(|program| program == path);
+    let own = path.starts_with(state) || path.starts_with("/etc/picket") || program;
+    own.then_some("one of the agent's own files")
+}
+
+fn is_critical_below(path: &str) -> Option<&'static str> {
+    // Where /lib is a link to /usr/lib, the latter is what paths without links say.
+    let places = CRITICAL.iter().filter(|place| place.ends_with('/'));
+    let below = places.clone().any(|place| path.starts_with(place));
+    below.then_some("one without which the host cannot boot or nobody log in")
+}
+
+fn is_critical(metadata: &std::fs::Metadata) -> bool {
+    let same = |place: &&&str| {
+        std::fs::metadata(place)
+            .is_ok_and(|other| (other.dev(), other.ino()) == (metadata.dev(), metadata.ino()))
+    };
+    CRITICAL.iter().filter(|place| !place.ends_with('/')).any(|place| same(&place))
+}
+
+fn has_room(core: &Path, bytes: u64) -> Result<(), String> {
+    let room = rustix::fs::statvfs(core).map_err(|error| format!("{}: {error}", core.display()))?;
+    if room.f_flag.contains(StatVfsMountFlags::RDONLY) {
+        return Err(format!("{} is read-only", core.display()));
+    }
+    let free = room.f_bavail.saturating_mul(room.f_frsize);
+    if free < bytes.saturating_add(RESERVE_BYTES) {
+        return Err(format!(
+            "{} has {free} bytes free: too few for the file and the {RESERVE_BYTES} that stay free",
+            core.display()
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,564 @@
+//! What is done to this host and has an undo: begins it, confirms it, puts it back when somebody meddles, and ends it. Time is an
+//! argument; the thread around it is in [`super::keeper`].
+//!
+//! Order of an action: prepared, written down, applied, receipt `applied`; probed (and the collector heard from, where the action
+//! could have cut the agent off), receipt `confirmed`; at the end of its lease undone, receipt `expired`. What cannot be
+//! confirmed within [`CONFIRM_WITHIN`] is undone, receipt `reverted`. Until it is confirmed the kernel holds it no longer than
+//! that, so that an agent that dies of it leaves a host that comes back by itself.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use picket_protocol::action::Action;
+use picket_protocol::command::Outcome;
+use picket_protocol::finding::Severity;
+use picket_protocol::record::Draft;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::actions::{Applied, Levers, Prepared, Surroundings};
+use super::engine::SEAL_TIMEOUT;
+use super::firewall::Meddled;
+use super::in_force::{self, InForce, Phase};
+use super::lease::{Lease, SAVE_INTERVAL};
+use super::receipt::{Subject, lifecycle, safe};
+use super::status::RespondStatus;
+use super::{Moment, Person, RespondError, offline, store};
+use crate::ledger::{Sealer, StateWrite};
+
+mod at_once;
+
+/// Actions in force at once; more are answered with a failure.
+pub const ACTIONS_MAX: usize = 64;
+/// How long an action may take to be confirmed.
+pub const CONFIRM_WITHIN: Duration = Duration::from_secs(30);
+/// What the kernel holds beyond that, so that it is the agent who undoes and says so when it lives.
+const CONFIRM_GRACE: Duration = Duration::from_secs(5);
+/// Pause between two probes of an action that does not do what it says.
+const PROBE_AGAIN: Duration = Duration::from_millis(500);
+/// How often it is looked whether the acknowledgement has come.
+const CONFIRM_POLL: Duration = Duration::from_millis(5);
+/// How often it is looked whether all is still in place.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// Pause between two tries to undo what could not be undone.
+const UNDO_AGAIN: Duration = Duration::from_secs(5);
+/// How often an action is begun again after the agent was killed in it.
+const ATTEMPTS_MAX: u32 = 3;
+/// Meddling is told at most so often; in between it is counted.
+const TELL_MEDDLING: Duration = Duration::from_secs(60);
+
+/// What custody works with.
+#[derive(Clone)]
+pub struct Context {
+    /// Where receipts go.
+    pub sealer: Sealer,
+    /// The database.
+    pub database: PathBuf,
+    /// Where `agent release --offline` leaves its note.
+    pub offline: PathBuf,
+    /// This boot.
+    pub boot: String,
+    /// What `agent status` shows.
+    pub status: RespondStatus,
+    /// What actions are prepared from, as it is now.
+    pub surroundings: Arc<dyn Fn() -> Surroundings + Send + Sync>,
+    /// How many records the collector is known to hold.
+    pub acknowledged: Arc<dyn Fn() -> u64 + Send + Sync>,
+}
+
+/// A command that is to be carried out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Order {
+    /// The command.
+    pub id: Uuid,
+    /// What to do.
+    pub action: Action,
+    /// For how long.
+    pub lease: Duration,
+    /// For its receipts.
+    pub subject: Subject,
+    /// Why, from outside.
+    pub reason: String,
+    /// The vendor's case, from outside.
+    pub ticket: String,
+}
+
+/// What was released.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct ReleasedAction {
+    /// The command.
+    pub id: Uuid,
+    /// Its action's word.
+    pub action: String,
+    /// What is left of it, when it could not be undone.
+    pub problem: Option<String>,
+}
+
+/// The answer to `agent release`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Released {
+    /// What was in force.
+    pub actions: Vec<ReleasedAction>,
+    /// Who was stopped.
+    pub frozen: Vec<super::freeze::Released>,
+}
+
+/// What waits to be confirmed.
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    id: Uuid,
+    /// The collector must hold so many records.
+    size: u64,
+    /// When it is too late.
+    until: Duration,
+    /// When it is probed next.
+    probe: Duration,
+    began: Duration,
+}
+
+/// See the module.
+pub struct Custody {
+    context: Context,
+    levers: Levers,
+    in_force: Vec<InForce>,
+    waiting: Vec<Waiting>,
+    saved: Duration,
+    /// When to look again whether all is in place, and to try again what could not be undone.
+    look: Duration,
+    undo: Duration,
+    meddling: Option<(Duration, u64)>,
+}
+
+impl Custody {
+    /// Takes up where the last run stopped: what is in force is put in place again before this returns.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn start(context: Context, now: Moment) -> Result<Self, RespondError> {
+        let found = in_force::read(&context.database)?;
+        let boot = context.boot.clone();
+        let resume = |act: InForce| InForce { lease: act.lease.clone().resume(&boot, now.boot), ..act };
+        let in_force: Vec<InForce> = found.into_iter().map(resume).collect();
+        let (levers, waiting) = (Levers::default(), Vec::new());
+        let (saved, look, undo) = (now.boot, now.boot, now.boot);
+        let mut custody = Self { context, levers, in_force, waiting, saved, look, undo, meddling: None };
+        custody.answer_for_offline(now);
+        custody.resume(now);
+        custody.save(now);
+        custody.show();
+        Ok(custody)
+    }
+
+    /// Where the collector was found by those in force: a host that was isolated before it went down cannot ask for it.
+    pub fn collector(&self) -> Vec<std::net::SocketAddr> {
+        let of = |act: &InForce| match &act.prepared {
+            Prepared::Isolate(isolation) => Some(isolation.collector.clone()),
+            _ => None,
+        };
+        self.in_force.iter().find_map(of).unwrap_or_default()
+    }
+
+    /// Carries a command out, up to the receipt `applied`.
+    pub fn begin(&mut self, order: Order, now: Moment) {
+        if self.do_at_once(&order, now) {
+            return;
+        }
+        let prepared = match self.prepare(&order) {
+            Ok(prepared) => prepared,
+            Err(why) => {
+                return self.answer(&order.subject, order.id, Outcome::Failed, &safe(&why), Value::Null, now);
+            }
+        };
+        let act = InForce {
+            id: order.id,
+            prepared,
+            phase: Phase::Applying,
+            attempts: 1,
+            signers: order.subject.signers.clone(),
+            envelope_sha256: order.subject.envelope_sha256.clone(),
+            reason: order.reason,
+            ticket: order.ticket,
+            since: now.wall,
+            lease: Lease::start(&self.context.boot, now.boot, order.lease),
+        };
+        // What could not be undone after a crash is not done.
+        let told = in_force::tell(act.id, Outcome::Received, "It is being carried out", now.wall);
+        if let Err(error) = self.seal(Vec::new(), vec![in_force::put(&act), told]) {
+            let why = format!("Not done, because it could not be written down first: {error}");
+            return self.answer(&order.subject, order.id, Outcome::Failed, &why, Value::Null, now);
+        }
+        self.in_force.push(act);
+        self.apply(order.id, now);
+        self.show();
+    }
+
+    fn prepare(&self, order: &Order) -> Result<Prepared, String> {
+        if self.in_force.len() >= ACTIONS_MAX {
+            return Err(format!("{ACTIONS_MAX} actions are in force already"));
+        }
+        let prepared = Prepared::new(&order.action, &(self.context.surroundings)())?;
+        let mut prepared = prepared.ok_or("this action changes nothing that lasts")?;
+        prepared.inherit(self.in_force.iter().map(|act| &act.prepared));
+        Ok(prepared)
+    }
+
+    /// Applies what is written down, and tells.
+    fn apply(&mut self, id: Uuid, now: Moment) {
+        let Some(act) = self.in_force.iter().find(|act| act.id == id).cloned() else { return };
+        let deed = act.prepared.deed();
+        let left = act.lease.remaining(now.boot);
+        let held = if deed.may_cut_off() { left.min(CONFIRM_WITHIN + CONFIRM_GRACE) } else { left };
+        let detail = match deed.apply(&Applied { id, left: held }, &mut self.levers) {
+            Ok(detail) => detail,
+            Err(why) => {
+                let title = format!("Not done: {}", safe(&why));
+                return self.end(id, Outcome::Failed, &title, Value::Null, now);
+            }
+        };
+        let plan = deed.plan();
+        let title = plan.lines.first().cloned().unwrap_or_default();
+        let lease = act.lease.remaining(now.boot).as_secs();
+        let detail = json!({
+            "action": act.prepared.name(), "plan": plan, "lease_seconds": lease, "done": detail,
+            "confirm_within_seconds": CONFIRM_WITHIN.as_secs(),
+        });
+        let applied = InForce { phase: Phase::Applied, ..act };
+        let writes = vec![in_force::put(&applied), in_force::tell(id, Outcome::Applied, &title, now.wall)];
+        let size = match self.receipt(&applied.subject(), Outcome::Applied, &title, detail, writes) {
+            Ok(size) => size,
+            Err(error) => {
+                // It stands, and ends by itself: the next start knows of it as one that is being applied.
+                tracing::error!(%error, %id, "the receipt of an action was not sealed");
+                u64::MAX
+            }
+        };
+        self.change(id, |act| act.phase = Phase::Applied);
+        let until = now.boot.saturating_add(CONFIRM_WITHIN);
+        self.waiting.push(Waiting { id, size, until, probe: now.boot, began: now.boot });
+    }
+
+    /// Confirms what can be, reverts what could not, ends what is over, and looks after the rest.
+    pub fn tick(&mut self, now: Moment) {
+        for waiting in self.waiting.clone() {
+            self.confirm(waiting, now);
+        }
+        let over = |act: &&InForce| act.phase != Phase::Ending && act.lease.remaining(now.boot).is_zero();
+        let over: Vec<Uuid> = self.in_force.iter().filter(over).map(|act| act.id).collect();
+        for id in over {
+            self.end(id, Outcome::Expired, "The lease ended, and what was done is undone", Value::Null, now);
+        }
+        if now.boot >= self.look {
+            self.look = now.boot.saturating_add(LOOK_AGAIN);
+            self.look_after(now);
+        }
+        if now.boot >= self.undo {
+            self.undo = now.boot.saturating_add(UNDO_AGAIN);
+            self.undo_again(now);
+        }
+        if now.boot.saturating_sub(self.saved) >= SAVE_INTERVAL {
+            self.save(now);
+        }
+        self.show();
+    }
+
+    /// How long nothing has to be done; for ever while nothing is in force.
+    pub fn next_wake(&self, now: Moment) -> Option<Duration> {
+        if !self.waiting.is_empty() {
+            return Some(CONFIRM_POLL);
+        }
+        let leases = self.in_force.iter().map(|act| act.lease.remaining(now.boot));
+        leases.min().map(|left| left.clamp(CONFIRM_POLL, LOOK_AGAIN))
+    }
+
+    /// What is held, for who waits on its events.
+    pub fn levers(&self) -> &Levers {
+        &self.levers
+    }
+
+    fn confirm(&mut self, waiting: Waiting, now: Moment) {
+        let Some(act) = self.in_force.iter().find(|act| act.id == waiting.id).cloned() else {
+            return self.waiting.retain(|other| other.id != waiting.id);
+        };
+        let deed = act.prepared.deed();
+        let heard = !deed.may_cut_off() || (self.context.acknowledged)() >= waiting.size;
+        let late = now.boot >= waiting.until;
+        if !late && (!heard || now.boot < waiting.probe) {
+            return;
+        }
+        let probed = if heard { deed.probe() } else { Err("the collector was not heard from".to_owned()) };
+        match probed {
+            Ok(detail) => self.confirmed(&act, detail, waiting, now),
+            Err(why) if late => {
+                let within = CONFIRM_WITHIN.as_secs();
+                let title =
+                    format!("Undone, because it could not be confirmed within {within} s: {}", safe(&why));
+                self.end(act.id, Outcome::Reverted, &title, Value::Null, now);
+            }
+            Err(_) => {
+                let again = now.boot.saturating_add(PROBE_AGAIN);
+                self.waiting
+                    .iter_mut()
+                    .filter(|other| other.id == act.id)
+                    .for_each(|other| other.probe = again);
+            }
+        }
+    }
+
+    fn confirmed(&mut self, act: &InForce, detail: Value, waiting: Waiting, now: Moment) {
+        self.waiting.retain(|other| other.id != act.id);
+        let applied = Applied { id: act.id, left: act.lease.remaining(now.boot) };
+        let deed = act.prepared.deed();
+        // From here on the kernel holds it for the whole lease. Who cannot renew it applies it anew.
+        let armed = deed.arm(&applied, &mut self.levers);
+        if let Err(why) = armed.or_else(|_| deed.apply(&applied, &mut self.levers).map(|_| ())) {
+            let title = format!("Undone, because it cannot be held: {}", safe(&why));
+            return self.end(act.id, Outcome::Reverted, &title, Value::Null, now);
+        }
+        let title = match &act.prepared {
+            Prepared::Isolate(_) => {
+                "The host is isolated: the collector answers, others are refused".to_owned()
+            }
+            other => format!("It is in force: {}", other.name()),
+        };
+        let millis = u64::try_from(now.boot.saturating_sub(waiting.began).as_millis()).unwrap_or(u64::MAX);
+        let detail = json!({ "probe": detail, "confirmed_after_ms": millis });
+        self.change(act.id, |act| act.phase = Phase::Confirmed);
+        let confirmed = InForce { phase: Phase::Confirmed, ..act.clone() };
+        let writes =
+            vec![in_force::put(&confirmed), in_force::tell(act.id, Outcome::Confirmed, &title, now.wall)];
+        if let Err(error) = self.receipt(&act.subject(), Outcome::Confirmed, &title, detail, writes) {
+            tracing::error!(%error, id = %act.id, "the receipt of an action was not sealed");
+        }
+    }
+
+    /// The undo does not wait for the disk.
+    fn end(&mut self, id: Uuid, outcome: Outcome, title: &str, detail: Value, now: Moment) {
+        let Some(act) = self.in_force.iter().find(|act| act.id == id).cloned() else { return };
+        self.waiting.retain(|waiting| waiting.id != id);
+        let undone = act.prepared.deed().undo(id, &mut self.levers);
+        self.apply_those_that_share(&act, now);
+        let (title, write) = match &undone {
+            Ok(()) => {
+                self.in_force.retain(|act| act.id != id);
+                let left =
+                    act.prepared.deed().leftover(id).map(|left| format!("; {left}")).unwrap_or_default();
+                (format!("{title}{left}"), in_force::remove(id))
+            }
+            Err(why) => {
+                self.change(id, |act| act.phase = Phase::Ending);
+                let ending = InForce { phase: Phase::Ending, ..act.clone() };
+                (
+                    format!("{title}; but not all is undone, which is tried again: {}", safe(why)),
+                    in_force::put(&ending),
+                )
+            }
+        };
+        let writes = vec![write, in_force::tell(id, outcome, &title, now.wall)];
+        if let Err(error) = self.receipt(&act.subject(), outcome, &title, detail, writes) {
+            tracing::error!(%error, %id, "the end of an action was not recorded");
+        }
+        if self.in_force.is_empty()
+            && let Some(firewall) = self.levers.open_firewall()
+        {
+            firewall.stop_listening();
+        }
+        self.show();
+    }
+
+    fn apply_those_that_share(&mut self, ended: &InForce, now: Moment) {
+        let shares = |act: &&InForce| act.id != ended.id && act.prepared.shares_with(&ended.prepared);
+        let sharing: Vec<InForce> = self.in_force.iter().filter(shares).cloned().collect();
+        sharing.iter().for_each(|act| self.put_back(act, now));
+    }
+
+    /// Ends actions because local root wants it: one, or all when `id` is absent.
+    ///
+    /// # Errors
+    /// When there is no such action.
+    pub fn release(
+        &mut self,
+        id: Option<Uuid>,
+        person: &Person,
+        now: Moment,
+    ) -> Result<Vec<ReleasedAction>, RespondError> {
+        let meant = |act: &&InForce| id.is_none_or(|id| act.id == id);
+        let meant: Vec<InForce> = self.in_force.iter().filter(meant).cloned().collect();
+        if let (Some(id), true) = (id, meant.is_empty()) {
+            return Err(RespondError::NotInForce(id));
+        }
+        let detail = json!({ "by": person, "released": now.wall });
+        let mut released = Vec::new();
+        for act in meant {
+            self.end(act.id, Outcome::Released, &format!("Released by {person}"), detail.clone(), now);
+            let left = self.in_force.iter().any(|other| other.id == act.id);
+            let problem = left.then(|| "not all is undone; it is tried again".to_owned());
+            released.push(ReleasedAction { id: act.id, action: act.prepared.name().to_owned(), problem });
+        }
+        Ok(released)
+    }
+
+    /// Somebody changed the agent's tables: puts them back.
+    pub fn meddled(&mut self, by: &Meddled, now: Moment) {
+        self.in_force.clone().iter().for_each(|act| self.put_back(act, now));
+        let count = self.meddling.map_or(1, |(_, count)| count.saturating_add(1));
+        let due = self.meddling.is_none_or(|(told, _)| now.boot.saturating_sub(told) >= TELL_MEDDLING);
+        if !due {
+            self.meddling = self.meddling.map(|(told, _)| (told, count));
+            return;
+        }
+        self.meddling = Some((now.boot, 0));
+        let who = if by.pid == 0 { safe(&by.by) } else { format!("{} (process {})", safe(&by.by), by.pid) };
+        let title = format!("What the agent does to this host was changed by {who}, and put back");
+        let detail = json!({ "pid": by.pid, "name": safe(&by.by), "times": count });
+        let record = lifecycle(Severity::High, "action-restored", title, detail);
+        let sealed = record.map_err(RespondError::from).and_then(|draft| self.seal(vec![draft], Vec::new()));
+        if let Err(error) = sealed {
+            tracing::error!(%error, "that an action was meddled with was not recorded");
+        }
+    }
+
+    fn put_back(&mut self, act: &InForce, now: Moment) {
+        let left = act.lease.remaining(now.boot);
+        if left.is_zero() || matches!(act.phase, Phase::Ending | Phase::Applying) {
+            return;
+        }
+        if let Err(why) = act.prepared.deed().apply(&Applied { id: act.id, left }, &mut self.levers) {
+            tracing::error!(why, id = %act.id, "an action in force could not be put back; it is tried again");
+        }
+    }
+
+    /// What the kernel knows under another number now is applied anew, and so is what was flushed unheard.
+    fn look_after(&mut self, now: Moment) {
+        let is_gone = |levers: &mut Levers, act: &InForce| levers.has_moved(act.id, &act.prepared);
+        let gone: Vec<InForce> =
+            self.in_force.iter().filter(|act| is_gone(&mut self.levers, act)).cloned().collect();
+        gone.iter().for_each(|act| self.put_back(act, now));
+    }
+
+    fn undo_again(&mut self, now: Moment) {
+        let ending = self.in_force.iter().filter(|act| act.phase == Phase::Ending);
+        for act in ending.cloned().collect::<Vec<_>>() {
+            if act.prepared.deed().undo(act.id, &mut self.levers).is_err() {
+                continue;
+            }
+            let left =
+                act.prepared.deed().leftover(act.id).map(|left| format!("; {left}")).unwrap_or_default();
+            let record = lifecycle(
+                Severity::Medium,
+                "action-undone",
+                format!("What {} had done is undone now{left}", act.prepared.name()),
+                json!({ "command": act.id }),
+            );
+            self.in_force.retain(|other| other.id != act.id);
+            self.apply_those_that_share(&act, now);
+            let removed = vec![in_force::remove(act.id)];
+            let sealed = record.map_err(RespondError::from).and_then(|draft| self.seal(vec![draft], removed));
+            if let Err(error) = sealed {
+                tracing::error!(%error, id = %act.id, "that an action is undone was not recorded");
+            }
+        }
+    }
+
+    /// What local root released while the agent did not run is told now, and undone again: that costs nothing.
+    fn answer_for_offline(&mut self, now: Moment) {
+        let notes = match offline::read(&self.context.offline) {
+            Ok(notes) => notes,
+            Err(error) => return tracing::error!(%error, "what was released offline cannot be read"),
+        };
+        for note in notes {
+            let detail = json!({ "by": note.by, "released": note.time, "offline": true });
+            let title = format!("Released by {} while the agent did not run", note.by);
+            for id in note.actions {
+                self.end(id, Outcome::Released, &title, detail.clone(), now);
+            }
+        }
+        // Told again when it cannot be removed: nothing is undone that was not released.
+        if let Err(error) = offline::forget(&self.context.offline) {
+            tracing::error!(%error, "the note of what was released offline cannot be removed");
+        }
+    }
+
+    /// After a start: ends what is over, goes on with what was begun, puts in place what is in force.
+    fn resume(&mut self, now: Moment) {
+        for act in self.in_force.clone() {
+            match act.phase {
+                Phase::Ending => {}
+                _ if act.lease.remaining(now.boot).is_zero() => {
+                    let title = "The lease ended while the agent did not run, and what was done is undone";
+                    self.end(act.id, Outcome::Expired, title, Value::Null, now);
+                }
+                Phase::Confirmed => self.put_back(&act, now),
+                Phase::Applying | Phase::Applied if act.attempts >= ATTEMPTS_MAX => {
+                    let title = format!("Undone, because the agent was stopped in it {ATTEMPTS_MAX} times");
+                    self.end(act.id, Outcome::Reverted, &title, Value::Null, now);
+                }
+                Phase::Applying | Phase::Applied => {
+                    self.change(act.id, |act| act.attempts = act.attempts.saturating_add(1));
+                    self.apply(act.id, now);
+                }
+            }
+        }
+    }
+
+    /// Saves what is left of every lease.
+    pub fn save(&mut self, now: Moment) {
+        self.saved = now.boot;
+        for act in &mut self.in_force {
+            act.lease = act.lease.saved(now.boot);
+        }
+        let writes: Vec<StateWrite> = self.in_force.iter().map(in_force::save_lease).collect();
+        if writes.is_empty() {
+            return;
+        }
+        if let Err(error) = self.seal(Vec::new(), writes) {
+            tracing::warn!(%error, "what is left of the actions' leases was not saved");
+        }
+    }
+
+    fn change(&mut self, id: Uuid, change: impl Fn(&mut InForce)) {
+        self.in_force.iter_mut().filter(|act| act.id == id).for_each(change);
+    }
+
+    fn answer(&self, subject: &Subject, id: Uuid, outcome: Outcome, title: &str, detail: Value, now: Moment) {
+        let write = store::update_command(id, outcome, title.to_owned(), now.wall);
+        if let Err(error) = self.receipt(subject, outcome, title, detail, vec![write]) {
+            tracing::error!(%error, %id, "a receipt was not sealed");
+        }
+    }
+
+    /// Seals a receipt with the state that goes with it; gives the size of the ledger then.
+    fn receipt(
+        &self,
+        subject: &Subject,
+        outcome: Outcome,
+        title: &str,
+        detail: Value,
+        writes: Vec<StateWrite>,
+    ) -> Result<u64, RespondError> {
+        // The ledger's bound on a record is wider than any plan; a receipt without details is better than none.
+        let draft = subject.receipt(outcome, None, title, detail);
+        let draft = draft.or_else(|_| subject.receipt(outcome, None, title, Value::Null))?;
+        let sealed = self.context.sealer.seal_durably(vec![draft], writes, SEAL_TIMEOUT)?;
+        Ok(sealed.first.saturating_add(sealed.count))
+    }
+
+    fn seal(&self, drafts: Vec<Draft>, writes: Vec<StateWrite>) -> Result<(), RespondError> {
+        self.context.sealer.seal_durably(drafts, writes, SEAL_TIMEOUT)?;
+        Ok(())
+    }
+
+    fn show(&self) {
+        self.context.status.set_in_force(&self.in_force);
+    }
+}
+
+impl Custody {
+    /// Reads what others did to the agent's tables, and puts them back.
+    pub fn hear(&mut self, now: Moment) {
+        let meddled = self.levers.open_firewall().and_then(super::firewall::Firewall::hear);
+        if let Some(by) = meddled {
+            self.meddled(&by, now);
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! Actions in force, in the agent's database: written down before the first change, so that whatever becomes of the agent, the
+//! host ends where the lease says.
+
+use std::path::Path;
+use std::time::Duration;
+
+use picket_protocol::command::Outcome;
+use picket_protocol::time::Timestamp;
+use rusqlite::{Connection, OpenFlags, params};
+use uuid::Uuid;
+
+use super::actions::Prepared;
+use super::lease::Lease;
+use super::receipt::Subject;
+use super::store::{self, write_lease};
+use crate::ledger::StateWrite;
+
+/// Table of this module: one row an action, in JSON; its lease is a row of the table of leases.
+pub const SCHEMA: &str = "CREATE TABLE IF NOT EXISTS in_force (id TEXT PRIMARY KEY, state TEXT NOT NULL);";
+
+/// How far an action is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    /// Written down; it may be applied, or not yet.
+    Applying,
+    /// Applied; it is not yet known to do what it says.
+    Applied,
+    /// It does what it says.
+    Confirmed,
+    /// It has ended and is to be undone, which has not succeeded yet.
+    Ending,
+}
+
+/// An action in force.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct InForce {
+    /// The command.
+    pub id: Uuid,
+    /// What it does.
+    pub prepared: Prepared,
+    /// How far it is.
+    pub phase: Phase,
+    /// How often it was begun: an action that brings the agent down is not begun for ever.
+    pub attempts: u32,
+    /// Who signed it.
+    pub signers: Vec<String>,
+    /// SHA-256 of the envelope in hex.
+    pub envelope_sha256: String,
+    /// Why, from outside.
+    pub reason: String,
+    /// The vendor's case, from outside.
+    pub ticket: String,
+    /// When it began.
+    pub since: Timestamp,
+    /// How long it lasts.
+    #[serde(skip, default = "Lease::over")]
+    pub lease: Lease,
+}
+
+impl InForce {
+    /// For its receipts.
+    pub fn subject(&self) -> Subject {
+        Subject {
+            id: Some(self.id),
+            signers: self.signers.clone(),
+            envelope_sha256: self.envelope_sha256.clone(),
+        }
+    }
+}
+
+/// Reads what is in force. A row that this version cannot read is left where it is, and told.
+///
+/// # Errors
+/// What SQLite says.
+pub fn read(database: &Path) -> rusqlite::Result<Vec<InForce>> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(database, flags)?;
+    connection.busy_timeout(Duration::from_secs(5))?;
+    let mut statement = connection.prepare("SELECT id, state FROM in_force ORDER BY id")?;
+    let rows = statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?;
+    let mut found = Vec::new();
+    for row in rows {
+        let (id, state) = row?;
+        match serde_json::from_str::<InForce>(&state) {
+            Ok(act) => {
+                let lease = store::read_lease(&connection, &lease_name(act.id))?;
+                found.push(InForce { lease: lease.unwrap_or_else(Lease::over), ..act });
+            }
+            Err(error) => {
+                tracing::error!(%error, id, "an action in force cannot be read; agent release --offline undoes it")
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Writes an action down as it is, with its lease.
+pub fn put(act: &InForce) -> StateWrite {
+    let (id, lease) = (act.id, act.lease.clone());
+    let state = serde_json::to_string(act);
+    Box::new(move |transaction| {
+        let state = state
+            .as_ref()
+            .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.to_string().into()))?;
+        let sql = "INSERT OR REPLACE INTO in_force (id, state) VALUES (?1, ?2)";
+        transaction.execute(sql, params![id.to_string(), state])?;
+        write_lease(transaction, &lease_name(id), &lease)
+    })
+}
+
+/// Saves what is left of its lease.
+pub fn save_lease(act: &InForce) -> StateWrite {
+    store::set_lease(lease_name(act.id), Some(act.lease.clone()))
+}
+
+/// It is over.
+pub fn remove(id: Uuid) -> StateWrite {
+    Box::new(move |transaction| {
+        transaction.execute("DELETE FROM in_force WHERE id = ?1", [id.to_string()])?;
+        transaction.execute("DELETE FROM lease WHERE name = ?1", [lease_name(id)])?;
+        Ok(())
+    })
+}
+
+/// What becomes of its command.
+pub fn tell(id: Uuid, outcome: Outcome, title: &str, now: Timestamp) -> StateWrite {
+    store::update_command(id, outcome, title.to_owned(), now)
+}
+
+fn lease_name(id: Uuid) -> String {
+    format!("action {id}")
+}

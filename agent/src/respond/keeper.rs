@@ -1,0 +1,124 @@
+//! The thread that holds what is done to this host: see [`super::custody`]. It waits for orders, for leases to end, and for others
+//! to change what it holds; while nothing is in force it sleeps.
+
+use std::io;
+use std::os::fd::AsFd as _;
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use uuid::Uuid;
+
+use super::custody::{Custody, Order, ReleasedAction};
+use super::{Moment, Person, RespondError};
+use crate::sys::Wake;
+
+/// Orders that may wait; more are answered with a failure.
+const QUEUE_MAX: usize = 64;
+/// How long a local request waits.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(40);
+
+enum Job {
+    Order(Box<Order>),
+    Release(Option<Uuid>, Person, SyncSender<Result<Vec<ReleasedAction>, RespondError>>),
+    Stop,
+}
+
+/// Hands orders to the running keeper; cheap to clone.
+#[derive(Clone)]
+pub struct Keeper {
+    jobs: SyncSender<Job>,
+    wake: Wake,
+}
+
+/// The keeper's thread.
+pub struct KeeperHandle {
+    keeper: Keeper,
+    thread: JoinHandle<()>,
+}
+
+impl KeeperHandle {
+    /// Saves what is left of the leases and ends; what is in force stays in force.
+    pub fn stop(self) {
+        // Fails only when the thread is gone already.
+        let _gone = self.keeper.jobs.send(Job::Stop).is_err();
+        self.keeper.wake.ring();
+        if self.thread.join().is_err() {
+            tracing::error!("the keeper's thread panicked");
+        }
+    }
+}
+
+/// Starts the keeper's thread around what is in force.
+///
+/// # Errors
+/// When no thread or descriptor can be had.
+pub fn start(custody: Custody) -> io::Result<(Keeper, KeeperHandle)> {
+    let (jobs, queue) = sync_channel(QUEUE_MAX);
+    let keeper = Keeper { jobs, wake: Wake::new()? };
+    let wake = keeper.wake.clone();
+    let body = move || run(custody, &queue, &wake);
+    let thread = std::thread::Builder::new().name("keeper".to_owned()).spawn(body)?;
+    Ok((keeper.clone(), KeeperHandle { keeper, thread }))
+}
+
+impl Keeper {
+    /// Has an order carried out, soon; gives it back when too many wait.
+    ///
+    /// # Errors
+    /// The order.
+    pub fn carry_out(&self, order: Order) -> Result<(), Box<Order>> {
+        let sent = self.jobs.try_send(Job::Order(Box::new(order)));
+        self.wake.ring();
+        match sent {
+            Err(TrySendError::Full(Job::Order(order)) | TrySendError::Disconnected(Job::Order(order))) => {
+                Err(order)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// See [`Custody::release`].
+    ///
+    /// # Errors
+    /// As there, or the keeper does not answer.
+    pub fn release(&self, id: Option<Uuid>, person: Person) -> Result<Vec<ReleasedAction>, RespondError> {
+        let (reply, answer) = sync_channel(1);
+        self.jobs.send(Job::Release(id, person, reply)).map_err(|_| RespondError::Busy)?;
+        self.wake.ring();
+        answer.recv_timeout(REQUEST_TIMEOUT).unwrap_or(Err(RespondError::Busy))
+    }
+}
+
+fn run(mut custody: Custody, queue: &Receiver<Job>, wake: &Wake) {
+    loop {
+        wait(&custody, wake);
+        wake.clear();
+        loop {
+            match queue.try_recv() {
+                Ok(Job::Order(order)) => custody.begin(*order, Moment::now()),
+                Ok(Job::Release(id, person, reply)) => {
+                    // Whoever asked may have gone away meanwhile.
+                    let _gone = reply.try_send(custody.release(id, &person, Moment::now())).is_err();
+                }
+                Ok(Job::Stop) | Err(TryRecvError::Disconnected) => return custody.save(Moment::now()),
+                Err(TryRecvError::Empty) => break,
+            }
+        }
+        custody.hear(Moment::now());
+        custody.tick(Moment::now());
+    }
+}
+
+fn wait(custody: &Custody, wake: &Wake) {
+    let timeout = custody.next_wake(Moment::now()).map(|left| Timespec {
+        tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: i64::from(left.subsec_nanos()),
+    });
+    let events = custody.levers().events();
+    let mut polled = vec![PollFd::from_borrowed_fd(wake.as_fd(), PollFlags::IN)];
+    polled.extend(events.map(|events| PollFd::from_borrowed_fd(events, PollFlags::IN)));
+    // Interrupted or not: what is due is looked for anyway.
+    let _ready = poll(&mut polled, timeout.as_ref());
+}
