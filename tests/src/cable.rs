@@ -53,12 +53,14 @@ impl Cable {
         format!("{}f", self.name)
     }
 
+    /// Moves the calling thread, and what it will start, into the far namespace.
+    pub fn enter_far(&self) {
+        enter(&self.far());
+    }
+
     /// Moves the calling thread to the near end, with all that it starts from now on.
     pub fn enter(&self) {
-        let namespace =
-            std::fs::File::open(format!("/run/netns/{}", self.near())).expect("the near namespace");
-        rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
-            .expect("to be moved");
+        enter(&self.near());
     }
 
     /// A program in a namespace, not yet run. Not by `ip netns exec`, which takes `/sys/fs/bpf` and the control groups away.
@@ -106,6 +108,12 @@ impl Cable {
         let (file, count) = (file.display().to_string(), count.to_string());
         self.from_afar(&["trafgen", "--cpus", "1", "--conf", &file, "--dev", "far0", "--num", &count]);
     }
+}
+
+fn enter(namespace: &str) {
+    let namespace = std::fs::File::open(format!("/run/netns/{namespace}")).expect("the namespace");
+    rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
+        .expect("to be moved");
 }
 
 /// An agent at the near end that senses the network and nothing else, and runs: `network` is what its configuration says of that, and it

@@ -38,10 +38,14 @@ impl Collector {
 
     /// As [`Collector::start`], but everybody is told to dial `advertised`, an address of this machine.
     pub fn start_as(dir: &Path, advertised: &str) -> Self {
-        let address = format!("127.0.0.1:{}", free_port());
-        let collector = Self::start_advertised(dir, &address, advertised, "");
+        Self::start_on_as(dir, &format!("127.0.0.1:{}", free_port()), advertised)
+    }
+
+    /// The same, where it listens being given as well.
+    pub fn start_on_as(dir: &Path, address: &str, advertised: &str) -> Self {
+        let collector = Self::start_advertised(dir, address, advertised, "");
         let text = std::fs::read_to_string(collector.soc_config()).expect("a configuration of soc");
-        std::fs::write(collector.soc_config(), text.replace(advertised, &address)).expect("written again");
+        std::fs::write(collector.soc_config(), text.replace(advertised, address)).expect("written again");
         collector
     }
 
@@ -54,7 +58,8 @@ impl Collector {
 
     fn start_advertised(dir: &Path, address: &str, advertised: &str, more: &str) -> Self {
         let mut collector = Self { dir: dir.join("collector"), address: address.to_owned(), running: None };
-        stdout_of(collector.command("init").args(["--address", advertised]));
+        let ip = address.rsplit_once(':').expect("an address with a port").0.trim_matches(['[', ']']);
+        stdout_of(collector.command("init").args(["--address", advertised, "--name", ip]));
         let config = collector.dir.join("collector.toml");
         let text = std::fs::read_to_string(&config).expect("the configuration that init wrote");
         std::fs::write(&config, text + more).expect("written again");
@@ -62,6 +67,12 @@ impl Collector {
         let operator = ["add", "lab", "--role", "admin", "--soc-config"];
         stdout_of(collector.command("operator").args(operator).arg(collector.soc_config()));
         collector
+    }
+
+    /// As [`Collector::start`], on an address of the test's own network.
+    pub fn start_on(dir: &Path, ip: &str) -> Self {
+        let address = format!("{ip}:{}", free_port());
+        Self::start_advertised(dir, &address, &address, "")
     }
 
     /// `host:port` where it listens.

@@ -9,6 +9,25 @@ use crate::collector::Collector;
 use crate::process::stdout_of;
 use crate::{program, wait_for};
 
+/// What they may order.
+const ACTIONS: [&str; 15] = [
+    "advise",
+    "scan",
+    "drill",
+    "isolate",
+    "isolate-unit",
+    "close-port",
+    "block",
+    "rate-limit",
+    "pin-neighbour",
+    "freeze-account",
+    "end-sessions",
+    "freeze-process",
+    "kill-process",
+    "quarantine-file",
+    "restore-file",
+];
+
 /// `alice` and `bob`: one signature for one host, both for up to ten.
 pub struct Operators<'a> {
     collector: &'a Collector,
@@ -25,8 +44,9 @@ impl<'a> Operators<'a> {
         let root = operators.path("root.json");
         let (alice, bob) = (operators.key("alice") + ".pub", operators.key("bob") + ".pub");
         let keys = ["--key", &alice, "--key", &bob];
+        let actions: Vec<&str> = ACTIONS.iter().flat_map(|action| ["--action", *action]).collect();
         let bounds = ["--hosts", "1=1", "--hosts", "2=10", "--root-threshold", "2", "-o", &root];
-        soc(&[&["trust", "new", "--tenant", tenant][..], &keys, &bounds].concat());
+        soc(&[&["trust", "new", "--tenant", tenant][..], &keys, &actions, &bounds].concat());
         operators.sign(&root, "alice");
         operators.sign(&root, "bob");
         collector.run("trust", &["install", &root]);

@@ -78,7 +78,12 @@ fn relay(state: &Arc<State>, near: TcpStream, target: &str) {
 /// An HTTP proxy on loopback that leads every CONNECT, whatever it names, to `target`; gives its address and
 /// the heads of the requests that came.
 pub fn connect_proxy(target: &str) -> (String, Receiver<String>) {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a loopback port");
+    connect_proxy_on("127.0.0.1", target)
+}
+
+/// The same on an address of the test's own network.
+pub fn connect_proxy_on(ip: &str, target: &str) -> (String, Receiver<String>) {
+    let listener = TcpListener::bind((ip, 0)).expect("a port");
     let address = listener.local_addr().expect("its address").to_string();
     let (heads, received) = std::sync::mpsc::sync_channel(REQUESTS_MAX);
     let target = target.to_owned();

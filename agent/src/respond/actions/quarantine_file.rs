@@ -1,7 +1,7 @@
 //! `quarantine-file`: a regular file of known content goes to where only the agent reaches it, and comes back as it was.
 //!
 //! **Promise.** The path is followed through no symbolic link; the content is the one that the order names, read from the
-//! open file before anything changes and again from the copy in the vault, see [`super::vault`]. Nothing is unlinked
+//! open file before anything changes and again from the copy in the vault, see `vault.rs`. Nothing is unlinked
 //! before that copy is durable. It comes back with content, owner, mode, times, attributes and flags, if nothing has taken
 //! its place; what has is left alone, and the file stays in the vault.
 //!

@@ -91,7 +91,7 @@ pub fn users(pid: u32) -> Option<Users> {
     })
 }
 
-/// The first half of [`users`], at a fraction of the cost.
+/// The first half of `users`, at a fraction of the cost.
 pub fn real_and_effective(pid: u32) -> Option<(u32, u32)> {
     uids_of(&text(pid, "status")?)
 }

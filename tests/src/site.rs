@@ -1,0 +1,145 @@
+//! A site for tests of responses: a victim with an agent at the near end of a cable; at the far end the collector with its operators,
+//! and an attacker with another address. The calling thread is at the far end.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use serde_json::Value;
+
+use crate::agent::Agent;
+use crate::cable::{Cable, ip};
+use crate::collector::Collector;
+use crate::operators::Operators;
+use crate::wait_for;
+
+/// Where the collector is.
+pub const COLLECTOR: &str = "10.199.0.3";
+/// Where the victim is, and where the attacker.
+pub const VICTIM: &str = Cable::ADDRESSES[0];
+/// See [`VICTIM`].
+pub const ATTACKER: &str = Cable::ADDRESSES[1];
+
+/// The site.
+pub struct Site<'a> {
+    /// The wire.
+    pub cable: &'a Cable,
+    /// The collector.
+    pub collector: &'a Collector,
+    /// Its operators.
+    pub operators: Operators<'a>,
+    /// The victim's agent.
+    pub agent: Agent,
+}
+
+/// A cable with the collector's address at its far end, which the calling thread is moved to.
+pub fn cable() -> Cable {
+    let cable = Cable::new();
+    ip(&["-n", &cable.far(), "addr", "add", &format!("{COLLECTOR}/24"), "dev", "far0"]);
+    cable.enter_far();
+    cable
+}
+
+impl<'a> Site<'a> {
+    /// Installs operators and starts the victim's agent; `policy` is its `policy.toml`.
+    pub fn start(dir: &Path, cable: &'a Cable, collector: &'a Collector, policy: &str) -> Self {
+        Self::start_with(dir, cable, collector, policy, "", &[])
+    }
+
+    /// The same with more settings of the uplink, and an agent that is started by what `by` runs.
+    pub fn start_with(
+        dir: &Path,
+        cable: &'a Cable,
+        collector: &'a Collector,
+        policy: &str,
+        uplink: &str,
+        by: &[&str],
+    ) -> Self {
+        let operators = Operators::install(collector, dir, "acme");
+        let at = dir.join("host");
+        let mut agent = Agent::configure(&at, &format!("{uplink}[network]\nenabled = false\n"));
+        std::fs::write(at.join("policy.toml"), policy).expect("a policy");
+        let near = format!("--net=/run/netns/{}", cable.near());
+        agent.run_by(&[&["nsenter", &near], by].concat());
+        agent.run(&["enroll", &collector.token("acme")]);
+        agent.resume();
+        agent.wait_until_ready();
+        Self { cable, collector, operators, agent }
+    }
+
+    /// The victim's id.
+    pub fn host(&self) -> String {
+        let status = self.agent.status().expect("the agent's status");
+        status.get("agent").and_then(Value::as_str).expect("it is enrolled").to_owned()
+    }
+
+    /// Has an operator order `soc command new ARGS…` of the victim; gives the command's id.
+    pub fn order(&self, name: &str, args: &[&str]) -> String {
+        let host = self.host();
+        let path = self.operators.write(name, &[args, &["--host", &host]].concat());
+        self.operators.sign(&path, "alice");
+        let sent = self.collector.soc_json(&["send", &path]);
+        let id = sent.first().and_then(|sent| sent.get("id")).and_then(Value::as_str);
+        id.unwrap_or_else(|| panic!("{name} was not taken: {sent:?}")).to_owned()
+    }
+
+    /// Waits for the receipt of `command` with that outcome.
+    pub fn wait(&self, command: &str, outcome: &str) -> Value {
+        wait_for(&format!("{outcome}; there is {:#?}", self.outcomes(command)), || {
+            let receipts = self.collector.soc_json(&["receipts", "--command", command, "--full"]);
+            receipts
+                .into_iter()
+                .find(|receipt| receipt.get("outcome").and_then(Value::as_str) == Some(outcome))
+        })
+    }
+
+    /// Outcomes of a command so far, in their order.
+    pub fn outcomes(&self, command: &str) -> Vec<String> {
+        let receipts = self.collector.soc_json(&["receipts", "--command", command]);
+        let outcome = |receipt: &Value| Some(receipt.get("outcome")?.as_str()?.to_owned());
+        receipts.iter().filter_map(outcome).collect()
+    }
+
+    /// A command on the victim's network.
+    pub fn on_victim(&self, words: &[&str]) -> Command {
+        Cable::command(&self.cable.near(), words)
+    }
+
+    /// Whether the attacker reaches the victim and the other way round, by one ping each.
+    pub fn pings(&self) -> [bool; 2] {
+        self.pings_between(ATTACKER, VICTIM)
+    }
+
+    /// The same by other addresses of both.
+    pub fn pings_between(&self, attacker: &str, victim: &str) -> [bool; 2] {
+        let ping = |mut command: Command| {
+            command.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
+        };
+        let mut from_afar = Command::new("ping");
+        from_afar.args(["-c", "1", "-W", "1", "-I", attacker, victim]);
+        [ping(from_afar), ping(self.on_victim(&["ping", "-c", "1", "-W", "1", attacker]))]
+    }
+
+    /// Serves `echo` over TCP on a port of the victim.
+    pub fn serve(&self, port: u16) -> Child {
+        let listen = format!("TCP-LISTEN:{port},fork,reuseaddr");
+        let mut command = self.on_victim(&["socat", &listen, "EXEC:cat"]);
+        let child = command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().expect("socat");
+        wait_for("the victim's service", || self.connect(port));
+        child
+    }
+
+    /// Connects from the attacker's address to a port of the victim.
+    pub fn connect(&self, port: u16) -> Option<std::net::TcpStream> {
+        use std::time::Duration;
+        let address = format!("{VICTIM}:{port}").parse().ok()?;
+        let stream = std::net::TcpStream::connect_timeout(&address, Duration::from_secs(1)).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(1))).ok()?;
+        Some(stream)
+    }
+
+    /// The victim's firewall, as `nft` shows it.
+    pub fn ruleset(&self) -> String {
+        let out = self.on_victim(&["nft", "list", "ruleset"]).output().expect("nft");
+        String::from_utf8_lossy(&out.stdout).into_owned()
+    }
+}

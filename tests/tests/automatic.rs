@@ -1,0 +1,78 @@
+//! What the agent does by itself, by the policy of the host's owner.
+#![expect(clippy::unwrap_used, reason = "tests fail loudly")]
+
+use std::io::Write as _;
+
+use picket_tests::collector::Collector;
+use picket_tests::site::{ATTACKER, COLLECTOR, Site, cable};
+use picket_tests::wait_for;
+use serde_json::Value;
+
+/// Passwords are guessed from the attacker's address, as sshd logs it.
+fn guess(site: &Site<'_>) {
+    let mut log = std::fs::OpenOptions::new().append(true).create(true).open(site.agent.auth_log()).unwrap();
+    let date = std::process::Command::new("date").arg("+%b %e %H:%M:%S").output().unwrap();
+    let date = String::from_utf8_lossy(&date.stdout).trim().to_owned();
+    for port in 0..30 {
+        let line = format!(
+            "{date} victim sshd[{}]: Failed password for root from {ATTACKER} port {} ssh2\n",
+            4_000 + port,
+            40_000 + port
+        );
+        log.write_all(line.as_bytes()).unwrap();
+    }
+}
+
+fn receipts(site: &Site<'_>) -> Vec<Value> {
+    site.collector.soc_json(&["receipts", "--full"])
+}
+
+#[test]
+fn who_guesses_passwords_is_blocked_where_the_owner_wants_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let cable = cable();
+    let collector = Collector::start_on(dir.path(), COLLECTOR);
+    let policy = "[automatic]\nmode = \"on\"\nbuilt_in = [\"block-brute-force\"]\n";
+    let site = Site::start(dir.path(), &cable, &collector, policy);
+    std::fs::write(site.agent.auth_log(), "").unwrap();
+    assert_eq!(site.pings(), [true, true]);
+    guess(&site);
+    let confirmed = wait_for("the block", || {
+        receipts(&site).into_iter().find(|receipt| receipt["outcome"] == "confirmed")
+    });
+    assert!(confirmed["body"]["signers"].to_string().contains("block-brute-force"), "{confirmed}");
+    assert_eq!(site.pings(), [false, false]);
+    let status = site.agent.status().unwrap();
+    let act = status.pointer("/commands/in_force/0").unwrap();
+    assert!(
+        act["plan"].to_string().contains(ATTACKER) && act["reason"].to_string().contains("finding"),
+        "{act}"
+    );
+    assert!(act["seconds_left"].as_u64().unwrap() > 3_500, "{act}");
+    // It goes on, and is blocked already.
+    guess(&site);
+    collector.wait_finding("login.brute-force", ATTACKER);
+    site.agent.run(&["release"]);
+    assert_eq!(site.pings(), [true, true]);
+    let begun = receipts(&site).iter().filter(|receipt| receipt["outcome"] == "applied").count();
+    assert_eq!(begun, 1, "once for one address");
+}
+
+#[test]
+fn a_simulation_tells_what_would_be_done_and_does_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let cable = cable();
+    let collector = Collector::start_on(dir.path(), COLLECTOR);
+    let policy = "[automatic]\nmode = \"simulate\"\nbuilt_in = [\"block-brute-force\"]\n";
+    let site = Site::start(dir.path(), &cable, &collector, policy);
+    std::fs::write(site.agent.auth_log(), "").unwrap();
+    guess(&site);
+    wait_for("the record", || {
+        let records = site.agent.json(&["findings", "--all", "--limit", "100"]);
+        let told =
+            |record: &Value| record.to_string().contains(&format!("would be done for 1h: block {ATTACKER}"));
+        records.iter().any(told).then_some(())
+    });
+    assert_eq!(site.pings(), [true, true]);
+    assert_eq!(receipts(&site), Vec::<Value>::new());
+}

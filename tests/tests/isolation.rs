@@ -1,0 +1,234 @@
+//! Isolation on a real wire: ordered by operators, seen by an attacker with a capture.
+#![expect(clippy::unwrap_used, reason = "tests fail loudly")]
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use picket_tests::collector::Collector;
+use picket_tests::site::{ATTACKER, COLLECTOR, Site, VICTIM, cable};
+use picket_tests::{wait_for, wait_for_within};
+
+/// What leaves the victim while it is isolated, but for the collector's connection and what keeps addresses alive.
+const LEAKS: &str = "src host 10.199.0.2 and not host 10.199.0.3";
+
+struct Capture(Child, std::path::PathBuf);
+
+impl Capture {
+    fn start(dir: &std::path::Path, filter: &str) -> Self {
+        let file = dir.join("leaks.pcap");
+        let mut command = Command::new("tcpdump");
+        command.args(["-i", "far0", "-U", "-n", "-w"]).arg(&file).args(["--immediate-mode", filter]);
+        let child = command.stderr(Stdio::null()).spawn().unwrap();
+        wait_for("the capture", || file.exists().then_some(()));
+        Self(child, file)
+    }
+
+    /// What it saw, a line a packet.
+    fn stop(mut self) -> Vec<String> {
+        rustix::process::kill_process(
+            rustix::process::Pid::from_child(&self.0),
+            rustix::process::Signal::INT,
+        )
+        .unwrap();
+        self.0.wait().unwrap();
+        let out =
+            Command::new("tcpdump").args(["-n", "-r"]).arg(&self.1).stderr(Stdio::null()).output().unwrap();
+        String::from_utf8_lossy(&out.stdout).lines().map(str::to_owned).collect()
+    }
+}
+
+fn echoes(stream: &mut TcpStream) -> bool {
+    let mut answer = [0; 4];
+    stream.write_all(b"ping").is_ok() && stream.read_exact(&mut answer).is_ok()
+}
+
+#[test]
+fn an_isolated_host_speaks_with_the_collector_alone_until_its_lease_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    let cable = cable();
+    let collector = Collector::start_on(dir.path(), COLLECTOR);
+    let site = Site::start(dir.path(), &cable, &collector, "");
+    let mut service = site.serve(7_007);
+    let mut stream = site.connect(7_007).unwrap();
+    assert!(echoes(&mut stream) && site.pings() == [true, true]);
+
+    let command = site.order("isolate", &["isolate", "--lease", "12s"]);
+    let confirmed = site.wait(&command, "confirmed");
+    let begin = Instant::now();
+    assert!(confirmed.to_string().contains("collector answers"), "{confirmed}");
+    let capture = Capture::start(dir.path(), LEAKS);
+    assert_eq!(site.pings(), [false, false]);
+    assert!(!echoes(&mut stream) && site.connect(7_007).is_none(), "established or new");
+    let status = site.agent.command(&["status"]).output().unwrap();
+    let status = String::from_utf8_lossy(&status.stdout);
+    assert!(status.contains("isolate") && status.contains("agent release"), "{status}");
+    let commands = site.agent.run(&["commands"]);
+    assert!(commands.contains("s left; sudo agent release"), "{commands}");
+    // Findings still arrive.
+    std::fs::write(site.agent.watched().join("left-behind"), "x").unwrap();
+    collector.wait_finding("file.created", "left-behind");
+    assert_eq!(capture.stop(), Vec::<String>::new(), "nothing leaves the victim");
+
+    wait_for_within("the lease to end", Duration::from_secs(20), || {
+        (site.pings() == [true, true]).then_some(())
+    });
+    assert!(begin.elapsed() <= Duration::from_secs(14), "{:?}", begin.elapsed());
+    site.wait(&command, "expired");
+    assert_eq!(site.outcomes(&command), ["received", "applied", "confirmed", "expired"]);
+    assert_eq!(site.ruleset(), "", "all as before");
+    assert!(site.connect(7_007).is_some());
+    service.kill().unwrap();
+    service.wait().unwrap();
+}
+
+#[test]
+fn the_lease_ends_in_the_kernel_when_the_agent_is_dead_and_goes_on_when_it_comes_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let cable = cable();
+    let collector = Collector::start_on(dir.path(), COLLECTOR);
+    let mut site = Site::start(dir.path(), &cable, &collector, "");
+    let command = site.order("isolate", &["isolate", "--lease", "25s"]);
+    site.wait(&command, "confirmed");
+    let begin = Instant::now();
+    site.agent.kill();
+    assert_eq!(site.pings(), [false, false], "isolated without an agent");
+    site.agent.resume();
+    site.agent.wait_until_ready();
+    assert_eq!(site.pings(), [false, false], "and with a new one, which has reached the collector");
+    site.agent.kill();
+    wait_for_within("the lease to end", Duration::from_secs(40), || {
+        (site.pings() == [true, true]).then_some(())
+    });
+    let lasted = begin.elapsed();
+    assert!(lasted <= Duration::from_secs(27), "{lasted:?}");
+    site.agent.resume();
+    site.wait(&command, "expired");
+    assert_eq!(site.ruleset(), "");
+}
+
+#[test]
+fn local_root_releases_with_the_agent_and_without() {
+    let dir = tempfile::tempdir().unwrap();
+    let cable = cable();
+    let collector = Collector::start_on(dir.path(), COLLECTOR);
+    let mut site = Site::start(dir.path(), &cable, &collector, "");
+    let first = site.order("first", &["isolate", "--lease", "10m"]);
+    let second = site.order("second", &["isolate", "--lease", "10m"]);
+    site.wait(&first, "confirmed");
+    site.wait(&second, "confirmed");
+    site.agent.run(&["release", &first]);
+    site.wait(&first, "released");
+    assert_eq!(site.pings(), [false, false], "the other one holds");
+    let released = site.agent.run(&["release"]);
+    assert!(released.contains(&second), "{released}");
+    assert_eq!(site.pings(), [true, true]);
+    site.wait(&second, "released");
+
+    let third = site.order("third", &["isolate", "--lease", "10m"]);
+    site.wait(&third, "confirmed");
+    site.agent.kill();
+    assert_eq!(site.pings(), [false, false]);
+    let released = site.agent.run(&["release", "--offline"]);
+    assert!(released.contains(&third), "{released}");
+    assert_eq!(site.pings(), [true, true]);
+    assert_eq!(site.ruleset(), "");
+    site.agent.resume();
+    let receipt = site.wait(&third, "released");
+    assert_eq!(receipt["body"]["detail"]["offline"], true, "{receipt}");
+    assert_eq!(site.pings(), [true, true], "it is not applied anew");
+}
+
+#[test]
+fn what_the_collector_does_not_answer_through_is_undone() {
+    let dir = tempfile::tempdir().unwrap();
+    let cable = cable();
+    let mut collector = Collector::start_on(dir.path(), COLLECTOR);
+    let agent;
+    let command;
+    {
+        let site = Site::start(dir.path(), &cable, &collector, "");
+        let host = site.host();
+        let path = site.operators.write("isolate", &["isolate", "--lease", "10m", "--host", &host]);
+        site.operators.sign(&path, "alice");
+        let sent = collector.soc_json(&["send", &path]);
+        command = sent[0]["id"].as_str().unwrap().to_owned();
+        agent = site.agent;
+    }
+    // Dead before it can answer to the receipt, or just after: both end well.
+    collector.kill();
+    let state =
+        || agent.json(&["commands"]).first().and_then(|row| Some(row.get("state")?.as_str()?.to_owned()));
+    let state = wait_for_within("the end of it", Duration::from_secs(60), || {
+        state().filter(|state| ["reverted", "confirmed"].contains(&state.as_str()))
+    });
+    if state == "reverted" {
+        let mut ping = Command::new("ping");
+        let reached = ping.args(["-c", "1", "-W", "2", VICTIM]).stdout(Stdio::null()).status().unwrap();
+        assert!(reached.success(), "the host is back");
+    }
+    collector.resume();
+    wait_for("its receipt", || {
+        let receipts = collector.soc_json(&["receipts", "--command", &command]);
+        receipts.iter().any(|receipt| receipt["outcome"] == state.as_str()).then_some(())
+    });
+}
+
+#[test]
+fn what_the_owner_names_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let cable = cable();
+    let collector = Collector::start_on(dir.path(), COLLECTOR);
+    let policy = format!(
+        "[[continuity]]\nname = \"the replica\"\ndirection = \"in\"\nprotocol = \"tcp\"\nnetworks = [\"{ATTACKER}\"]\n\
+         ports = [\"7007\"]\n"
+    );
+    let site = Site::start(dir.path(), &cable, &collector, &policy);
+    let told = site.agent.run(&["policy"]);
+    assert!(told.contains("the replica"), "{told}");
+    let (mut spared, mut other) = (site.serve(7_007), site.serve(7_008));
+    let mut stream = site.connect(7_007).unwrap();
+    assert!(echoes(&mut stream));
+    let command = site.order("isolate", &["isolate", "--lease", "10m"]);
+    let confirmed = site.wait(&command, "confirmed");
+    assert!(echoes(&mut stream), "an established connection of the list goes on: {confirmed}");
+    assert!(site.connect(7_007).is_some() && site.connect(7_008).is_none());
+    assert_eq!(site.pings(), [false, false]);
+    for service in [&mut spared, &mut other] {
+        service.kill().unwrap();
+        service.wait().unwrap();
+    }
+    // A list that cannot be read: nothing is cut off that the owner may have wanted spared.
+    site.agent.run(&["release"]);
+    std::fs::write(site.agent.dir().join("policy.toml"), "[[continuity]]\nnam = 1\n").unwrap();
+    let refused = site.order("again", &["isolate", "--lease", "10m"]);
+    let receipt = site.wait(&refused, "refused");
+    assert!(receipt["title"].as_str().unwrap().contains("policy.toml"), "{receipt}");
+    assert_eq!(receipt["check"], "local-policy", "{receipt}");
+    // One that wants more signers than signed.
+    std::fs::write(site.agent.dir().join("policy.toml"), "[signers]\nisolate = 2\n").unwrap();
+    let refused = site.order("alone", &["isolate", "--lease", "10m"]);
+    let receipt = site.wait(&refused, "refused");
+    assert!(receipt["title"].as_str().unwrap().contains("wants 2"), "{receipt}");
+    assert_eq!(site.pings(), [true, true]);
+}
+
+#[test]
+fn a_hostile_flush_beside_it_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let cable = cable();
+    let collector = Collector::start_on(dir.path(), COLLECTOR);
+    let site = Site::start(dir.path(), &cable, &collector, "");
+    let command = site.order("isolate", &["isolate", "--lease", "10m"]);
+    site.wait(&command, "confirmed");
+    let capture = Capture::start(dir.path(), LEAKS);
+    let mut flood = site.on_victim(&["ping", "-q", "-i", "0.002", "-c", "2000", ATTACKER]);
+    let mut flood = flood.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let hostile = "for i in $(seq 100); do nft flush ruleset; nft delete table inet $(nft list tables | grep -o 'picket-[^ ]*' | head -1); done";
+    site.on_victim(&["sh", "-c", hostile]).stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap();
+    flood.kill().unwrap();
+    flood.wait().unwrap();
+    assert_eq!(site.pings(), [false, false]);
+    assert_eq!(capture.stop(), Vec::<String>::new());
+}

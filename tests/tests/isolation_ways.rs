@@ -1,0 +1,167 @@
+//! Isolation on the ways by which hosts reach their collector, and of what hosts carry for others.
+
+use std::process::{Child, Command, Stdio};
+
+use picket_tests::cable::{Cable, ip};
+use picket_tests::collector::{Collector, free_port};
+use picket_tests::proxy::connect_proxy_on;
+use picket_tests::site::{ATTACKER, COLLECTOR, Site, VICTIM, cable};
+use picket_tests::wait_for;
+
+const ISOLATE: [&str; 3] = ["isolate", "--lease", "10m"];
+
+/// Ends a program of the test with it.
+struct Program(Child);
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ended = (self.0.kill(), self.0.wait());
+    }
+}
+
+#[test]
+fn a_collector_with_a_name_is_found_again_when_no_name_server_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let cable = cable();
+    let zone =
+        ["dnsmasq", "--no-daemon", "--no-resolv", "--no-hosts", "--bind-interfaces", "--listen-address"];
+    let record = format!("--address=/collector.test/{COLLECTOR}");
+    let mut server = Command::new(zone[0]);
+    server.args(&zone[1..]).args([ATTACKER, &record, "--pid-file="]).stderr(Stdio::null());
+    let _server = Program(server.spawn().unwrap());
+    let port = free_port();
+    let collector =
+        Collector::start_on_as(dir.path(), &format!("{COLLECTOR}:{port}"), &format!("collector.test:{port}"));
+    let resolver = dir.path().join("resolv.conf");
+    std::fs::write(&resolver, format!("nameserver {ATTACKER}\noptions timeout:1 attempts:1\n")).unwrap();
+    let bind = format!("mount --bind {} /etc/resolv.conf && exec \"$@\"", resolver.display());
+    let site =
+        Site::start_with(dir.path(), &cable, &collector, "", "", &["unshare", "-m", "sh", "-c", &bind, "sh"]);
+    let command = site.order("isolate", &ISOLATE);
+    site.wait(&command, "confirmed");
+    let uplink = site.agent.uplink_pid().unwrap();
+    let lookup = [
+        "sh",
+        "-c",
+        "dig +time=1 +tries=1 @10.199.0.1 collector.test || nslookup -timeout=1 collector.test 10.199.0.1",
+    ];
+    assert!(!site.on_victim(&lookup).stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap().success());
+    // Another uplink, which never asked for the name.
+    rustix::process::kill_process(
+        rustix::process::Pid::from_raw(i32::try_from(uplink).unwrap()).unwrap(),
+        rustix::process::Signal::KILL,
+    )
+    .unwrap();
+    wait_for("another uplink", || site.agent.uplink_pid().filter(|pid| *pid != uplink));
+    std::fs::write(site.agent.watched().join("after-the-cut"), "x").unwrap();
+    collector.wait_finding("file.created", "after-the-cut");
+    assert_eq!(site.pings(), [false, false]);
+}
+
+#[test]
+fn behind_a_proxy_it_is_the_proxy_that_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let cable = cable();
+    // The collector itself is where the victim has no way to.
+    let collector = Collector::start(dir.path());
+    let (proxy, requests) = connect_proxy_on(COLLECTOR, collector.address());
+    let uplink = format!("proxy = \"http://{proxy}\"\n");
+    let site = Site::start_with(dir.path(), &cable, &collector, "", &uplink, &[]);
+    let command = site.order("isolate", &ISOLATE);
+    let applied = site.wait(&command, "applied");
+    assert!(applied.to_string().contains(&proxy), "{applied}");
+    site.wait(&command, "confirmed");
+    assert!(requests.try_iter().count() > 0, "it went by the proxy");
+    assert_eq!(site.pings(), [false, false]);
+    std::fs::write(site.agent.watched().join("by-the-proxy"), "x").unwrap();
+    collector.wait_finding("file.created", "by-the-proxy");
+}
+
+#[test]
+fn with_ipv6_alone_neighbours_stay_known_and_nobody_else_is_reached() {
+    let (victim, attacker, place) = ("fd99::2", "fd99::1", "fd99::3");
+    let dir = tempfile::tempdir().unwrap();
+    let cable = Cable::new();
+    let (near, far) = (cable.near(), cable.far());
+    for (namespace, device) in [(&near, "near0"), (&far, "far0")] {
+        ip(&["-n", namespace, "-4", "addr", "flush", "dev", device]);
+    }
+    for (namespace, device, address) in
+        [(&near, "near0", victim), (&far, "far0", attacker), (&far, "far0", place)]
+    {
+        ip(&["-n", namespace, "addr", "add", &format!("{address}/64"), "dev", device, "nodad"]);
+    }
+    cable.enter_far();
+    let collector = Collector::start_on(dir.path(), &format!("[{place}]"));
+    let site = Site::start(dir.path(), &cable, &collector, "");
+    wait_for("both to know each other", || {
+        (site.pings_between(attacker, victim) == [true, true]).then_some(())
+    });
+    let command = site.order("isolate", &ISOLATE);
+    site.wait(&command, "confirmed");
+    assert_eq!(site.pings_between(attacker, victim), [false, false]);
+    // Both forget where the other is, and find out again.
+    for (namespace, device) in [(&near, "near0"), (&far, "far0")] {
+        ip(&["-n", namespace, "neigh", "flush", "dev", device]);
+    }
+    std::fs::write(site.agent.watched().join("still-heard"), "x").unwrap();
+    collector.wait_finding("file.created", "still-heard");
+    assert_eq!(site.pings_between(attacker, victim), [false, false]);
+    site.agent.run(&["release"]);
+    assert_eq!(site.pings_between(attacker, victim), [true, true]);
+}
+
+#[test]
+fn what_the_host_carries_for_containers_and_machines_is_cut_as_well() {
+    let dir = tempfile::tempdir().unwrap();
+    let cable = cable();
+    let (near, inner) = (cable.near(), format!("{}b", cable.near()));
+    let other = format!("{}c", cable.near());
+    for (name, device, address) in [(&inner, "box0", "10.200.0.2/24"), (&other, "box1", "10.200.0.3/24")] {
+        ip(&["netns", "add", name]);
+        ip(&["link", "add", "eth0", "netns", name, "type", "veth", "peer", "name", device, "netns", &near]);
+        ip(&["-n", name, "addr", "add", address, "dev", "eth0"]);
+        ip(&["-n", name, "link", "set", "eth0", "up"]);
+        ip(&["-n", name, "route", "add", "default", "via", "10.200.0.1"]);
+    }
+    ip(&["-n", &near, "link", "add", "br0", "type", "bridge"]);
+    ip(&["-n", &near, "addr", "add", "10.200.0.1/24", "dev", "br0"]);
+    for device in ["box0", "box1"] {
+        ip(&["-n", &near, "link", "set", device, "master", "br0", "up"]);
+    }
+    ip(&["-n", &near, "link", "set", "br0", "up"]);
+    ip(&["-n", &cable.far(), "route", "add", "10.200.0.0/24", "via", VICTIM]);
+    let forward = "echo 1 > /proc/sys/net/ipv4/ip_forward; \
+                   nft 'table ip docker { chain f { type filter hook forward priority 0; policy accept; ct state established accept; }; }'";
+    assert!(Cable::command(&near, &["sh", "-ec", forward]).status().unwrap().success());
+    let collector = Collector::start_on(dir.path(), COLLECTOR);
+    let site = Site::start(dir.path(), &cable, &collector, "");
+    let ping = |namespace: &str, address: &str| {
+        let mut command = Cable::command(namespace, &["ping", "-c", "1", "-W", "1", address]);
+        command.stdout(Stdio::null()).status().unwrap().success()
+    };
+    let all = || {
+        [
+            ping(&inner, ATTACKER),
+            ping(&cable.far(), "10.200.0.2"),
+            ping(&inner, "10.200.0.3"),
+            ping(&inner, "10.200.0.1"),
+        ]
+    };
+    wait_for("all to reach each other", || (all() == [true; 4]).then_some(()));
+    let command = site.order("isolate", &ISOLATE);
+    site.wait(&command, "confirmed");
+    assert_eq!(all(), [false; 4], "through it, over its bridge, and to it");
+    let applied = site.wait(&command, "applied");
+    let forgotten = applied.pointer("/body/detail/done/flows_forgotten").and_then(serde_json::Value::as_u64);
+    assert!(
+        forgotten.is_some_and(|count| count > 0),
+        "what was tracked of containers is forgotten: {applied}"
+    );
+    site.agent.run(&["release"]);
+    wait_for("all to reach each other again", || (all() == [true; 4]).then_some(()));
+    for name in [&inner, &other] {
+        ip(&["netns", "del", name]);
+    }
+}
