@@ -130,6 +130,11 @@ impl Agent {
         self.running.take().expect("the agent runs").kill();
     }
 
+    /// Whether it was started, and neither stopped nor killed since.
+    pub fn is_running(&self) -> bool {
+        self.running.is_some()
+    }
+
     /// SIGTERM; gives the exit code.
     pub fn stop(&mut self) -> Option<i32> {
         self.running.take().expect("the agent runs").stop()

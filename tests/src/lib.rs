@@ -14,6 +14,7 @@ pub mod lab;
 pub mod operators;
 pub mod process;
 pub mod proxy;
+pub mod rounds;
 pub mod site;
 pub mod ssh;
 

@@ -74,12 +74,21 @@ impl<'a> Site<'a> {
 
     /// Has an operator order `soc command new ARGS…` of the victim; gives the command's id.
     pub fn order(&self, name: &str, args: &[&str]) -> String {
-        let host = self.host();
-        let path = self.operators.write(name, &[args, &["--host", &host]].concat());
+        self.send(&self.write(name, args))
+    }
+
+    /// Writes and signs such an order; gives the file.
+    pub fn write(&self, name: &str, args: &[&str]) -> String {
+        let path = self.operators.write(name, &[args, &["--host", &self.host()]].concat());
         self.operators.sign(&path, "alice");
-        let sent = self.collector.soc_json(&["send", &path]);
+        path
+    }
+
+    /// Sends one; gives the command's id.
+    pub fn send(&self, path: &str) -> String {
+        let sent = self.collector.soc_json(&["send", path]);
         let id = sent.first().and_then(|sent| sent.get("id")).and_then(Value::as_str);
-        id.unwrap_or_else(|| panic!("{name} was not taken: {sent:?}")).to_owned()
+        id.unwrap_or_else(|| panic!("{path} was not taken: {sent:?}")).to_owned()
     }
 
     /// Waits for the receipt of `command` with that outcome.
