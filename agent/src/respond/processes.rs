@@ -15,7 +15,7 @@ use crate::sense::processes::{Life, life};
 mod hold;
 mod identity;
 
-pub use hold::{Hold, let_all_go_on};
+pub use hold::{Hold, boot, let_all_go_on};
 pub use identity::{Named, boot_by_clock, hash_of};
 
 /// Processes that a record names.

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::{Applied, Deed, Levers, Plan, Surroundings};
 use crate::respond::freeze_tree::{self, Stopped, is_stopped};
-use crate::respond::processes::{Hold, Named, Spared, count, named};
+use crate::respond::processes::{Hold, Named, Spared, boot, count, named};
 use crate::respond::receipt::safe;
 use crate::sense::processes::{Life, life, living};
 
@@ -20,6 +20,8 @@ use crate::sense::processes::{Life, life, living};
 pub struct FrozenProcess {
     /// From where on.
     pub root: Stopped,
+    /// The boot in which that is it: in another one somebody else may have its number and its beginning.
+    pub boot: String,
     /// The agent's own directory.
     pub core: PathBuf,
 }
@@ -31,7 +33,7 @@ impl FrozenProcess {
     /// When it is another process, or one that is never stopped.
     pub fn prepare(process: Named<'_>, surroundings: &Surroundings) -> Result<Self, String> {
         let root = process.find(surroundings.booted)?;
-        Ok(Self { root, core: surroundings.core.clone() })
+        Ok(Self { root, boot: boot()?, core: surroundings.core.clone() })
     }
 
     /// Whether something runs that should stand still.
@@ -43,7 +45,8 @@ impl FrozenProcess {
 
     fn tree<'a>(&self, all: &'a [Life], held: &[Stopped]) -> Vec<&'a Life> {
         let spared = Spared::new(all);
-        let roots: Vec<Stopped> = held.iter().chain([&self.root]).cloned().collect();
+        let root = boot().is_ok_and(|now| now == self.boot).then_some(&self.root);
+        let roots: Vec<Stopped> = held.iter().chain(root).cloned().collect();
         freeze_tree::tree(all, &roots, |life| spared.is(life))
     }
 }

@@ -170,7 +170,11 @@ fn lives(process: &Stopped) -> bool {
     life(process.pid).is_some_and(|life| process.is(&life) && life.runs())
 }
 
-fn boot() -> Result<String, String> {
+/// This boot's id.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn boot() -> Result<String, String> {
     let read = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
     read.map(|boot| boot.trim().to_owned()).map_err(|error| format!("this boot's id cannot be read: {error}"))
 }

@@ -89,6 +89,9 @@ fn a_tree_stands_still_and_goes_on_when_the_last_lets_it() {
     frozen.apply(&applied(ONE), &mut levers).unwrap();
     frozen.apply(&applied(ONE), &mut levers).unwrap();
     assert!(tree.is_stopped() && frozen.probe().is_ok() && !frozen.has_escaped(ONE), "{}", tree.states());
+    // After a reboot somebody else may have the number and the beginning.
+    let reboot = freeze_process::FrozenProcess { boot: "another".to_owned(), ..frozen.clone() };
+    reboot.apply(&applied(Uuid::nil()), &mut levers).expect_err("nobody is meant any more");
     // Another order about the same ends in any order.
     frozen.apply(&applied(OTHER), &mut levers).unwrap();
     frozen.undo(ONE, &mut levers).unwrap();
