@@ -13,7 +13,7 @@ use picket_tests::process::Running;
 use picket_tests::wait_for;
 use serde_json::Value;
 
-/// A user, an sshd for him, and what is not his. The numbers are nobody else's on this machine: what runs as them is stopped.
+/// A user, an sshd for him, and what is not his.
 const PREPARE: &str = "
 useradd --create-home --shell /bin/bash --uid $FRIDA frida
 useradd --create-home --shell /bin/bash --uid $GERD gerd
@@ -63,8 +63,9 @@ struct Lab<'a> {
 }
 
 impl<'a> Lab<'a> {
-    /// With two user numbers of its own, from `frida` on.
-    fn start(dir: &std::path::Path, collector: &'a Collector, frida: u32) -> Self {
+    /// With two user numbers that no other test has, nor another run on this machine: what runs as them is stopped.
+    fn start(dir: &std::path::Path, collector: &'a Collector, number: u32) -> Self {
+        let frida = 20_000 + (std::process::id() % 6_000) * 6 + 2 * number;
         let operators = Operators::install(collector, dir, "acme");
         let host = Host::new();
         host.shell(&format!("FRIDA={frida}\nGERD={}\n{PREPARE}", frida + 1));
@@ -131,6 +132,14 @@ impl<'a> Lab<'a> {
         })
     }
 
+    /// Waits until who came to stay has come.
+    fn wait_session(&self, uid: u32) {
+        let is_sleep = |pid: &u32| {
+            std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|program| program.ends_with("sleep"))
+        };
+        wait_for("a session", || processes_of(uid).iter().any(is_sleep).then_some(()));
+    }
+
     fn shadow(&self) -> String {
         self.host.shell("cat /etc/shadow; stat -c '%u %g %a' /etc/shadow")
     }
@@ -190,10 +199,10 @@ fn none_stands_still(uid: u32) -> bool {
 fn a_frozen_account_lets_nobody_in_and_is_afterwards_as_it_was() {
     let dir = tempfile::tempdir().unwrap();
     let collector = Collector::start(dir.path());
-    let mut lab = Lab::start(dir.path(), &collector, 47_110);
+    let mut lab = Lab::start(dir.path(), &collector, 0);
     lab.visit("key", "frida", "true").unwrap();
     lab.visit("stay", "frida", "sleep 600").unwrap();
-    wait_for("her session", || none_stands_still(lab.frida).then_some(()));
+    lab.wait_session(lab.frida);
     let before = lab.shadow();
     let command = lab.order("freeze", &["freeze-account", "--user", "frida", "--lease", "1h"]);
     let confirmed = lab.wait(&command, "confirmed");
@@ -236,7 +245,7 @@ fn a_frozen_account_lets_nobody_in_and_is_afterwards_as_it_was() {
 
     // Her sessions end, others' do not.
     lab.visit("stay", "gerd", "sleep 600").unwrap();
-    wait_for("his session", || none_stands_still(lab.gerd).then_some(()));
+    lab.wait_session(lab.gerd);
     let ended = lab.order("end", &["end-sessions", "--user", "frida"]);
     let applied = lab.wait(&ended, "applied");
     assert!(applied["body"]["detail"]["ended"].as_u64().unwrap() >= 2, "{applied}");
@@ -250,9 +259,9 @@ fn a_frozen_account_lets_nobody_in_and_is_afterwards_as_it_was() {
 fn a_lease_that_ends_while_the_agent_is_dead_is_undone_at_its_start() {
     let dir = tempfile::tempdir().unwrap();
     let collector = Collector::start(dir.path());
-    let mut lab = Lab::start(dir.path(), &collector, 47_120);
+    let mut lab = Lab::start(dir.path(), &collector, 1);
     lab.visit("stay", "frida", "sleep 600").unwrap();
-    wait_for("her session", || none_stands_still(lab.frida).then_some(()));
+    lab.wait_session(lab.frida);
     let before = lab.shadow();
     lab.host.shell("printf 'evil\\n' >/home/frida/x; chown frida:frida /home/frida/x; chmod 4751 /home/frida/x; touch -d @1234567890.123456789 /home/frida/x");
     let file = lab.host.shell("stat -c '%u %g %a %.Y' /home/frida/x; cat /home/frida/x");
@@ -292,7 +301,7 @@ fn a_lease_that_ends_while_the_agent_is_dead_is_undone_at_its_start() {
 fn a_process_is_stopped_and_killed_as_it_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let collector = Collector::start(dir.path());
-    let mut lab = Lab::start(dir.path(), &collector, 47_130);
+    let mut lab = Lab::start(dir.path(), &collector, 2);
     lab.visit("stay", "gerd", "sleep 602; true").unwrap();
     let pid = wait_for("his shell", || {
         processes_of(lab.gerd)
