@@ -343,6 +343,11 @@ impl Action {
         )
     }
 
+    /// Whether it does something to the host, if only for a while.
+    pub fn intervenes(&self) -> bool {
+        !matches!(self, Self::Advise { .. } | Self::Scan { .. } | Self::Drill { .. })
+    }
+
     /// Whether a receipt `applied` is followed by one that says whether it holds: `confirmed`, `reverted` or `failed`.
     pub fn is_probed(&self) -> bool {
         self.takes_lease() && !matches!(self, Self::Advise { .. })

@@ -52,6 +52,10 @@ pub fn run(dir: &Path, count: u32, seed: u64, mut tell: impl FnMut(&str)) -> Out
     stdout_of(
         &mut site.on_victim(&["nft", "table ip owner { chain c { type filter hook input priority 0; }; }"]),
     );
+    wait_for("addresses that are no longer tentative", || {
+        let addresses = stdout_of(&mut site.on_victim(&["ip", "-6", "addr", "show", "tentative"]));
+        addresses.trim().is_empty().then_some(())
+    });
     let neighbour = stdout_of(&mut site.on_victim(&["ip", "neigh", "show", ATTACKER, "dev", "near0"]));
     let mac = neighbour.split_whitespace().nth(2).expect("the attacker's card").to_owned();
     let file = site.agent.watched().join("evidence");

@@ -150,7 +150,7 @@ fn root_releases_it_and_so_do_the_stop_of_the_agent_and_its_next_start_after_a_c
     let before = locked(&agent);
     wait_for("more victims", || (locked(&agent) > before + 60).then_some(()));
     drop(locker);
-    assert_eq!(agent.run(&["release"]).trim(), "nothing is frozen");
+    assert_eq!(agent.run(&["release"]).trim(), "nothing is in force");
 
     let documents = |agent: &Agent| {
         fs::remove_dir_all(agent.watched().join("office")).unwrap();

@@ -186,7 +186,7 @@ impl Shared {
             return Err(SubmitError::Expired(command.expires));
         }
         let roots = self.store.trust_chain(&command.tenant)?;
-        let counts = command.action.is_probed() && fence::may_be_obeyed(&signed, &command, &roots);
+        let counts = command.action.intervenes() && fence::may_be_obeyed(&signed, &command, &roots);
         let (id, tenant, hosts) = (command.id, command.tenant.clone(), command.hosts.clone());
         let row = self.store.submit_command(NewCommand {
             command,

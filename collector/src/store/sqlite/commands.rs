@@ -56,7 +56,7 @@ pub(super) fn submit(write: &mut Write<'_>, new: &NewCommand) -> Result<CommandR
             new.now.nanos(),
             new.submitted_by,
             new.envelope,
-            command.action.is_probed(),
+            command.action.intervenes(),
             new.containments_max.is_some()
         ],
     )?;
