@@ -48,7 +48,7 @@ fn ids(numbers: &[u8]) -> BTreeSet<KeyId> {
 fn trust_root(version: u64) -> TrustRoot {
     let operator = |number: u8| {
         let public = key(number).public();
-        (KeyId::of(&public), OperatorKey { name: format!("operator-{number}"), public })
+        (KeyId::of(&public), OperatorKey { name: format!("operator-{number}"), public: public.into() })
     };
     let all = ["advise", "scan", "drill"].map(str::to_owned);
     let responders = Role {
@@ -485,7 +485,7 @@ fn a_trust_root_is_replaced_only_by_a_threshold_of_the_old() {
     let foreign = TrustRoot { tenant: tenant("other"), ..trust_root(2) };
     let mut taken = trust_root(2);
     let thief = key(66).public();
-    let thief_name = OperatorKey { name: "thief".to_owned(), public: thief };
+    let thief_name = OperatorKey { name: "thief".to_owned(), public: thief.into() };
     taken.keys.insert(KeyId::of(&thief), thief_name);
     taken.root = RootRole { keys: ids(&[66]), threshold: 1 };
     for bad in [

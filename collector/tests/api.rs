@@ -57,7 +57,7 @@ fn trust_root(tenant: &str, version: u64) -> Vec<u8> {
         version,
         tenant: picket_protocol::identity::Tenant::parse(tenant).unwrap(),
         expires: soon(),
-        keys: [(id.clone(), OperatorKey { name: "alice".to_owned(), public: key.public() })].into(),
+        keys: [(id.clone(), OperatorKey { name: "alice".to_owned(), public: key.public().into() })].into(),
         root: RootRole { keys: [id].into(), threshold: 1 },
         roles: std::collections::BTreeMap::new(),
     };

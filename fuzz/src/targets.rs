@@ -19,6 +19,9 @@ use picket_protocol::message::{
 };
 use picket_protocol::note::{KeyKind, Note, VerifierKey};
 use picket_protocol::record::{Gap, KeyRotation, Lifecycle, Record};
+use picket_protocol::signer::{COMMAND_NAMESPACE, SignerKey};
+use picket_protocol::ssh::SshKey;
+use picket_protocol::sshsig::{NAMESPACE_BYTES_MAX, SSHSIG_BYTES_MAX, SshSignature};
 use picket_protocol::time::Timestamp;
 use picket_protocol::trust::TrustRoot;
 use picket_protocol::{command, json, tree, trust};
@@ -43,6 +46,8 @@ pub const ALL: &[(&str, Check)] = &[
     ("envelope", envelope),
     ("trust", trust_root),
     ("command", command_payload),
+    ("sshsig", sshsig),
+    ("ssh-key", ssh_key),
     ("bundle", bundle),
     ("proof", proof),
 ];
@@ -53,6 +58,10 @@ pub const LOG_SEED: [u8; 32] = [1; 32];
 pub const WITNESS_SEED: [u8; 32] = [2; 32];
 /// The first of two operators'; the second's is one higher.
 pub const OPERATOR_SEED: [u8; 32] = [3; 32];
+/// Of the key of OpenSSH in a file.
+pub const SSH_SEED: [u8; 32] = [5; 32];
+/// Of the one on a token.
+pub const TOKEN_SEED: [u8; 32] = [6; 32];
 /// The witness's name.
 pub const WITNESS: &str = "collector.example/witness";
 
@@ -241,9 +250,50 @@ fn batch(input: &[u8]) -> bool {
     true
 }
 
-fn operators() -> BTreeMap<KeyId, PublicKey> {
+/// Two keys of `soc keygen`, and those of OpenSSH that sign the corpus.
+fn operators() -> BTreeMap<KeyId, SignerKey> {
     let key = |n| SigningKey::from_seed(OPERATOR_SEED.map(|byte| byte + n)).public();
-    [key(0), key(1)].into_iter().map(|key| (KeyId::of(&key), key)).collect()
+    let [file, token] = ssh_operators().map(SignerKey::from);
+    [key(0).into(), key(1).into(), file, token].into_iter().map(|key| (key.id(), key)).collect()
+}
+
+/// A key in a file and one on a token.
+pub fn ssh_operators() -> [SshKey; 2] {
+    let key = |seed| SigningKey::from_seed(seed).public();
+    let file = SshKey::of_file(key(SSH_SEED)).expect("no weak key");
+    [file, SshKey::of_token(key(TOKEN_SEED), "ssh:").expect("no weak key")]
+}
+
+/// What the signatures of the corpus are of.
+pub const SSH_MESSAGE: &[u8] = b"message";
+
+fn sshsig(input: &[u8]) -> bool {
+    let Ok(signature) = SshSignature::decode(input) else { return false };
+    assert_eq!(signature.encode(), input, "a signature has one form");
+    assert!(input.len() <= SSHSIG_BYTES_MAX && signature.namespace.len() <= NAMESPACE_BYTES_MAX);
+    assert_eq!(signature.presence.is_some(), signature.key.application().is_some());
+    assert!(signature.verify(&signature.key, "another", SSH_MESSAGE).is_err());
+    for key in ssh_operators() {
+        if signature.verify(&key, COMMAND_NAMESPACE, SSH_MESSAGE).is_ok() {
+            assert!(signature.key == key && signature.namespace == COMMAND_NAMESPACE);
+            assert!(signature.presence.is_none_or(|presence| presence.flags & 1 == 1));
+        }
+    }
+    true
+}
+
+/// A line of a `.pub` file, or the encoded key.
+fn ssh_key(input: &[u8]) -> bool {
+    let line = std::str::from_utf8(input).ok().and_then(|text| SshKey::parse_line(text).ok());
+    let decoded = SshKey::decode(input).ok();
+    if let Some(key) = &decoded {
+        assert_eq!(key.encode(), input, "a key has one form");
+    }
+    let Some(key) = line.map(|(key, _)| key).or(decoded) else { return false };
+    assert_eq!(SshKey::parse(&key.to_string()).as_ref(), Ok(&key));
+    assert_eq!(SshKey::decode(&key.encode()).as_ref(), Ok(&key));
+    assert_eq!(SignerKey::parse(&key.to_string()), Ok(key.into()));
+    true
 }
 
 fn envelope(input: &[u8]) -> bool {

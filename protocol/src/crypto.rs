@@ -1,5 +1,5 @@
-//! The cryptographic primitives, in one place, so that a change of provider is one file: SHA-256 and
-//! Ed25519 (RFC 8032), both from `ring`.
+//! The cryptographic primitives, in one place, so that a change of provider is one file: SHA-256, SHA-512 and
+//! Ed25519 (RFC 8032), all from `ring`.
 
 use std::fmt;
 
@@ -24,6 +24,13 @@ pub fn sha256(parts: &[&[u8]]) -> Hash {
     }
     let mut out = [0; KEY_BYTES];
     out.copy_from_slice(context.finish().as_ref());
+    out
+}
+
+/// SHA-512 of `message`: only SSH signatures are made of one.
+pub fn sha512(message: &[u8]) -> [u8; 64] {
+    let mut out = [0; 64];
+    out.copy_from_slice(ring::digest::digest(&ring::digest::SHA512, message).as_ref());
     out
 }
 

@@ -2,13 +2,15 @@
 //! pre-authentication encoding, so nothing is ever canonicalised.
 //!
 //! Both base64 alphabets are read, the standard one is written. A key id only narrows which keys are tried:
-//! a signature without one is tried against all, up to [`ATTEMPTS_MAX`] verifications an envelope.
+//! a signature without one is tried against all, up to [`ATTEMPTS_MAX`] verifications an envelope. The signature of a
+//! key of OpenSSH is an SSHSIG in its binary form ([`crate::sshsig`]).
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::crypto::{PublicKey, SigningKey, from_base64, hex, sha256, to_base64};
+use crate::signer::SignerKey;
 
 /// Longest envelope that is parsed, in bytes.
 /// A command to [`crate::command::HOSTS_MAX`] hosts has some 540,000.
@@ -18,13 +20,13 @@ pub const SIGNATURES_MAX: usize = 64;
 /// Most signature checks that one envelope may cause: some 25 ms of work.
 pub const ATTEMPTS_MAX: usize = 512;
 
-/// Names an operator's key: the first 16 bytes of SHA-256 of the public key, in hex.
+/// Names an operator's key: the first 16 bytes of SHA-256 of the public key, in hex. See [`SignerKey::id`].
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(transparent)]
 pub struct KeyId(pub String);
 
 impl KeyId {
-    /// The id of `key`.
+    /// The id of `key`, used as it is: the same key in the hands of OpenSSH has another.
     pub fn of(key: &PublicKey) -> Self {
         let digest = sha256(&[&key.0]);
         Self(hex(digest.get(..16).unwrap_or(&digest)))
@@ -109,7 +111,7 @@ pub fn pae(payload_type: &str, payload: &[u8]) -> Vec<u8> {
 pub struct Verified {
     /// The exact bytes that were signed.
     pub payload: Vec<u8>,
-    /// Each key once, however often it signed. Empty when nobody known did.
+    /// Each key once, however often and in however many forms it signed. Empty when nobody known did.
     pub signers: BTreeSet<KeyId>,
 }
 
@@ -145,30 +147,40 @@ impl Envelope {
         &self.signatures
     }
 
+    /// The bytes that are signed.
+    pub fn to_sign(&self) -> Result<Vec<u8>, DsseError> {
+        Ok(pae(&self.payload_type, &self.payload()?))
+    }
+
     /// Adds `key`'s signature, in place of one that it made before.
     pub fn sign(&mut self, key: &SigningKey) -> Result<(), DsseError> {
-        let message = pae(&self.payload_type, &self.payload()?);
-        let keyid = KeyId::of(&key.public()).0;
-        self.signatures.retain(|s| s.keyid != keyid);
+        let message = self.to_sign()?;
+        self.add(KeyId::of(&key.public()), &key.sign(&message))
+    }
+
+    /// Adds a signature of [`Envelope::to_sign`] that was made elsewhere, in place of one by the same key.
+    pub fn add(&mut self, key: KeyId, signature: &[u8]) -> Result<(), DsseError> {
+        self.signatures.retain(|s| s.keyid != key.0);
         if self.signatures.len() >= SIGNATURES_MAX {
             return Err(DsseError::TooLarge);
         }
-        self.signatures.push(EnvelopeSignature { keyid, sig: to_base64(&key.sign(&message)) });
+        self.signatures.push(EnvelopeSignature { keyid: key.0, sig: to_base64(signature) });
         Ok(())
     }
 
-    /// Checks the type and tells which of `keys` signed. Signatures by others and invalid ones are not counted.
+    /// Checks the type and tells which of `keys` signed. Signatures by others and invalid ones are not counted, and one
+    /// Ed25519 key that is given in two forms counts in the form in which it signed first.
     pub fn verify(
         &self,
         payload_type: &str,
-        keys: &BTreeMap<KeyId, PublicKey>,
+        keys: &BTreeMap<KeyId, SignerKey>,
     ) -> Result<Verified, DsseError> {
         if self.payload_type != payload_type {
             return Err(DsseError::WrongType(self.payload_type.chars().take(100).collect()));
         }
         let payload = self.payload()?;
         let message = pae(payload_type, &payload);
-        let (mut signers, mut attempts) = (BTreeSet::new(), 0);
+        let (mut signers, mut points, mut attempts) = (BTreeSet::new(), BTreeSet::new(), 0);
         for signature in &self.signatures {
             let Some(bytes) = from_either_base64(&signature.sig) else { continue };
             let named = |id: &KeyId| signature.keyid.is_empty() || id.0 == signature.keyid;
@@ -177,7 +189,7 @@ impl Envelope {
                 if attempts > ATTEMPTS_MAX {
                     return Err(DsseError::TooLarge);
                 }
-                if key.verifies(&message, &bytes) {
+                if key.verifies(payload_type, &message, &bytes) && points.insert(*key.point()) {
                     signers.insert(id.clone());
                 }
             }

@@ -7,9 +7,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::crypto::PublicKey;
 use crate::dsse::{DsseError, Envelope, KeyId};
 use crate::identity::Tenant;
+use crate::signer::SignerKey;
 use crate::time::Timestamp;
 
 /// DSSE payload type of a trust root.
@@ -25,8 +25,8 @@ pub const NAME_BYTES_MAX: usize = 128;
 pub struct OperatorKey {
     /// The operator's name, for receipts and `agent commands`.
     pub name: String,
-    /// The key.
-    pub public: PublicKey,
+    /// The key. No two of a trust root are the same Ed25519 key in different forms.
+    pub public: SignerKey,
 }
 
 /// With at least `signatures` signers a command may name up to `hosts` hosts.
@@ -150,8 +150,8 @@ impl TrustRoot {
     }
 
     /// The public keys by id, for [`Envelope::verify`].
-    pub fn public_keys(&self) -> BTreeMap<KeyId, PublicKey> {
-        self.keys.iter().map(|(id, key)| (id.clone(), key.public)).collect()
+    pub fn public_keys(&self) -> BTreeMap<KeyId, SignerKey> {
+        self.keys.iter().map(|(id, key)| (id.clone(), key.public.clone())).collect()
     }
 
     fn check_signed(&self, envelope: &Envelope, whose: &'static str) -> Result<(), TrustError> {
@@ -170,8 +170,13 @@ impl TrustRoot {
         if self.keys.len() > KEYS_MAX || self.roles.len() > KEYS_MAX {
             return problem(format!("more than {KEYS_MAX} keys or roles"));
         }
-        if let Some((id, _)) = self.keys.iter().find(|(id, key)| **id != KeyId::of(&key.public)) {
+        if let Some((id, _)) = self.keys.iter().find(|(id, key)| **id != key.public.id()) {
             return problem(format!("key {id} is not the id of its key"));
+        }
+        let mut points = BTreeSet::new();
+        if let Some(key) = self.keys.values().find(|key| !points.insert(key.public.point())) {
+            // Whoever holds it could meet a threshold of two alone.
+            return problem(format!("the key of {:?} is listed in another form as well", key.name));
         }
         if let Some(key) = self.keys.values().find(|key| !is_plain_name(&key.name)) {
             return problem(format!("the operator name {:?} is empty, too long or not printable", key.name));

@@ -71,7 +71,7 @@ fn trust_root(tenant: &str) -> Envelope {
         version: 1,
         tenant: Tenant::parse(tenant).unwrap(),
         expires: Timestamp::from_seconds(4_000_000_000),
-        keys: [(id.clone(), OperatorKey { name: "ada".to_owned(), public: operator.public() })].into(),
+        keys: [(id.clone(), OperatorKey { name: "ada".to_owned(), public: operator.public().into() })].into(),
         root: RootRole { keys: [id].into(), threshold: 1 },
         roles: Default::default(),
     };

@@ -53,7 +53,7 @@ mod tests {
             .iter()
             .map(|seed| {
                 let public = key(*seed).public();
-                (KeyId::of(&public), OperatorKey { name: format!("operator {seed}"), public })
+                (KeyId::of(&public), OperatorKey { name: format!("operator {seed}"), public: public.into() })
             })
             .collect();
         let ids: std::collections::BTreeSet<KeyId> = keys.keys().cloned().collect();

@@ -22,6 +22,7 @@ Examples:
   soc command new advise --host web-1 --message '…' --reason '…' --ticket C-7 -o advise.json
   soc isolate web-1 --lease 2h --reason '…' --ticket C-7        cuts a host off, once signed and sent
   soc sign advise.json --key alice.key          shows what you sign, adds your signature
+  soc sign advise.json --ssh-key ~/.ssh/id_ed25519              the same with an SSH key or a FIDO2 token
   soc send advise.json --wait                   posts it and follows the receipts
   soc pending                                   commands of which something is still to come
   soc watch                                     receipts of all hosts, live
@@ -105,7 +106,9 @@ pub enum Action {
     )]
     Isolate(IsolateArguments),
     /// Show what a command or trust root says, then add your signature to it
-    #[command(after_help = "Example:\n  soc sign advise.json --key alice.key --trust acme-trust.json")]
+    #[command(
+        after_help = "Examples:\n  soc sign advise.json --key alice.key --trust acme-trust.json\n  soc sign advise.json --ssh-key ~/.ssh/id_ed25519          asks for the passphrase, or ssh-agent\n  soc sign advise.json --ssh-key ~/.ssh/id_ed25519_sk       a FIDO2 token: touch it when it blinks\n\nThe namespace of SSH signatures is picket-command, and picket-trust-root for trust roots."
+    )]
     Sign(SignArguments),
     /// Post a signed command
     #[command(
@@ -238,6 +241,10 @@ pub struct SignArguments {
     /// Your key [default: operator.key beside the configuration]
     #[arg(long, value_name = "FILE")]
     pub key: Option<PathBuf>,
+    /// Your SSH key instead (ssh-ed25519, or sk-ssh-ed25519@openssh.com on a FIDO2 token): its file, or the .pub file of
+    /// one that ssh-agent holds. ssh-keygen signs with it
+    #[arg(long, value_name = "FILE", conflicts_with = "key")]
+    pub ssh_key: Option<PathBuf>,
     /// The tenant's trust root: tells whether the signatures suffice
     #[arg(long, value_name = "FILE")]
     pub trust: Option<PathBuf>,
@@ -265,10 +272,13 @@ pub struct SendArguments {
 pub enum TrustAction {
     /// Write an unsigned trust root from operators' public keys
     #[command(
-        after_help = "Example: two responders, ten hosts for one signature, a hundred for both\n  soc trust new --tenant acme --key alice.key.pub --key bob.key.pub \\\n      --hosts 1=10 --hosts 2=100 --root-threshold 2 -o acme-trust.json\n\nExample: who may isolate hosts as well; actions that are named take the place of the default ones\n  soc trust new --tenant acme --key alice.key.pub --key bob.key.pub --action advise --action scan \\\n      --action drill --action isolate --threshold 2 --hosts 2=20 --lease-max 1d -o acme-trust.json\n\nSeveral roles are written as a TOML policy (--policy):\n  tenant = \"acme\"\n  [operators]\n  alice = \"Ap1x…=\"\n  [root]\n  operators = [\"alice\"]\n  threshold = 1\n  [roles.advisers]\n  operators = [\"alice\"]\n  threshold = 1\n  actions = [\"advise\"]\n  hosts = { 1 = 10 }\n  lease_max = \"7d\""
+        after_help = "Example: two responders, ten hosts for one signature, a hundred for both\n  soc trust new --tenant acme --key alice.key.pub --key bob.key.pub \\\n      --hosts 1=10 --hosts 2=100 --root-threshold 2 -o acme-trust.json\n\nExample: who may isolate hosts as well; actions that are named take the place of the default ones\n  soc trust new --tenant acme --key alice.key.pub --key bob.key.pub --action advise --action scan \\\n      --action drill --action isolate --threshold 2 --hosts 2=20 --lease-max 1d -o acme-trust.json\n\nExample: one signs with an SSH key, one with a FIDO2 token (ssh-keygen -t ed25519-sk)\n  soc trust new --tenant acme --ssh-key carol=carol.pub --ssh-key dave=dave_sk.pub -o acme-trust.json\n\nSeveral roles are written as a TOML policy (--policy):\n  tenant = \"acme\"\n  [operators]\n  alice = \"Ap1x…=\"\n  carol = \"ssh-ed25519 AAAA… carol@laptop\"\n  dave = \"sk-ssh-ed25519@openssh.com AAAA…\"\n  [root]\n  operators = [\"alice\"]\n  threshold = 1\n  [roles.advisers]\n  operators = [\"alice\"]\n  threshold = 1\n  actions = [\"advise\"]\n  hosts = { 1 = 10 }\n  lease_max = \"7d\""
     )]
     New(TrustNewArguments),
     /// Show what a trust root file says, then add your signature to it
+    #[command(
+        after_help = "Examples:\n  soc trust sign acme-trust.json --key alice.key\n  soc trust sign acme-trust.json --ssh-key ~/.ssh/id_ed25519"
+    )]
     Sign(SignArguments),
     /// Show the trust root in a file, or the one in force for a tenant
     #[command(after_help = "Examples:\n  soc trust show acme-trust.json\n  soc trust show --tenant acme")]
@@ -295,7 +305,7 @@ pub enum TrustAction {
 #[derive(Debug, Args)]
 pub struct TrustNewArguments {
     /// A policy in TOML, instead of the options below
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["tenant", "key", "operator", "hosts", "action"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["tenant", "key", "ssh_key", "operator", "hosts", "action"])]
     pub policy: Option<PathBuf>,
     /// Whose agents obey it
     #[arg(long, required_unless_present = "policy")]
@@ -303,7 +313,11 @@ pub struct TrustNewArguments {
     /// An operator's public key, as `soc keygen` wrote it to FILE.pub (repeat it)
     #[arg(long, value_name = "FILE")]
     pub key: Vec<PathBuf>,
-    /// The same as text (repeat it)
+    /// An operator's SSH key, ssh-ed25519 or sk-ssh-ed25519@openssh.com (repeat it); the operator is called by NAME, or
+    /// else by the comment in the file
+    #[arg(long, value_name = "[NAME=]FILE.pub")]
+    pub ssh_key: Vec<String>,
+    /// The same as text, of either kind (repeat it)
     #[arg(long, value_name = "NAME=PUBLIC")]
     pub operator: Vec<String>,
     /// How many of them must sign a command

@@ -8,6 +8,7 @@ use picket_protocol::command::{Action, Command, HOSTS_MAX, Network, PAYLOAD_TYPE
 use picket_protocol::dsse::{ENVELOPE_BYTES_MAX, Envelope, SIGNATURES_MAX};
 use picket_protocol::finding::printable;
 use picket_protocol::identity::{AgentId, Tenant};
+use picket_protocol::sshsig::SSHSIG_BYTES_MAX;
 use picket_protocol::time::Timestamp;
 
 use super::args::{CommandFrame, CommandText, NamedProcess, NewAction, Order};
@@ -20,8 +21,8 @@ use super::{Session, networks, read_file, replace_file};
 /// How long before it was written a command is valid by default: hosts whose clocks are late obey it too.
 const CLOCK_SLACK: Duration = Duration::from_secs(300);
 
-/// What an envelope keeps free for signatures: as many as it may carry, each with its key's id.
-const SIGNATURES_BYTES: usize = SIGNATURES_MAX * 256;
+/// What an envelope keeps free for signatures: as many as it may carry, each with its key's id, in base64.
+const SIGNATURES_BYTES: usize = SIGNATURES_MAX * (SSHSIG_BYTES_MAX.div_ceil(3) * 4 + 64);
 
 /// `soc command new …`.
 pub(super) async fn write(session: &mut Session, new: NewAction) -> Result<u8, SocError> {

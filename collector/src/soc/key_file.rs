@@ -80,6 +80,9 @@ pub fn read_public(path: &Path) -> Result<(String, PublicKey), SocError> {
     let mut words = text.split_whitespace();
     match (words.next(), words.next(), words.next().and_then(PublicKey::parse), words.next()) {
         (Some(PUBLIC_PREFIX), Some(name), Some(key), None) => Ok((name.to_owned(), key)),
+        (Some(first), ..) if first.contains("ssh-") => {
+            Err(SocError::Usage(format!("{0} is an SSH key's: give it as --ssh-key {0}", path.display())))
+        }
         _ => Err(SocError::Usage(format!("{} is not the .pub file of `soc keygen`", path.display()))),
     }
 }

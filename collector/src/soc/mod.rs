@@ -11,7 +11,8 @@
 //! | `known` | keys pinned on this machine |
 //! | `screen`, `period` | what is printed and typed |
 //! | `hosts`, `findings`, `proof`, `receipts`, `pending`, `follow` | reading |
-//! | `key_file`, `draft`, `networks`, `isolate`, `policy`, `reach`, `sign`, `send`, `trust` | ordering |
+//! | `key_file`, `ssh_key`, `signer` | operators' keys |
+//! | `draft`, `networks`, `isolate`, `policy`, `reach`, `sign`, `send`, `trust` | ordering |
 
 mod args;
 mod client;
@@ -36,7 +37,9 @@ mod screen;
 mod send;
 mod show;
 mod sign;
+mod signer;
 mod sources;
+mod ssh_key;
 mod trust;
 
 use std::io::Write as _;

@@ -7,6 +7,8 @@ use picket_protocol::crypto::PublicKey;
 use picket_protocol::dsse::{Envelope, KeyId};
 use picket_protocol::finding::printable;
 use picket_protocol::identity::Tenant;
+use picket_protocol::signer::SignerKey;
+use picket_protocol::ssh::SshKey;
 use picket_protocol::time::Timestamp;
 use picket_protocol::trust::{AudienceBound, OperatorKey, PAYLOAD_TYPE, Role, RootRole, TrustRoot};
 
@@ -70,6 +72,10 @@ impl Policy {
             let (name, key) = super::key_file::read_public(path)?;
             add(&name, &key.to_string())?;
         }
+        for text in &arguments.ssh_key {
+            let (name, key) = named_ssh_key(text)?;
+            add(&name, &key.to_string())?;
+        }
         for text in &arguments.operator {
             let parts = text.split_once('=');
             let (name, key) =
@@ -77,7 +83,9 @@ impl Policy {
             add(name, key)?;
         }
         if operators.is_empty() {
-            return Err(SocError::Usage("name the operators: --key FILE.pub for each".to_owned()));
+            return Err(SocError::Usage(
+                "name the operators: --key FILE.pub or --ssh-key FILE.pub for each".to_owned(),
+            ));
         }
         let names: Vec<String> = operators.keys().cloned().collect();
         let actions = match arguments.action.as_slice() {
@@ -111,16 +119,15 @@ impl Policy {
             usage(format!("{:?} is no tenant: 1 to 64 characters of a-z, 0-9 and -", self.tenant))
         })?;
         let mut ids = BTreeMap::new();
-        let mut keys = BTreeMap::new();
+        let (mut keys, mut points) = (BTreeMap::new(), BTreeSet::new());
         for (name, text) in &self.operators {
-            let public = PublicKey::parse(text).ok_or_else(|| {
-                usage(format!("the key of {name:?} is not the base64 that `soc keygen` printed"))
-            })?;
-            let id = KeyId::of(&public);
-            ids.insert(name.as_str(), id.clone());
-            if keys.insert(id, OperatorKey { name: name.clone(), public }).is_some() {
+            let public = operator_key(text).map_err(|why| usage(format!("the key of {name:?}: {why}")))?;
+            if !points.insert(*public.point()) {
                 return Err(usage(format!("{name:?} has the key of another operator")));
             }
+            let id = public.id();
+            ids.insert(name.as_str(), id.clone());
+            keys.insert(id, OperatorKey { name: name.clone(), public });
         }
         let members = |names: &[String]| -> Result<BTreeSet<KeyId>, SocError> {
             let id_of = |name: &String| {
@@ -168,6 +175,31 @@ impl RolePolicy {
     }
 }
 
+/// The key of an operator: what `soc keygen` printed, or the line of a `.pub` file of OpenSSH.
+fn operator_key(text: &str) -> Result<SignerKey, String> {
+    let text = text.trim();
+    if text.contains(char::is_whitespace) {
+        let parsed = SshKey::parse_line(text).map(|(key, _)| key.into());
+        return parsed.map_err(|error| printable(&error.to_string()).into_owned());
+    }
+    let neither = "not the base64 that `soc keygen` printed, nor the line of an SSH key's .pub file";
+    PublicKey::parse(text).map(SignerKey::from).ok_or_else(|| neither.to_owned())
+}
+
+/// `[NAME=]FILE.pub`: without a name the operator is called what the key's comment says.
+fn named_ssh_key(text: &str) -> Result<(String, SshKey), SocError> {
+    let named = text.split_once('=').filter(|(name, _)| !name.contains('/'));
+    let (name, path) = named.map_or((None, text), |(name, path)| (Some(name), path));
+    let (key, comment) = super::ssh_key::read_public(path.as_ref())?;
+    let name = name.map_or(comment, str::to_owned);
+    if name.is_empty() {
+        return Err(SocError::Usage(format!(
+            "{path} has no comment: name the operator, --ssh-key NAME={path}"
+        )));
+    }
+    Ok((name, key))
+}
+
 fn audience(text: &str) -> Result<(String, u32), SocError> {
     let parts = text.split_once('=').and_then(|(signatures, hosts)| {
         let signatures: u32 = signatures.parse().ok()?;
@@ -203,11 +235,29 @@ mod tests {
     }
 
     #[test]
+    fn operators_may_have_ssh_keys() {
+        let (file, token) = (SshKey::of_file(key(2)).unwrap(), SshKey::of_token(key(3), "ssh:").unwrap());
+        let operators =
+            format!("alice = \"{}\"\ncarol = \"{file} carol@laptop\"\ndave = \"{token}\"", key(1));
+        let root = policy(&operators, REST).unwrap();
+        let kinds: BTreeMap<_, _> =
+            root.keys.values().map(|key| (key.name.as_str(), key.public.kind())).collect();
+        let expected =
+            [("alice", "ed25519"), ("carol", "ssh-ed25519"), ("dave", "sk-ssh-ed25519@openssh.com")];
+        assert_eq!(kinds, BTreeMap::from(expected));
+        let file = SshKey::of_file(key(1)).unwrap();
+        let one_key = format!("alice = \"{}\"\ncarol = \"{file}\"", key(1));
+        assert!(policy(&one_key, REST).unwrap_err().to_string().contains("another operator"));
+    }
+
+    #[test]
     fn contradictions_are_refused() {
         let alice = format!("alice = \"{}\"", key(1));
         let cases = [
             (format!("{alice}\nbob = \"{}\"", key(1)), REST.to_owned(), "another operator"),
             ("alice = \"x\"".to_owned(), REST.to_owned(), "keygen"),
+            ("alice = \"ssh-rsa AAAA a@b\"".to_owned(), REST.to_owned(), "only ssh-ed25519"),
+            ("alice = \"ssh-ed25519 AAAA a@b\"".to_owned(), REST.to_owned(), "malformed"),
             (alice.clone(), REST.replace("\"alice\"", "\"carol\""), "carol"),
             (alice.clone(), REST.replace("threshold = 1", "threshold = 2"), "threshold"),
             (alice.clone(), REST.replace("1 = 10", "one = 10"), "number of signatures"),

@@ -5,8 +5,8 @@ use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use std::path::PathBuf;
 
 use picket_protocol::command::{Action, Command};
-use picket_protocol::crypto::SigningKey;
 use picket_protocol::dsse::{Envelope, KeyId};
+use picket_protocol::signer::SignerKey;
 use picket_protocol::time::Timestamp;
 use picket_protocol::trust::TrustRoot;
 
@@ -14,6 +14,7 @@ use super::args::SignArguments;
 use super::error::SocError;
 use super::period::show_period;
 use super::screen::{Cell, Paint, Screen, short_time};
+use super::signer::Signer;
 use super::{Session, draft, key_file, reach, trust};
 
 /// Hosts and networks that are listed one by one.
@@ -57,11 +58,8 @@ pub(super) fn keygen(
 /// `soc sign FILE` and `soc trust sign FILE`.
 pub(super) fn sign(session: &mut Session, arguments: &SignArguments) -> Result<u8, SocError> {
     let mut envelope = trust::read_envelope(&arguments.file)?;
-    let key_path = match &arguments.key {
-        Some(path) => path.clone(),
-        None => session.config_path()?.with_file_name("operator.key"),
-    };
-    let key = key_file::read(&key_path)?;
+    let signer = Signer::open(session, arguments)?;
+    let key = signer.public();
     let pinned =
         arguments.trust.as_deref().map(|path| trust::peek(&trust::read_envelope(path)?)).transpose()?;
     let before = plan(session, &envelope, &key, pinned.as_ref())?;
@@ -70,10 +68,10 @@ pub(super) fn sign(session: &mut Session, arguments: &SignArguments) -> Result<u
         return Ok(0);
     }
     confirm(arguments.yes)?;
-    envelope.sign(&key).map_err(|error| SocError::Failing(error.to_string()))?;
+    signer.sign(&mut envelope)?;
     draft::write_envelope(&arguments.file, &envelope)?;
     let count = envelope.signatures().len();
-    let id = KeyId::of(&key.public());
+    let id = key.id();
     if session.json {
         session
             .screen
@@ -91,11 +89,11 @@ pub(super) fn sign(session: &mut Session, arguments: &SignArguments) -> Result<u
 fn plan(
     session: &mut Session,
     envelope: &Envelope,
-    key: &SigningKey,
+    key: &SignerKey,
     pinned: Option<&TrustRoot>,
 ) -> Result<bool, SocError> {
     let (screen, now) = (&mut session.screen, session.now);
-    let own = std::collections::BTreeMap::from([(KeyId::of(&key.public()), key.public())]);
+    let own = std::collections::BTreeMap::from([(key.id(), key.clone())]);
     let signed = envelope.verify(envelope.payload_type(), &own);
     let signed = signed.is_ok_and(|verified| !verified.signers.is_empty());
     if session.json {
@@ -184,12 +182,12 @@ fn print_reach(
     envelope: &Envelope,
     command: &Command,
     root: &TrustRoot,
-    key: &SigningKey,
+    key: &SignerKey,
 ) -> Result<(), SocError> {
     trust::print_signatures(screen, envelope, picket_protocol::command::PAYLOAD_TYPE, root)?;
     let verified = envelope.verify(picket_protocol::command::PAYLOAD_TYPE, &root.public_keys());
     let mut signers = verified.map_err(|error| SocError::Bad(error.to_string()))?.signers;
-    signers.insert(KeyId::of(&key.public()));
+    signers.insert(key.id());
     if root.tenant != command.tenant {
         let text = format!("the trust root is for tenant {}", root.tenant);
         return Ok(screen.field_cell("mismatch", &Cell::new(text).paint(Paint::RedBold))?);

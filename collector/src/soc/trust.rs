@@ -4,8 +4,9 @@ use std::path::Path;
 
 use picket_protocol::dsse::{Envelope, KeyId};
 use picket_protocol::finding::printable;
+use picket_protocol::signer::SignerKey;
 use picket_protocol::time::Timestamp;
-use picket_protocol::trust::{PAYLOAD_TYPE, TrustRoot};
+use picket_protocol::trust::{OperatorKey, PAYLOAD_TYPE, TrustRoot};
 
 use super::args::TrustNewArguments;
 use super::client::{Client, percent_encoded, with_query};
@@ -122,7 +123,7 @@ pub(super) fn print(screen: &mut Screen, root: &TrustRoot, now: Timestamp) -> Re
         screen.field_cell("EXPIRED", &Cell::new(short_time(root.expires)).paint(Paint::RedBold))?;
     }
     for (id, key) in &root.keys {
-        screen.field("operator", format!("{} {} (key {id})", key.name, key.public))?;
+        screen.field("operator", operator(id, key))?;
     }
     let names: Vec<String> = root.root.keys.iter().map(name_of).collect();
     screen.field("replaced by", format!("{} of {}", root.root.threshold, names.join(", ")))?;
@@ -145,6 +146,20 @@ pub(super) fn print(screen: &mut Screen, root: &TrustRoot, now: Timestamp) -> Re
         screen.field("", format!("for at most {lease}"))?;
     }
     Ok(())
+}
+
+/// An operator's name, the kind of the key, and the key.
+fn operator(id: &KeyId, key: &OperatorKey) -> String {
+    match &key.public {
+        SignerKey::Ed25519(public) => format!("{} {} {public} (key {id})", key.name, key.public.kind()),
+        // The text of these begins with their kind.
+        SignerKey::Ssh(public) => match public.application() {
+            None => format!("{} {public} (key {id})", key.name),
+            Some(application) => {
+                format!("{} {public} (on a token, application {application}; key {id})", key.name)
+            }
+        },
+    }
 }
 
 /// Who signed an envelope, as far as `root` knows their keys.

@@ -70,7 +70,7 @@ pub fn trust_root(tenant: &Tenant) -> Vec<u8> {
         version: 1,
         tenant: tenant.clone(),
         expires: soon(),
-        keys: [(id.clone(), OperatorKey { name: "alice".to_owned(), public: key.public() })].into(),
+        keys: [(id.clone(), OperatorKey { name: "alice".to_owned(), public: key.public().into() })].into(),
         root: RootRole { keys: [id].into(), threshold: 1 },
         roles: [("responder".to_owned(), role)].into(),
     };

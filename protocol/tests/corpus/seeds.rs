@@ -16,11 +16,16 @@ use picket_protocol::message::{
 };
 use picket_protocol::note::{KeyKind, VerifierKey};
 use picket_protocol::record::{Draft, Gap, KeyRotation, Kind, Lifecycle};
+use picket_protocol::signer::{COMMAND_NAMESPACE, SignerKey};
+use picket_protocol::ssh::{self, SshKey};
+use picket_protocol::sshsig::{self, MessageHash, Presence, SshSignature};
 use picket_protocol::time::Timestamp;
 use picket_protocol::tree::{self, Frontier, Nodes};
 use picket_protocol::trust::{self, AudienceBound, OperatorKey, Role, RootRole, TrustRoot};
 
-use super::targets::{LOG_SEED, OPERATOR_SEED, WITNESS, WITNESS_SEED};
+use super::targets::{
+    LOG_SEED, OPERATOR_SEED, SSH_MESSAGE, SSH_SEED, TOKEN_SEED, WITNESS, WITNESS_SEED, ssh_operators,
+};
 
 type Seed = (&'static str, String, Vec<u8>);
 
@@ -34,6 +39,8 @@ pub fn all() -> Vec<Seed> {
     frames(&mut seeds, &ledger);
     batches(&mut seeds, &ledger);
     orders(&mut seeds);
+    ssh_operators_listed(&mut seeds);
+    openssh(&mut seeds);
     proofs(&mut seeds, &ledger);
     seeds
 }
@@ -504,7 +511,7 @@ fn root() -> TrustRoot {
         .into_iter()
         .map(|(n, name)| {
             let public = operator(n).public();
-            (KeyId::of(&public), OperatorKey { name: name.to_owned(), public })
+            (KeyId::of(&public), OperatorKey { name: name.to_owned(), public: public.into() })
         })
         .collect();
     let ids: BTreeSet<KeyId> = keys.keys().cloned().collect();
@@ -585,6 +592,65 @@ fn orders(seeds: &mut Vec<Seed>) {
     );
     add(seeds, "envelope", "bad-payload-twice", good.replacen('{', r#"{"payload":"","#, 1));
     add(seeds, "envelope", "bad-not-base64", good.replacen(r#""payload":""#, r#""payload":"!"#, 1));
+}
+
+/// Trust roots that list keys of OpenSSH.
+fn ssh_operators_listed(seeds: &mut Vec<Seed>) {
+    let [file, token] = ssh_operators().map(SignerKey::from);
+    let listed = |keys: &[SignerKey]| {
+        let mut root = root();
+        let named =
+            keys.iter().map(|key| (key.id(), OperatorKey { name: "carol".to_owned(), public: key.clone() }));
+        root.keys.extend(named);
+        serde_json::to_string(&root).unwrap()
+    };
+    let twice = SshKey::of_file(operator(0).public()).unwrap().into();
+    add(seeds, "trust", "good-ssh-keys", listed(&[file.clone(), token]));
+    add(seeds, "trust", "bad-two-forms", listed(&[twice]));
+    add(
+        seeds,
+        "trust",
+        "bad-ssh-comment",
+        listed(&[file.clone()]).replacen(&file.to_string(), &format!("{file} a@b"), 1),
+    );
+}
+
+/// Keys and signatures in the encoding of OpenSSH.
+fn openssh(seeds: &mut Vec<Seed>) {
+    let [file, token] = ssh_operators();
+    add(seeds, "ssh-key", "good-file", format!("{file} alice@laptop\n"));
+    add(seeds, "ssh-key", "good-token", token.to_string());
+    add(seeds, "ssh-key", "good-encoded", token.encode());
+    add(seeds, "ssh-key", "bad-left-over", [file.encode(), vec![0]].concat());
+    add(seeds, "ssh-key", "bad-type", file.to_string().replacen("ssh-ed25519", "ssh-rsa", 1));
+    add(seeds, "ssh-key", "bad-two-types", file.to_string().replacen(ssh::ED25519, ssh::SK_ED25519, 1));
+    let encoded = token.encode();
+    add(seeds, "ssh-key", "bad-cut", &encoded[..encoded.len() - 1]);
+
+    let signed = sshsig::to_sign(COMMAND_NAMESPACE, MessageHash::Sha512, SSH_MESSAGE);
+    let by_file = SshSignature {
+        key: file,
+        namespace: COMMAND_NAMESPACE.to_owned(),
+        hash: MessageHash::Sha512,
+        signature: SigningKey::from_seed(SSH_SEED).sign(&signed),
+        presence: None,
+    };
+    let presence = Presence { flags: 1, counter: 7 };
+    let by_token = SshSignature {
+        key: token,
+        signature: SigningKey::from_seed(TOKEN_SEED).sign(&sshsig::token_signs("ssh:", presence, &signed)),
+        presence: Some(presence),
+        ..by_file.clone()
+    };
+    let good = by_file.encode();
+    add(seeds, "sshsig", "good-file", good.clone());
+    add(seeds, "sshsig", "good-token", by_token.encode());
+    add(seeds, "sshsig", "bad-cut", &good[..good.len() - 1]);
+    add(seeds, "sshsig", "bad-left-over", [good.clone(), vec![0]].concat());
+    add(seeds, "sshsig", "bad-version", [&good[..9], &[2], &good[10..]].concat());
+    let token = by_token.encode();
+    add(seeds, "sshsig", "bad-no-flags", SshSignature { presence: None, ..by_token }.encode());
+    add(seeds, "sshsig", "bad-magic", [&token[..5], b"X", &token[6..]].concat());
 }
 
 fn proofs(seeds: &mut Vec<Seed>, ledger: &Ledger) {

@@ -10,5 +10,6 @@ mod frames;
 mod generate;
 mod names;
 mod signed;
+mod sshsig;
 mod trees;
 mod trust;

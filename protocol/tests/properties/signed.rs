@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use picket_protocol::checkpoint::{Checkpoint, CheckpointError, SignedCheckpoint, verify_cosignature};
-use picket_protocol::crypto::{PublicKey, SigningKey, to_base64};
+use picket_protocol::crypto::{SigningKey, to_base64};
 use picket_protocol::dsse::{ATTEMPTS_MAX, DsseError, Envelope, KeyId, SIGNATURES_MAX, pae};
 use picket_protocol::note::{KeyKind, NOTE_BYTES_MAX, Note, NoteError, VerifierKey};
 use picket_protocol::record::KeyRotation;
+use picket_protocol::signer::SignerKey;
 use picket_protocol::time::Timestamp;
 use proptest::collection::{btree_set, vec};
 use proptest::prelude::*;
@@ -119,7 +120,7 @@ proptest! {
         }
         let json = serde_json::to_vec(&envelope).unwrap();
         prop_assert_eq!(Envelope::parse(&json).unwrap(), envelope.clone());
-        let keys: BTreeMap<KeyId, PublicKey> = known.iter().map(|n| (id(n), key(n).public())).collect();
+        let keys: BTreeMap<KeyId, SignerKey> = known.iter().map(|n| (id(n), key(n).public().into())).collect();
         let verified = envelope.verify(&payload_type, &keys).unwrap();
         prop_assert_eq!(verified.payload, payload);
         prop_assert_eq!(verified.signers, signed.intersection(&known).map(id).collect::<BTreeSet<_>>());
@@ -132,7 +133,7 @@ proptest! {
     #[test]
     fn a_changed_envelope(payload in any::<Vec<u8>>(), at in any::<prop::sample::Index>(), xor in 1..=255_u8) {
         let key = SigningKey::from_seed([1; 32]);
-        let keys = BTreeMap::from([(KeyId::of(&key.public()), key.public())]);
+        let keys = BTreeMap::from([(KeyId::of(&key.public()), key.public().into())]);
         let mut envelope = Envelope::new("a/type", &payload);
         envelope.sign(&key).unwrap();
         let mut changed = serde_json::to_vec(&envelope).unwrap();
@@ -271,8 +272,8 @@ fn envelopes_have_bounds() {
 fn work_has_a_bound() {
     let signature = serde_json::json!({ "sig": to_base64(&[1; 64]) });
     let json = |n| serde_json::json!({ "payload": "", "payloadType": "t", "signatures": vec![signature.clone(); n] });
-    let keys = |n: usize| -> BTreeMap<KeyId, PublicKey> {
-        (0..n).map(|n| (KeyId(format!("{n}")), SigningKey::from_seed([1; 32]).public())).collect()
+    let keys = |n: usize| -> BTreeMap<KeyId, SignerKey> {
+        (0..n).map(|n| (KeyId(format!("{n}")), SigningKey::from_seed([1; 32]).public().into())).collect()
     };
     let verify = |signatures: usize, known: usize| {
         serde_json::from_value::<Envelope>(json(signatures)).unwrap().verify("t", &keys(known))

@@ -21,7 +21,8 @@ fn id(n: u8) -> KeyId {
 }
 
 fn root(version: u64, keys: &BTreeSet<u8>, threshold: u32) -> TrustRoot {
-    let operator = |n: &u8| (id(*n), OperatorKey { name: format!("operator {n}"), public: key(*n).public() });
+    let operator =
+        |n: &u8| (id(*n), OperatorKey { name: format!("operator {n}"), public: key(*n).public().into() });
     let ids: BTreeSet<KeyId> = keys.iter().map(|n| id(*n)).collect();
     let role = Role {
         keys: ids.clone(),
@@ -180,7 +181,8 @@ fn the_most_keys() {
         let mut seed = [7; 32];
         seed[..8].copy_from_slice(&u64::try_from(n).unwrap().to_be_bytes());
         let public = SigningKey::from_seed(seed).public();
-        root.keys.insert(KeyId::of(&public), OperatorKey { name: format!("operator {n}"), public });
+        root.keys
+            .insert(KeyId::of(&public), OperatorKey { name: format!("operator {n}"), public: public.into() });
     }
     assert_eq!(root.keys.len(), KEYS_MAX + 1);
     assert!(matches!(TrustRoot::peek(&signed(&root, &BTreeSet::from([1]))), Err(TrustError::Malformed(_))));

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use picket_protocol::crypto::{PublicKey, from_base64};
 use picket_protocol::dsse::{Envelope, KeyId, pae};
+use picket_protocol::signer::SignerKey;
 
 use crate::{unhex, unhex32};
 
@@ -50,11 +51,11 @@ fn verifies(keys: &serde_json::Value, vector: &serde_json::Value, id: &str) -> b
     let strings = |value: &serde_json::Value| -> Vec<String> {
         value.as_array().unwrap().iter().map(|v| v.as_str().unwrap().to_owned()).collect()
     };
-    let trusted: BTreeMap<KeyId, PublicKey> = strings(&vector["trustedKeys"])
+    let trusted: BTreeMap<KeyId, SignerKey> = strings(&vector["trustedKeys"])
         .into_iter()
         .map(|name| {
             let public = keys[&name]["public"].as_str().unwrap();
-            (KeyId(name), PublicKey(unhex32(public)))
+            (KeyId(name), PublicKey(unhex32(public)).into())
         })
         .collect();
     let envelope = Envelope::parse(&serde_json::to_vec(&vector["envelope"]).unwrap()).unwrap();
