@@ -1,6 +1,9 @@
 //! Commands on a real ledger: every check broken alone, and the receipt read; leases, acknowledgements, drills,
 //! trust roots. Time is an argument, so nothing here waits.
 
+#[path = "respond/ssh.rs"]
+mod ssh;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};

@@ -2,6 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod lab;
+#[path = "soc/ssh.rs"]
+mod ssh;
 
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
