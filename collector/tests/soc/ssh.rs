@@ -90,7 +90,8 @@ fn signers(file: &Path, payload_type: &str, root: &Path) -> Vec<String> {
     let read = |path: &Path| Envelope::parse(&std::fs::read(path).unwrap()).unwrap();
     let root = TrustRoot::peek(&read(root)).unwrap();
     let verified = read(file).verify(payload_type, &root.public_keys()).unwrap();
-    let mut names: Vec<String> = verified.signers.iter().map(|id| root.keys[id].name.clone()).collect();
+    let mut names: Vec<String> =
+        verified.signers.iter().map(|id| root.keys.get(id).unwrap().name.clone()).collect();
     names.sort();
     names
 }
