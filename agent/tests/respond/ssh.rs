@@ -154,7 +154,7 @@ fn what_openssh_signs_is_obeyed() {
         assert_eq!(BTreeSet::from_iter(signers).len(), 2);
     }
     let mine = by_file(&[], &message());
-    refused_at(&root, &[mine.clone()], Check::Threshold);
+    refused_at(&root, std::slice::from_ref(&mine), Check::Threshold);
     // Signed for another purpose, of other bytes, under the id of another key.
     for namespace in ["picket-trust-root", "git", "file"] {
         let signature = ssh_keygen(&carol.path, namespace, &[], None, &message());

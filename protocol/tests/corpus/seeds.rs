@@ -611,7 +611,7 @@ fn ssh_operators_listed(seeds: &mut Vec<Seed>) {
         seeds,
         "trust",
         "bad-ssh-comment",
-        listed(&[file.clone()]).replacen(&file.to_string(), &format!("{file} a@b"), 1),
+        listed(std::slice::from_ref(&file)).replacen(&file.to_string(), &format!("{file} a@b"), 1),
     );
 }
 
