@@ -17,7 +17,7 @@ use picket_protocol::record::Draft;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::actions::{Applied, Levers, Prepared, Surroundings};
+use super::actions::{Applied, Deed, Levers, Prepared, Surroundings};
 use super::engine::SEAL_TIMEOUT;
 use super::firewall::Meddled;
 use super::in_force::{self, InForce, Phase};
@@ -208,7 +208,7 @@ impl Custody {
         let Some(act) = self.in_force.iter().find(|act| act.id == id).cloned() else { return };
         let deed = act.prepared.deed();
         let left = act.lease.remaining(now.boot);
-        let held = if deed.may_cut_off() { left.min(CONFIRM_WITHIN + CONFIRM_GRACE) } else { left };
+        let held = unconfirmed(deed, left);
         let detail = match deed.apply(&Applied { id, left: held }, &mut self.levers) {
             Ok(detail) => detail,
             Err(why) => {
@@ -267,8 +267,12 @@ impl Custody {
         if !self.waiting.is_empty() {
             return Some(CONFIRM_POLL);
         }
-        let leases = self.in_force.iter().map(|act| act.lease.remaining(now.boot));
-        leases.min().map(|left| left.clamp(CONFIRM_POLL, LOOK_AGAIN))
+        let next = |act: &InForce| match act.phase {
+            // Its lease is over; it is tried again now and then.
+            Phase::Ending => LOOK_AGAIN,
+            _ => act.lease.remaining(now.boot).clamp(CONFIRM_POLL, LOOK_AGAIN),
+        };
+        self.in_force.iter().map(next).min()
     }
 
     /// What is held, for who waits on its events.
@@ -423,12 +427,14 @@ impl Custody {
         if left.is_zero() || matches!(act.phase, Phase::Ending | Phase::Applying) {
             return;
         }
-        if let Err(why) = act.prepared.deed().apply(&Applied { id: act.id, left }, &mut self.levers) {
+        let deed = act.prepared.deed();
+        let left = if act.phase == Phase::Applied { unconfirmed(deed, left) } else { left };
+        if let Err(why) = deed.apply(&Applied { id: act.id, left }, &mut self.levers) {
             tracing::error!(why, id = %act.id, "an action in force could not be put back; it is tried again");
         }
     }
 
-    /// What the kernel knows under another number now is applied anew, and so is what was flushed unheard.
+    /// What the kernel knows under another number now is applied anew.
     fn look_after(&mut self, now: Moment) {
         let is_gone = |levers: &mut Levers, act: &InForce| levers.has_moved(act.id, &act.prepared);
         let gone: Vec<InForce> =
@@ -561,4 +567,9 @@ impl Custody {
             self.meddled(&by, now);
         }
     }
+}
+
+/// For how long the kernel holds what is not confirmed yet.
+fn unconfirmed(deed: &dyn Deed, left: Duration) -> Duration {
+    if deed.may_cut_off() { left.min(CONFIRM_WITHIN + CONFIRM_GRACE) } else { left }
 }
