@@ -236,8 +236,12 @@ fn what_would_cut_off_more_than_it_says_is_refused_or_spared() {
     let command =
         site.order("close", &["close-port", "--protocol", "udp", "--port", "7010", "--lease", "10m"]);
     site.wait(&command, "confirmed");
-    let mut echo =
-        site.on_victim(&["socat", "UDP-LISTEN:7010,fork", "EXEC:cat"]).stdin(Stdio::null()).spawn().unwrap();
+    let mut echo = site
+        .on_victim(&["socat", "UDP-LISTEN:7010,fork", "EXEC:cat"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
     let socket = UdpSocket::bind((ATTACKER, 0)).unwrap();
     socket.set_read_timeout(Some(std::time::Duration::from_millis(300))).unwrap();
     let echoed = || socket.send_to(b"ping", (VICTIM, 7_010)).is_ok() && socket.recv(&mut [0; 8]).is_ok();
