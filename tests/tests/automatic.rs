@@ -4,6 +4,7 @@
 use std::io::Write as _;
 
 use picket_tests::collector::Collector;
+use picket_tests::lab::Lab;
 use picket_tests::site::{ATTACKER, COLLECTOR, Site, cable};
 use picket_tests::wait_for;
 use serde_json::Value;
@@ -75,4 +76,31 @@ fn a_simulation_tells_what_would_be_done_and_does_nothing() {
     });
     assert_eq!(site.pings(), [true, true]);
     assert_eq!(receipts(&site), Vec::<Value>::new());
+}
+
+#[test]
+fn a_gateway_that_somebody_claims_to_be_is_pinned_while_he_does() {
+    const GATEWAY: (&str, &str) = ("10.77.0.1", "02:77:00:00:00:01");
+    let lab = Lab::up("pin", "");
+    let policy = format!("/run/picket-lab/pin-{}/agent/policy.toml", std::process::id());
+    std::fs::write(policy, "[automatic]\nmode = \"on\"\nbuilt_in = [\"pin-gateway\"]\n").unwrap();
+    lab.run(&["restart-agent"]);
+    let ping = ["run", "victim", "ping", "-q", "-c", "3", "-i", "0.3", "-W", "5", GATEWAY.0];
+    lab.run(&ping);
+    let mut attack = lab.command().args(["--seconds", "20", "attack", "arp-spoof"]).spawn().unwrap();
+    let act = wait_for("the pin", || {
+        let status = lab.json(&["status"]).into_iter().next()?;
+        let acts = status.pointer("/commands/in_force")?.as_array()?.clone();
+        acts.into_iter().find(|act| act["phase"] == "confirmed")
+    });
+    assert_eq!(act["action"], "pin-neighbour", "{act}");
+    let entry = lab.run(&["run", "victim", "ip", "neigh", "show", GATEWAY.0, "dev", "eth0"]);
+    let entry = String::from_utf8_lossy(&entry.stdout).into_owned();
+    assert!(entry.contains("PERMANENT") && entry.contains(GATEWAY.1), "{entry}");
+    lab.run(&ping);
+    attack.wait().unwrap();
+    lab.run(&["agent", "release"]);
+    let entry = lab.run(&["run", "victim", "ip", "neigh", "show", GATEWAY.0, "dev", "eth0"]);
+    assert!(!String::from_utf8_lossy(&entry.stdout).contains("PERMANENT"));
+    lab.run(&ping);
 }

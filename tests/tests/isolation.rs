@@ -74,7 +74,8 @@ fn an_isolated_host_speaks_with_the_collector_alone_until_its_lease_ends() {
     wait_for_within("the lease to end", Duration::from_secs(20), || {
         (site.pings() == [true, true]).then_some(())
     });
-    assert!(begin.elapsed() <= Duration::from_secs(14), "{:?}", begin.elapsed());
+    // A ping waits up to two seconds for its answer, and a busy machine for its turn.
+    assert!(begin.elapsed() <= Duration::from_secs(18), "{:?}", begin.elapsed());
     site.wait(&command, "expired");
     assert_eq!(site.outcomes(&command), ["received", "applied", "confirmed", "expired"]);
     assert_eq!(site.ruleset(), "", "all as before");
@@ -102,7 +103,7 @@ fn the_lease_ends_in_the_kernel_when_the_agent_is_dead_and_goes_on_when_it_comes
         (site.pings() == [true, true]).then_some(())
     });
     let lasted = begin.elapsed();
-    assert!(lasted <= Duration::from_secs(27), "{lasted:?}");
+    assert!(lasted <= Duration::from_secs(31), "{lasted:?}");
     site.agent.resume();
     site.wait(&command, "expired");
     assert_eq!(site.ruleset(), "");

@@ -19,15 +19,16 @@ use uuid::Uuid;
 
 use super::actions::{Applied, Deed, Levers, Prepared, Surroundings};
 use super::engine::SEAL_TIMEOUT;
-use super::firewall::Meddled;
 use super::in_force::{self, InForce, Phase};
 use super::lease::{Lease, SAVE_INTERVAL};
 use super::receipt::{Subject, lifecycle, safe};
 use super::status::RespondStatus;
-use super::{Moment, Person, RespondError, offline, store};
+use super::{Moment, Person, RespondError, store};
 use crate::ledger::{Sealer, StateWrite};
 
 mod at_once;
+mod guard;
+mod resume;
 
 /// Actions in force at once; more are answered with a failure.
 pub const ACTIONS_MAX: usize = 64;
@@ -402,46 +403,6 @@ impl Custody {
         Ok(released)
     }
 
-    /// Somebody changed the agent's tables: puts them back.
-    pub fn meddled(&mut self, by: &Meddled, now: Moment) {
-        self.in_force.clone().iter().for_each(|act| self.put_back(act, now));
-        let count = self.meddling.map_or(1, |(_, count)| count.saturating_add(1));
-        let due = self.meddling.is_none_or(|(told, _)| now.boot.saturating_sub(told) >= TELL_MEDDLING);
-        if !due {
-            self.meddling = self.meddling.map(|(told, _)| (told, count));
-            return;
-        }
-        self.meddling = Some((now.boot, 0));
-        let who = if by.pid == 0 { safe(&by.by) } else { format!("{} (process {})", safe(&by.by), by.pid) };
-        let title = format!("What the agent does to this host was changed by {who}, and put back");
-        let detail = json!({ "pid": by.pid, "name": safe(&by.by), "times": count });
-        let record = lifecycle(Severity::High, "action-restored", title, detail);
-        let sealed = record.map_err(RespondError::from).and_then(|draft| self.seal(vec![draft], Vec::new()));
-        if let Err(error) = sealed {
-            tracing::error!(%error, "that an action was meddled with was not recorded");
-        }
-    }
-
-    fn put_back(&mut self, act: &InForce, now: Moment) {
-        let left = act.lease.remaining(now.boot);
-        if left.is_zero() || matches!(act.phase, Phase::Ending | Phase::Applying) {
-            return;
-        }
-        let deed = act.prepared.deed();
-        let left = if act.phase == Phase::Applied { unconfirmed(deed, left) } else { left };
-        if let Err(why) = deed.apply(&Applied { id: act.id, left }, &mut self.levers) {
-            tracing::error!(why, id = %act.id, "an action in force could not be put back; it is tried again");
-        }
-    }
-
-    /// What the kernel knows under another number now is applied anew.
-    fn look_after(&mut self, now: Moment) {
-        let is_gone = |levers: &mut Levers, act: &InForce| levers.has_moved(act.id, &act.prepared);
-        let gone: Vec<InForce> =
-            self.in_force.iter().filter(|act| is_gone(&mut self.levers, act)).cloned().collect();
-        gone.iter().for_each(|act| self.put_back(act, now));
-    }
-
     fn undo_again(&mut self, now: Moment) {
         let ending = self.in_force.iter().filter(|act| act.phase == Phase::Ending);
         for act in ending.cloned().collect::<Vec<_>>() {
@@ -462,47 +423,6 @@ impl Custody {
             let sealed = record.map_err(RespondError::from).and_then(|draft| self.seal(vec![draft], removed));
             if let Err(error) = sealed {
                 tracing::error!(%error, id = %act.id, "that an action is undone was not recorded");
-            }
-        }
-    }
-
-    /// What local root released while the agent did not run is told now, and undone again: that costs nothing.
-    fn answer_for_offline(&mut self, now: Moment) {
-        let notes = match offline::read(&self.context.offline) {
-            Ok(notes) => notes,
-            Err(error) => return tracing::error!(%error, "what was released offline cannot be read"),
-        };
-        for note in notes {
-            let detail = json!({ "by": note.by, "released": note.time, "offline": true });
-            let title = format!("Released by {} while the agent did not run", note.by);
-            for id in note.actions {
-                self.end(id, Outcome::Released, &title, detail.clone(), now);
-            }
-        }
-        // Told again when it cannot be removed: nothing is undone that was not released.
-        if let Err(error) = offline::forget(&self.context.offline) {
-            tracing::error!(%error, "the note of what was released offline cannot be removed");
-        }
-    }
-
-    /// After a start: ends what is over, goes on with what was begun, puts in place what is in force.
-    fn resume(&mut self, now: Moment) {
-        for act in self.in_force.clone() {
-            match act.phase {
-                Phase::Ending => {}
-                _ if act.lease.remaining(now.boot).is_zero() => {
-                    let title = "The lease ended while the agent did not run, and what was done is undone";
-                    self.end(act.id, Outcome::Expired, title, Value::Null, now);
-                }
-                Phase::Confirmed => self.put_back(&act, now),
-                Phase::Applying | Phase::Applied if act.attempts >= ATTEMPTS_MAX => {
-                    let title = format!("Undone, because the agent was stopped in it {ATTEMPTS_MAX} times");
-                    self.end(act.id, Outcome::Reverted, &title, Value::Null, now);
-                }
-                Phase::Applying | Phase::Applied => {
-                    self.change(act.id, |act| act.attempts = act.attempts.saturating_add(1));
-                    self.apply(act.id, now);
-                }
             }
         }
     }
@@ -556,16 +476,6 @@ impl Custody {
 
     fn show(&self) {
         self.context.status.set_in_force(&self.in_force);
-    }
-}
-
-impl Custody {
-    /// Reads what others did to the agent's tables, and puts them back.
-    pub fn hear(&mut self, now: Moment) {
-        let meddled = self.levers.open_firewall().and_then(super::firewall::Firewall::hear);
-        if let Some(by) = meddled {
-            self.meddled(&by, now);
-        }
     }
 }
 
