@@ -20,6 +20,7 @@ use picket_protocol::crypto::{hex, sha256};
 use crate::detect::logins::Thresholds;
 use crate::detect::neighbour;
 use crate::detect::network::Thresholds as NetworkThresholds;
+use crate::respond::firewall::Rung as FirewallRung;
 use crate::sense::network::Rung;
 
 mod document;
@@ -173,6 +174,8 @@ pub struct ResponseConfig {
     pub freeze_mass_change: bool,
     /// `freeze_lease`: after that they go on. Default 15 min, 5 s to 24 h.
     pub freeze_lease: Duration,
+    /// `rung`: how the firewall is told, default the best that works.
+    pub rung: Option<FirewallRung>,
 }
 
 /// `[ledger]`: how long records are kept.
@@ -369,7 +372,7 @@ impl Default for NetworkConfig {
 
 impl Default for ResponseConfig {
     fn default() -> Self {
-        Self { freeze_mass_change: false, freeze_lease: Duration::from_secs(15 * MINUTE) }
+        Self { freeze_mass_change: false, freeze_lease: Duration::from_secs(15 * MINUTE), rung: None }
     }
 }
 

@@ -165,3 +165,52 @@ fn what_the_host_carries_for_containers_and_machines_is_cut_as_well() {
         ip(&["netns", "del", name]);
     }
 }
+
+#[test]
+fn iptables_isolates_where_nftables_is_not_to_be_had() {
+    let dir = tempfile::tempdir().unwrap();
+    let cable = cable();
+    let collector = Collector::start_on(dir.path(), COLLECTOR);
+    let policy = format!(
+        "[[continuity]]\nname = \"the replica\"\ndirection = \"in\"\nprotocol = \"tcp\"\nnetworks = [\"{ATTACKER}\"]\n\
+         ports = [\"7007\"]\n"
+    );
+    let rung = "[response]\nrung = \"iptables\"\n";
+    let mut site = Site::start_with(dir.path(), &cable, &collector, &policy, rung, &[]);
+    let (_spared, _other) = (Program(site.serve(7_007)), Program(site.serve(7_008)));
+    let chains = |site: &Site<'_>| {
+        let out = site.on_victim(&["sh", "-c", "iptables-save; ip6tables-save"]).output().unwrap();
+        String::from_utf8_lossy(&out.stdout).matches("PICKET-").count()
+    };
+    let command = site.order("isolate", &["isolate", "--lease", "20s"]);
+    let applied = site.wait(&command, "applied");
+    assert!(applied.to_string().contains("\"iptables\""), "{applied}");
+    site.wait(&command, "confirmed");
+    assert_eq!(site.pings(), [false, false]);
+    assert!(site.connect(7_007).is_some() && site.connect(7_008).is_none(), "but for what the owner names");
+    let closed =
+        site.order("close", &["close-port", "--protocol", "tcp", "--port", "7007", "--lease", "10m"]);
+    site.wait(&closed, "confirmed");
+    assert!(site.connect(7_007).is_some(), "the owner's list is spared by this one too");
+    site.agent.run(&["release", &closed]);
+    // The lease ends with the agent dead.
+    site.agent.kill();
+    assert_eq!(site.pings(), [false, false]);
+    wait_for("the lease to end", || (site.pings() == [true, true]).then_some(()));
+    assert!(chains(&site) > 0);
+    site.agent.resume();
+    site.wait(&command, "expired");
+    assert_eq!(chains(&site), 0);
+    // What it cannot say is refused with the reason.
+    let limit =
+        site.order("limit", &["rate-limit", "--protocol", "udp", "--per-second", "5", "--lease", "10m"]);
+    let failed = site.wait(&limit, "failed");
+    assert!(failed["title"].as_str().unwrap().contains("iptables"), "{failed}");
+    // Without the agent.
+    let block = site.order("block", &["block", "--network", "10.199.0.0/24", "--lease", "10m"]);
+    site.wait(&block, "confirmed");
+    assert_eq!(site.pings(), [false, false]);
+    site.agent.kill();
+    site.agent.run(&["release", "--offline"]);
+    assert_eq!((chains(&site), site.pings()), (0, [true, true]));
+}

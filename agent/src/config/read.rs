@@ -13,6 +13,7 @@ use super::{
     ListenersConfig, LoginsConfig, MIB, MINUTE, NeighboursConfig, NetworkConfig, Problem, ResponseConfig,
     ServiceLog, UplinkConfig,
 };
+use crate::respond::firewall::Rung as FirewallRung;
 use crate::sense::network::Rung;
 
 const TREES_MAX: usize = 256;
@@ -196,6 +197,7 @@ fn response(mut section: Section<'_, '_>) -> ResponseConfig {
     let config = ResponseConfig {
         freeze_mass_change: section.boolean("freeze_mass_change", default.freeze_mass_change),
         freeze_lease: section.duration("freeze_lease", default.freeze_lease, lease),
+        rung: section.text("rung", default.rung, firewall_rung),
     };
     section.finish();
     config
@@ -284,6 +286,14 @@ fn rung(text: &str) -> Result<Option<String>, String> {
         name if RUNGS.contains(&name) => Ok(Some(name.to_owned())),
         _ => Err(format!("must be one of {}", RUNGS.join(", "))),
     }
+}
+
+fn firewall_rung(text: &str) -> Result<Option<FirewallRung>, String> {
+    if text == "auto" {
+        return Ok(None);
+    }
+    let names = || FirewallRung::ALL.map(FirewallRung::name).join(", ");
+    FirewallRung::named(text).map(Some).ok_or_else(|| format!("must be one of auto, {}", names()))
 }
 
 fn network_rung(text: &str) -> Result<Option<Rung>, String> {

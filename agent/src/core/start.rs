@@ -158,6 +158,7 @@ impl<'a> Start<'a> {
             sealer: self.ledger.sealer(),
             database: self.layout.database(),
             offline: self.layout.released_offline(),
+            rung: self.config.response.rung,
             boot: self.boot.to_owned(),
             status: self.status.clone(),
             surroundings: Arc::new(surroundings),

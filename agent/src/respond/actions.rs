@@ -15,7 +15,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::continuity::Continuity;
-use super::firewall::{Family, Firewall, Table};
+use super::firewall::{Ladder, Rung, Table};
 use super::processes::Named;
 use crate::config::policy::Policy;
 use crate::sense::network::neighbours::kernel;
@@ -250,33 +250,25 @@ impl Surroundings {
 /// What actions are done with.
 #[derive(Debug, Default)]
 pub struct Levers {
-    firewall: Option<Firewall>,
+    firewall: Ladder,
     /// Control groups that the tables of isolated units name, by action.
     groups: BTreeMap<Uuid, u64>,
 }
 
 impl Levers {
-    /// The firewall's socket.
-    ///
-    /// # Errors
-    /// When nftables cannot be used here.
-    pub fn firewall(&mut self) -> Result<&mut Firewall, String> {
-        if self.firewall.is_none() {
-            let opened =
-                Firewall::open().map_err(|error| format!("nftables cannot be used here: {error}"))?;
-            self.firewall = Some(opened);
-        }
-        self.firewall.as_mut().ok_or_else(|| "nftables cannot be used here".to_owned())
+    /// Levers whose tables are put by that mechanism; by the best one when none is wanted.
+    pub fn new(rung: Option<Rung>) -> Self {
+        Self { firewall: Ladder::new(rung), groups: BTreeMap::new() }
+    }
+
+    /// How tables are put here.
+    pub fn firewall(&mut self) -> &mut Ladder {
+        &mut self.firewall
     }
 
     /// What to poll for changes by others.
     pub fn events(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
-        self.firewall.as_ref().and_then(Firewall::events)
-    }
-
-    /// The socket, when one was needed before.
-    pub fn open_firewall(&mut self) -> Option<&mut Firewall> {
-        self.firewall.as_mut()
+        self.firewall.events()
     }
 
     /// Whether the kernel's number of what an action is about has changed since it was applied, or something runs that
@@ -291,17 +283,15 @@ impl Levers {
     }
 
     fn put(&mut self, tables: &[Table], left: Duration) -> Result<(), String> {
-        self.firewall()?.put(tables, left).map_err(|error| format!("nftables refuses: {error}"))
+        self.firewall.put(tables, left)
     }
 
     fn arm(&mut self, tables: &[Table], left: Duration) -> Result<(), String> {
-        self.firewall()?.arm(tables, left).map_err(|error| format!("nftables refuses: {error}"))
+        self.firewall.arm(tables, left)
     }
 
     fn remove(&mut self, tables: &[Table]) -> Result<(), String> {
-        let named: Vec<(Family, String)> =
-            tables.iter().map(|table| (table.family, table.name.clone())).collect();
-        self.firewall()?.remove(&named).map_err(|error| format!("nftables refuses: {error}"))
+        self.firewall.remove(tables)
     }
 }
 

@@ -19,6 +19,7 @@ use uuid::Uuid;
 
 use super::actions::{Applied, Deed, Levers, Prepared, Surroundings};
 use super::engine::SEAL_TIMEOUT;
+use super::firewall::Rung;
 use super::in_force::{self, InForce, Phase};
 use super::lease::{Lease, SAVE_INTERVAL};
 use super::receipt::{Subject, lifecycle, safe};
@@ -58,6 +59,8 @@ pub struct Context {
     pub database: PathBuf,
     /// Where `agent release --offline` leaves its note.
     pub offline: PathBuf,
+    /// How tables are put into the kernel; by the best mechanism when none is wanted.
+    pub rung: Option<Rung>,
     /// This boot.
     pub boot: String,
     /// What `agent status` shows.
@@ -141,7 +144,7 @@ impl Custody {
         let boot = context.boot.clone();
         let resume = |act: InForce| InForce { lease: act.lease.clone().resume(&boot, now.boot), ..act };
         let in_force: Vec<InForce> = found.into_iter().map(resume).collect();
-        let (levers, waiting) = (Levers::default(), Vec::new());
+        let (levers, waiting) = (Levers::new(context.rung), Vec::new());
         let (saved, look, undo) = (now.boot, now.boot, now.boot);
         let mut custody = Self { context, levers, in_force, waiting, saved, look, undo, meddling: None };
         custody.answer_for_offline(now);
@@ -221,7 +224,7 @@ impl Custody {
         let title = plan.lines.first().cloned().unwrap_or_default();
         let lease = act.lease.remaining(now.boot).as_secs();
         let detail = json!({
-            "action": act.prepared.name(), "plan": plan, "lease_seconds": lease, "done": detail,
+            "action": act.prepared.name(), "rung": self.levers.firewall().rung().name(), "plan": plan, "lease_seconds": lease, "done": detail,
             "confirm_within_seconds": CONFIRM_WITHIN.as_secs(),
         });
         let applied = InForce { phase: Phase::Applied, ..act };
@@ -364,7 +367,7 @@ impl Custody {
             tracing::error!(%error, %id, "the end of an action was not recorded");
         }
         if self.in_force.is_empty()
-            && let Some(firewall) = self.levers.open_firewall()
+            && let Some(firewall) = self.levers.firewall().open_nftables()
         {
             firewall.stop_listening();
         }

@@ -14,8 +14,11 @@ use crate::netlink::batch::{Batch, Refused};
 use crate::netlink::{Netlink, attribute, messages, name, number};
 
 pub mod expression;
+mod ladder;
+pub mod legacy;
 pub mod table;
 
+pub use ladder::{Ladder, Rung};
 pub use table::{Chain, Family, Hook, PREFIX, Set, Table};
 
 /// `NFNLGRP_NFTABLES`, as a mask.

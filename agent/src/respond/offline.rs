@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::actions::Levers;
 use super::custody::ReleasedAction;
+use super::firewall::legacy;
 use super::{Person, in_force};
 use crate::layout::{Layout, read_file, write_durably};
 
@@ -76,7 +77,9 @@ pub fn release(layout: &Layout, boot: &str, by: Person, time: Timestamp) -> Repo
 
 /// Whatever the database says, or cannot say.
 fn remove_tables(levers: &mut Levers, report: &mut Report) {
-    let firewall = match levers.firewall() {
+    // Where there is no iptables, nothing was done by it.
+    report.tables.extend(legacy::remove_all().unwrap_or_default());
+    let firewall = match levers.firewall().nftables() {
         Ok(firewall) => firewall,
         Err(why) => return report.problems.push(why),
     };
@@ -92,7 +95,7 @@ fn remove_tables(levers: &mut Levers, report: &mut Report) {
         })
     });
     match removed {
-        Ok(tables) => report.tables = tables.into_iter().map(|(_, name)| name).collect(),
+        Ok(tables) => report.tables.extend(tables.into_iter().map(|(_, name)| name)),
         Err(why) => report.problems.push(format!("tables of nftables are left: {why}")),
     }
 }

@@ -13,7 +13,7 @@ use crate::respond::{Moment, RespondError};
 impl Custody {
     /// Reads what others did to the agent's tables, and puts them back.
     pub fn hear(&mut self, now: Moment) {
-        let meddled = self.levers.open_firewall().and_then(Firewall::hear);
+        let meddled = self.levers.firewall().open_nftables().and_then(Firewall::hear);
         if let Some(by) = meddled {
             self.meddled(&by, now);
         }
