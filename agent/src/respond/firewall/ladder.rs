@@ -119,8 +119,8 @@ impl Ladder {
     /// What is left.
     pub fn remove(&mut self, tables: &[Table]) -> Result<(), String> {
         if self.rung() == Rung::Iptables {
-            let inet = tables.iter().filter(|table| table.family == Family::Inet);
-            return inet.map(|table| legacy::remove(&table.name)).collect();
+            let mut inet = tables.iter().filter(|table| table.family == Family::Inet);
+            return inet.try_for_each(|table| legacy::remove(&table.name));
         }
         let named: Vec<(Family, String)> =
             tables.iter().map(|table| (table.family, table.name.clone())).collect();
