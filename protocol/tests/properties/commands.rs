@@ -111,7 +111,7 @@ fn what_was_signed_is_read_whole() {
         ("member twice", good.replace(r#""lease":0"#, r#""lease":9,"lease":0"#)),
         ("action twice", good.replace(r#""type":"scan""#, r#""type":"scan","type":"scan""#)),
         ("action as array", good.replace(r#"{"type":"scan","paths":[]}"#, r#"["scan",[]]"#)),
-        ("unknown action", good.replace(r#""type":"scan""#, r#""type":"isolate""#)),
+        ("unknown action", good.replace(r#""type":"scan""#, r#""type":"reformat""#)),
         ("lease as text", good.replace(r#""lease":0"#, r#""lease":"0""#)),
         ("lease as float", good.replace(r#""lease":0"#, r#""lease":0.0"#)),
         ("upper-case id", good.replace("01945d2a", "01945D2A")),

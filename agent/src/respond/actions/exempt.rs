@@ -58,8 +58,8 @@ impl Exempt {
         })
     }
 
-    /// The rules that come first in a chain, `ends` being those of the other side that are to be looked at. Not every address
-    /// is spared everywhere: a closed port is closed to the gateway too, but never to the agent's own connection.
+    /// The rules that come first in a chain. `addresses` tells whether gateways, name servers and own addresses are spared too: a
+    /// closed port is closed to the gateway as well, but never to the agent's own connection.
     pub fn rules(&self, hook: Hook, addresses: bool) -> Vec<Rule> {
         let (interface, end) = match hook {
             Hook::Output => (Some(Load::InterfaceOut), End::Destination),
