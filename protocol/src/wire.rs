@@ -88,7 +88,9 @@
 //! key has another root than is known or computed at its size, or when it has fewer records than were cosigned. The
 //! collector keeps the evidence, raises a finding, says `bye` with `fork`, and admits the agent no more until it is
 //! enrolled anew. When the collector shows an agent a cosigned root that is not the agent's own, the agent seals
-//! that as evidence, closes, sends nothing on that connection, and asks again every five minutes.
+//! that as evidence and sends no record on that connection. If its ledger goes beyond the collector's size it sends
+//! one batch from there on, leaf hashes only, whose signed root the collector cannot reach: that is how it learns of
+//! the fork. Then, or after 30 s, the connection ends, and the agent asks again every five minutes.
 //!
 //! **Renewal.** At two thirds of its certificate's life the agent sends `renew` with a PKCS #10 request for the same
 //! key and subject, at most one in 30 s; `renewed` brings the certificate, to be used from the next connection on.

@@ -67,6 +67,40 @@ fn two_copies_of_a_host_are_found() {
     wait_until_forked(&copied);
 }
 
+/// The collector holds less than the copy has, so that it cannot tell by sizes.
+#[test]
+fn a_copy_that_went_ahead_while_the_collector_was_away_is_found_as_well() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut collector = Collector::start(dir.path());
+    let mut agent = Agent::start(&dir.path().join("host"), &collector, "acme");
+    assert_eq!(agent.stop(), Some(0));
+    let mut copied = Agent::configure(&dir.path().join("copy"), "");
+    copy(&agent.dir().join("state"), copied.dir());
+    agent.resume();
+    agent.wait_until_ready();
+    std::fs::write(agent.watched().join("of-the-first"), "x").unwrap();
+    collector.wait_finding("file.created", "of-the-first");
+    assert_eq!(agent.stop(), Some(0));
+    let sealed = |agent: &Agent| agent.status()?["ledger"]["size"].as_u64();
+    let held = collector.only_host()["size"].as_u64().expect("how many records the collector holds");
+
+    collector.kill();
+    copied.resume();
+    for n in 0.. {
+        std::fs::write(copied.watched().join(format!("of-the-copy-{n}")), "x").unwrap();
+        let before = sealed(&copied);
+        let now = wait_for("another record", || sealed(&copied).filter(|now| Some(*now) > before));
+        if now > held + 2 {
+            break;
+        }
+    }
+    collector.resume();
+    collector.wait_finding("collector.fork", "critical");
+    assert_eq!(collector.only_host()["state"], "forked");
+    wait_until_forked(&copied);
+    assert!(collector.finding("file.created", "of-the-copy").is_none(), "it was shown hashes only");
+}
+
 #[test]
 fn a_host_that_went_back_to_a_snapshot_is_found_and_can_be_enrolled_anew() {
     let dir = tempfile::tempdir().unwrap();

@@ -296,6 +296,11 @@ impl Driver {
                 Step::Welcomed(_) => self.welcomed(run),
                 Step::Acknowledge { size, note } => run.cosigned = Some((size, note)),
                 Step::Report(report) => self.report(&report),
+                Step::Differs(reason) => {
+                    run.more = true;
+                    self.complain(reason, None);
+                    self.status.update(|report| report.state = LinkState::Forked);
+                }
                 Step::Command(envelope) => {
                     self.status.count("commands");
                     self.sink.command(envelope);

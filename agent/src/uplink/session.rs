@@ -5,7 +5,9 @@
 //! - batches follow each other without gap or overlap from where the collector said it stands;
 //! - at most [`BATCHES_IN_FLIGHT_MAX`] are unacknowledged;
 //! - nothing is acknowledged to the ledger that is not cosigned by the pinned witness over our own root;
-//! - once the collector showed another history, nothing is sent on that connection, and it is reported once.
+//! - once the collector showed another history, no record is sent on that connection, and it is reported once. What is
+//!   sent is the proof of it, if there is one: the leaf hashes behind the collector's size and the checkpoint that our
+//!   ledger signed over them. Without it a collector that holds less than a copied host would never learn of the copy.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -13,7 +15,9 @@ use std::time::Duration;
 use picket_protocol::checkpoint::{Checkpoint, verify_cosignature};
 use picket_protocol::crypto::Hash;
 use picket_protocol::frame::{Frame, FrameType};
-use picket_protocol::message::{Ack, BATCHES_IN_FLIGHT_MAX, Batch, Bye, Hello, Welcome, from_body, to_frame};
+use picket_protocol::message::{
+    Ack, BATCHES_IN_FLIGHT_MAX, Batch, Bye, Hello, Leaf, Welcome, from_body, to_frame,
+};
 use picket_protocol::note::{Note, VerifierKey};
 use picket_protocol::tree::empty_root;
 
@@ -42,6 +46,8 @@ pub enum Step {
     },
     /// Seal it.
     Report(Report),
+    /// The collector holds another history, for the reason given: it is to be shown the proof before the connection ends.
+    Differs(String),
     /// A command's envelope, unverified.
     Command(Vec<u8>),
     /// A trust root's envelope, unverified.
@@ -99,6 +105,8 @@ enum Phase {
     Greeting { since: Duration },
     /// Batches and acknowledgements.
     Open { next: u64, acknowledged: u64, progress: Duration, stale: u32, in_flight: VecDeque<Sent> },
+    /// The collector's history is another: it is shown ours from this place on, once, and has to say goodbye.
+    Proving { from: u64, sent: bool, since: Duration, reason: String },
 }
 
 /// The link's state over all connections.
@@ -161,13 +169,25 @@ impl Session {
     pub fn wanted(&self) -> Option<u64> {
         match &self.phase {
             Phase::Open { next, in_flight, .. } if in_flight.len() < BATCHES_IN_FLIGHT_MAX => Some(*next),
+            Phase::Proving { from, sent: false, .. } => Some(*from),
             _ => None,
         }
     }
 
     /// Takes the batch that [`Session::wanted`] asked for; gives the frame to send, or gives the connection up.
     pub fn batch(&mut self, batch: &Batch, now: Duration) -> Vec<Step> {
-        let Phase::Open { next, in_flight, .. } = &mut self.phase else { return Vec::new() };
+        let (next, in_flight) = match &mut self.phase {
+            Phase::Open { next, in_flight, .. } => (next, in_flight),
+            Phase::Proving { from, sent, .. } => {
+                *sent = true;
+                let proof = (batch.from == *from).then(|| hashes_of(batch).to_frame());
+                return match proof {
+                    Some(Ok(frame)) => vec![Step::Send(frame), Step::Count("fork-proofs")],
+                    _ => self.give_up("the ledger handed out a proof that does not fit".to_owned()),
+                };
+            }
+            _ => return Vec::new(),
+        };
         let count = u64::try_from(batch.leaves.len()).unwrap_or(u64::MAX);
         let parsed = parse_note(&batch.checkpoint);
         let sound = parsed.filter(|(_, checkpoint)| {
@@ -191,6 +211,8 @@ impl Session {
     pub fn frame(&mut self, frame: Frame, acknowledged: u64, roots: Roots<'_>, now: Duration) -> Vec<Step> {
         match (&self.phase, frame.frame_type) {
             (Phase::Idle, _) => Vec::new(),
+            // What an honest collector sent before it saw the proof. It is not ours to obey any more.
+            (Phase::Proving { .. }, kind) if kind != FrameType::Bye => Vec::new(),
             (_, FrameType::Bye) => self.bye(&frame.body),
             (Phase::Greeting { .. }, FrameType::Welcome) => {
                 self.welcome(&frame.body, acknowledged, roots, now)
@@ -210,6 +232,7 @@ impl Session {
             Phase::Open { in_flight, progress, .. } => {
                 in_flight.front().map(|oldest| oldest.at.max(*progress) + ACK_TIMEOUT)
             }
+            Phase::Proving { since, .. } => Some(*since + ACK_TIMEOUT),
         }
     }
 
@@ -217,6 +240,9 @@ impl Session {
     pub fn expire(&mut self, now: Duration) -> Vec<Step> {
         if self.deadline().is_none_or(|deadline| now < deadline) {
             return Vec::new();
+        }
+        if let Phase::Proving { reason, .. } = std::mem::replace(&mut self.phase, Phase::Idle) {
+            return vec![Step::Close { reason, retry_after: Some(FORK_RETRY) }];
         }
         self.give_up("the collector did not answer in time".to_owned())
     }
@@ -246,7 +272,8 @@ impl Session {
             let theirs = cosigned.checkpoint.root;
             match roots(welcome.size) {
                 Ok(Some(ours)) if ours == theirs => {}
-                Ok(ours) => return self.forked(ours, &cosigned),
+                Ok(Some(ours)) => return self.differs(ours, &cosigned, now),
+                Ok(None) => return self.forked(None, &cosigned),
                 Err(why) => return self.give_up(why),
             }
             if welcome.size > acknowledged {
@@ -318,20 +345,29 @@ impl Session {
     }
 
     fn forked(&mut self, ours: Option<Hash>, cosigned: &Cosigned) -> Vec<Step> {
-        let Checkpoint { size, root: theirs, .. } = cosigned.checkpoint;
         self.phase = Phase::Idle;
-        let known = self.fork.replace((size, theirs));
-        let mut steps = Vec::new();
-        if known != Some((size, theirs)) {
-            let note = cosigned.note.clone();
-            steps.push(Step::Report(Report::Fork { size, ours, theirs, note }));
-        }
-        let reason = match ours {
-            Some(_) => format!("the collector holds another history of this ledger at {size} records"),
-            None => format!("the collector holds {size} records of this ledger, more than there are here"),
-        };
+        let mut steps = self.report_fork(ours, cosigned);
+        let reason = other_history(ours, cosigned.checkpoint.size);
         steps.push(Step::Close { reason, retry_after: Some(FORK_RETRY) });
         steps
+    }
+
+    /// Like [`Session::forked`], when the collector's history ended before ours: it cannot know yet that they differ.
+    fn differs(&mut self, ours: Hash, cosigned: &Cosigned, now: Duration) -> Vec<Step> {
+        let from = cosigned.checkpoint.size;
+        let mut steps = self.report_fork(Some(ours), cosigned);
+        let reason = other_history(Some(ours), from);
+        self.phase = Phase::Proving { from, sent: false, since: now, reason: reason.clone() };
+        steps.push(Step::Differs(reason));
+        steps
+    }
+
+    fn report_fork(&mut self, ours: Option<Hash>, cosigned: &Cosigned) -> Vec<Step> {
+        let Checkpoint { size, root: theirs, .. } = cosigned.checkpoint;
+        if self.fork.replace((size, theirs)) == Some((size, theirs)) {
+            return Vec::new();
+        }
+        vec![Step::Report(Report::Fork { size, ours, theirs, note: cosigned.note.clone() })]
     }
 
     fn forget_restore(&mut self, size: u64) {
@@ -344,6 +380,19 @@ impl Session {
         self.phase = Phase::Idle;
         vec![Step::Count("refusals"), Step::Close { reason, retry_after: None }]
     }
+}
+
+fn other_history(ours: Option<Hash>, size: u64) -> String {
+    match ours {
+        Some(_) => format!("the collector holds another history of this ledger at {size} records"),
+        None => format!("the collector holds {size} records of this ledger, more than there are here"),
+    }
+}
+
+/// The same batch without a word of what is in it.
+fn hashes_of(batch: &Batch) -> Batch {
+    let leaves = batch.leaves.iter().map(|leaf| Leaf::Forgotten(leaf.hash())).collect();
+    Batch { from: batch.from, checkpoint: batch.checkpoint.clone(), leaves }
 }
 
 fn parse_note(text: &str) -> Option<(Note, Checkpoint)> {

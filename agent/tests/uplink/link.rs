@@ -6,7 +6,7 @@ use picket_agent::uplink::LinkState;
 use picket_protocol::checkpoint::Checkpoint;
 use picket_protocol::dsse::ENVELOPE_BYTES_MAX;
 use picket_protocol::frame::{Frame, FrameType};
-use picket_protocol::message::{Ack, Bye, Welcome};
+use picket_protocol::message::{Ack, Batch, Bye, Leaf, Welcome};
 use picket_protocol::note::Note;
 use picket_protocol::record::Kind;
 use picket_protocol::time::Timestamp;
@@ -408,7 +408,7 @@ fn a_replayed_ack_is_counted_and_changes_nothing() {
 }
 
 #[test]
-fn a_welcome_with_another_root_is_a_fork_and_nothing_is_sent() {
+fn a_welcome_with_another_root_is_a_fork_and_no_record_is_sent() {
     let collector = Collector::start();
     let host = Host::of(&collector);
     let agent = host.agent;
@@ -416,8 +416,13 @@ fn a_welcome_with_another_root_is_a_fork_and_nothing_is_sent() {
         let Some(_hello) = connection.frame() else { return };
         let checkpoint = Checkpoint::new(agent.origin(), 3, [9; 32], Timestamp::from_seconds(1));
         connection.send(FrameType::Welcome, &welcome(3, witnessed(&checkpoint, shared)));
-        let sent = connection.frame().map(|frame| frame.frame_type);
-        assert_eq!(sent, None, "nothing goes to a collector with another history");
+        let proof = connection.frame().expect("the proof");
+        let proof = Batch::from_body(&proof.body).expect("a batch");
+        let is_hash = |leaf: &Leaf| matches!(leaf, Leaf::Forgotten(_));
+        assert!(proof.from == 3 && proof.leaves.iter().all(is_hash), "no record goes there: {proof:?}");
+        let bye = Bye { reason: "fork".to_owned(), detail: String::new(), retry_after: 0 };
+        connection.send(FrameType::Bye, &bye);
+        assert_eq!(connection.frame().map(|frame| frame.frame_type), None, "nor anything else");
     });
     let running = host.start(&collector);
     running.seal(10);
