@@ -1,6 +1,8 @@
 //! Commands on a real ledger: every check broken alone, and the receipt read; leases, acknowledgements, drills,
 //! trust roots. Time is an argument, so nothing here waits.
 
+#[path = "respond/playbook.rs"]
+mod playbook;
 #[path = "respond/ssh.rs"]
 mod ssh;
 

@@ -68,6 +68,7 @@ fn trust_root(tenant: &str, version: u64) -> Vec<u8> {
 
 fn receipt(command: Uuid, outcome: Outcome, check: Option<Check>) -> Receipt {
     Receipt {
+        step: None,
         command: Some(command),
         outcome,
         check,

@@ -261,6 +261,7 @@ fn applied(command: uuid::Uuid) -> Receipt {
     Receipt {
         command: Some(command),
         outcome: Outcome::Applied,
+        step: None,
         check: None,
         title: "shown to the customer".to_owned(),
         signers: vec!["alice".to_owned()],

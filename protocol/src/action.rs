@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use crate::command::TEXT_BYTES_MAX;
+use crate::playbook::{self, Step};
 use crate::time::Timestamp;
 
 /// Most paths that a scan may name.
@@ -124,9 +125,27 @@ pub enum Action {
     },
     /// Give a file back before its lease ends.
     RestoreFile {
-        /// The command that took it away.
+        /// The command that took it away, or the act of a playbook's step that did.
         command: uuid::Uuid,
     },
+    /// Several actions in order, each under its condition and within its time. Each has a lease of its own.
+    Playbook {
+        /// What it is called.
+        name: String,
+        /// 1 to 16, in order.
+        steps: Vec<Step>,
+    },
+}
+
+/// What is checked of a command as if it were one of its own: see [`Action::parts`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part<'a> {
+    /// The step's name; none for a command that is no playbook.
+    pub step: Option<&'a str>,
+    /// What it does.
+    pub action: &'a Action,
+    /// For how long, in seconds.
+    pub lease: u64,
 }
 
 /// A transport protocol with ports.
@@ -291,7 +310,8 @@ impl<'de> serde::Deserialize<'de> for Mac {
 }
 
 impl Action {
-    /// The words of all actions, as roles and `commands.allow` list them.
+    /// The words of all actions, as roles and `commands.allow` list them. `playbook` is none of them: who may order a playbook is
+    /// who may order each of its steps.
     pub const NAMES: [&'static str; 15] = [
         "advise",
         "scan",
@@ -328,6 +348,19 @@ impl Action {
             Self::KillProcess { .. } => "kill-process",
             Self::QuarantineFile { .. } => "quarantine-file",
             Self::RestoreFile { .. } => "restore-file",
+            Self::Playbook { .. } => "playbook",
+        }
+    }
+
+    /// What is checked of it, part by part: each step of a playbook with its own lease, and any other action as it is, with the
+    /// command's.
+    pub fn parts(&self, lease: u64) -> Vec<Part<'_>> {
+        match self {
+            Self::Playbook { steps, .. } => steps
+                .iter()
+                .map(|step| Part { step: Some(&step.name), action: &step.action, lease: step.lease })
+                .collect(),
+            action => vec![Part { step: None, action, lease }],
         }
     }
 
@@ -340,17 +373,23 @@ impl Action {
                 | Self::EndSessions { .. }
                 | Self::KillProcess { .. }
                 | Self::RestoreFile { .. }
+                | Self::Playbook { .. }
         )
     }
 
     /// Whether it does something to the host, if only for a while.
     pub fn intervenes(&self) -> bool {
-        !matches!(self, Self::Advise { .. } | Self::Scan { .. } | Self::Drill { .. })
+        match self {
+            Self::Advise { .. } | Self::Scan { .. } | Self::Drill { .. } => false,
+            Self::Playbook { steps, .. } => steps.iter().any(|step| step.action.intervenes()),
+            _ => true,
+        }
     }
 
     /// Whether a receipt `applied` is followed by one that says whether it holds: `confirmed`, `reverted` or `failed`.
     pub fn is_probed(&self) -> bool {
-        self.takes_lease() && !matches!(self, Self::Advise { .. })
+        let plain = self.takes_lease() && !matches!(self, Self::Advise { .. });
+        plain || matches!(self, Self::Playbook { .. })
     }
 
     /// One sentence for a person. Text from the command is in it as it is: to be made printable by who shows it.
@@ -403,6 +442,10 @@ impl Action {
                 format!("quarantine {path}, whose content is {sha256}: nobody reaches it under its name")
             }
             Self::RestoreFile { command } => format!("restore the file that command {command} took away"),
+            Self::Playbook { name, steps } => match steps.len() {
+                1 => format!("playbook {name}: one step"),
+                count => format!("playbook {name}: {count} steps, one after the other"),
+            },
         }
     }
 
@@ -455,8 +498,9 @@ impl Action {
                 bounds(is_sha256(sha256), "sha256 is not 64 lower-case hexadecimal digits")
             }
             Self::RestoreFile { command } => {
-                bounds(command.get_version_num() == 7, "command is not the id of one")
+                bounds(matches!(command.get_version_num(), 7 | 8), "command is not the id of one")
             }
+            Self::Playbook { name, steps } => playbook::check(name, steps),
         }
     }
 }

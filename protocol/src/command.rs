@@ -37,7 +37,8 @@ pub struct Command {
     pub hosts: Vec<AgentId>,
     /// What to do.
     pub action: Action,
-    /// How long what it does may last, in seconds; 0 for actions that leave nothing behind.
+    /// How long what it does may last, in seconds; 0 for actions that leave nothing behind, and for playbooks, whose steps have
+    /// leases of their own.
     pub lease: u64,
     /// Why, in a sentence.
     pub reason: String,
@@ -81,6 +82,8 @@ impl Command {
         bounds(self.not_before < self.expires, "expiry is not after not_before")?;
         bounds(self.reason.len() <= TEXT_BYTES_MAX, "reason is longer than 4,096 bytes")?;
         bounds(self.ticket.len() <= TEXT_BYTES_MAX, "ticket is longer than 4,096 bytes")?;
+        let steps_have_theirs = self.lease == 0 || !matches!(self.action, Action::Playbook { .. });
+        bounds(steps_have_theirs, "lease is not 0 although each step of a playbook has its own")?;
         self.action.check().map_err(CommandError::Bounds)
     }
 }
@@ -160,6 +163,8 @@ pub enum Outcome {
     Expired,
     /// Local root ended it, or a later command (`restore-file`).
     Released,
+    /// A step of a playbook whose condition did not hold: nothing was done.
+    Skipped,
 }
 
 impl Outcome {
@@ -175,8 +180,22 @@ impl Outcome {
             Self::Acknowledged => "acknowledged",
             Self::Expired => "expired",
             Self::Released => "released",
+            Self::Skipped => "skipped",
         }
     }
+}
+
+/// Which step of a command a receipt is about.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct ReceiptStep {
+    /// Its place, from 1.
+    pub number: u32,
+    /// How many there are.
+    pub of: u32,
+    /// Its name.
+    pub name: String,
+    /// What it does on this host, by an id of its own: [`crate::playbook::act_id`].
+    pub act: uuid::Uuid,
 }
 
 /// Body of a `receipt` record.
@@ -187,6 +206,9 @@ pub struct Receipt {
     pub command: Option<uuid::Uuid>,
     /// What became of it.
     pub outcome: Outcome,
+    /// The step that it is about; absent for the whole of a command.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<ReceiptStep>,
     /// The check that refused it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub check: Option<Check>,

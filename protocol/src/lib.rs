@@ -19,6 +19,7 @@ pub mod join;
 pub mod json;
 pub mod message;
 pub mod note;
+pub mod playbook;
 pub mod record;
 pub mod signer;
 pub mod ssh;

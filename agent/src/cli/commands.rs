@@ -6,6 +6,7 @@ use super::client::{ClientError, ask};
 use super::output::{Style, Tone, second};
 use super::{Exit, Global, client, output};
 use crate::config::format_duration;
+use crate::respond::status::StepReport;
 use crate::respond::store::{CommandRow, Store};
 use crate::status::Request;
 
@@ -53,6 +54,17 @@ pub(super) fn run(global: &Global, arguments: Arguments) -> Exit {
     exit
 }
 
+/// A step of a playbook in one line.
+pub(super) fn step_line(step: &StepReport) -> String {
+    let period = |seconds| format_duration(std::time::Duration::from_secs(seconds));
+    let more = match (step.seconds_left, step.seconds_to_succeed) {
+        (Some(left), _) => format!("; in force, {} left; sudo agent release {}", period(left), step.act),
+        (None, Some(left)) => format!("; must succeed within {}", period(left)),
+        (None, None) => String::new(),
+    };
+    format!("{:<9} {} ({}){more}", step.state.as_str(), printable(&step.name), printable(&step.action))
+}
+
 fn print(rows: &[CommandRow], json: bool) {
     if json {
         output::json(&rows);
@@ -81,6 +93,9 @@ fn print(rows: &[CommandRow], json: bool) {
             let left = format_duration(std::time::Duration::from_secs(seconds));
             let what = format!("in force, {left} left; sudo agent release {id}");
             output::line(&format!("    {}", style.paint(Tone::Warning, &what)));
+        }
+        for step in &row.steps {
+            output::line(&format!("    {}", style.paint(Tone::Warning, &step_line(step))));
         }
         let signers = if row.signers.is_empty() { "nobody".to_owned() } else { row.signers.join(", ") };
         let why = format!(

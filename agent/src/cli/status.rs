@@ -248,7 +248,21 @@ impl Screen {
             let time = length(Duration::from_secs(running.seconds));
             self.line("", &format!("{} {} running for {time}", printable(&running.action), running.id));
         }
-        for act in &commands.in_force {
+        for playbook in &commands.playbooks {
+            let what = format!(
+                "{}, {} steps; sudo agent release {}",
+                printable(&playbook.name),
+                playbook.steps.len(),
+                playbook.id
+            );
+            let what = self.style.paint(Tone::Warning, &what);
+            self.line("playbook", &what);
+            for step in &playbook.steps {
+                self.line("", &super::commands::step_line(step));
+            }
+        }
+        // Those of playbooks are among their steps.
+        for act in commands.in_force.iter().filter(|act| act.playbook.is_none()) {
             let left = length(Duration::from_secs(act.seconds_left));
             let what = format!("{}, {left} left; sudo agent release {}", printable(&act.action), act.id);
             let what = self.style.paint(Tone::Warning, &what);

@@ -51,14 +51,16 @@ const ENROLMENT_POLL: Duration = Duration::from_secs(2);
 const CHECK_INTERVAL: Duration = Duration::from_secs(15);
 
 /// Tables of all modules but the ledger.
-pub fn schemas() -> [&'static str; 15] {
+pub fn schemas() -> [&'static str; 16] {
     use crate::detect::acts::tables as acts;
     use crate::detect::packages::tables as packages;
     use crate::sense::{files, host, logins};
     let sensors = [files::SCHEMA, packages::SCHEMA, logins::SCHEMA, host::SCHEMA, host::defences::SCHEMA];
     let [files, packages, logins, host, defences] = sensors;
-    let responds = [respond::SCHEMA, respond::FREEZE_SCHEMA, respond::IN_FORCE_SCHEMA];
-    let ([core, versions], [commands, freeze, in_force]) = ([lifecycle::SCHEMA, takeover::SCHEMA], responds);
+    let responds =
+        [respond::SCHEMA, respond::FREEZE_SCHEMA, respond::IN_FORCE_SCHEMA, respond::SEQUENCE_SCHEMA];
+    let [commands, freeze, in_force, sequence] = responds;
+    let [core, versions] = [lifecycle::SCHEMA, takeover::SCHEMA];
     let sessions = crate::sense::sessions::SCHEMA;
     let neighbours = crate::sense::network::neighbours::SCHEMA;
     [
@@ -67,6 +69,7 @@ pub fn schemas() -> [&'static str; 15] {
         commands,
         freeze,
         in_force,
+        sequence,
         files,
         packages,
         acts::SCHEMA,

@@ -52,7 +52,7 @@ pub struct Plan {
 /// Which action is applied, and for how long yet.
 #[derive(Clone, Copy, Debug)]
 pub struct Applied {
-    /// The command.
+    /// The command, or of a playbook's step its act.
     pub id: Uuid,
     /// What is left of its lease.
     pub left: Duration,
@@ -136,7 +136,8 @@ impl Prepared {
             | Action::Drill { .. }
             | Action::EndSessions { .. }
             | Action::KillProcess { .. }
-            | Action::RestoreFile { .. } => return Ok(None),
+            | Action::RestoreFile { .. }
+            | Action::Playbook { .. } => return Ok(None),
             Action::Isolate {} => Self::Isolate(isolate::Isolation::prepare(surroundings)?),
             Action::IsolateUnit { unit } => {
                 Self::IsolateUnit(isolate_unit::UnitIsolation::prepare(unit, surroundings)?)

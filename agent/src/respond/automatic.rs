@@ -162,7 +162,12 @@ impl Follower {
             id,
             action: wanted.action,
             lease: wanted.lease,
-            subject: Subject { id: Some(id), signers: vec![by], envelope_sha256: hex(&sha256(&[bytes])) },
+            subject: Subject {
+                id: Some(id),
+                step: None,
+                signers: vec![by],
+                envelope_sha256: hex(&sha256(&[bytes])),
+            },
             reason: format!("finding {}: {}", finding.id, safe(&finding.title)),
             ticket: String::new(),
         };

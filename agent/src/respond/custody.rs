@@ -6,8 +6,10 @@
 //! confirmed within [`CONFIRM_WITHIN`] is undone, receipt `reverted`. Until it is confirmed the kernel holds it no longer than
 //! that, so that an agent that dies of it leaves a host that comes back by itself.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
 use picket_protocol::action::Action;
@@ -23,13 +25,16 @@ use super::firewall::Rung;
 use super::in_force::{self, InForce, Phase};
 use super::lease::{Lease, SAVE_INTERVAL};
 use super::receipt::{Subject, lifecycle, safe};
+use super::sequence::{self, Sequence};
 use super::status::RespondStatus;
+use super::work::Work;
 use super::{Moment, Person, RespondError, store};
 use crate::ledger::{Sealer, StateWrite};
 
 mod at_once;
 mod guard;
 mod resume;
+mod steps;
 
 /// Actions in force at once; more are answered with a failure.
 pub const ACTIONS_MAX: usize = 64;
@@ -41,6 +46,8 @@ const CONFIRM_GRACE: Duration = Duration::from_secs(5);
 const PROBE_AGAIN: Duration = Duration::from_millis(500);
 /// How often it is looked whether the acknowledgement has come.
 const CONFIRM_POLL: Duration = Duration::from_millis(5);
+/// How often it is looked how far the step of a playbook is that is being done.
+const STEP_POLL: Duration = Duration::from_millis(100);
 /// How often it is looked whether all is still in place.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// Pause between two tries to undo what could not be undone.
@@ -74,7 +81,7 @@ pub struct Context {
 /// A command that is to be carried out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Order {
-    /// The command.
+    /// The command, or of a playbook's step its act.
     pub id: Uuid,
     /// What to do.
     pub action: Action,
@@ -91,7 +98,7 @@ pub struct Order {
 /// What was released.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct ReleasedAction {
-    /// The command.
+    /// The command, or of a playbook's step its act.
     pub id: Uuid,
     /// Its action's word.
     pub action: String,
@@ -126,6 +133,10 @@ pub struct Custody {
     context: Context,
     levers: Levers,
     in_force: Vec<InForce>,
+    sequences: Vec<Sequence>,
+    worker: Option<SyncSender<Work>>,
+    /// Acts that the worker has.
+    handed: BTreeSet<Uuid>,
     waiting: Vec<Waiting>,
     saved: Duration,
     /// When to look again whether all is in place, and to try again what could not be undone.
@@ -144,11 +155,26 @@ impl Custody {
         let boot = context.boot.clone();
         let resume = |act: InForce| InForce { lease: act.lease.clone().resume(&boot, now.boot), ..act };
         let in_force: Vec<InForce> = found.into_iter().map(resume).collect();
-        let (levers, waiting) = (Levers::new(context.rung), Vec::new());
+        let sequences = sequence::read(&context.database)?;
+        let levers = Levers::new(context.rung);
         let (saved, look, undo) = (now.boot, now.boot, now.boot);
-        let mut custody = Self { context, levers, in_force, waiting, saved, look, undo, meddling: None };
+        let (worker, handed, waiting, meddling) = (None, BTreeSet::new(), Vec::new(), None);
+        let mut custody = Self {
+            context,
+            levers,
+            in_force,
+            sequences,
+            worker,
+            handed,
+            waiting,
+            saved,
+            look,
+            undo,
+            meddling,
+        };
         custody.answer_for_offline(now);
         custody.resume(now);
+        custody.resume_sequences(now);
         custody.save(now);
         custody.show();
         Ok(custody)
@@ -165,7 +191,7 @@ impl Custody {
 
     /// Carries a command out, up to the receipt `applied`.
     pub fn begin(&mut self, order: Order, now: Moment) {
-        if self.do_at_once(&order, now) {
+        if self.take_sequence(&order, now) || self.do_at_once(&order, now) {
             return;
         }
         let prepared = match self.prepare(&order) {
@@ -176,6 +202,7 @@ impl Custody {
         };
         let act = InForce {
             id: order.id,
+            step: order.subject.id.zip(order.subject.step.clone()),
             prepared,
             phase: Phase::Applying,
             attempts: 1,
@@ -188,7 +215,9 @@ impl Custody {
         };
         // What could not be undone after a crash is not done.
         let told = in_force::tell(act.id, Outcome::Received, "It is being carried out", now.wall);
-        if let Err(error) = self.seal(Vec::new(), vec![in_force::put(&act), told]) {
+        let mut writes = vec![in_force::put(&act), told];
+        writes.extend(self.written(act.command()));
+        if let Err(error) = self.seal(Vec::new(), writes) {
             let why = format!("Not done, because it could not be written down first: {error}");
             return self.answer(&order.subject, order.id, Outcome::Failed, &why, Value::Null, now);
         }
@@ -263,13 +292,22 @@ impl Custody {
         if now.boot.saturating_sub(self.saved) >= SAVE_INTERVAL {
             self.save(now);
         }
+        self.advance(now);
         self.show();
+    }
+
+    /// Who does what takes long; nobody any more when the agent stops.
+    pub fn set_worker(&mut self, worker: Option<SyncSender<Work>>) {
+        self.worker = worker;
     }
 
     /// How long nothing has to be done; for ever while nothing is in force.
     pub fn next_wake(&self, now: Moment) -> Option<Duration> {
         if !self.waiting.is_empty() {
             return Some(CONFIRM_POLL);
+        }
+        if self.sequences.iter().any(|sequence| sequence.end.is_none()) {
+            return Some(STEP_POLL);
         }
         let next = |act: &InForce| match act.phase {
             // Its lease is over; it is tried again now and then.
@@ -390,13 +428,19 @@ impl Custody {
         person: &Person,
         now: Moment,
     ) -> Result<Vec<ReleasedAction>, RespondError> {
-        let meant = |act: &&InForce| id.is_none_or(|id| act.id == id);
+        let meant = |act: &&InForce| id.is_none_or(|id| act.id == id || act.command() == id);
         let meant: Vec<InForce> = self.in_force.iter().filter(meant).cloned().collect();
-        if let (Some(id), true) = (id, meant.is_empty()) {
+        let whole = |sequence: &&Sequence| id.is_none_or(|id| sequence.id == id);
+        let whole: Vec<Sequence> = self.sequences.iter().filter(whole).cloned().collect();
+        if let (Some(id), true) = (id, meant.is_empty() && whole.is_empty()) {
             return Err(RespondError::NotInForce(id));
         }
         let detail = json!({ "by": person, "released": now.wall });
         let mut released = Vec::new();
+        for sequence in whole {
+            self.end_sequence(sequence.id, &format!("Released by {person}"), detail.clone(), now);
+            released.push(ReleasedAction { id: sequence.id, action: "playbook".to_owned(), problem: None });
+        }
         for act in meant {
             self.end(act.id, Outcome::Released, &format!("Released by {person}"), detail.clone(), now);
             let left = self.in_force.iter().any(|other| other.id == act.id);
@@ -449,7 +493,15 @@ impl Custody {
         self.in_force.iter_mut().filter(|act| act.id == id).for_each(change);
     }
 
-    fn answer(&self, subject: &Subject, id: Uuid, outcome: Outcome, title: &str, detail: Value, now: Moment) {
+    fn answer(
+        &mut self,
+        subject: &Subject,
+        id: Uuid,
+        outcome: Outcome,
+        title: &str,
+        detail: Value,
+        now: Moment,
+    ) {
         let write = store::update_command(id, outcome, title.to_owned(), now.wall);
         if let Err(error) = self.receipt(subject, outcome, title, detail, vec![write]) {
             tracing::error!(%error, %id, "a receipt was not sealed");
@@ -458,13 +510,14 @@ impl Custody {
 
     /// Seals a receipt with the state that goes with it; gives the size of the ledger then.
     fn receipt(
-        &self,
+        &mut self,
         subject: &Subject,
         outcome: Outcome,
         title: &str,
         detail: Value,
-        writes: Vec<StateWrite>,
+        mut writes: Vec<StateWrite>,
     ) -> Result<u64, RespondError> {
+        writes.extend(self.noted(subject, outcome, title));
         // The ledger's bound on a record is wider than any plan; a receipt without details is better than none.
         let draft = subject.receipt(outcome, None, title, detail);
         let draft = draft.or_else(|_| subject.receipt(outcome, None, title, Value::Null))?;
@@ -478,7 +531,7 @@ impl Custody {
     }
 
     fn show(&self) {
-        self.context.status.set_in_force(&self.in_force);
+        self.context.status.set_in_force(&self.in_force, &self.sequences);
     }
 }
 

@@ -245,7 +245,8 @@ impl Engine {
         let detail = if unanswered > 0 { json!({ "unanswered_before": unanswered }) } else { Value::Null };
         let title = format!("Command refused ({}): {reason}", refusal.check.as_str());
         let id = refusal.claimed.as_ref().map(|command| command.id);
-        let subject = Subject { id, signers: refusal.signers.clone(), envelope_sha256: digest };
+        let signers = refusal.signers.clone();
+        let subject = Subject { id, step: None, signers, envelope_sha256: digest };
         let draft = subject.receipt(Outcome::Refused, Some(refusal.check), &title, detail)?;
         let row = NewCommand {
             claimed: refusal.claimed.clone(),
@@ -265,8 +266,8 @@ impl Engine {
         now: Moment,
     ) -> Result<Option<Task>, RespondError> {
         let command = authorised.command().clone();
-        let subject =
-            Subject { id: Some(command.id), signers: authorised.signers().to_vec(), envelope_sha256: digest };
+        let signers = authorised.signers().to_vec();
+        let subject = Subject { id: Some(command.id), step: None, signers, envelope_sha256: digest };
         self.context.status.count_obeyed();
         let accepted = |engine: &Self| NewCommand {
             claimed: Some(command.clone()),
@@ -302,7 +303,8 @@ impl Engine {
             | Action::FreezeProcess { .. }
             | Action::KillProcess { .. }
             | Action::QuarantineFile { .. }
-            | Action::RestoreFile { .. } => {
+            | Action::RestoreFile { .. }
+            | Action::Playbook { .. } => {
                 let row = accepted(self);
                 return self.hand_over(command, subject, row).map(Some);
             }
@@ -374,6 +376,7 @@ impl Engine {
         for advice in ended {
             let subject = Subject {
                 id: Some(advice.id),
+                step: None,
                 signers: advice.signers.clone(),
                 envelope_sha256: advice.envelope_sha256.clone(),
             };
@@ -421,7 +424,8 @@ impl Engine {
         let (mut drafts, mut writes) = (Vec::new(), Vec::new());
         for row in self.store.unfinished()? {
             let title = "The agent was stopped while it carried the command out";
-            let subject = Subject { id: row.id, signers: row.signers, envelope_sha256: row.envelope_sha256 };
+            let (signers, envelope_sha256) = (row.signers, row.envelope_sha256);
+            let subject = Subject { id: row.id, step: None, signers, envelope_sha256 };
             drafts.push(subject.receipt(Outcome::Failed, None, title, Value::Null)?);
             if let Some(id) = row.id {
                 writes.push(store::update_command(id, Outcome::Failed, title.to_owned(), now.wall));

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use picket_protocol::command::Outcome;
+use picket_protocol::command::{Outcome, ReceiptStep};
 use picket_protocol::time::Timestamp;
 use rusqlite::{Connection, OpenFlags, params};
 use uuid::Uuid;
@@ -35,8 +35,11 @@ pub enum Phase {
 /// An action in force.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct InForce {
-    /// The command.
+    /// The command, or of a playbook's step its act.
     pub id: Uuid,
+    /// The command and the step, where it is that of a playbook.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<(Uuid, ReceiptStep)>,
     /// What it does.
     pub prepared: Prepared,
     /// How far it is.
@@ -59,10 +62,16 @@ pub struct InForce {
 }
 
 impl InForce {
+    /// The command that it is of.
+    pub fn command(&self) -> Uuid {
+        self.step.as_ref().map_or(self.id, |(command, _)| *command)
+    }
+
     /// For its receipts.
     pub fn subject(&self) -> Subject {
         Subject {
-            id: Some(self.id),
+            id: Some(self.command()),
+            step: self.step.as_ref().map(|(_, step)| step.clone()),
             signers: self.signers.clone(),
             envelope_sha256: self.envelope_sha256.clone(),
         }

@@ -8,9 +8,11 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use serde_json::Value;
 use uuid::Uuid;
 
 use super::custody::{Custody, Order, ReleasedAction};
+use super::work::Work;
 use super::{Moment, Person, RespondError};
 use crate::sys::Wake;
 
@@ -21,6 +23,8 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(40);
 
 enum Job {
     Order(Box<Order>),
+    Worker(Option<SyncSender<Work>>),
+    Worked(Uuid, Result<(String, Value), String>),
     Release(Option<Uuid>, Person, SyncSender<Result<Vec<ReleasedAction>, RespondError>>),
     Stop,
 }
@@ -79,6 +83,20 @@ impl Keeper {
         }
     }
 
+    /// See [`Custody::set_worker`].
+    pub(super) fn set_worker(&self, worker: Option<SyncSender<Work>>) {
+        // Fails only when the keeper has stopped.
+        let _stopped = self.jobs.send(Job::Worker(worker)).is_err();
+        self.wake.ring();
+    }
+
+    /// See [`Custody::worked`]. Waits where many orders wait.
+    pub(super) fn worked(&self, act: Uuid, result: Result<(String, Value), String>) {
+        // Fails only when the keeper has stopped; then the next start has the step done again.
+        let _stopped = self.jobs.send(Job::Worked(act, result)).is_err();
+        self.wake.ring();
+    }
+
     /// See [`Custody::release`].
     ///
     /// # Errors
@@ -98,6 +116,8 @@ fn run(mut custody: Custody, queue: &Receiver<Job>, wake: &Wake) {
         loop {
             match queue.try_recv() {
                 Ok(Job::Order(order)) => custody.begin(*order, Moment::now()),
+                Ok(Job::Worker(worker)) => custody.set_worker(worker),
+                Ok(Job::Worked(act, result)) => custody.worked(act, result, Moment::now()),
                 Ok(Job::Release(id, person, reply)) => {
                     // Whoever asked may have gone away meanwhile.
                     let _gone = reply.try_send(custody.release(id, &person, Moment::now())).is_err();

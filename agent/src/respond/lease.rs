@@ -9,7 +9,7 @@ use std::time::Duration;
 pub const SAVE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// A running lease, as kept in the database.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Lease {
     /// The boot (`/proc/sys/kernel/random/boot_id`) that `ends` belongs to.
     pub boot: String,

@@ -36,6 +36,7 @@ mod motd;
 pub mod offline;
 pub mod processes;
 pub mod receipt;
+pub mod sequence;
 pub mod status;
 pub mod store;
 pub mod trust;
@@ -46,6 +47,7 @@ pub use engine::{Context, Engine, RespondError, Task};
 pub use freeze_store::SCHEMA as FREEZE_SCHEMA;
 pub use in_force::SCHEMA as IN_FORCE_SCHEMA;
 pub use keeper::Keeper;
+pub use sequence::SCHEMA as SEQUENCE_SCHEMA;
 pub use status::{RespondReport, RespondStatus};
 pub use store::SCHEMA;
 pub use work::Tools;
@@ -144,11 +146,12 @@ pub fn start(
     let (jobs, queue) = sync_channel(QUEUE_MAX);
     let (work, work_queue) = sync_channel(WORK_MAX);
     let responder = Responder { jobs, status: status.clone() };
+    keeper.set_worker(Some(work.clone()));
     let worker = {
-        let (tools, status) = (tools.clone(), status.clone());
+        let (tools, keeper, status) = (tools.clone(), keeper.clone(), status.clone());
         std::thread::Builder::new()
             .name("respond-work".to_owned())
-            .spawn(move || run_work(&tools, &work_queue, &status))?
+            .spawn(move || run_work(&tools, &keeper, &work_queue, &status))?
     };
     let judge = std::thread::Builder::new()
         .name("respond".to_owned())
@@ -253,6 +256,8 @@ fn run_judge(mut engine: Engine, hands: &Hands, queue: &Receiver<Job>) {
         engine.tick(Moment::now());
     }
     engine.stop(Moment::now());
+    // The worker ends when nobody can give it work any more.
+    hands.keeper.set_worker(None);
 }
 
 fn hand_on(accepted: Work, tools: &Tools, work: &SyncSender<Work>, status: &RespondStatus) {
@@ -267,11 +272,13 @@ fn hand_on(accepted: Work, tools: &Tools, work: &SyncSender<Work>, status: &Resp
     }
 }
 
-fn run_work(tools: &Tools, queue: &Receiver<Work>, status: &RespondStatus) {
+fn run_work(tools: &Tools, keeper: &Keeper, queue: &Receiver<Work>, status: &RespondStatus) {
     while let Ok(work) = queue.recv() {
         // What was not begun when the agent stops is answered for at the next start.
-        if !tools.stop.is_set() {
-            tools.carry_out(&work);
+        match &work.subject.step {
+            _ if tools.stop.is_set() => {}
+            Some(step) => keeper.worked(step.act, tools.work_on(&work)),
+            None => tools.carry_out(&work),
         }
         status.end(work.id);
     }

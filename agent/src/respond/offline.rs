@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::actions::Levers;
 use super::custody::ReleasedAction;
 use super::firewall::legacy;
-use super::{Person, in_force};
+use super::{Person, in_force, sequence};
 use crate::layout::{Layout, read_file, write_durably};
 
 /// Longest note, in bytes.
@@ -25,7 +25,7 @@ pub struct Note {
     pub by: Person,
     /// When.
     pub time: Timestamp,
-    /// What.
+    /// What: acts in force, and the commands of playbooks under way.
     pub actions: Vec<Uuid>,
 }
 
@@ -63,7 +63,9 @@ pub fn release(layout: &Layout, boot: &str, by: Person, time: Timestamp) -> Repo
     // Of commands that the database does not tell of.
     let others = super::processes::let_all_go_on(&layout.core());
     report.processes = report.processes.saturating_add(others);
-    let note = Note { by, time, actions: found.iter().map(|act| act.id).collect() };
+    let under_way = sequence::read(&layout.database()).unwrap_or_default();
+    let sequences = under_way.iter().map(|sequence| sequence.id);
+    let note = Note { by, time, actions: sequences.chain(found.iter().map(|act| act.id)).collect() };
     if !note.actions.is_empty()
         && let Err(error) = append(&layout.released_offline(), note)
     {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use picket_protocol::command::{Check, Outcome, Receipt};
+use picket_protocol::command::{Check, Outcome, Receipt, ReceiptStep};
 use picket_protocol::crypto::{hex, sha256};
 use picket_protocol::finding::{Severity, printable};
 use picket_protocol::record::{Draft, Kind, Lifecycle, RecordError};
@@ -31,6 +31,8 @@ pub fn safe(text: &str) -> String {
 pub struct Subject {
     /// The command.
     pub id: Option<Uuid>,
+    /// The step that it is about; none for the whole of a command.
+    pub step: Option<ReceiptStep>,
     /// Operators whose signatures counted.
     pub signers: Vec<String>,
     /// SHA-256 of the envelope in hex.
@@ -49,11 +51,16 @@ impl Subject {
         title: &str,
         detail: Value,
     ) -> Result<Draft, RecordError> {
+        let title = match &self.step {
+            Some(step) => format!("Step {} of {}, {}: {title}", step.number, step.of, step.name),
+            None => title.to_owned(),
+        };
         let receipt = Receipt {
             command: self.id,
             outcome,
+            step: self.step.clone(),
             check,
-            title: title.to_owned(),
+            title,
             signers: self.signers.clone(),
             envelope_sha256: self.envelope_sha256.clone(),
             detail,

@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::freeze_store::Frozen;
 use super::in_force::{InForce, Phase};
 use super::lease::Lease;
+use super::sequence::{Sequence, Stage, StepState};
 use super::store::Advice;
 
 /// The trust root in force.
@@ -78,8 +79,11 @@ pub struct FrozenReport {
 /// An action in force.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct InForceReport {
-    /// The command: what `agent release` takes.
+    /// What `agent release` takes: the command, or of a playbook's step its act.
     pub id: Uuid,
+    /// The command, where it is that of a playbook.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub playbook: Option<Uuid>,
     /// Its action's word.
     pub action: String,
     /// What it does, in sentences.
@@ -98,6 +102,42 @@ pub struct InForceReport {
     pub seconds_left: u64,
 }
 
+/// A playbook that is under way, or of which something is in force.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct PlaybookReport {
+    /// The command: what `agent release` takes to end all of it.
+    pub id: Uuid,
+    /// What it is called.
+    pub name: String,
+    /// Its steps, in order.
+    pub steps: Vec<StepReport>,
+    /// Who signed it.
+    pub signers: Vec<String>,
+    /// When it began.
+    pub since: Timestamp,
+}
+
+/// One of its steps.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct StepReport {
+    /// What it is called.
+    pub name: String,
+    /// Its action's word.
+    pub action: String,
+    /// What it does on this host: what `agent release` takes to end that alone.
+    pub act: Uuid,
+    /// How far it is.
+    pub state: StepState,
+    /// What the last receipt about it said.
+    pub title: String,
+    /// While it is being done: seconds until it is too late.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seconds_to_succeed: Option<u64>,
+    /// While what it did is in force: seconds left of its lease.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seconds_left: Option<u64>,
+}
+
 /// A snapshot of the responder.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct RespondReport {
@@ -112,6 +152,9 @@ pub struct RespondReport {
     /// What is done to this host, with an undo.
     #[serde(default)]
     pub in_force: Vec<InForceReport>,
+    /// Playbooks under way, or of which something is in force.
+    #[serde(default)]
+    pub playbooks: Vec<PlaybookReport>,
     /// Processes that are stopped by the policy of the host's owner.
     #[serde(default)]
     pub frozen: Vec<FrozenReport>,
@@ -134,9 +177,35 @@ struct State {
     running: Vec<(Uuid, &'static str, Duration)>,
     frozen: Vec<Frozen>,
     in_force: Vec<InForce>,
+    sequences: Vec<Sequence>,
     obeyed: u64,
     refused: u64,
     dropped: u64,
+}
+
+impl State {
+    fn playbook(&self, sequence: &Sequence, now: Duration) -> PlaybookReport {
+        let step = |stage: &Stage| {
+            let act = self.in_force.iter().find(|act| act.id == stage.step.act);
+            let until = stage.until.as_ref().filter(|_| stage.state == StepState::Begun);
+            StepReport {
+                name: stage.step.name.clone(),
+                action: stage.action.name().to_owned(),
+                act: stage.step.act,
+                state: stage.state,
+                title: stage.title.clone(),
+                seconds_to_succeed: until.map(|until| until.remaining(now).as_secs()),
+                seconds_left: act.map(|act| act.lease.remaining(now).as_secs()),
+            }
+        };
+        PlaybookReport {
+            id: sequence.id,
+            name: sequence.name.clone(),
+            steps: sequence.stages.iter().map(step).collect(),
+            signers: sequence.signers.clone(),
+            since: sequence.since,
+        }
+    }
 }
 
 /// Shared hold on the responder's state; cheap to clone.
@@ -170,6 +239,7 @@ impl RespondStatus {
         };
         let in_force = |act: &InForce| InForceReport {
             id: act.id,
+            playbook: act.step.as_ref().map(|(command, _)| *command),
             action: act.prepared.name().to_owned(),
             plan: act.prepared.deed().plan().lines,
             phase: act.phase,
@@ -181,6 +251,7 @@ impl RespondStatus {
         };
         RespondReport {
             in_force: state.in_force.iter().map(in_force).collect(),
+            playbooks: state.sequences.iter().map(|own| state.playbook(own, now)).collect(),
             frozen: state.frozen.iter().map(frozen).collect(),
             trust_root: state.trust.clone(),
             trust_problem: state.problem.clone(),
@@ -212,8 +283,11 @@ impl RespondStatus {
         self.change(|state| state.frozen = frozen.to_vec());
     }
 
-    pub(super) fn set_in_force(&self, in_force: &[InForce]) {
+    pub(super) fn set_in_force(&self, in_force: &[InForce], sequences: &[Sequence]) {
         self.change(|state| {
+            if state.sequences != sequences {
+                state.sequences = sequences.to_vec();
+            }
             // Told each time that something is looked at, and seldom changed.
             if state.in_force != in_force {
                 state.in_force = in_force.to_vec();

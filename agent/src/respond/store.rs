@@ -80,6 +80,9 @@ pub struct CommandRow {
     /// Seconds left of its lease, while what it did is in force; only the running agent can tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seconds_left: Option<u64>,
+    /// How far the steps of a playbook are, while it is under way or something of it is in force; as above.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<super::status::StepReport>,
 }
 
 /// Advice that is shown until it is acknowledged or its lease ends.
@@ -226,6 +229,7 @@ impl Store {
                 received: Timestamp::from_nanos(row.get(7)?),
                 updated: Timestamp::from_nanos(row.get(8)?),
                 seconds_left: None,
+                steps: Vec::new(),
             })
         })?;
         rows.collect()
@@ -261,7 +265,8 @@ pub fn insert_command(new: NewCommand) -> StateWrite {
         let Some(oldest) = new.forget_before else { return Ok(()) };
         transaction.execute(
             "DELETE FROM command WHERE obeyed = 1 AND expires < ?1 AND state != 'accepted'
-               AND id NOT IN (SELECT id FROM advice) AND id NOT IN (SELECT id FROM in_force)",
+               AND id NOT IN (SELECT id FROM advice) AND id NOT IN (SELECT id FROM in_force)
+               AND id NOT IN (SELECT id FROM sequence)",
             [oldest.nanos()],
         )?;
         Ok(())

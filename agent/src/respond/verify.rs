@@ -1,10 +1,14 @@
 //! Whether a command is obeyed: a pure decision, in exactly the order of [`Check`].
 //!
+//! Of a playbook each step must pass what its action would have to pass as a command of its own, with the same signatures, for the
+//! same hosts and with the step's lease; the whole is refused, and the step named, when one does not.
+//!
 //! Only [`verify`] makes an [`Authorised`], and only an [`Authorised`] is carried out.
 
 use std::collections::BTreeSet;
 
-use picket_protocol::command::{self, Action, Check, Command};
+use picket_protocol::action::Part;
+use picket_protocol::command::{self, Check, Command};
 use picket_protocol::dsse::{Envelope, KeyId};
 use picket_protocol::identity::{AgentId, Tenant};
 use picket_protocol::time::Timestamp;
@@ -98,19 +102,33 @@ fn judge(
     let (root, agent, tenant) = trust_in_force(situation)?;
     let signers = valid_signers(envelope, root)?;
     *names = names_of(root, &signers);
-    let roles = roles_of(root, command, &signers)?;
-    let roles = above_threshold(roles, &command.action)?;
+    let parts = command.action.parts(command.lease);
+    let asked = each(&parts, |part| roles_of(root, part, &signers).map(|roles| (*part, roles)))?;
+    let asked = each(asked, |(part, roles)| Ok((part, above_threshold(roles, &part)?)))?;
     check_tenant(command, root, tenant)?;
     check_window(command, situation.now)?;
     if !command.hosts.contains(&agent) {
         return refuse(Check::Host, "this host is not among the hosts of the command".to_owned());
     }
-    let roles = within_audience(roles, command.hosts.len())?;
+    let hosts = command.hosts.len();
+    let asked = each(asked, |(part, roles)| Ok((part, within_audience(roles, &part, hosts)?)))?;
     check_unseen(command, situation)?;
-    let acting = within_lease(roles, command)?;
-    check_policy(command, situation, acting.count())?;
-    *names = names_of(root, &acting.signers);
-    Ok(acting.name.to_owned())
+    let acting = each(asked, |(part, roles)| Ok((part, within_lease(roles, &part)?)))?;
+    if situation.held {
+        return refuse(Check::LocalPolicy, "this host holds commands back (agent hold-commands)".to_owned());
+    }
+    for (part, acting) in &acting {
+        check_policy(part, situation, acting.count())?;
+    }
+    let acted: BTreeSet<KeyId> = acting.iter().flat_map(|(_, acting)| acting.signers.clone()).collect();
+    *names = names_of(root, &acted);
+    let roles: BTreeSet<&str> = acting.iter().map(|(_, acting)| acting.name).collect();
+    Ok(roles.into_iter().collect::<Vec<_>>().join(", "))
+}
+
+/// One check of all parts, before the next one of any.
+fn each<T, R>(parts: impl IntoIterator<Item = T>, check: impl FnMut(T) -> Verdict<R>) -> Verdict<Vec<R>> {
+    parts.into_iter().map(check).collect()
 }
 
 /// A role that may order the action, with those of its keys that signed.
@@ -128,6 +146,12 @@ impl Acting<'_> {
 
 fn refuse<T>(check: Check, reason: String) -> Verdict<T> {
     Err((check, reason))
+}
+
+/// The same of a part, whose step is named.
+fn refuse_part<T>(part: &Part<'_>, check: Check, reason: String) -> Verdict<T> {
+    let reason = part.step.map_or(reason.clone(), |step| format!("step {step}: {reason}"));
+    refuse(check, reason)
 }
 
 /// Reads the payload and checks all that can be said about it alone.
@@ -161,12 +185,8 @@ fn valid_signers(envelope: &Envelope, root: &TrustRoot) -> Verdict<BTreeSet<KeyI
     }
 }
 
-fn roles_of<'a>(
-    root: &'a TrustRoot,
-    command: &Command,
-    signers: &BTreeSet<KeyId>,
-) -> Verdict<Vec<Acting<'a>>> {
-    let action = command.action.name();
+fn roles_of<'a>(root: &'a TrustRoot, part: &Part<'_>, signers: &BTreeSet<KeyId>) -> Verdict<Vec<Acting<'a>>> {
+    let action = part.action.name();
     let may = root.roles.iter().filter(|(_, role)| role.actions.contains(action));
     let acting = may.map(|(name, role)| {
         let signers = role.keys.intersection(signers).cloned().collect();
@@ -174,18 +194,19 @@ fn roles_of<'a>(
     });
     let acting: Vec<_> = acting.filter(|acting| !acting.signers.is_empty()).collect();
     if acting.is_empty() {
-        return refuse(Check::Role, format!("none of the signers is in a role that may order {action}"));
+        let reason = format!("none of the signers is in a role that may order {action}");
+        return refuse_part(part, Check::Role, reason);
     }
     Ok(acting)
 }
 
-fn above_threshold<'a>(roles: Vec<Acting<'a>>, action: &Action) -> Verdict<Vec<Acting<'a>>> {
+fn above_threshold<'a>(roles: Vec<Acting<'a>>, part: &Part<'_>) -> Verdict<Vec<Acting<'a>>> {
     let best = roles.iter().map(|acting| (acting.count(), acting.role.threshold)).max();
     let enough: Vec<_> = roles.into_iter().filter(|a| a.count() >= a.role.threshold).collect();
     if enough.is_empty() {
         let (found, needed) = best.unwrap_or_default();
-        let reason = format!("{found} of the role's operators signed; {} takes {needed}", action.name());
-        return refuse(Check::Threshold, reason);
+        let reason = format!("{found} of the role's operators signed; {} takes {needed}", part.action.name());
+        return refuse_part(part, Check::Threshold, reason);
     }
     Ok(enough)
 }
@@ -213,13 +234,13 @@ fn audience_max(acting: &Acting<'_>) -> u32 {
     reached.map(|bound| bound.hosts).max().unwrap_or(0)
 }
 
-fn within_audience<'a>(roles: Vec<Acting<'a>>, hosts: usize) -> Verdict<Vec<Acting<'a>>> {
+fn within_audience<'a>(roles: Vec<Acting<'a>>, part: &Part<'_>, hosts: usize) -> Verdict<Vec<Acting<'a>>> {
     let most = roles.iter().map(audience_max).max().unwrap_or(0);
     let fits = |acting: &Acting<'_>| usize::try_from(audience_max(acting)).is_ok_and(|max| hosts <= max);
     let wide: Vec<_> = roles.into_iter().filter(fits).collect();
     if wide.is_empty() {
         let reason = format!("the command names {hosts} hosts; so many signers may name {most}");
-        return refuse(Check::BlastRadius, reason);
+        return refuse_part(part, Check::BlastRadius, reason);
     }
     Ok(wide)
 }
@@ -232,29 +253,31 @@ fn check_unseen(command: &Command, situation: &Situation<'_>) -> Verdict<()> {
     }
 }
 
-fn within_lease<'a>(roles: Vec<Acting<'a>>, command: &Command) -> Verdict<Acting<'a>> {
-    let longest = roles.iter().map(|acting| acting.role.lease_seconds_max).max().unwrap_or(0);
-    if command.lease == 0 && command.action.takes_lease() {
-        return refuse(Check::Lease, format!("{} needs a lease", command.action.name()));
+fn within_lease<'a>(roles: Vec<Acting<'a>>, part: &Part<'_>) -> Verdict<Acting<'a>> {
+    let (longest, lease) =
+        (roles.iter().map(|acting| acting.role.lease_seconds_max).max().unwrap_or(0), part.lease);
+    if lease == 0 && part.action.takes_lease() {
+        return refuse_part(part, Check::Lease, format!("{} needs a lease", part.action.name()));
     }
-    let fitting = roles.into_iter().find(|acting| command.lease <= acting.role.lease_seconds_max);
-    fitting.ok_or_else(|| {
-        (Check::Lease, format!("the lease of {} s is longer than the role's {longest} s", command.lease))
-    })
+    match roles.into_iter().find(|acting| lease <= acting.role.lease_seconds_max) {
+        Some(acting) => Ok(acting),
+        None => {
+            let reason = format!("the lease of {lease} s is longer than the role's {longest} s");
+            refuse_part(part, Check::Lease, reason)
+        }
+    }
 }
 
-fn check_policy(command: &Command, situation: &Situation<'_>, signed: u32) -> Verdict<()> {
-    let action = command.action.name();
-    if situation.held {
-        return refuse(Check::LocalPolicy, "this host holds commands back (agent hold-commands)".to_owned());
-    }
+fn check_policy(part: &Part<'_>, situation: &Situation<'_>, signed: u32) -> Verdict<()> {
+    let action = part.action.name();
     if !situation.allowed.iter().any(|allowed| allowed == action) {
-        return refuse(Check::LocalPolicy, format!("{action} is not in commands.allow of this host"));
+        let reason = format!("{action} is not in commands.allow of this host");
+        return refuse_part(part, Check::LocalPolicy, reason);
     }
-    let needed = (situation.signers)(action).map_err(|why| (Check::LocalPolicy, why))?;
+    let needed = (situation.signers)(action).or_else(|why| refuse_part(part, Check::LocalPolicy, why))?;
     if signed < needed {
         let reason = format!("{signed} operators signed; the owner of this host wants {needed} for {action}");
-        return refuse(Check::LocalPolicy, reason);
+        return refuse_part(part, Check::LocalPolicy, reason);
     }
     Ok(())
 }

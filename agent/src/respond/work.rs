@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use picket_protocol::command::Outcome;
+use picket_protocol::command::{Action, Outcome};
 use picket_protocol::finding::{Entity, Finding, Observed, Severity};
 use picket_protocol::identity::AgentId;
 use picket_protocol::record::{Draft, Kind};
@@ -29,7 +29,7 @@ const ACKNOWLEDGED_POLL: Duration = Duration::from_millis(5);
 /// What remains to be done for a command that was accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Work {
-    /// The command.
+    /// The command, or of a playbook's step its act.
     pub id: Uuid,
     /// What to do.
     pub kind: WorkKind,
@@ -56,6 +56,16 @@ pub enum WorkKind {
     },
 }
 
+impl WorkKind {
+    /// What of a playbook's steps is done by the worker. It only looks, and may be done again.
+    pub fn of(action: &Action) -> Option<Self> {
+        match action {
+            Action::Scan { paths } => Some(Self::Scan { paths: paths.iter().map(Into::into).collect() }),
+            _ => None,
+        }
+    }
+}
+
 /// Re-examines files. The error is a sentence for the receipt.
 pub type Scan =
     Arc<dyn Fn(&[PathBuf], Duration, &mut dyn FnMut(ScanProgress)) -> Result<Value, String> + Send + Sync>;
@@ -78,14 +88,21 @@ pub struct Tools {
 impl Tools {
     /// Does the work and seals the receipt.
     pub fn carry_out(&self, work: &Work) {
-        let verified = (self.clock)().boot;
-        let result = match &work.kind {
-            WorkKind::Scan { paths } => self.scan(paths),
-            WorkKind::Drill { findings } => self.drill(work, *findings, verified),
-        };
-        match result {
+        match self.work_on(work) {
             Ok((title, detail)) => self.answer(work.id, &work.subject, Outcome::Applied, &title, detail),
             Err(why) => self.answer(work.id, &work.subject, Outcome::Failed, &safe(&why), Value::Null),
+        }
+    }
+
+    /// Does the work; gives what a receipt is to say. The error is a sentence for it.
+    ///
+    /// # Errors
+    /// Why it was not done.
+    pub fn work_on(&self, work: &Work) -> Result<(String, Value), String> {
+        let verified = (self.clock)().boot;
+        match &work.kind {
+            WorkKind::Scan { paths } => self.scan(paths),
+            WorkKind::Drill { findings } => self.drill(work, *findings, verified),
         }
     }
 

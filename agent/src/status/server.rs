@@ -340,10 +340,12 @@ fn commands(limit: u32, client: &Client, sources: &Sources) -> io::Result<Answer
     match rows {
         Err(message) => Ok(Err(message)),
         Ok(rows) => {
-            let in_force = sources.respond.report(crate::clock::since_boot()).in_force;
+            let report = sources.respond.report(crate::clock::since_boot());
             for row in &rows {
-                let act = in_force.iter().find(|act| row.id == Some(act.id));
-                let row = CommandRow { seconds_left: act.map(|act| act.seconds_left), ..row.clone() };
+                let act = report.in_force.iter().find(|act| row.id == Some(act.id));
+                let playbook = report.playbooks.iter().find(|playbook| row.id == Some(playbook.id));
+                let steps = playbook.map(|playbook| playbook.steps.clone()).unwrap_or_default();
+                let row = CommandRow { seconds_left: act.map(|act| act.seconds_left), steps, ..row.clone() };
                 client.send(&Reply::Item(serde_json::value::to_raw_value(&row)?))?;
             }
             Ok(Ok(json!({ "count": rows.len() })))

@@ -227,6 +227,7 @@ impl Lab {
     pub fn seal_receipt(&self, host: &mut Host, receipt: &Receipt) {
         let draft = Draft::new(Kind::Receipt, Severity::Info, receipt).unwrap();
         let index = ReceiptIndex {
+            of_step: receipt.step.is_some(),
             command: receipt.command,
             outcome: receipt.outcome,
             check: receipt.check,

@@ -17,6 +17,7 @@ pub fn receipt(command: Uuid, outcome: Outcome) -> Receipt {
     Receipt {
         command: Some(command),
         outcome,
+        step: None,
         check: None,
         title: format!("it is {}", outcome.as_str()),
         signers: vec!["alice".to_owned()],

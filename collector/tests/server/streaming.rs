@@ -236,6 +236,7 @@ async fn commands_wait_for_their_host_and_are_answered_by_receipts() {
         let receipt = Receipt {
             command: Some(id),
             outcome: Outcome::Applied,
+            step: None,
             check: None,
             title: "shown".to_owned(),
             signers: Vec::new(),
@@ -270,6 +271,7 @@ async fn what_an_agent_has_received_is_not_sent_to_it_again() {
     let receipt = Receipt {
         command: Some(first.id),
         outcome: Outcome::Received,
+        step: None,
         check: None,
         title: "received".to_owned(),
         signers: Vec::new(),

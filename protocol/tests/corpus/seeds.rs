@@ -15,6 +15,7 @@ use picket_protocol::message::{
     Ack, Batch, Bye, Enroll, Enrolled, Hello, Leaf, Renew, Renewed, Welcome, to_frame,
 };
 use picket_protocol::note::{KeyKind, VerifierKey};
+use picket_protocol::playbook::{Condition, Otherwise, Step};
 use picket_protocol::record::{Draft, Gap, KeyRotation, Kind, Lifecycle};
 use picket_protocol::signer::{COMMAND_NAMESPACE, SignerKey};
 use picket_protocol::ssh::{self, SshKey};
@@ -92,6 +93,7 @@ fn receipt() -> Receipt {
     Receipt {
         command: Some(uuid::Uuid::parse_str("01945d2a-1c00-7000-8000-0000000000c1").unwrap()),
         outcome: Outcome::Refused,
+        step: None,
         check: Some(Check::BlastRadius),
         title: "the audience is too large for one signer".to_owned(),
         signers: vec!["alice".to_owned()],
@@ -535,7 +537,35 @@ fn root() -> TrustRoot {
     }
 }
 
+/// Sequences of several actions.
+fn sequences(seeds: &mut Vec<Seed>) {
+    let steps = [
+        ("contain", Condition::Always {}),
+        ("look", Condition::Found { rule: "file.*".to_owned(), seconds: 60 }),
+    ];
+    let steps = steps.map(|(name, when)| Step {
+        name: name.to_owned(),
+        action: if name == "look" { order().action } else { Action::Isolate {} },
+        lease: 60,
+        when,
+        timeout: 30,
+        otherwise: Otherwise::GoOn,
+    });
+    let playbook = Action::Playbook { name: "contain-ransomware".to_owned(), steps: steps.to_vec() };
+    let playbook = serde_json::to_string(&Command { action: playbook, lease: 0, ..order() }).unwrap();
+    add(seeds, "command", "good-playbook", playbook.as_str());
+    add(
+        seeds,
+        "command",
+        "bad-playbook-step-twice",
+        playbook.replace(r#""name":"look""#, r#""name":"contain""#),
+    );
+    let within = r#"{"type":"playbook","name":"x","steps":[]}"#;
+    add(seeds, "command", "bad-playbook-within", playbook.replacen(r#"{"type":"isolate"}"#, within, 1));
+}
+
 fn orders(seeds: &mut Vec<Seed>) {
+    sequences(seeds);
     let command = serde_json::to_string(&order()).unwrap();
     add(seeds, "command", "good-scan", command.as_str());
     add(

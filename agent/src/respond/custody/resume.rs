@@ -18,6 +18,7 @@ impl Custody {
             let detail = json!({ "by": note.by, "released": note.time, "offline": true });
             let title = format!("Released by {} while the agent did not run", note.by);
             for id in note.actions {
+                self.end_sequence(id, &title, detail.clone(), now);
                 self.end(id, Outcome::Released, &title, detail.clone(), now);
             }
         }

@@ -1,0 +1,315 @@
+//! Does the steps of sequences, one after the other: see [`crate::respond::sequence`] for what is decided.
+
+use picket_protocol::action::Action;
+use picket_protocol::command::Outcome;
+use picket_protocol::finding::Finding;
+use picket_protocol::playbook::is_meant;
+use picket_protocol::record::{Kind, Record};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::{Custody, Order};
+use crate::ledger::{Reader, RecordFilter, StateWrite};
+use crate::respond::Moment;
+use crate::respond::in_force;
+use crate::respond::receipt::{Subject, safe};
+use crate::respond::sequence::{self, Next, Sequence, Stage, StepState};
+use crate::respond::store::{self, Store};
+use crate::respond::work::{Work, WorkKind};
+
+/// Sequences under way at once; more are answered with a failure.
+pub const SEQUENCES_MAX: usize = 8;
+/// Findings that are read for one condition.
+const FINDINGS_MAX: usize = 1_000;
+
+impl Custody {
+    /// Takes up a sequence, if the order is one. Its first step is begun by the next tick.
+    pub(super) fn take_sequence(&mut self, order: &Order, now: Moment) -> bool {
+        let Some(sequence) = Sequence::of(order, now.wall) else { return false };
+        let refused = if self.sequences.len() >= SEQUENCES_MAX {
+            Some(format!("Not done: {SEQUENCES_MAX} playbooks are under way already"))
+        } else {
+            let told = in_force::tell(sequence.id, Outcome::Received, "It is being carried out", now.wall);
+            let written = self.seal(Vec::new(), vec![sequence::put(&sequence), told]);
+            written
+                .err()
+                .map(|error| format!("Not done, because it could not be written down first: {error}"))
+        };
+        match refused {
+            Some(why) => self.answer(&order.subject, order.id, Outcome::Failed, &why, Value::Null, now),
+            None => self.sequences.push(sequence),
+        }
+        true
+    }
+
+    /// After a start: a step that cannot be begun again, and that nobody knows the end of, has failed.
+    pub(super) fn resume_sequences(&mut self, now: Moment) {
+        for sequence in self.sequences.clone() {
+            for stage in sequence.stages.iter().filter(|stage| stage.state == StepState::Begun) {
+                let goes_on =
+                    self.in_force.iter().any(|act| act.id == stage.step.act) || is_work(&stage.action);
+                if !goes_on {
+                    let order = sequence.order(stage);
+                    let title = "The agent was stopped while it carried the step out";
+                    self.answer(&order.subject, order.id, Outcome::Failed, title, Value::Null, now);
+                }
+            }
+        }
+        let boot = self.context.boot.clone();
+        for stage in self.sequences.iter_mut().flat_map(|sequence| &mut sequence.stages) {
+            stage.until = stage.until.take().map(|until| until.resume(&boot, now.boot));
+        }
+    }
+
+    /// Begins what is due, ends what took too long, and says the last word on what is over.
+    pub(super) fn advance(&mut self, now: Moment) {
+        for id in self.sequences.iter().map(|sequence| sequence.id).collect::<Vec<_>>() {
+            // Each round ends a step or waits for one, and the last two rounds are about the whole.
+            for _ in 0..=picket_protocol::playbook::STEPS_MAX + 1 {
+                if !self.advance_one(id, now) {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Whether there may be more to do at once.
+    fn advance_one(&mut self, id: Uuid, now: Moment) -> bool {
+        let Some(sequence) = self.sequences.iter().find(|sequence| sequence.id == id).cloned() else {
+            return false;
+        };
+        if let Some(end) = sequence.end {
+            self.leave(&sequence, end, now);
+            return false;
+        }
+        match sequence.next() {
+            Next::Await(stage) => {
+                let late = stage.until.as_ref().is_none_or(|until| until.remaining(now.boot).is_zero());
+                if late {
+                    self.time_out(&sequence, stage, now);
+                } else {
+                    self.hand_on(&sequence, stage, now);
+                }
+                late
+            }
+            Next::Consider(stage) => self.consider(&sequence, stage, now),
+            Next::Stop(stage) => {
+                let title = format!("Stopped at step {}: {}", stage.step.name, safe(&stage.title));
+                self.finish(&sequence, Outcome::Failed, &title, now)
+            }
+            Next::Done => {
+                let title = format!("The playbook {} is done: {}", sequence.name, tally(&sequence));
+                self.finish(&sequence, Outcome::Confirmed, &title, now)
+            }
+        }
+    }
+
+    /// Does the step, if it is to be done.
+    fn consider(&mut self, sequence: &Sequence, stage: &Stage, now: Moment) -> bool {
+        let order = sequence.order(stage);
+        match self.is_held(now) {
+            Ok(false) => {}
+            Ok(true) => {
+                let title = "Stopped: commands are held back (agent hold-commands)";
+                return self.finish(sequence, Outcome::Failed, title, now);
+            }
+            Err(why) => {
+                tracing::error!(why, "whether commands are held back cannot be told; the step waits");
+                return false;
+            }
+        }
+        let found = |rule: &str, seconds| self.has_finding(rule, seconds, now);
+        match sequence.is_due(&stage.when, &found) {
+            Ok(true) => {}
+            Ok(false) => {
+                let title = format!("Not done: it is only done {}", stage.when);
+                self.answer(&order.subject, order.id, Outcome::Skipped, &title, Value::Null, now);
+                return true;
+            }
+            Err(why) => {
+                let title = format!("Not done, because its condition cannot be told: {}", safe(&why));
+                self.answer(&order.subject, order.id, Outcome::Failed, &title, Value::Null, now);
+                return true;
+            }
+        }
+        self.change_sequence(sequence.id, |own, boot| own.begin(stage.step.act, boot, now.boot));
+        if !stage.action.is_probed() {
+            // What has no undo of its own: that it was begun is durable before it is.
+            let written =
+                self.written(sequence.id).map_or(Ok(()), |write| self.seal(Vec::new(), vec![write]));
+            if let Err(error) = written {
+                let title = format!("Not done, because it could not be written down first: {error}");
+                self.answer(&order.subject, order.id, Outcome::Failed, &title, Value::Null, now);
+                return true;
+            }
+        }
+        if !is_work(&stage.action) {
+            self.begin(order, now);
+        }
+        true
+    }
+
+    /// Gives a step that takes long to the worker, once in each run of the agent.
+    fn hand_on(&mut self, sequence: &Sequence, stage: &Stage, now: Moment) {
+        let Some(worker) = self.worker.as_ref().filter(|_| !self.handed.contains(&stage.step.act)) else {
+            return;
+        };
+        let Some(kind) = WorkKind::of(&stage.action) else { return };
+        let order = sequence.order(stage);
+        let work = Work { id: order.id, kind, subject: order.subject, agent: None, received: now.boot };
+        // With too many before it the next tick tries again.
+        if worker.try_send(work).is_ok() {
+            self.handed.insert(stage.step.act);
+        }
+    }
+
+    /// The worker is done with a step.
+    pub fn worked(&mut self, act: Uuid, result: Result<(String, Value), String>, now: Moment) {
+        self.handed.remove(&act);
+        let Some(sequence) = self.sequences.iter().find(|own| own.end.is_none() && own.has(act)).cloned()
+        else {
+            return;
+        };
+        let Some(stage) = sequence.stages.iter().find(|stage| stage.step.act == act) else { return };
+        // One that took too long was answered for.
+        if stage.state == StepState::Begun {
+            let order = sequence.order(stage);
+            let (outcome, title, detail) = match result {
+                Ok((title, detail)) => (Outcome::Applied, safe(&title), detail),
+                Err(why) => (Outcome::Failed, safe(&why), Value::Null),
+            };
+            self.answer(&order.subject, act, outcome, &title, detail, now);
+        }
+    }
+
+    fn time_out(&mut self, sequence: &Sequence, stage: &Stage, now: Moment) {
+        let title = format!("Undone, because it was not confirmed within the step's {} s", stage.timeout);
+        if self.in_force.iter().any(|act| act.id == stage.step.act) {
+            return self.end(stage.step.act, Outcome::Reverted, &title, Value::Null, now);
+        }
+        let order = sequence.order(stage);
+        let title = format!("Not done within the step's {} s", stage.timeout);
+        self.answer(&order.subject, order.id, Outcome::Failed, &title, Value::Null, now);
+    }
+
+    /// Says the last word on the steps; true, since what is not in force any more is left at once.
+    fn finish(&mut self, sequence: &Sequence, outcome: Outcome, title: &str, now: Moment) -> bool {
+        self.change_sequence(sequence.id, |own, _| own.end = Some(outcome));
+        let mut writes: Vec<StateWrite> = self.written(sequence.id).into_iter().collect();
+        writes.push(in_force::tell(sequence.id, outcome, title, now.wall));
+        let steps: Vec<Value> = sequence
+            .stages
+            .iter()
+            .map(|stage| json!({ "step": stage.step.name, "act": stage.step.act, "state": stage.state }))
+            .collect();
+        if let Err(error) =
+            self.receipt(&sequence.subject(), outcome, title, json!({ "steps": steps }), writes)
+        {
+            tracing::error!(%error, id = %sequence.id, "the end of a playbook was not recorded");
+        }
+        true
+    }
+
+    /// Forgets a sequence once nothing of it is in force; of one that was done, that is told.
+    fn leave(&mut self, sequence: &Sequence, end: Outcome, now: Moment) {
+        if self.in_force.iter().any(|act| sequence.has(act.id)) {
+            return;
+        }
+        self.sequences.retain(|own| own.id != sequence.id);
+        let removed = sequence::remove(sequence.id);
+        let sealed = match sequence.left.filter(|_| end == Outcome::Confirmed) {
+            Some(outcome) => {
+                let title = "Nothing of the playbook is in force any more";
+                let told = in_force::tell(sequence.id, outcome, title, now.wall);
+                self.receipt(&sequence.subject(), outcome, title, Value::Null, vec![removed, told])
+                    .map(|_| ())
+            }
+            None => self.seal(Vec::new(), vec![removed]),
+        };
+        if let Err(error) = sealed {
+            tracing::error!(%error, id = %sequence.id, "that a playbook is over was not recorded");
+        }
+    }
+
+    /// Local root, or a note of it, ends the whole: no further step is begun. What is in force of it is ended by the caller.
+    pub(super) fn end_sequence(&mut self, id: Uuid, title: &str, detail: Value, now: Moment) {
+        let Some(sequence) = self.sequences.iter().find(|sequence| sequence.id == id).cloned() else {
+            return;
+        };
+        if sequence.end.is_none() || sequence.end == Some(Outcome::Confirmed) {
+            let told = in_force::tell(id, Outcome::Released, title, now.wall);
+            let sealed = self.receipt(&sequence.subject(), Outcome::Released, title, detail, vec![told]);
+            if let Err(error) = sealed {
+                tracing::error!(%error, %id, "the end of a playbook was not recorded");
+            }
+        }
+        // Nothing is told of it any more.
+        self.change_sequence(id, |own, _| own.end = Some(Outcome::Released));
+        let write = self.written(id);
+        if let Err(error) = self.seal(Vec::new(), write.into_iter().collect()) {
+            tracing::error!(%error, %id, "the end of a playbook was not recorded");
+        }
+    }
+
+    /// What a receipt about a step changes, to be written with it.
+    pub(super) fn noted(&mut self, subject: &Subject, outcome: Outcome, title: &str) -> Option<StateWrite> {
+        let (id, step) = (subject.id?, subject.step.as_ref()?);
+        self.change_sequence(id, |own, _| own.note(step.act, outcome, title));
+        self.written(id)
+    }
+
+    /// The row of a sequence as it is.
+    pub(super) fn written(&self, id: Uuid) -> Option<StateWrite> {
+        self.sequences.iter().find(|sequence| sequence.id == id).map(sequence::put)
+    }
+
+    fn change_sequence(&mut self, id: Uuid, change: impl Fn(&mut Sequence, &str)) {
+        let boot = &self.context.boot;
+        self.sequences.iter_mut().filter(|own| own.id == id).for_each(|own| change(own, boot));
+    }
+
+    fn is_held(&self, now: Moment) -> Result<bool, String> {
+        let lease = Store::open(&self.context.database).and_then(|store| store.lease(store::HOLD));
+        let lease = lease.map_err(|error| error.to_string())?;
+        Ok(lease
+            .is_some_and(|lease| !lease.resume(&self.context.boot, now.boot).remaining(now.boot).is_zero()))
+    }
+
+    fn has_finding(&self, rule: &str, seconds: u64, now: Moment) -> Result<bool, String> {
+        let since = now
+            .wall
+            .nanos()
+            .saturating_sub(i64::try_from(seconds).unwrap_or(i64::MAX).saturating_mul(1_000_000_000));
+        let filter = RecordFilter {
+            kind: Some(Kind::Finding),
+            since: Some(picket_protocol::time::Timestamp::from_nanos(since)),
+            limit: FINDINGS_MAX,
+            ..RecordFilter::default()
+        };
+        let reader = Reader::open(&self.context.database).map_err(|error| error.to_string())?;
+        let records = reader.records(&filter).map_err(|error| error.to_string())?;
+        let findings = records.iter().filter_map(|record| {
+            Record::parse(&record.bytes).and_then(|record| record.body::<Finding>()).ok()
+        });
+        Ok(findings
+            .into_iter()
+            .any(|finding| is_meant(rule, &finding.rule) && finding.explained_by.is_none() && !finding.drill))
+    }
+}
+
+/// Whether it is done by the worker, and may be done again.
+fn is_work(action: &Action) -> bool {
+    WorkKind::of(action).is_some()
+}
+
+fn tally(sequence: &Sequence) -> String {
+    let count = |state| sequence.stages.iter().filter(|stage| stage.state == state).count();
+    let parts =
+        [StepState::Succeeded, StepState::Failed, StepState::Skipped].map(|state| (count(state), state));
+    let parts: Vec<String> = parts
+        .iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, state)| format!("{count} {}", state.as_str()))
+        .collect();
+    parts.join(", ")
+}

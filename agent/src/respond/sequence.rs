@@ -1,0 +1,280 @@
+//! Sequences that are under way (playbooks), in the agent's database: which step is next, and what the ones before it came to. The
+//! decisions are here and pure; who does the steps is [`super::custody`].
+//!
+//! Promises: what a step came to is written in the transaction of the receipt that says so, and that it was begun before it is done. So
+//! no step is done twice, whatever becomes of the agent: one that has an undo goes on where it was, one that only looks looks
+//! again, and of one without an undo nobody knows whether it was done, so that it counts as failed.
+
+use std::path::Path;
+use std::time::Duration;
+
+use picket_protocol::action::Action;
+use picket_protocol::command::{Outcome, ReceiptStep};
+use picket_protocol::playbook::{Condition, Otherwise, act_id};
+use picket_protocol::time::Timestamp;
+use rusqlite::{Connection, OpenFlags, params};
+use uuid::Uuid;
+
+use super::custody::Order;
+use super::lease::Lease;
+use super::receipt::Subject;
+use crate::ledger::StateWrite;
+
+/// Table of this module: one row a sequence, in JSON.
+pub const SCHEMA: &str = "CREATE TABLE IF NOT EXISTS sequence (id TEXT PRIMARY KEY, state TEXT NOT NULL);";
+
+/// How far a step is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StepState {
+    /// Nothing was done for it yet.
+    Waiting,
+    /// It is being done.
+    Begun,
+    /// It does, or did, what it says.
+    Succeeded,
+    /// It does not, or not in time.
+    Failed,
+    /// Its condition did not hold.
+    Skipped,
+}
+
+impl StepState {
+    /// The word for people.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Begun => "begun",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Skipped => "skipped",
+        }
+    }
+}
+
+/// A step.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Stage {
+    /// Which one it is, as receipts name it.
+    pub step: ReceiptStep,
+    /// What it does.
+    pub action: Action,
+    /// For how long, in seconds.
+    pub lease: u64,
+    /// When it is done at all.
+    pub when: Condition,
+    /// Within how many seconds it must have succeeded.
+    pub timeout: u64,
+    /// What follows when it fails.
+    pub otherwise: Otherwise,
+    /// How far it is.
+    pub state: StepState,
+    /// What the last receipt about it said.
+    pub title: String,
+    /// Until when it must have succeeded, once it was begun.
+    pub until: Option<Lease>,
+}
+
+/// A sequence.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Sequence {
+    /// The command.
+    pub id: Uuid,
+    /// What it is called.
+    pub name: String,
+    /// Its steps, in order.
+    pub stages: Vec<Stage>,
+    /// The last word on it, once there is none left to do; what its steps did may be in force yet.
+    pub end: Option<Outcome>,
+    /// How that which was in force ended last.
+    pub left: Option<Outcome>,
+    /// Who signed it.
+    pub signers: Vec<String>,
+    /// SHA-256 of the envelope in hex.
+    pub envelope_sha256: String,
+    /// Why, from outside.
+    pub reason: String,
+    /// The vendor's case, from outside.
+    pub ticket: String,
+    /// When it began.
+    pub since: Timestamp,
+}
+
+/// What is to be done next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next<'a> {
+    /// Nothing as yet: that step is being done.
+    Await(&'a Stage),
+    /// To decide whether that step is to be done, and to do it.
+    Consider(&'a Stage),
+    /// Nothing any more, since that step failed.
+    Stop(&'a Stage),
+    /// Nothing any more: all steps are over.
+    Done,
+}
+
+impl Sequence {
+    /// The sequence that an order is; none for an order of one action.
+    pub fn of(order: &Order, now: Timestamp) -> Option<Self> {
+        let Action::Playbook { name, steps } = &order.action else { return None };
+        let of = u32::try_from(steps.len()).unwrap_or(u32::MAX);
+        let stages = (1..=of).zip(steps).map(|(number, step)| Stage {
+            step: ReceiptStep { number, of, name: step.name.clone(), act: act_id(order.id, number) },
+            action: step.action.clone(),
+            lease: step.lease,
+            when: step.when.clone(),
+            timeout: step.timeout,
+            otherwise: step.otherwise,
+            state: StepState::Waiting,
+            title: String::new(),
+            until: None,
+        });
+        Some(Self {
+            id: order.id,
+            name: name.clone(),
+            stages: stages.collect(),
+            end: None,
+            left: None,
+            signers: order.subject.signers.clone(),
+            envelope_sha256: order.subject.envelope_sha256.clone(),
+            reason: order.reason.clone(),
+            ticket: order.ticket.clone(),
+            since: now,
+        })
+    }
+
+    /// What comes next.
+    pub fn next(&self) -> Next<'_> {
+        for stage in &self.stages {
+            match (stage.state, stage.otherwise) {
+                (StepState::Succeeded | StepState::Skipped, _) | (StepState::Failed, Otherwise::GoOn) => {}
+                (StepState::Failed, Otherwise::Stop) => return Next::Stop(stage),
+                (StepState::Begun, _) => return Next::Await(stage),
+                (StepState::Waiting, _) => return Next::Consider(stage),
+            }
+        }
+        Next::Done
+    }
+
+    /// Whether the condition holds; `found` tells whether there is a finding of a rule within so many seconds.
+    ///
+    /// # Errors
+    /// Why `found` cannot tell.
+    pub fn is_due(
+        &self,
+        when: &Condition,
+        found: &dyn Fn(&str, u64) -> Result<bool, String>,
+    ) -> Result<bool, String> {
+        let came_to = |name: &str, state| {
+            self.stages.iter().any(|stage| stage.step.name == name && stage.state == state)
+        };
+        match when {
+            Condition::Always {} => Ok(true),
+            Condition::Succeeded { step } => Ok(came_to(step, StepState::Succeeded)),
+            Condition::Failed { step } => Ok(came_to(step, StepState::Failed)),
+            Condition::Found { rule, seconds } => found(rule, *seconds),
+            Condition::NotFound { rule, seconds } => found(rule, *seconds).map(|found| !found),
+        }
+    }
+
+    /// Notes what a receipt about one of its steps says.
+    pub fn note(&mut self, act: Uuid, outcome: Outcome, title: &str) {
+        let Some(stage) = self.stages.iter_mut().find(|stage| stage.step.act == act) else { return };
+        title.clone_into(&mut stage.title);
+        let over = matches!(outcome, Outcome::Expired | Outcome::Released);
+        if over {
+            self.left = Some(outcome);
+        }
+        let begun = stage.state == StepState::Begun;
+        stage.state = match outcome {
+            Outcome::Received => StepState::Begun,
+            Outcome::Applied if stage.action.is_probed() => stage.state,
+            Outcome::Applied | Outcome::Confirmed if begun => StepState::Succeeded,
+            Outcome::Skipped => StepState::Skipped,
+            Outcome::Failed | Outcome::Reverted | Outcome::Refused => StepState::Failed,
+            // Ended before it was confirmed.
+            Outcome::Expired | Outcome::Released if begun => StepState::Failed,
+            _ => stage.state,
+        };
+    }
+
+    /// The step with that act is being done from now on, and has so long.
+    pub fn begin(&mut self, act: Uuid, boot: &str, now: Duration) {
+        if let Some(stage) = self.stages.iter_mut().find(|stage| stage.step.act == act) {
+            stage.state = StepState::Begun;
+            stage.until = Some(Lease::start(boot, now, Duration::from_secs(stage.timeout)));
+        }
+    }
+
+    /// Whether one of its steps has that act.
+    pub fn has(&self, act: Uuid) -> bool {
+        self.stages.iter().any(|stage| stage.step.act == act)
+    }
+
+    /// For receipts about the whole.
+    pub fn subject(&self) -> Subject {
+        Subject {
+            id: Some(self.id),
+            step: None,
+            signers: self.signers.clone(),
+            envelope_sha256: self.envelope_sha256.clone(),
+        }
+    }
+
+    /// The order of one of its steps.
+    pub fn order(&self, stage: &Stage) -> Order {
+        Order {
+            id: stage.step.act,
+            action: stage.action.clone(),
+            lease: Duration::from_secs(stage.lease),
+            subject: Subject { step: Some(stage.step.clone()), ..self.subject() },
+            reason: self.reason.clone(),
+            ticket: self.ticket.clone(),
+        }
+    }
+}
+
+/// Reads what is under way. A row that this version cannot read is left where it is, and told.
+///
+/// # Errors
+/// What SQLite says.
+pub fn read(database: &Path) -> rusqlite::Result<Vec<Sequence>> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(database, flags)?;
+    connection.busy_timeout(Duration::from_secs(5))?;
+    let mut statement = connection.prepare("SELECT id, state FROM sequence ORDER BY id")?;
+    let rows = statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?;
+    let mut found = Vec::new();
+    for row in rows {
+        let (id, state) = row?;
+        match serde_json::from_str(&state) {
+            Ok(sequence) => found.push(sequence),
+            Err(error) => {
+                tracing::error!(%error, id, "a sequence under way cannot be read; it goes no further")
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Writes a sequence down as it is.
+pub fn put(sequence: &Sequence) -> StateWrite {
+    let (id, state) = (sequence.id, serde_json::to_string(sequence));
+    Box::new(move |transaction| {
+        let state = state
+            .as_ref()
+            .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.to_string().into()))?;
+        let sql = "INSERT OR REPLACE INTO sequence (id, state) VALUES (?1, ?2)";
+        transaction.execute(sql, params![id.to_string(), state]).map(|_| ())
+    })
+}
+
+/// It is over.
+pub fn remove(id: Uuid) -> StateWrite {
+    Box::new(move |transaction| {
+        transaction.execute("DELETE FROM sequence WHERE id = ?1", [id.to_string()]).map(|_| ())
+    })
+}
+
+#[cfg(test)]
+mod tests;
