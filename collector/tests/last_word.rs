@@ -14,7 +14,8 @@ use std::time::Duration;
 use lab::orders::{isolation, post, posted, receipt, signed, signed_by, soon, trust_root};
 use lab::{ADMIN, Host, Lab, RESPONDER, VIEWER, err, now, out, soc, soc_code, token, wait_for};
 use picket_collector::store::Store as _;
-use picket_protocol::command::{Action, Check, Command, Outcome, Receipt};
+use picket_protocol::command::{Action, Check, Command, Outcome, Receipt, ReceiptStep};
+use picket_protocol::playbook::{Condition, Otherwise, Step, act_id};
 use picket_protocol::time::Timestamp;
 use serde_json::Value;
 use uuid::Uuid;
@@ -306,4 +307,46 @@ fn a_token_without_a_key_cannot_use_the_bound_up() {
     assert_eq!(post(&lab, &isolation(&[&hosts[0]], soon())).status, 201);
     assert_eq!(post(&lab, &isolation(&[&hosts[1]], soon())).status, 429);
     assert_eq!(stranger(&hosts[1]), 201);
+}
+
+#[test]
+fn what_is_said_of_a_step_is_no_last_word_and_takes_none_back() {
+    let lab = Lab::start();
+    let mut host = lab.host("acme", "web-1");
+    let config = lab.soc_config(RESPONDER);
+    let when = Condition::Always {};
+    let step = Step {
+        name: "contain".to_owned(),
+        action: Action::Isolate {},
+        lease: 60,
+        when,
+        timeout: 60,
+        otherwise: Otherwise::Stop,
+    };
+    let action = Action::Playbook { name: "test".to_owned(), steps: vec![step] };
+    let command = Command { action, lease: 0, ..isolation(&[&host], soon()) };
+    let file = lab.path("playbook.json");
+    std::fs::write(&file, signed(&command)).unwrap();
+    let mut waiting = Following::start(&config, &["send", text(&file), "--wait"]);
+    assert_eq!(waiting.lines.recv_timeout(Duration::from_secs(20)).unwrap()["hosts"], 1);
+    let act = act_id(command.id, 1);
+    let of_step = |outcome| Receipt {
+        step: Some(ReceiptStep { number: 1, of: 1, name: "contain".to_owned(), act }),
+        ..receipt(command.id, outcome)
+    };
+    for outcome in [Outcome::Applied, Outcome::Confirmed] {
+        lab.seal_receipt(&mut host, &of_step(outcome));
+        assert_eq!(waiting.outcome(), outcome.as_str());
+        waiting.goes_on();
+    }
+    lab.seal_receipt(&mut host, &receipt(command.id, Outcome::Confirmed));
+    assert_eq!((waiting.outcome(), waiting.code()), ("confirmed".into(), 0));
+    lab.seal_receipt(&mut host, &of_step(Outcome::Expired));
+    let shown = lab.get(&format!("/commands/{}", command.id)).json();
+    let delivery = &shown["deliveries"][0];
+    assert_eq!(
+        (&delivery["outcome"], &delivery["interim"]),
+        (&"confirmed".into(), &false.into()),
+        "{delivery}"
+    );
 }

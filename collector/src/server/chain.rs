@@ -245,12 +245,10 @@ impl<'a> Reading<'a> {
         match record.body::<Receipt>() {
             Ok(receipt) => {
                 let title = cut(&receipt.title);
-                let Receipt { command, outcome, check, .. } = receipt;
-                self.entries.push(Entry::Receipt {
-                    seq,
-                    time,
-                    receipt: ReceiptIndex { command, outcome, check, title },
-                });
+                let Receipt { command, outcome, step, check, .. } = receipt;
+                let of_step = step.is_some();
+                let receipt = ReceiptIndex { command, outcome, of_step, check, title };
+                self.entries.push(Entry::Receipt { seq, time, receipt });
             }
             Err(error) => self.cannot_read(seq, &error.to_string()),
         }

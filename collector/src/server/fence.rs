@@ -25,9 +25,11 @@ pub fn may_be_obeyed(envelope: &Envelope, command: &Command, roots: &[Vec<u8>]) 
 fn enough_by(root: &TrustRoot, envelope: &Envelope, command: &Command) -> bool {
     // Too many signatures to check are too many for an agent as well.
     let Ok(verified) = envelope.verify(PAYLOAD_TYPE, &root.public_keys()) else { return false };
-    root.roles.values().filter(|role| role.actions.contains(command.action.name())).any(|role| {
-        let signers = role.keys.intersection(&verified.signers).count();
-        u32::try_from(signers).is_ok_and(|signers| signers >= role.threshold)
+    command.action.parts(command.lease).iter().all(|part| {
+        root.roles.values().filter(|role| role.actions.contains(part.action.name())).any(|role| {
+            let signers = role.keys.intersection(&verified.signers).count();
+            u32::try_from(signers).is_ok_and(|signers| signers >= role.threshold)
+        })
     })
 }
 

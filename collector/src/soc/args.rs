@@ -1,6 +1,7 @@
 //! The command line of `soc`.
 
 mod command;
+mod playbook;
 
 use std::path::PathBuf;
 
@@ -9,6 +10,7 @@ use clap::{Args, Parser, Subcommand};
 pub use command::{
     CommandAction, CommandFrame, CommandText, IsolateArguments, NamedProcess, NewAction, Order,
 };
+pub use playbook::{PlaybookAction, PlaybookSource, RunArguments};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -21,6 +23,7 @@ Examples:
   soc keygen --name alice --out alice.key       your signing key, made on your machine
   soc command new advise --host web-1 --message '…' --reason '…' --ticket C-7 -o advise.json
   soc isolate web-1 --lease 2h --reason '…' --ticket C-7        cuts a host off, once signed and sent
+  soc playbook run contain-ransomware --host web-1 --lease 4h --reason '…' --ticket C-7     several steps in one
   soc sign advise.json --key alice.key          shows what you sign, adds your signature
   soc sign advise.json --ssh-key ~/.ssh/id_ed25519              the same with an SSH key or a FIDO2 token
   soc send advise.json --wait                   posts it and follows the receipts
@@ -105,6 +108,9 @@ pub enum Action {
         after_help = "Example:\n  soc isolate web-1 web-2 --lease 2h --reason 'ransomware on web-1' --ticket C-7\n  soc sign isolate-….json --key alice.key\n  soc send isolate-….json --wait\n\nNothing happens before enough operators have signed it and it is sent. Each host undoes it by itself\nwhen the lease ends, and at once when it cannot confirm that it still reaches the collector."
     )]
     Isolate(IsolateArguments),
+    /// Playbooks: several actions in order, signed as one command
+    #[command(subcommand)]
+    Playbook(PlaybookAction),
     /// Show what a command or trust root says, then add your signature to it
     #[command(
         after_help = "Examples:\n  soc sign advise.json --key alice.key --trust acme-trust.json\n  soc sign advise.json --ssh-key ~/.ssh/id_ed25519          asks for the passphrase, or ssh-agent\n  soc sign advise.json --ssh-key ~/.ssh/id_ed25519_sk       a FIDO2 token: touch it when it blinks\n\nThe namespace of SSH signatures is picket-command, and picket-trust-root for trust roots."

@@ -29,8 +29,10 @@ mod known;
 mod networks;
 mod pending;
 mod period;
+mod playbook;
 mod policy;
 mod proof;
+mod radius;
 mod reach;
 mod receipts;
 mod screen;
@@ -126,6 +128,7 @@ async fn run(mut session: Session, action: Action) -> Result<u8, SocError> {
         }
         Action::Command(CommandAction::Show { id }) => receipts::command(&mut session, id).await,
         Action::Isolate(arguments) => isolate::isolate(&mut session, arguments).await,
+        Action::Playbook(action) => playbook::playbook(&mut session, action).await,
         Action::Pending(arguments) => pending::list(&mut session, arguments).await,
         Action::Watch(arguments) => follow::watch(&mut session, arguments).await,
         Action::Send(arguments) => send::send(&mut session, &arguments).await,

@@ -3,17 +3,16 @@
 
 use std::time::Duration;
 
-use picket_protocol::command::Command;
 use picket_protocol::trust::Role;
 
 use super::period::show_period;
 
 /// What an agent would say of so many signers; the agent alone decides.
-pub(super) fn judge(role: &Role, signers: usize, command: &Command) -> (bool, String) {
+pub(super) fn judge(role: &Role, signers: usize, hosts: usize, lease: u64) -> (bool, String) {
     let signers = u32::try_from(signers).unwrap_or(u32::MAX);
     let bound =
         role.audience.iter().filter(|bound| bound.signatures <= signers).map(|bound| bound.hosts).max();
-    let (bound, hosts) = (bound.unwrap_or(0), u32::try_from(command.hosts.len()).unwrap_or(u32::MAX));
+    let (bound, hosts) = (bound.unwrap_or(0), u32::try_from(hosts).unwrap_or(u32::MAX));
     if signers < role.threshold {
         return (false, format!("{signers} of the {} signatures that it takes", role.threshold));
     }
@@ -23,19 +22,19 @@ pub(super) fn judge(role: &Role, signers: usize, command: &Command) -> (bool, St
             .map_or("no number of signatures suffices".to_owned(), |n| format!("it takes {n} signatures"));
         return (false, format!("{signers} signatures reach {bound} hosts, not {hosts}: {needed}"));
     }
-    if command.lease > role.lease_seconds_max {
+    if lease > role.lease_seconds_max {
         return (false, over_lease(role));
     }
     (true, format!("{signers} signatures suffice (up to {bound} hosts)"))
 }
 
-/// How many signatures of the role the command takes.
+/// How many signatures of the role it takes for so many hosts and such a lease.
 ///
 /// # Errors
 /// Says why no number of them suffices.
-pub(super) fn needed(role: &Role, command: &Command) -> Result<u32, String> {
-    let hosts = u32::try_from(command.hosts.len()).unwrap_or(u32::MAX);
-    if command.lease > role.lease_seconds_max {
+pub(super) fn needed(role: &Role, hosts: usize, lease: u64) -> Result<u32, String> {
+    let hosts = u32::try_from(hosts).unwrap_or(u32::MAX);
+    if lease > role.lease_seconds_max {
         return Err(over_lease(role));
     }
     let enough =
@@ -54,8 +53,7 @@ pub(super) fn needed(role: &Role, command: &Command) -> Result<u32, String> {
 }
 
 /// No role lists the action.
-pub(super) fn no_role(command: &Command) -> String {
-    let name = command.action.name();
+pub(super) fn no_role(name: &str) -> String {
     format!(
         "no role may order {name}; a trust root that lets one is written by soc trust new --action {name} …"
     )
@@ -68,10 +66,7 @@ fn over_lease(role: &Role) -> String {
 
 #[cfg(test)]
 mod tests {
-    use picket_protocol::command::Action;
     use picket_protocol::dsse::KeyId;
-    use picket_protocol::identity::{AgentId, Tenant};
-    use picket_protocol::time::Timestamp;
     use picket_protocol::trust::AudienceBound;
     use proptest::prelude::*;
 
@@ -90,41 +85,26 @@ mod tests {
         }
     }
 
-    fn isolate(hosts: u32, lease: u64) -> Command {
-        Command {
-            id: uuid::Uuid::now_v7(),
-            issued: Timestamp::default(),
-            not_before: Timestamp::default(),
-            expires: Timestamp::from_seconds(60),
-            tenant: Tenant::parse("acme").unwrap(),
-            hosts: (0..hosts).map(|number| AgentId(uuid::Uuid::from_u128(u128::from(number)))).collect(),
-            action: Action::Isolate {},
-            lease,
-            reason: String::new(),
-            ticket: String::new(),
-        }
-    }
-
     #[test]
     fn what_no_signatures_can_do_is_said() {
         let three = role(3, 1, &[(1, 2), (3, 20)]);
-        assert_eq!((needed(&three, &isolate(2, 60)), needed(&three, &isolate(3, 60))), (Ok(1), Ok(3)));
-        assert!(needed(&three, &isolate(21, 60)).unwrap_err().contains("20 at most"));
-        assert!(needed(&three, &isolate(1, 3_601)).unwrap_err().contains("1h"));
-        assert!(needed(&role(1, 1, &[(2, 20)]), &isolate(5, 60)).unwrap_err().contains("has 1 keys"));
-        assert!(needed(&role(1, 1, &[]), &isolate(1, 60)).is_err(), "no bound allows none");
+        assert_eq!((needed(&three, 2, 60), needed(&three, 3, 60)), (Ok(1), Ok(3)));
+        assert!(needed(&three, 21, 60).unwrap_err().contains("20 at most"));
+        assert!(needed(&three, 1, 3_601).unwrap_err().contains("1h"));
+        assert!(needed(&role(1, 1, &[(2, 20)]), 5, 60).unwrap_err().contains("has 1 keys"));
+        assert!(needed(&role(1, 1, &[]), 1, 60).is_err(), "no bound allows none");
     }
 
     proptest! {
         /// The number that is told is the smallest that is judged enough.
         #[test]
         fn so_many_suffice_and_one_less_does_not(
-            keys in 1u32..6, threshold in 1u32..4, hosts in 1u32..30, lease in 1u64..5_000,
+            keys in 1u32..6, threshold in 1u32..4, hosts in 1usize..30, lease in 1u64..5_000,
             audience in proptest::collection::vec((1u32..6, 1u32..30), 0..4),
         ) {
-            let (role, command) = (role(keys, threshold, &audience), isolate(hosts, lease));
-            let first = (0..=keys).find(|count| judge(&role, usize::try_from(*count).unwrap(), &command).0);
-            prop_assert_eq!(needed(&role, &command).ok(), first);
+            let role = role(keys, threshold, &audience);
+            let first = (0..=keys).find(|count| judge(&role, usize::try_from(*count).unwrap(), hosts, lease).0);
+            prop_assert_eq!(needed(&role, hosts, lease).ok(), first);
         }
     }
 }

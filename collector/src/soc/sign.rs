@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use picket_protocol::command::{Action, Command};
 use picket_protocol::dsse::{Envelope, KeyId};
+use picket_protocol::playbook::{Otherwise, Step};
 use picket_protocol::signer::SignerKey;
 use picket_protocol::time::Timestamp;
 use picket_protocol::trust::TrustRoot;
@@ -138,6 +139,9 @@ pub(super) fn print_command(screen: &mut Screen, command: &Command, now: Timesta
     {
         list(screen, networks)?;
     }
+    if let Action::Playbook { steps, .. } = &command.action {
+        print_steps(screen, steps)?;
+    }
     let count = command.hosts.len();
     let hosts = if count == 1 { "1 host".to_owned() } else { format!("{count} hosts") };
     let paint = if count > 1 { Paint::Yellow } else { Paint::Plain };
@@ -162,6 +166,27 @@ pub(super) fn print_command(screen: &mut Screen, command: &Command, now: Timesta
     }
     screen.field("reason", &command.reason)?;
     screen.field("ticket", &command.ticket)?;
+    Ok(())
+}
+
+/// The steps of a playbook: nobody signs what he did not see.
+pub(super) fn print_steps(screen: &mut Screen, steps: &[Step]) -> Result<(), SocError> {
+    let period = |seconds| show_period(std::time::Duration::from_secs(seconds));
+    for (number, step) in (1..).zip(steps) {
+        screen.field(&format!("step {number}"), format!("{}: {}", step.name, step.action.describe()))?;
+        if let Action::Block { networks } = &step.action
+            && networks.len() > 1
+        {
+            list(screen, networks)?;
+        }
+        let lease = if step.lease > 0 { format!("lease {}; ", period(step.lease)) } else { String::new() };
+        let otherwise = match step.otherwise {
+            Otherwise::Stop => "if it fails, the playbook stops",
+            Otherwise::GoOn => "if it fails, the next step follows",
+        };
+        let text = format!("{}; {lease}within {}; {otherwise}", step.when, period(step.timeout));
+        screen.field("", text)?;
+    }
     Ok(())
 }
 
@@ -192,17 +217,20 @@ fn print_reach(
         let text = format!("the trust root is for tenant {}", root.tenant);
         return Ok(screen.field_cell("mismatch", &Cell::new(text).paint(Paint::RedBold))?);
     }
-    let mut any = false;
-    for (name, role) in root.roles.iter().filter(|(_, role)| role.actions.contains(command.action.name())) {
-        any = true;
-        let count = role.keys.intersection(&signers).count();
-        let (enough, text) = reach::judge(role, count, command);
-        let paint = if enough { Paint::Green } else { Paint::Yellow };
-        screen.field_cell("with yours", &Cell::new(format!("role {name}: {text}")).paint(paint))?;
-    }
-    if !any {
-        let text = reach::no_role(command);
-        screen.field_cell("with yours", &Cell::new(text).paint(Paint::Red))?;
+    for part in command.action.parts(command.lease) {
+        let (mut any, action) = (false, part.action.name());
+        let step = part.step.map_or_else(String::new, |step| format!("step {step}: "));
+        for (name, role) in root.roles.iter().filter(|(_, role)| role.actions.contains(action)) {
+            any = true;
+            let count = role.keys.intersection(&signers).count();
+            let (enough, text) = reach::judge(role, count, command.hosts.len(), part.lease);
+            let paint = if enough { Paint::Green } else { Paint::Yellow };
+            screen.field_cell("with yours", &Cell::new(format!("{step}role {name}: {text}")).paint(paint))?;
+        }
+        if !any {
+            let text = format!("{step}{}", reach::no_role(action));
+            screen.field_cell("with yours", &Cell::new(text).paint(Paint::Red))?;
+        }
     }
     Ok(())
 }

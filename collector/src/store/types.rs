@@ -294,6 +294,8 @@ pub struct ReceiptIndex {
     pub command: Option<uuid::Uuid>,
     /// What became of it.
     pub outcome: Outcome,
+    /// Whether it is about a step of it only.
+    pub of_step: bool,
     /// The check that refused it.
     pub check: Option<Check>,
     /// Its title, cut to [`super::TITLE_BYTES_MAX`].

@@ -56,7 +56,7 @@ pub(super) fn submit(write: &mut Write<'_>, new: &NewCommand) -> Result<CommandR
             new.now.nanos(),
             new.submitted_by,
             new.envelope,
-            command.action.intervenes(),
+            command.action.intervenes() || command.action.is_probed(),
             new.containments_max.is_some()
         ],
     )?;
@@ -237,11 +237,13 @@ pub(super) fn keep_receipt(
         ])?;
     // A refused repetition says nothing about the first: the command may still be at work.
     if command.is_some() && receipt.check != Some(Check::Replay) {
-        let early = matches!(receipt.outcome, Outcome::Received | Outcome::Applied);
+        let early = receipt.of_step || matches!(receipt.outcome, Outcome::Received | Outcome::Applied);
+        // A step's receipt is no last word, and takes none back.
         let sql =
             "UPDATE delivery SET outcome = ?1, interim = (SELECT probed FROM command WHERE id = ?3) AND ?2
-                   WHERE command_no = (SELECT no FROM command WHERE id = ?3) AND agent_no = ?4";
-        write.tx.prepare_cached(sql)?.execute(params![outcome, early, command, owner.no])?;
+                   WHERE command_no = (SELECT no FROM command WHERE id = ?3) AND agent_no = ?4
+                   AND (NOT ?5 OR outcome IS NULL OR interim = 1)";
+        write.tx.prepare_cached(sql)?.execute(params![outcome, early, command, owner.no, receipt.of_step])?;
     }
     Ok(())
 }
