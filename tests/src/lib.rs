@@ -11,6 +11,7 @@ pub mod chaos;
 pub mod collector;
 pub mod host;
 pub mod lab;
+pub mod named;
 pub mod operators;
 pub mod process;
 pub mod proxy;

@@ -61,6 +61,14 @@ impl<'a> Operators<'a> {
         path
     }
 
+    /// The same of a playbook: `soc playbook run ARGS…`.
+    pub fn write_playbook(&self, name: &str, args: &[&str]) -> String {
+        let path = self.path(&format!("{name}.json"));
+        let why = ["--reason", "the test's", "--ticket", "T-1", "-o", &path];
+        self.collector.soc(&[&["playbook", "run"][..], args, &why].concat());
+        path
+    }
+
     /// Adds the signature of `name`.
     pub fn sign(&self, path: &str, name: &str) {
         soc(&["sign", path, "--key", &self.key(name), "--yes"]);

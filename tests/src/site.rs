@@ -77,6 +77,13 @@ impl<'a> Site<'a> {
         self.send(&self.write(name, args))
     }
 
+    /// The same of a playbook, `soc playbook run ARGS…`, of the victim.
+    pub fn play(&self, name: &str, args: &[&str]) -> String {
+        let path = self.operators.write_playbook(name, &[args, &["--host", &self.host()]].concat());
+        self.operators.sign(&path, "alice");
+        self.send(&path)
+    }
+
     /// Writes and signs such an order; gives the file.
     pub fn write(&self, name: &str, args: &[&str]) -> String {
         let path = self.operators.write(name, &[args, &["--host", &self.host()]].concat());
@@ -106,6 +113,30 @@ impl<'a> Site<'a> {
         let receipts = self.collector.soc_json(&["receipts", "--command", command]);
         let outcome = |receipt: &Value| Some(receipt.get("outcome")?.as_str()?.to_owned());
         receipts.iter().filter_map(outcome).collect()
+    }
+
+    /// Waits for the receipt about a step of `command` with that outcome.
+    pub fn wait_step(&self, command: &str, step: &str, outcome: &str) -> Value {
+        self.wait_about(command, Some(step), outcome)
+    }
+
+    /// Waits for the receipt about the whole of `command` with that outcome.
+    pub fn wait_whole(&self, command: &str, outcome: &str) -> Value {
+        self.wait_about(command, None, outcome)
+    }
+
+    fn wait_about(&self, command: &str, step: Option<&str>, outcome: &str) -> Value {
+        let receipts = || self.collector.soc_json(&["receipts", "--command", command, "--full"]);
+        let titles = || -> Vec<String> {
+            receipts().iter().map(|receipt| format!("{} {}", receipt["outcome"], receipt["title"])).collect()
+        };
+        wait_for(&format!("{outcome} of {step:?}; there is {:#?}", titles()), || {
+            let is_meant = |receipt: &Value| {
+                let about = receipt.pointer("/body/step/name").and_then(Value::as_str);
+                about == step && receipt.get("outcome").and_then(Value::as_str) == Some(outcome)
+            };
+            receipts().into_iter().find(is_meant)
+        })
     }
 
     /// A command on the victim's network.

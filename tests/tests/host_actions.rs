@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use picket_tests::collector::Collector;
 use picket_tests::host::Host;
+use picket_tests::named::began;
 use picket_tests::operators::Operators;
 use picket_tests::process::Running;
 use picket_tests::wait_for;
@@ -115,6 +116,16 @@ impl<'a> Lab<'a> {
         let status = self.host.json(&["status"]).into_iter().next().unwrap();
         let host = status["agent"].as_str().unwrap().to_owned();
         let path = self.operators.write(name, &[args, &["--host", &host]].concat());
+        self.operators.sign(&path, "alice");
+        let sent = self.collector.soc_json(&["send", &path]);
+        sent[0]["id"].as_str().unwrap().to_owned()
+    }
+
+    /// The same of a playbook.
+    fn play(&self, name: &str, args: &[&str]) -> String {
+        let status = self.host.json(&["status"]).into_iter().next().unwrap();
+        let host = status["agent"].as_str().unwrap().to_owned();
+        let path = self.operators.write_playbook(name, &[args, &["--host", &host]].concat());
         self.operators.sign(&path, "alice");
         let sent = self.collector.soc_json(&["send", &path]);
         sent[0]["id"].as_str().unwrap().to_owned()
@@ -324,24 +335,33 @@ fn a_process_is_stopped_and_killed_as_it_is_named() {
     assert!(!processes_of(lab.gerd).contains(&pid.parse().unwrap()));
 }
 
-/// As findings tell it: ticks since boot, by the wall clock.
-fn began(pid: u32) -> String {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let ticks: u64 = stat.rsplit(')').next().unwrap().split_whitespace().nth(19).unwrap().parse().unwrap();
-    let nanos = |id| {
-        let time = rustix::time::clock_gettime(id);
-        u64::try_from(time.tv_sec).unwrap() * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap()
-    };
-    let boot = nanos(rustix::time::ClockId::Realtime) - nanos(rustix::time::ClockId::Boottime);
-    let time = boot + ticks * 10_000_000;
-    let text = std::process::Command::new("date")
-        .args([
-            "--utc",
-            "--date",
-            &format!("@{}.{:09}", time / 1_000_000_000, time % 1_000_000_000),
-            "+%Y-%m-%dT%H:%M:%S.%NZ",
-        ])
-        .output()
-        .unwrap();
-    String::from_utf8(text.stdout).unwrap().trim().to_owned()
+#[test]
+fn a_stolen_account_is_contained_by_its_playbook_and_given_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let collector = Collector::start(dir.path());
+    let mut lab = Lab::start(dir.path(), &collector, 2);
+    // The thief is in, and one who has nothing to do with it as well.
+    lab.visit("stay", "frida", "sleep 603").unwrap();
+    lab.visit("stay", "gerd", "sleep 603").unwrap();
+    lab.wait_session(lab.frida);
+    lab.wait_session(lab.gerd);
+    let before = lab.shadow();
+    let set = ["--set", "user=frida", "--lease", "1h"];
+    let command = lab.play("stolen", &[&["contain-stolen-account"][..], &set].concat());
+    let whole = wait_for("the last word", || {
+        let receipts = lab.collector.soc_json(&["receipts", "--command", &command, "--full"]);
+        receipts.into_iter().find(|receipt| {
+            receipt["body"]["step"].is_null()
+                && ["confirmed", "failed"].contains(&receipt["outcome"].as_str().unwrap())
+        })
+    });
+    assert_eq!(whole["outcome"], "confirmed", "{whole}");
+    assert!(whole["title"].as_str().unwrap().contains("2 succeeded"), "{whole}");
+    lab.visit("key", "frida", "true").expect_err("her key does not let the thief in again");
+    lab.visit("key", "gerd", "true").unwrap();
+    wait_for("the thief's sessions to end", || processes_of(lab.frida).is_empty().then_some(()));
+    assert!(!processes_of(lab.gerd).is_empty());
+    lab.release(&command);
+    assert_eq!(lab.shadow(), before);
+    lab.visit("key", "frida", "true").unwrap();
 }
