@@ -22,4 +22,5 @@ pub mod sense;
 pub mod status;
 #[allow(unsafe_code, reason = "the one module that makes raw system calls")]
 pub mod sys;
+pub mod turn;
 pub mod uplink;

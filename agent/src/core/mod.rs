@@ -31,6 +31,7 @@ mod cosigned;
 pub mod directories;
 mod lifecycle;
 mod sensors;
+mod service;
 mod start;
 mod takeover;
 pub mod trees;
@@ -145,7 +146,7 @@ pub fn run(loaded: &Loaded) -> Result<(), CoreError> {
         let mut interrupt = signal(SignalKind::interrupt()).map_err(system("handle SIGINT"))?;
         let mut hangup = signal(SignalKind::hangup()).map_err(system("handle SIGHUP"))?;
         let mut core = Core::start(loaded, layout)?;
-        notify(&[sd_notify::NotifyState::Ready]);
+        core.service.ready();
         tracing::info!(version = env!("CARGO_PKG_VERSION"), "the agent runs");
         let reason = loop {
             tokio::select! {
@@ -155,7 +156,7 @@ pub fn run(loaded: &Loaded) -> Result<(), CoreError> {
                 () = tokio::time::sleep(core.check_interval()) => core.check(),
             }
         };
-        notify(&[sd_notify::NotifyState::Stopping]);
+        service::stopping();
         core.stop(reason)
     })
 }
@@ -165,13 +166,6 @@ fn keep_memory_private() -> std::io::Result<()> {
     use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
     Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
-}
-
-/// Tells the service manager, when there is one.
-fn notify(state: &[sd_notify::NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(state) {
-        tracing::warn!(%error, "the service manager was not told");
-    }
 }
 
 /// This boot, as the kernel names it.
@@ -197,6 +191,7 @@ struct Core {
     sensors_stop: Stop,
     link_stop: Stop,
     give_back: sys::GiveBack,
+    service: service::Service,
 }
 
 impl Core {
@@ -248,6 +243,7 @@ impl Core {
             started: Moment::now(),
         };
         let server = Server::start(sources).map_err(system("open the local socket"))?;
+        let service = service::Service::new(ledger.health(), statuses.clone());
         let mut core = Self {
             config,
             layout,
@@ -264,6 +260,7 @@ impl Core {
             sensors_stop,
             link_stop,
             give_back: sys::GiveBack::default(),
+            service,
         };
         core.start_link();
         Ok(core)
@@ -324,7 +321,7 @@ impl Core {
             self.start_link();
         }
         self.settle();
-        notify(&[sd_notify::NotifyState::Watchdog]);
+        self.service.tell(crate::clock::since_boot());
     }
 
     /// Once everything has started, gives back now and then what was needed for a moment only.

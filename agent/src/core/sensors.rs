@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::error::Error as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use picket_protocol::record::Draft;
 use serde_json::json;
@@ -47,7 +48,12 @@ impl Statuses {
         self.0.iter().map(|(name, status)| ((*name).to_owned(), status.report())).collect()
     }
 
-    fn get(&self, name: &str) -> SensorStatus {
+    /// Sensors whose thread hangs at `now` on the boot clock, with how long it has.
+    pub fn stuck(&self, now: Duration) -> Vec<(&'static str, Duration)> {
+        self.0.iter().filter_map(|(name, status)| Some((*name, status.turn().stuck(now)?))).collect()
+    }
+
+    pub(super) fn get(&self, name: &str) -> SensorStatus {
         self.0.get(name).cloned().unwrap_or_default()
     }
 }

@@ -5,6 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use picket_protocol::time::Timestamp;
 
+use crate::turn::Turn;
+
 /// The ledger's figures.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct LedgerReport {
@@ -44,6 +46,7 @@ pub struct LedgerReport {
 pub struct LedgerHealth {
     report: Arc<Mutex<LedgerReport>>,
     queued: Arc<AtomicU64>,
+    turn: Turn,
 }
 
 impl LedgerHealth {
@@ -51,6 +54,11 @@ impl LedgerHealth {
     pub fn report(&self) -> LedgerReport {
         let report = self.report.lock().unwrap_or_else(PoisonError::into_inner).clone();
         LedgerReport { queue: self.queued.load(Ordering::Relaxed), ..report }
+    }
+
+    /// Whether the writer gets on; while its storage fails it does, by trying again.
+    pub fn turn(&self) -> &Turn {
+        &self.turn
     }
 
     /// An entry goes into the queue, or waits for a place in it.
@@ -63,7 +71,7 @@ impl LedgerHealth {
         self.queued.fetch_sub(1, Ordering::Relaxed);
     }
 
-    pub(super) fn update(&self, change: impl FnOnce(&mut LedgerReport)) {
+    pub(crate) fn update(&self, change: impl FnOnce(&mut LedgerReport)) {
         change(&mut self.report.lock().unwrap_or_else(PoisonError::into_inner));
     }
 }

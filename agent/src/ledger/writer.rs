@@ -40,7 +40,10 @@ impl Writer {
     pub fn run(mut self) {
         self.report();
         loop {
-            let first = match self.queue.recv_timeout(IDLE) {
+            self.health.turn().rests();
+            let next = self.queue.recv_timeout(IDLE);
+            self.health.turn().works(crate::clock::since_boot());
+            let first = match next {
                 Ok(first) => {
                     self.health.taken();
                     *first
@@ -99,6 +102,7 @@ impl Writer {
                 Err(error) => self.note_failure(&error, now),
             }
             attempts += 1;
+            self.health.turn().works(crate::clock::since_boot());
             if self.stop.wait(pause) {
                 if attempts >= ATTEMPTS_AT_STOP {
                     self.refuse(group);

@@ -12,6 +12,7 @@ use picket_protocol::time::Timestamp;
 
 use crate::ledger::{SealError, Sealer};
 use crate::sys::Stop;
+use crate::turn::Turn;
 
 mod draft;
 mod explain;
@@ -128,17 +129,35 @@ impl SourceReport {
 
 /// Shared hold on a [`SensorReport`]; cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct SensorStatus(Arc<Mutex<SensorReport>>);
+pub struct SensorStatus {
+    report: Arc<Mutex<SensorReport>>,
+    turn: Turn,
+}
 
 impl SensorStatus {
+    /// The sensor's thread has nothing to do and waits.
+    pub fn rests(&self) {
+        self.turn.rests();
+    }
+
+    /// The sensor's thread begins something to do, or has got on with it.
+    pub fn works(&self) {
+        self.turn.works(crate::clock::since_boot());
+    }
+
+    /// Whether the sensor's thread gets on.
+    pub fn turn(&self) -> &Turn {
+        &self.turn
+    }
+
     /// Changes the report.
     pub fn update(&self, change: impl FnOnce(&mut SensorReport)) {
-        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        change(&mut self.report.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// The report as it stands.
     pub fn report(&self) -> SensorReport {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.report.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 

@@ -1,9 +1,13 @@
 //! `collector run`.
 
+use std::convert::Infallible;
 use std::io::IsTerminal as _;
 use std::path::Path;
+use std::sync::Arc;
 
+use picket_protocol::time::Timestamp;
 use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
+use sd_notify::NotifyState;
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::level_filters::LevelFilter;
@@ -12,6 +16,8 @@ use super::CliError;
 use super::args::{Level, Run};
 use super::output::{Output, text_of};
 use crate::server::run::Running;
+use crate::server::shared::wall_clock;
+use crate::server::state::ServerState;
 
 pub fn run(directory: &Path, arguments: &Run, output: &Output) -> Result<(), CliError> {
     log(arguments);
@@ -29,11 +35,15 @@ async fn serve(directory: &Path, arguments: &Run, output: &Output) -> Result<(),
     let value = json!({"listening": running.address().to_string()});
     output.show(&value, |value| format!("listening on {}", text_of(value, "listening")));
     tracing::info!(address = %running.address(), version = env!("CARGO_PKG_VERSION"), "listening");
+    notify(&[NotifyState::Ready, NotifyState::Status(&format!("listening on {}", running.address()))]);
+    let state = running.state().clone();
     let failure = tokio::select! {
         _ = terminate.recv() => None,
         _ = interrupt.recv() => None,
         error = running.failed() => Some(error),
+        never = feed_watchdog(state) => match never {},
     };
+    notify(&[NotifyState::Stopping]);
     match &failure {
         None => tracing::info!("stopping"),
         Some(error) => tracing::error!(%error, "stopping, since a part has failed"),
@@ -41,6 +51,27 @@ async fn serve(directory: &Path, arguments: &Run, output: &Output) -> Result<(),
     running.stop().await;
     tracing::info!("stopped");
     failure.map_or(Ok(()), |error| Err(error.into()))
+}
+
+/// Feeds the service manager's watchdog while the store gets on: each time after a way through its writer and back. A store that
+/// fails has answered as well: a restart would make no room on a disk.
+async fn feed_watchdog(state: Arc<ServerState>) -> Infallible {
+    let Some(limit) = sd_notify::watchdog_enabled() else { return std::future::pending().await };
+    loop {
+        tokio::time::sleep(limit / 3).await;
+        let store = state.shared.store.clone();
+        // Of hosts that were heard of last before 1970 there are none.
+        let silent = move || store.mark_silent(Timestamp::from_nanos(0), wall_clock());
+        if tokio::task::spawn_blocking(silent).await.is_ok() {
+            notify(&[NotifyState::Watchdog]);
+        }
+    }
+}
+
+fn notify(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::warn!(%error, "the service manager was not told");
+    }
 }
 
 fn log(arguments: &Run) {

@@ -104,6 +104,7 @@ impl Pass {
     /// Looks at other marks between two directories of a long walk.
     fn serve(&mut self, examiner: &mut Examiner, mark: &Mark) -> Result<(), PassError> {
         self.check(examiner)?;
+        examiner.status.works();
         let now = Instant::now();
         if !self.long || self.served.is_some_and(|served| now.saturating_duration_since(served) < SERVE) {
             return Ok(());

@@ -390,8 +390,10 @@ impl Worker {
         }
         let notices = self.examiner.packages.notices();
         fds.extend(notices.map(|notices| PollFd::from_borrowed_fd(notices, PollFlags::IN)));
+        self.examiner.status.rests();
         // An interruption is a wake-up like any other.
         let _ready = poll(&mut fds, Some(&timeout)).is_ok();
+        self.examiner.status.works();
         // Asking is answering: the kernel says once that the table changed.
         let changed =
             fds.get(2).is_some_and(|mounts| mounts.revents().intersects(PollFlags::PRI | PollFlags::ERR));

@@ -164,9 +164,11 @@ fn beat(context: &SensorContext, interval: Duration, figures: &FigureSource) {
             Err(error) => tracing::error!(%error, "a heartbeat was too long to seal"),
         }
         due += interval;
+        context.status.rests();
         if context.stop.wait(due.saturating_duration_since(Instant::now())) {
             return;
         }
+        context.status.works();
         // After a suspend, or when the ledger held us up, missed beats are not made up for.
         due = due.max(Instant::now());
     }

@@ -181,7 +181,9 @@ impl Worker {
             .flatten()
             .map(|descriptor| PollFd::from_borrowed_fd(*descriptor, PollFlags::IN))
             .collect();
+        self.context.status.rests();
         self.roused = poll(&mut polled, Some(&timeout)).is_ok_and(|ready| ready > 0);
+        self.context.status.works();
         let stopped = polled.first().is_some_and(|stop| !stop.revents().is_empty());
         if self.roused {
             let now = clock::now();

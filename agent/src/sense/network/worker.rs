@@ -153,6 +153,7 @@ impl Worker {
             let wait = due.saturating_sub(now);
             if gather || self.opened.rung == Rung::Ring && self.busy {
                 let pause = if gather { wait.min(gather_for) } else { wait.min(BUSY / 2) };
+                self.context.status.works();
                 if self.context.stop.wait(pause) {
                     return Ok(());
                 }
@@ -181,7 +182,9 @@ impl Worker {
             tv_sec: i64::try_from(wait.as_secs()).unwrap_or(1),
             tv_nsec: i64::from(wait.subsec_nanos()),
         };
+        self.context.status.rests();
         let ready = poll(&mut polled, Some(&timeout)).is_ok_and(|ready| ready > 0);
+        self.context.status.works();
         ready && polled.first().is_some_and(|stop| stop.revents().contains(tells))
     }
 

@@ -107,7 +107,9 @@ impl Worker {
             self.note_seen()?;
             self.report();
             let wait = (self.plan.due_in(self.uptime()) / self.haste).min(WAIT_MAX);
+            self.context.status.rests();
             self.sources.wait(&self.context.stop, wait);
+            self.context.status.works();
             for heard in self.sources.hear() {
                 self.hear(heard);
             }

@@ -74,7 +74,9 @@ impl Worker {
                 tracing::debug!(%error, "the sensor of listeners ends");
                 return;
             }
+            self.context.status.rests();
             self.context.stop.wait(LOOK.max(cost * REST));
+            self.context.status.works();
         }
     }
 

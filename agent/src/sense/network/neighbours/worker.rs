@@ -144,8 +144,10 @@ impl Worker {
         let mut polled = vec![PollFd::from_borrowed_fd(self.context.stop.as_fd(), PollFlags::IN)];
         polled.extend(self.frames.iter().map(|source| PollFd::new(source, PollFlags::IN)));
         polled.extend(self.kernel.iter().map(|source| PollFd::new(source, PollFlags::IN)));
+        self.context.status.rests();
         // Interrupted or not: what is there is looked at.
         let _ready = poll(&mut polled, timeout.as_ref()).is_ok();
+        self.context.status.works();
     }
 
     fn hear_kernel(&mut self) {
