@@ -3,7 +3,8 @@
 //! ```text
 //! <state>/            0711 root     default /var/lib/picket
 //!   core/             0700 root     agent.db (SQLite), agent.lock, agent-id, enrolment.json, trust-root.json,
-//!                                   images.key (0600: seals the former text of files in the database)
+//!                                   images.key (0600: seals the former text of files in the database), removed.json
+//!                                   (while the agent is being removed)
 //!     keys/           0700 root     ledger-<n>.key, 0600: the ledger's private key
 //!     stopped/        0700 root     <command>.json: processes that a command keeps stopped
 //!     vault/          0700 root     <command>/: a quarantined file, content and file.json
@@ -70,6 +71,11 @@ impl Layout {
     /// What local root released while the agent did not run.
     pub fn released_offline(&self) -> PathBuf {
         self.core().join("released-offline.json")
+    }
+
+    /// What became of the last record of an agent that is being removed.
+    pub fn removed(&self) -> PathBuf {
+        self.core().join("removed.json")
     }
 
     /// Locked (flock) by the one running core.

@@ -104,5 +104,7 @@ fn tell(global: &Global, enrolment: &Enrolment) {
     output::line(&format!("  agent      {}", enrolment.agent));
     output::line(&format!("  tenant     {}", enrolment.tenant));
     output::line(&format!("  collector  {}", enrolment.address));
-    output::line("Next: start the agent (systemctl restart picket, or `agent run`), then look: agent status");
+    output::line(
+        "Next: look at it with `agent status`. The agent takes this up by itself while it runs; start it with `systemctl start picket-agent`, or `agent run`",
+    );
 }

@@ -24,6 +24,7 @@ mod policy;
 mod probe;
 mod release;
 mod replay;
+mod retire;
 mod run;
 mod scan;
 mod sessions;
@@ -108,6 +109,7 @@ enum Subcommand {
     Ack(ack::Arguments),
     HoldCommands(hold_commands::Arguments),
     Release(release::Arguments),
+    Retire(retire::Arguments),
     Policy(policy::Arguments),
     Sessions(sessions::Arguments),
     Neighbours(neighbours::Arguments),
@@ -121,6 +123,11 @@ enum Subcommand {
     Probe(probe::Arguments),
     Replay(replay::Arguments),
     CheckConfig(check_config::Arguments),
+}
+
+/// The command line as a whole, for those who write manual pages and completions of it.
+pub fn command() -> clap::Command {
+    <Arguments as clap::CommandFactory>::command()
 }
 
 /// Runs the command line.
@@ -152,6 +159,7 @@ fn parse_and_run(arguments: impl Iterator<Item = OsString>) -> Exit {
         Subcommand::Ack(arguments) => ack::run(&global, arguments),
         Subcommand::HoldCommands(arguments) => hold_commands::run(&global, arguments),
         Subcommand::Release(arguments) => release::run(&global, arguments),
+        Subcommand::Retire(arguments) => retire::run(&global, arguments),
         Subcommand::Policy(arguments) => policy::run(&global, arguments),
         Subcommand::Sessions(arguments) => sessions::run(&global, arguments),
         Subcommand::Neighbours(arguments) => neighbours::run(&global, arguments),

@@ -57,7 +57,8 @@ pub(super) fn run(global: &Global, arguments: Arguments) -> Exit {
     }
 }
 
-fn print(action: &ReleasedAction) {
+/// Prints what became of one action.
+pub(super) fn print(action: &ReleasedAction) {
     match &action.problem {
         None => {
             output::line(&format!("released: {} ({})", action.action, action.id));
@@ -82,18 +83,28 @@ fn without_agent(global: &Global, layout: &crate::layout::Layout) -> Exit {
         output::error("only root may release what the agent does; use sudo");
         return Exit::Usage;
     }
-    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    let report = offline::release(layout, boot.trim(), crate::status::own_person(), crate::clock::now());
+    let report = offline::release(layout, &boot(), crate::status::own_person(), crate::clock::now());
     if global.json {
         output::json(&report);
     } else {
         tell(&report);
     }
-    let whole = report.problems.is_empty() && report.actions.iter().all(|action| action.problem.is_none());
-    if whole { Exit::Fine } else { Exit::Failing }
+    if is_whole(&report) { Exit::Fine } else { Exit::Failing }
 }
 
-fn tell(report: &Report) {
+/// This boot, as the kernel names it.
+pub(super) fn boot() -> String {
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    boot.trim().to_owned()
+}
+
+/// Whether nothing is left in force.
+pub(super) fn is_whole(report: &Report) -> bool {
+    report.problems.is_empty() && report.actions.iter().all(|action| action.problem.is_none())
+}
+
+/// Prints what was done without the agent.
+pub(super) fn tell(report: &Report) {
     report.actions.iter().for_each(print);
     for table in &report.tables {
         output::line(&format!("removed: table {}", printable(table)));

@@ -76,3 +76,20 @@ pub fn drop_the_rest() -> Result<(), String> {
     caps::set(None, CapSet::Effective, &kept).map_err(|error| error.to_string())?;
     caps::set(None, CapSet::Permitted, &kept).map_err(|error| error.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_packaged_unit_allows_what_is_kept_and_no_more() {
+        let unit = concat!(env!("CARGO_MANIFEST_DIR"), "/../packaging/systemd/picket-agent.service");
+        let unit = std::fs::read_to_string(unit).expect("the unit");
+        let lines = unit.lines().filter_map(|line| line.strip_prefix("CapabilityBoundingSet="));
+        let mut allowed: Vec<String> = lines.flat_map(str::split_whitespace).map(str::to_owned).collect();
+        let mut kept: Vec<String> = KEPT.iter().map(|(capability, _)| capability.to_string()).collect();
+        allowed.sort();
+        kept.sort();
+        assert_eq!(allowed, kept);
+    }
+}

@@ -15,6 +15,9 @@ pub const SCHEMA: &str = "CREATE TABLE IF NOT EXISTS core_fact (key TEXT PRIMARY
 /// The boot in which the agent runs; deleted when it stops in good order.
 const RUNNING: &str = "running-in-boot";
 
+/// The version that sealed last.
+const VERSION: &str = "version";
+
 /// How the last run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -56,6 +59,32 @@ impl LastRun {
     }
 }
 
+/// The version of the agent that last sealed a start on this host, when that was another than this one.
+///
+/// # Errors
+/// What SQLite says.
+pub fn other_version(database: &Connection) -> rusqlite::Result<Option<String>> {
+    let sql = "SELECT value FROM core_fact WHERE key = ?1";
+    let last: Option<String> = database.query_row(sql, [VERSION], |row| row.get(0)).optional()?;
+    Ok(last.filter(|last| last != env!("CARGO_PKG_VERSION")))
+}
+
+/// The record of a start of another version than before.
+///
+/// # Errors
+/// Never in practice: the record is small.
+pub fn upgraded(from: &str) -> Result<Draft, RecordError> {
+    let (from, to) = (crate::respond::receipt::safe(from), env!("CARGO_PKG_VERSION"));
+    let event = if numbers(&from) > numbers(to) { "downgraded" } else { "upgraded" };
+    let title = format!("The agent was {event} from {from} to {to}");
+    lifecycle(Severity::Info, event, title, json!({ "from": from, "to": to }))
+}
+
+/// `1.12.3` as numbers, for comparison.
+fn numbers(version: &str) -> Vec<u64> {
+    version.split(|c: char| !c.is_ascii_digit()).filter_map(|part| part.parse().ok()).collect()
+}
+
 /// The record of a start, and the state that goes with it.
 ///
 /// # Errors
@@ -82,8 +111,8 @@ pub fn started(
     let draft = lifecycle(severity, "started", last.title().to_owned(), detail)?;
     let boot = boot.to_owned();
     let write: StateWrite = Box::new(move |transaction| {
-        let sql = "INSERT OR REPLACE INTO core_fact (key, value) VALUES (?1, ?2), ('started', '1')";
-        transaction.execute(sql, [RUNNING, boot.as_str()]).map(|_| ())
+        let sql = "INSERT OR REPLACE INTO core_fact (key, value) VALUES (?1, ?2), ('started', '1'), (?3, ?4)";
+        transaction.execute(sql, [RUNNING, boot.as_str(), VERSION, env!("CARGO_PKG_VERSION")]).map(|_| ())
     });
     Ok((draft, write))
 }
@@ -108,4 +137,40 @@ pub fn stopped(reason: &str) -> Result<(Draft, StateWrite), RecordError> {
 pub fn sensor_failed(sensor: &str, why: &str) -> Result<Draft, RecordError> {
     let title = format!("The {sensor} sensor does not run: {}", crate::respond::receipt::safe(why));
     lifecycle(Severity::High, "sensor", title, json!({ "sensor": sensor, "state": "failed" }))
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests fail loudly")]
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::config::Config;
+
+    #[test]
+    fn another_version_is_told_with_its_direction() {
+        let title =
+            |from: &str| String::from_utf8(upgraded(from).unwrap().render(0, crate::clock::now())).unwrap();
+        let own = env!("CARGO_PKG_VERSION");
+        assert!(title("0.0.9").contains(&format!("The agent was upgraded from 0.0.9 to {own}")));
+        assert!(title("99.0").contains(&format!("The agent was downgraded from 99.0 to {own}")));
+        assert!(numbers("0.10.0") > numbers("0.9.12"));
+    }
+
+    #[test]
+    fn the_version_that_sealed_last_is_remembered() {
+        let mut database = Connection::open_in_memory().unwrap();
+        database.execute_batch(SCHEMA).unwrap();
+        assert_eq!(other_version(&database), Ok(None), "nothing was there");
+        let older = "INSERT INTO core_fact (key, value) VALUES ('version', '0.0.9')";
+        database.execute(older, []).unwrap();
+        assert_eq!(other_version(&database), Ok(Some("0.0.9".to_owned())));
+        let loaded =
+            Loaded { config: Config::default(), source: None, policy: PathBuf::new(), digest: String::new() };
+        let (_, mut write) = started(&loaded, LastRun::Clean, "boot", None).unwrap();
+        let transaction = database.transaction().unwrap();
+        write(&transaction).unwrap();
+        transaction.commit().unwrap();
+        assert_eq!(other_version(&database), Ok(None), "it is this one now");
+    }
 }

@@ -30,6 +30,7 @@ mod capabilities;
 mod cosigned;
 pub mod directories;
 mod lifecycle;
+pub mod retire;
 mod sensors;
 mod service;
 mod start;
@@ -200,6 +201,7 @@ impl Core {
         let boot = boot_id()?;
         let ledger = Arc::new(open_ledger(&config, &layout)?);
         record_start(loaded, &layout, &ledger, &boot)?;
+        retire::forget(&layout);
         let identity = Identity::default();
         read_enrolment(&layout).into_iter().for_each(|enrolment| identity.set(enrolment));
         let (sensors_stop, link_stop) = (stop_signal()?, stop_signal()?);

@@ -181,7 +181,10 @@ pub(super) fn record_start(
     let last = lifecycle::LastRun::read(&connection, boot)?;
     let take_over = TakeOver::look(&connection)?;
     let (draft, write) = lifecycle::started(loaded, last, boot, take_over.meaning())?;
-    match ledger.sealer().seal_durably(vec![draft], vec![take_over.write(), write], SEAL_TIMEOUT) {
+    let other = lifecycle::other_version(&connection)?;
+    let upgraded = other.map(|from| lifecycle::upgraded(&from)).transpose()?;
+    let drafts = upgraded.into_iter().chain([draft]).collect();
+    match ledger.sealer().seal_durably(drafts, vec![take_over.write(), write], SEAL_TIMEOUT) {
         // A full disk delays the record; it is no reason not to watch.
         Ok(_) | Err(SealError::Timeout | SealError::Storage(_)) => Ok(()),
         Err(error) => Err(error.into()),

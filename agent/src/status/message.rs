@@ -76,6 +76,8 @@ pub enum Request {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         id: Option<Uuid>,
     },
+    /// Record and ship that the agent is being removed: a [`crate::core::retire::Note`]; root only.
+    Retire {},
     /// Hold commands back, or obey them again; root only.
     Hold {
         /// For how long, up to [`HOLD_SECONDS_MAX`]; none ends it.

@@ -22,6 +22,7 @@ use super::person::{group, peer};
 use super::report::Sources;
 use super::show::show;
 use super::{spending, window};
+use crate::core::retire;
 use crate::ledger::{KeptRecord, Reader};
 use crate::respond::custody::Released;
 use crate::respond::store::{CommandRow, Store};
@@ -257,6 +258,7 @@ fn changes(request: &Request) -> bool {
         | Request::Accept { .. }
         | Request::Ack { .. }
         | Request::Hold { .. }
+        | Request::Retire {}
         | Request::Release { .. } => true,
     }
 }
@@ -294,6 +296,11 @@ fn handle(
                 .map_err(|error| error.to_string())
         }
         Request::Release { id } => release(id, &person, sources),
+        Request::Retire {} => {
+            let enrolled = sources.identity.get().is_some();
+            let note = retire::say(&sources.layout, &sources.sealer, &sources.heads, &person, enrolled);
+            serde_json::to_value(note).map_err(|error| error.to_string())
+        }
         Request::Hold { seconds } => {
             if seconds.is_some_and(|seconds| !(1..=HOLD_SECONDS_MAX).contains(&seconds)) {
                 return Ok(Err(format!("seconds must be from 1 to {HOLD_SECONDS_MAX} (30 days)")));

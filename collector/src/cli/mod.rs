@@ -67,6 +67,11 @@ impl From<RunError> for CliError {
     }
 }
 
+/// The command line as a whole, for those who write manual pages and completions of it.
+pub fn command() -> clap::Command {
+    <Arguments as clap::CommandFactory>::command()
+}
+
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {

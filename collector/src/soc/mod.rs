@@ -64,6 +64,11 @@ const FILE_BYTES_MAX: u64 = picket_protocol::bundle::BUNDLE_BYTES_MAX as u64 + 1
 /// Exit code for wrong arguments or configuration.
 const USAGE: u8 = 3;
 
+/// The command line as a whole, for those who write manual pages and completions of it.
+pub fn command() -> clap::Command {
+    <Arguments as clap::CommandFactory>::command()
+}
+
 /// Runs `soc` with the process's arguments.
 pub fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
