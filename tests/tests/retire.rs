@@ -4,12 +4,14 @@
 use picket_tests::agent::Agent;
 use picket_tests::collector::Collector;
 use picket_tests::wait_for;
+use serde_json::Value;
 
 fn last_words(agent: &Agent) -> Vec<String> {
     let records = agent.json(&["findings", "--all", "--limit", "1000"]);
-    let lifecycle = records.into_iter().filter(|record| record["kind"] == "lifecycle");
-    let removed = lifecycle.filter(|record| record["body"]["event"] == "removed");
-    removed.map(|record| record["body"]["title"].as_str().unwrap().to_owned()).collect()
+    let text = |record: &Value, at: &str| record.pointer(at).and_then(Value::as_str).map(str::to_owned);
+    let removed =
+        records.iter().filter(|record| text(record, "/body/event").is_some_and(|event| event == "removed"));
+    removed.map(|record| text(record, "/body/title").unwrap()).collect()
 }
 
 #[test]

@@ -141,7 +141,6 @@ pub fn sensor_failed(sensor: &str, why: &str) -> Result<Draft, RecordError> {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests fail loudly")]
     use std::path::PathBuf;
 
     use super::*;
