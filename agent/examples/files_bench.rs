@@ -79,6 +79,7 @@ fn main() -> Result<(), Failure> {
         processes: Default::default(),
         sessions: Default::default(),
         keys: Default::default(),
+        watch: Default::default(),
     };
     let (cpu, started) = (cpu_seconds(), Instant::now());
     let (handle, scanner) = files::start(config, context)?;

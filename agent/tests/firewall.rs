@@ -44,6 +44,7 @@ fn isolation() -> Isolation {
             .map(|a| a.parse::<SocketAddr>().unwrap())
             .collect(),
         uplink_uid: Some(61_999),
+        opened: Vec::new(),
         continuity: vec![Continuity {
             name: "jump host".to_owned(),
             direction: Direction::In,

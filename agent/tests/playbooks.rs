@@ -16,6 +16,7 @@ use picket_agent::respond::lease::Lease;
 use picket_agent::respond::receipt::Subject;
 use picket_agent::respond::work::Work;
 use picket_agent::respond::{Moment, Person, RespondStatus, sequence, store};
+use picket_agent::sense::watch::Watch;
 use picket_protocol::action::Action;
 use picket_protocol::command::{Outcome, Receipt};
 use picket_protocol::crypto::{hex, sha256};
@@ -42,10 +43,19 @@ struct Lab {
     passed: Duration,
     custody: Option<Custody>,
     work: Receiver<Work>,
+    watch: Watch,
+    collector: std::net::SocketAddr,
+    acknowledged: u64,
 }
 
 impl Lab {
     fn new() -> Self {
+        Self::with("192.0.2.7:8443", 0)
+    }
+
+    /// With a collector there that holds so many records.
+    fn with(collector: &str, acknowledged: u64) -> Self {
+        let collector = collector.parse().unwrap();
         let directory = tempfile::tempdir().unwrap();
         let layout = Layout::new(&directory.path().join("state"), &directory.path().join("run"));
         std::fs::create_dir_all(layout.ledger_keys()).unwrap();
@@ -53,9 +63,21 @@ impl Lab {
         let agent = AgentId(Uuid::from_u128(1));
         let schemas = picket_agent::core::schemas();
         let ledger = Ledger::open(&layout, &LedgerConfig::default(), agent, &schemas).unwrap();
-        let start = Timestamp::from(std::time::SystemTime::now());
+        // The test's clock runs ahead of that by which records are sealed: an hour is never caught up.
+        let start = Timestamp::from(std::time::SystemTime::now() - Duration::from_secs(3_600));
         let (_, work) = sync_channel(1);
-        let mut lab = Self { directory, layout, ledger, start, passed: Duration::ZERO, custody: None, work };
+        let mut lab = Self {
+            directory,
+            layout,
+            ledger,
+            start,
+            passed: Duration::ZERO,
+            custody: None,
+            work,
+            watch: Watch::default(),
+            collector,
+            acknowledged,
+        };
         lab.begin();
         lab
     }
@@ -66,8 +88,9 @@ impl Lab {
 
     /// A new run of the agent; the one before, if there is one, dies where it is.
     fn begin(&mut self) {
+        let acknowledged = self.acknowledged;
         let surroundings = Surroundings {
-            collector: vec!["192.0.2.7:8443".parse().unwrap()],
+            collector: vec![self.collector],
             uplink_uid: None,
             policy: self.directory.path().join("policy.toml"),
             core: self.layout.core(),
@@ -81,7 +104,8 @@ impl Lab {
             boot: BOOT.to_owned(),
             status: RespondStatus::default(),
             surroundings: Arc::new(move || surroundings.clone()),
-            acknowledged: Arc::new(|| 0),
+            acknowledged: Arc::new(move || acknowledged),
+            watch: self.watch.clone(),
         };
         drop(self.custody.take());
         let mut custody = Custody::start(context, self.now()).unwrap();
@@ -95,12 +119,16 @@ impl Lab {
     }
 
     fn order(&mut self, steps: Vec<Step>) {
+        self.order_as(COMMAND, Action::Playbook { name: "test".to_owned(), steps }, 0);
+    }
+
+    fn order_as(&mut self, id: Uuid, action: Action, lease: u64) {
         let order = Order {
-            id: COMMAND,
-            action: Action::Playbook { name: "test".to_owned(), steps },
-            lease: Duration::ZERO,
+            id,
+            action,
+            lease: Duration::from_secs(lease),
             subject: Subject {
-                id: Some(COMMAND),
+                id: Some(id),
                 step: None,
                 signers: vec!["alice".to_owned()],
                 envelope_sha256: "00".repeat(32),
@@ -412,4 +440,171 @@ fn held_back_commands_stop_what_has_not_begun() {
     assert!(!lab.is_there("one") && lab.is_there("two"), "what was begun stays for its lease");
     let (outcome, title) = lab.last();
     assert!(outcome == Outcome::Failed && title.contains("held back"), "{title}");
+}
+
+/// Runs `body` in a thread with a network of its own.
+fn alone(body: impl FnOnce() + Send + 'static) {
+    let thread = std::thread::spawn(move || {
+        // SAFETY: only this thread's network changes, and it ends with the test.
+        unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.unwrap();
+        body();
+    });
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+fn ruleset() -> String {
+    let out = std::process::Command::new("nft").args(["-n", "list", "ruleset"]).output().unwrap();
+    String::from_utf8(out.stdout).unwrap()
+}
+
+const ISOLATION: Uuid = Uuid::from_u128(0x0199_c2ad_5b0e_7cc3_98c4_dc0c_0c07_0001);
+
+/// A host that is isolated, and a restore of it that is begun.
+fn isolated(accept: &[&str]) -> Lab {
+    let mut lab = Lab::with("127.0.0.1:8443", u64::MAX);
+    lab.order_as(ISOLATION, Action::Isolate {}, 3_600);
+    lab.ticks_for(1);
+    assert_eq!(lab.told(), told(&[("", "applied"), ("", "confirmed")]));
+    let services = ["tcp/443", "udp/53"].map(|text| text.parse().unwrap()).to_vec();
+    let accept = accept.iter().map(|item| (*item).to_owned()).collect();
+    lab.order_as(COMMAND, Action::Restore { command: ISOLATION, services, pause: 5, accept }, 600);
+    lab
+}
+
+/// The worker's answer.
+fn assessed(lab: &mut Lab, items: &[&str]) {
+    lab.ticks_for(1);
+    let items: Vec<Value> =
+        items.iter().map(|item| serde_json::json!({ "item": item, "what": "it differs" })).collect();
+    let work = lab.work.try_recv().unwrap();
+    let detail = serde_json::json!({ "items": items, "sessions": [] });
+    let now = lab.now();
+    lab.custody().worked(work.id, Ok((String::new(), detail)), now);
+    lab.tick();
+}
+
+fn since(lab: &Lab, from: usize) -> Vec<(String, &'static str)> {
+    lab.told().split_off(from)
+}
+
+#[test]
+fn a_clean_host_is_given_back_service_by_service_and_watched() {
+    alone(|| {
+        let mut lab = isolated(&[]);
+        assessed(&mut lab, &[]);
+        assert!(ruleset().contains("tcp dport 443 accept") && !ruleset().contains("udp dport 53 accept"));
+        assert!(
+            ruleset().contains("tcp sport 443"),
+            "its answers, and nothing that begins there: {}",
+            ruleset()
+        );
+        lab.ticks_for(4);
+        assert!(!ruleset().contains("udp dport 53 accept"), "the first is looked at for 5 s");
+        // What dies in the pause goes on where it was.
+        lab.begin();
+        lab.ticks_for(2);
+        assert!(ruleset().contains("tcp dport 443 accept") && ruleset().contains("udp dport 53 accept"));
+        assert!(!lab.watch.is_on());
+        lab.ticks_for(6);
+        assert_eq!(ruleset(), "");
+        assert!(lab.watch.is_on());
+        let all = [
+            ("assess", "applied"),
+            ("open-tcp-443", "applied"),
+            ("open-tcp-443", "confirmed"),
+            ("open-udp-53", "applied"),
+            ("open-udp-53", "confirmed"),
+            ("", "released"),
+            ("release", "applied"),
+            ("watch", "applied"),
+            ("watch", "confirmed"),
+            ("", "confirmed"),
+        ];
+        assert_eq!(since(&lab, 2), told(&all));
+        lab.watch.set(false);
+        lab.begin();
+        assert!(lab.watch.is_on(), "it outlives the agent");
+        lab.ticks_for(600);
+        assert!(!lab.watch.is_on() && lab.under_way() == 0);
+        assert_eq!(since(&lab, 12), told(&[("watch", "expired"), ("", "expired")]));
+    });
+}
+
+#[test]
+fn what_nobody_accepted_keeps_the_host_isolated() {
+    alone(|| {
+        let mut lab = isolated(&["account.changed /etc/shadow"]);
+        assessed(&mut lab, &["account.changed /etc/shadow", "persistence.cron /etc/cron.d/x"]);
+        let receipts = lab.receipts();
+        let failed = &receipts[2];
+        assert!(
+            failed.title.contains("stays isolated") && failed.title.contains("persistence.cron"),
+            "{failed:?}"
+        );
+        assert_eq!(since(&lab, 2), told(&[("assess", "failed"), ("", "failed")]));
+        assert!(ruleset().contains("picket-isolate") && !ruleset().contains("dport 443 accept"));
+        assert!(!lab.watch.is_on());
+    });
+    alone(|| {
+        let mut lab = isolated(&["account.changed /etc/shadow"]);
+        assessed(&mut lab, &["account.changed /etc/shadow"]);
+        assert!(ruleset().contains("tcp dport 443 accept"), "what was judged does not hinder");
+    });
+}
+
+#[test]
+fn a_critical_finding_closes_again_what_was_opened() {
+    alone(|| {
+        let mut lab = isolated(&[]);
+        assessed(&mut lab, &[]);
+        lab.ticks_for(7);
+        assert!(ruleset().contains("tcp dport 443 accept") && ruleset().contains("udp dport 53 accept"));
+        let finding = Finding {
+            id: Uuid::now_v7(),
+            rule: "persistence.preload".to_owned(),
+            severity: Severity::Critical,
+            observed: Observed::once(lab.start),
+            title: "every program loads /tmp/x".to_owned(),
+            entities: Vec::new(),
+            evidence: Value::Null,
+            attack: Vec::new(),
+            explained_by: None,
+            drill: false,
+        };
+        let draft = Draft::new(Kind::Finding, finding.severity, &finding).unwrap();
+        lab.ledger.sealer().seal_durably(vec![draft], Vec::new(), SEAL).unwrap();
+        lab.ticks_for(2);
+        let (outcome, title) = lab.last();
+        assert_eq!(outcome, Outcome::Failed, "{title}");
+        assert!(ruleset().contains("picket-isolate") && !ruleset().contains("dport 443"), "{}", ruleset());
+        assert!(!ruleset().contains("udp dport 53 accept"));
+    });
+}
+
+#[test]
+fn there_must_be_an_isolation_to_end() {
+    alone(|| {
+        let mut lab = Lab::new();
+        let action =
+            Action::Restore { command: ISOLATION, services: Vec::new(), pause: 0, accept: Vec::new() };
+        lab.order_as(COMMAND, action, 600);
+        assessed(&mut lab, &[]);
+        assert_eq!(lab.told(), told(&[("assess", "applied"), ("release", "failed"), ("", "failed")]));
+        assert!(!lab.watch.is_on());
+    });
+}
+
+#[test]
+fn two_close_watches_end_with_the_last() {
+    let mut lab = Lab::new();
+    lab.order_as(COMMAND, Action::WatchClosely {}, 60);
+    lab.order_as(ISOLATION, Action::WatchClosely {}, 120);
+    lab.ticks_for(1);
+    assert!(lab.watch.is_on());
+    lab.ticks_for(61);
+    assert!(lab.watch.is_on(), "the other one holds");
+    assert_eq!(lab.release(ISOLATION), Ok(1));
+    assert!(!lab.watch.is_on());
 }

@@ -29,6 +29,14 @@ pub const USER_BYTES_MAX: usize = 32;
 pub const INTERFACE_BYTES_MAX: usize = 15;
 /// Highest number of a process: Linux's own bound on 64 bits.
 pub const PID_MAX: u32 = 4_194_304;
+/// Most services that a restore opens one by one.
+pub const SERVICES_MAX: usize = 32;
+/// Longest time that one of them stays open before the next step, in seconds.
+pub const PAUSE_SECONDS_MAX: u64 = 3_600;
+/// Most items of an assessment that a restore accepts: what an assessment tells.
+pub const ACCEPTED_MAX: usize = 100;
+/// Longest of them, in bytes: 280 characters and the escapes that make them printable.
+pub const ITEM_BYTES_MAX: usize = 1_200;
 /// Fastest rate that can be ordered, per second.
 pub const RATE_MAX: u32 = 1_000_000;
 
@@ -128,6 +136,21 @@ pub enum Action {
         /// The command that took it away, or the act of a playbook's step that did.
         command: uuid::Uuid,
     },
+    /// Tell how the host stands against what the agent knows as usual; it changes nothing.
+    Assess {},
+    /// Have the agent tell more than usual, for a while.
+    WatchClosely {},
+    /// End an isolation in steps: assess, open service by service, release, and watch closely for the length of the lease.
+    Restore {
+        /// The command that isolated the host, or the act of a playbook's step that did.
+        command: uuid::Uuid,
+        /// What is opened before the rest, in this order; at most 32.
+        services: Vec<Service>,
+        /// How long each stays open before the next step, in seconds, 0 to 3,600. A critical finding meanwhile closes all again.
+        pause: u64,
+        /// What of an assessment operators have judged to be harmless, as its `item` says; at most 100.
+        accept: Vec<String>,
+    },
     /// Several actions in order, each under its condition and within its time. Each has a lease of its own.
     Playbook {
         /// What it is called.
@@ -135,6 +158,39 @@ pub enum Action {
         /// 1 to 16, in order.
         steps: Vec<Step>,
     },
+}
+
+/// A service of the host: what comes in to a port, and the answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Service {
+    /// Over which protocol.
+    pub protocol: Transport,
+    /// From 1.
+    pub port: u16,
+}
+
+impl fmt::Display for Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} port {}", self.protocol, self.port)
+    }
+}
+
+impl FromStr for Service {
+    type Err = &'static str;
+
+    /// Reads `tcp/443`.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let wrong = "not tcp/PORT or udp/PORT";
+        let (protocol, port) = text.split_once('/').ok_or(wrong)?;
+        let protocol = match protocol {
+            "tcp" => Transport::Tcp,
+            "udp" => Transport::Udp,
+            _ => return Err(wrong),
+        };
+        let port = port.parse().ok().filter(|port| *port > 0 && !text.contains('+')).ok_or(wrong)?;
+        Ok(Self { protocol, port })
+    }
 }
 
 /// What is checked of a command as if it were one of its own: see [`Action::parts`].
@@ -149,7 +205,7 @@ pub struct Part<'a> {
 }
 
 /// A transport protocol with ports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Transport {
     /// TCP.
@@ -312,7 +368,7 @@ impl<'de> serde::Deserialize<'de> for Mac {
 impl Action {
     /// The words of all actions, as roles and `commands.allow` list them. `playbook` is none of them: who may order a playbook is
     /// who may order each of its steps.
-    pub const NAMES: [&'static str; 15] = [
+    pub const NAMES: [&'static str; 18] = [
         "advise",
         "scan",
         "drill",
@@ -328,6 +384,9 @@ impl Action {
         "kill-process",
         "quarantine-file",
         "restore-file",
+        "assess",
+        "watch-closely",
+        "restore",
     ];
 
     /// The word that roles list.
@@ -348,6 +407,9 @@ impl Action {
             Self::KillProcess { .. } => "kill-process",
             Self::QuarantineFile { .. } => "quarantine-file",
             Self::RestoreFile { .. } => "restore-file",
+            Self::Assess {} => "assess",
+            Self::WatchClosely {} => "watch-closely",
+            Self::Restore { .. } => "restore",
             Self::Playbook { .. } => "playbook",
         }
     }
@@ -373,14 +435,16 @@ impl Action {
                 | Self::EndSessions { .. }
                 | Self::KillProcess { .. }
                 | Self::RestoreFile { .. }
+                | Self::Assess {}
                 | Self::Playbook { .. }
         )
     }
 
-    /// Whether it does something to the host, if only for a while.
+    /// Whether it takes something from the host, if only for a while.
     pub fn intervenes(&self) -> bool {
         match self {
             Self::Advise { .. } | Self::Scan { .. } | Self::Drill { .. } => false,
+            Self::Assess {} | Self::WatchClosely {} | Self::Restore { .. } => false,
             Self::Playbook { steps, .. } => steps.iter().any(|step| step.action.intervenes()),
             _ => true,
         }
@@ -442,6 +506,23 @@ impl Action {
                 format!("quarantine {path}, whose content is {sha256}: nobody reaches it under its name")
             }
             Self::RestoreFile { command } => format!("restore the file that command {command} took away"),
+            Self::Assess {} => "assess the host: what differs from what is usual".to_owned(),
+            Self::WatchClosely {} => "watch the host closely: tell more than usual".to_owned(),
+            Self::Restore { command, services, pause, accept } => {
+                let services: Vec<String> = services.iter().map(ToString::to_string).collect();
+                let opened = match services.as_slice() {
+                    [] => "end it".to_owned(),
+                    some => format!("open {}, {pause} s after one another, and end it", some.join(", ")),
+                };
+                let accepted = match accept.as_slice() {
+                    [] => String::new(),
+                    some => format!(" or shows only what operators accepted: {}", some.join("; ")),
+                };
+                format!(
+                    "restore the host from the isolation {command}: assess it, and if it is clean{accepted}, {opened}, \
+                     then watch the host closely"
+                )
+            }
             Self::Playbook { name, steps } => match steps.len() {
                 1 => format!("playbook {name}: one step"),
                 count => format!("playbook {name}: {count} steps, one after the other"),
@@ -499,6 +580,21 @@ impl Action {
             }
             Self::RestoreFile { command } => {
                 bounds(matches!(command.get_version_num(), 7 | 8), "command is not the id of one")
+            }
+            Self::Assess {} | Self::WatchClosely {} => Ok(()),
+            Self::Restore { command, services, pause, accept } => {
+                bounds(matches!(command.get_version_num(), 7 | 8), "command is not the id of one")?;
+                bounds(services.len() <= SERVICES_MAX, "services are more than 32")?;
+                bounds(services.iter().all(|service| service.port > 0), "services hold a port 0")?;
+                let distinct: std::collections::BTreeSet<_> = services.iter().collect();
+                bounds(distinct.len() == services.len(), "services hold one twice")?;
+                bounds(*pause <= PAUSE_SECONDS_MAX, "pause is longer than 3,600 s")?;
+                bounds(accept.len() <= ACCEPTED_MAX, "accept holds more than 100 items")?;
+                let fits = |item: &String| (1..=ITEM_BYTES_MAX).contains(&item.len());
+                bounds(
+                    accept.iter().all(fits),
+                    "accept holds an item that is empty or longer than 1,200 bytes",
+                )
             }
             Self::Playbook { name, steps } => playbook::check(name, steps),
         }

@@ -151,7 +151,8 @@ pub(crate) fn check(name: &str, steps: &[Step]) -> Result<(), &'static str> {
 
 /// Messages, exercises and other sequences stand for themselves.
 fn fits_in(action: &Action) -> bool {
-    !matches!(action, Action::Advise { .. } | Action::Drill { .. } | Action::Playbook { .. })
+    use Action::{Advise, Drill, Playbook, Restore};
+    !matches!(action, Advise { .. } | Drill { .. } | Restore { .. } | Playbook { .. })
 }
 
 impl Condition {

@@ -10,7 +10,7 @@ use crate::process::stdout_of;
 use crate::{program, wait_for};
 
 /// What they may order.
-const ACTIONS: [&str; 15] = [
+const ACTIONS: [&str; 18] = [
     "advise",
     "scan",
     "drill",
@@ -26,6 +26,9 @@ const ACTIONS: [&str; 15] = [
     "kill-process",
     "quarantine-file",
     "restore-file",
+    "assess",
+    "watch-closely",
+    "restore",
 ];
 
 /// `alice` and `bob`: one signature for one host, both for up to ten.

@@ -71,7 +71,7 @@ impl<'a> Lab<'a> {
         let host = Host::new();
         host.shell(&format!("FRIDA={frida}\nGERD={}\n{PREPARE}", frida + 1));
         // What the agent watches is of no matter here, and is little.
-        host.shell("mkdir -p /srv/watched; sed -i '/^.logins/i [files]\\ntrees = [\"/srv/watched\"]\\nlogs = []\\n[commands]\\nallow = [\"freeze-account\", \"end-sessions\", \"freeze-process\", \"kill-process\", \"quarantine-file\", \"restore-file\"]\\n[network]\\nenabled = false\\n[neighbours]\\nenabled = false' /tmp/agent/agent.toml");
+        host.shell("mkdir -p /srv/watched; sed -i '/^.logins/i [files]\\ntrees = [\"/srv/watched\"]\\nlogs = []\\n[commands]\\nallow = [\"freeze-account\", \"end-sessions\", \"freeze-process\", \"kill-process\", \"quarantine-file\", \"restore-file\", \"assess\"]\\n[network]\\nenabled = false\\n[neighbours]\\nenabled = false' /tmp/agent/agent.toml");
         let out = host
             .command("/tmp/agent/agent")
             .args(["--config", "/tmp/agent/agent.toml", "enroll"])
@@ -356,7 +356,7 @@ fn a_stolen_account_is_contained_by_its_playbook_and_given_back() {
         })
     });
     assert_eq!(whole["outcome"], "confirmed", "{whole}");
-    assert!(whole["title"].as_str().unwrap().contains("2 succeeded"), "{whole}");
+    assert!(whole["title"].as_str().unwrap().contains("3 succeeded"), "{whole}");
     lab.visit("key", "frida", "true").expect_err("her key does not let the thief in again");
     lab.visit("key", "gerd", "true").unwrap();
     wait_for("the thief's sessions to end", || processes_of(lab.frida).is_empty().then_some(()));

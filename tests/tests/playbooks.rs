@@ -77,11 +77,11 @@ fn ransomware_is_stopped_and_cut_off() {
     wait_for("its first files", || at.join("5.locked").exists().then_some(()));
     let command = play(&site, "contain-ransomware", &process(&writer.named()));
     let whole = site.wait_whole(&command, "confirmed");
-    assert!(whole["title"].as_str().unwrap().contains("3 succeeded"), "{whole}");
+    assert!(whole["title"].as_str().unwrap().contains("4 succeeded"), "{whole}");
     assert_eq!(writer.state(), 'T', "it writes no more");
     assert_eq!(site.pings(), [false, false]);
     let scanned = site.wait_step(&command, "scan", "applied");
-    assert!(scanned["title"].as_str().unwrap().starts_with("Step 3 of 3, scan: "), "{scanned}");
+    assert!(scanned["title"].as_str().unwrap().starts_with("Step 3 of 4, scan: "), "{scanned}");
 
     // What people read.
     let commands = site.agent.run(&["commands"]);
@@ -90,7 +90,7 @@ fn ransomware_is_stopped_and_cut_off() {
     }
     let status = site.agent.command(&["status"]).output().unwrap();
     let status = String::from_utf8_lossy(&status.stdout);
-    assert!(status.contains("contain-ransomware") && status.contains("3 steps"), "{status}");
+    assert!(status.contains("contain-ransomware") && status.contains("4 steps"), "{status}");
     let shown = site.collector.soc(&["command", "show", &command]);
     assert!(shown.contains("playbook contain-ransomware"), "{shown}");
     // One step alone, by its act; then all of it.
@@ -134,7 +134,7 @@ fn a_defaced_web_server_is_cut_off_and_the_page_taken_away() {
     let sets = sets.into_iter().chain(["port=8080".to_owned()]).flat_map(|set| ["--set".to_owned(), set]);
     let command = play(&site, "contain-defacement", &sets.collect::<Vec<_>>());
     let whole = site.wait_whole(&command, "confirmed");
-    assert!(whole["title"].as_str().unwrap().contains("3 succeeded"), "{whole}");
+    assert!(whole["title"].as_str().unwrap().contains("4 succeeded"), "{whole}");
     assert_eq!(get("index.html"), None, "nobody sees it any more");
     assert!(!root.join("shell.php").exists() && root.join("index.html").exists());
     assert_eq!(site.pings(), [true, true], "the host goes on");
@@ -165,7 +165,7 @@ fn a_flood_is_limited_and_its_sender_blocked() {
     let from = format!("from={ATTACKER}");
     let command = play(&site, "contain-flood", &owned(&[&sets[..], &["--set", &from]].concat()));
     let whole = site.wait_whole(&command, "confirmed");
-    assert!(whole["title"].as_str().unwrap().contains("2 succeeded"), "{whole}");
+    assert!(whole["title"].as_str().unwrap().contains("3 succeeded"), "{whole}");
     assert_eq!(answered(ATTACKER), 0);
     end(&site, &command);
 }
@@ -188,7 +188,7 @@ fn a_host_that_attacks_others_is_stopped_or_cut_off() {
     let victims = owned(&["--set", &format!("victims={ATTACKER}")]);
     let command = play(&site, "contain-outbound-attack", &[process(&named), victims].concat());
     let whole = site.wait_whole(&command, "confirmed");
-    assert!(whole["title"].as_str().unwrap().contains("2 succeeded, 1 skipped"), "{whole}");
+    assert!(whole["title"].as_str().unwrap().contains("3 succeeded, 1 skipped"), "{whole}");
     site.wait_step(&command, "isolate", "skipped");
     assert_eq!(attack.state(), 'T');
     assert_eq!(site.pings(), [false, false], "whom it attacked is out of its reach");
@@ -198,7 +198,7 @@ fn a_host_that_attacks_others_is_stopped_or_cut_off() {
     let wrong = NamedProcess { sha256: "00".repeat(32), ..named };
     let command = play(&site, "contain-outbound-attack", &process(&wrong));
     let whole = site.wait_whole(&command, "confirmed");
-    assert!(whole["title"].as_str().unwrap().contains("1 succeeded, 1 failed"), "{whole}");
+    assert!(whole["title"].as_str().unwrap().contains("2 succeeded, 1 failed"), "{whole}");
     site.wait_step(&command, "freeze", "failed");
     site.wait_step(&command, "isolate", "confirmed");
     assert_eq!(site.pings(), [false, false]);

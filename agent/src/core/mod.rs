@@ -22,6 +22,7 @@ use crate::layout::Layout;
 use crate::ledger::{Ledger, LedgerError, SealError};
 use crate::respond::{self, Moment, RespondError, RespondStatus, Responder, Tools};
 use crate::sense::SensorState;
+use crate::sense::watch::Watch;
 use crate::status::{Server, Sources};
 use crate::sys::{self, Account, Stop};
 use crate::uplink::{self, LedgerLink, LinkConfig, LinkHandle, LinkStatus};
@@ -208,7 +209,8 @@ impl Core {
         let (statuses, link_status) = (Statuses::default(), LinkStatus::default());
         let respond_status = RespondStatus::default();
         let cosigned = Cosigned::new(&layout, ledger.heads(), identity.clone());
-        let start = Start::new(loaded, &layout, &ledger, &boot, &respond_status);
+        let watch = Watch::default();
+        let start = Start::new(loaded, &layout, &ledger, &boot, &respond_status, &watch);
         let (keeper, freezer, holders) = start.holders(&link_status, &sensors_stop)?;
         let engine = start.engine(&identity, &cosigned)?;
         let sensors = sensors::Sensors::start(
@@ -218,9 +220,9 @@ impl Core {
             &sensors_stop,
             &statuses,
             figures(&ledger, &link_status, &statuses),
-            &freezer,
+            (&freezer, &watch),
         );
-        let tools = tools(&ledger, &sensors, &sensors_stop);
+        let tools = tools(&ledger, &sensors, layout.database(), &sensors_stop);
         let (responder, responder_handle) =
             respond::start(engine, tools, keeper.clone(), respond_status.clone())
                 .map_err(system("start a thread"))?;
@@ -373,10 +375,11 @@ impl Core {
 }
 
 /// What the worker of commands needs.
-fn tools(ledger: &Ledger, sensors: &sensors::Sensors, stop: &Stop) -> Tools {
+fn tools(ledger: &Ledger, sensors: &sensors::Sensors, database: PathBuf, stop: &Stop) -> Tools {
     Tools {
         sealer: ledger.sealer(),
         scan: sensors.scan(),
+        assess: sensors.assess(database),
         acknowledged: acknowledged(ledger),
         clock: Arc::new(Moment::now),
         stop: stop.clone(),

@@ -12,6 +12,7 @@ use serde_json::json;
 use super::{lifecycle, trees};
 use crate::config::{Config, FilesConfig};
 use crate::ledger::Sealer;
+use crate::respond::assess::{Assess, Assessor};
 use crate::respond::freeze::Freezer;
 use crate::respond::work::Scan;
 use crate::sense::files::Scanner;
@@ -22,6 +23,7 @@ use crate::sense::network::listeners::{self, Listeners};
 use crate::sense::network::neighbours::{self, Neighbours};
 use crate::sense::processes::{self, Tuning};
 use crate::sense::sessions::Sessions;
+use crate::sense::watch::Watch;
 use crate::sense::{
     SensorContext, SensorError, SensorHandle, SensorProbe, SensorReport, SensorState, SensorStatus,
 };
@@ -89,7 +91,7 @@ impl Sensors {
         stop: &Stop,
         statuses: &Statuses,
         figures: FigureSource,
-        freezer: &Freezer,
+        (freezer, watch): (&Freezer, &Watch),
     ) -> Self {
         let trees = trees::resolve(&config.files.trees);
         let mut sensors = Self {
@@ -120,6 +122,7 @@ impl Sensors {
             processes: processes.clone(),
             sessions: sessions.clone(),
             keys: keys.clone(),
+            watch: watch.clone(),
         };
         let logs = trees::look_up(&config.files.logs);
         let quiet_trees = trees::resolve(&config.files.quiet_trees);
@@ -171,6 +174,13 @@ impl Sensors {
             let summary = scanner.scan(paths, deadline, progress).map_err(|error| error.to_string())?;
             Ok(json!({ "paths": paths.len(), "summary": summary }))
         }))
+    }
+
+    /// How the host stands, as the responder asks.
+    pub fn assess(&self, database: PathBuf) -> Assess {
+        let assessor =
+            Assessor { database, listeners: self.listeners.clone(), sessions: self.sessions.clone() };
+        Arc::new(move |now| assessor.assess(now))
     }
 
     /// The login sessions, for whoever shows them.

@@ -21,6 +21,7 @@ use crate::respond::processes::boot_by_clock;
 use crate::respond::{Context, Engine, Moment, RespondError, RespondStatus};
 use crate::sense::host::{FigureSource, Figures};
 use crate::sense::logins::line::local_zone;
+use crate::sense::watch::Watch;
 use crate::sys::Stop;
 use crate::uplink::LinkStatus;
 
@@ -72,6 +73,7 @@ pub(super) struct Start<'a> {
     ledger: &'a Ledger,
     boot: &'a str,
     status: &'a RespondStatus,
+    watch: &'a Watch,
 }
 
 /// The threads that hold what is done to the host.
@@ -88,8 +90,9 @@ impl<'a> Start<'a> {
         ledger: &'a Ledger,
         boot: &'a str,
         status: &'a RespondStatus,
+        watch: &'a Watch,
     ) -> Self {
-        Self { config: &loaded.config, policy: &loaded.policy, layout, ledger, boot, status }
+        Self { config: &loaded.config, policy: &loaded.policy, layout, ledger, boot, status, watch }
     }
 
     /// Takes up what an earlier run left: actions go on, who is frozen is let go.
@@ -163,6 +166,7 @@ impl<'a> Start<'a> {
             status: self.status.clone(),
             surroundings: Arc::new(surroundings),
             acknowledged: acknowledged(self.ledger),
+            watch: self.watch.clone(),
         };
         let custody = Custody::start(context, Moment::now())?;
         let collector = custody.collector();

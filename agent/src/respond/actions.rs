@@ -19,6 +19,7 @@ use super::firewall::{Ladder, Rung, Table};
 use super::processes::Named;
 use crate::config::policy::Policy;
 use crate::sense::network::neighbours::kernel;
+use crate::sense::watch::Watch;
 
 pub mod accounts;
 mod attributes;
@@ -39,6 +40,7 @@ pub mod sever;
 pub mod shadow;
 pub mod tracked;
 mod vault;
+pub mod watch_closely;
 
 /// What would change, for people and as data.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -122,6 +124,8 @@ pub enum Prepared {
     FreezeProcess(freeze_process::FrozenProcess),
     /// See [`quarantine_file`].
     QuarantineFile(quarantine_file::Quarantined),
+    /// See [`watch_closely`].
+    WatchClosely(watch_closely::CloseWatch),
 }
 
 impl Prepared {
@@ -137,7 +141,10 @@ impl Prepared {
             | Action::EndSessions { .. }
             | Action::KillProcess { .. }
             | Action::RestoreFile { .. }
+            | Action::Assess {}
+            | Action::Restore { .. }
             | Action::Playbook { .. } => return Ok(None),
+            Action::WatchClosely {} => Self::WatchClosely(watch_closely::CloseWatch {}),
             Action::Isolate {} => Self::Isolate(isolate::Isolation::prepare(surroundings)?),
             Action::IsolateUnit { unit } => {
                 Self::IsolateUnit(isolate_unit::UnitIsolation::prepare(unit, surroundings)?)
@@ -177,6 +184,7 @@ impl Prepared {
             Self::FreezeAccount(deed) => deed,
             Self::FreezeProcess(deed) => deed,
             Self::QuarantineFile(deed) => deed,
+            Self::WatchClosely(deed) => deed,
         }
     }
 
@@ -200,6 +208,7 @@ impl Prepared {
         match (self, other) {
             (Self::PinNeighbour(own), Self::PinNeighbour(other)) => own.place() == other.place(),
             (Self::FreezeAccount(own), Self::FreezeAccount(other)) => own.user == other.user,
+            (Self::WatchClosely(_), Self::WatchClosely(_)) => true,
             _ => false,
         }
     }
@@ -216,6 +225,7 @@ impl Prepared {
             Self::FreezeAccount(_) => "freeze-account",
             Self::FreezeProcess(_) => "freeze-process",
             Self::QuarantineFile(_) => "quarantine-file",
+            Self::WatchClosely(_) => "watch-closely",
         }
     }
 }
@@ -254,12 +264,13 @@ pub struct Levers {
     firewall: Ladder,
     /// Control groups that the tables of isolated units name, by action.
     groups: BTreeMap<Uuid, u64>,
+    watch: Watch,
 }
 
 impl Levers {
     /// Levers whose tables are put by that mechanism; by the best one when none is wanted.
-    pub fn new(rung: Option<Rung>) -> Self {
-        Self { firewall: Ladder::new(rung), groups: BTreeMap::new() }
+    pub fn new(rung: Option<Rung>, watch: Watch) -> Self {
+        Self { firewall: Ladder::new(rung), groups: BTreeMap::new(), watch }
     }
 
     /// How tables are put here.

@@ -30,9 +30,11 @@ use super::status::RespondStatus;
 use super::work::Work;
 use super::{Moment, Person, RespondError, store};
 use crate::ledger::{Sealer, StateWrite};
+use crate::sense::watch::Watch;
 
 mod at_once;
 mod guard;
+mod restore;
 mod resume;
 mod steps;
 
@@ -76,6 +78,8 @@ pub struct Context {
     pub surroundings: Arc<dyn Fn() -> Surroundings + Send + Sync>,
     /// How many records the collector is known to hold.
     pub acknowledged: Arc<dyn Fn() -> u64 + Send + Sync>,
+    /// What tells sensors to tell more.
+    pub watch: Watch,
 }
 
 /// A command that is to be carried out.
@@ -142,6 +146,8 @@ pub struct Custody {
     /// When to look again whether all is in place, and to try again what could not be undone.
     look: Duration,
     undo: Duration,
+    /// When to look again whether a service that was opened does harm.
+    looked: Duration,
     meddling: Option<(Duration, u64)>,
 }
 
@@ -156,8 +162,8 @@ impl Custody {
         let resume = |act: InForce| InForce { lease: act.lease.clone().resume(&boot, now.boot), ..act };
         let in_force: Vec<InForce> = found.into_iter().map(resume).collect();
         let sequences = sequence::read(&context.database)?;
-        let levers = Levers::new(context.rung);
-        let (saved, look, undo) = (now.boot, now.boot, now.boot);
+        let levers = Levers::new(context.rung, context.watch.clone());
+        let [saved, look, undo, looked] = [now.boot; 4];
         let (worker, handed, waiting, meddling) = (None, BTreeSet::new(), Vec::new(), None);
         let mut custody = Self {
             context,
@@ -170,6 +176,7 @@ impl Custody {
             saved,
             look,
             undo,
+            looked,
             meddling,
         };
         custody.answer_for_offline(now);
@@ -439,7 +446,7 @@ impl Custody {
         let mut released = Vec::new();
         for sequence in whole {
             self.end_sequence(sequence.id, &format!("Released by {person}"), detail.clone(), now);
-            released.push(ReleasedAction { id: sequence.id, action: "playbook".to_owned(), problem: None });
+            released.push(ReleasedAction { id: sequence.id, action: sequence.name.clone(), problem: None });
         }
         for act in meant {
             self.end(act.id, Outcome::Released, &format!("Released by {person}"), detail.clone(), now);

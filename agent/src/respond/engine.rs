@@ -292,6 +292,7 @@ impl Engine {
             }
             Action::Scan { paths } => WorkKind::Scan { paths: paths.iter().map(Into::into).collect() },
             Action::Drill { findings } => WorkKind::Drill { findings: *findings },
+            Action::Assess {} => WorkKind::Assess,
             Action::Isolate {}
             | Action::IsolateUnit { .. }
             | Action::ClosePort { .. }
@@ -304,6 +305,8 @@ impl Engine {
             | Action::KillProcess { .. }
             | Action::QuarantineFile { .. }
             | Action::RestoreFile { .. }
+            | Action::WatchClosely {}
+            | Action::Restore { .. }
             | Action::Playbook { .. } => {
                 let row = accepted(self);
                 return self.hand_over(command, subject, row).map(Some);

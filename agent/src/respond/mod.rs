@@ -21,6 +21,7 @@ use uuid::Uuid;
 use crate::uplink::CommandSink;
 
 pub mod actions;
+pub mod assess;
 pub mod automatic;
 pub mod continuity;
 pub mod custody;
@@ -264,6 +265,7 @@ fn hand_on(accepted: Work, tools: &Tools, work: &SyncSender<Work>, status: &Resp
     let action = match accepted.kind {
         WorkKind::Scan { .. } => "scan",
         WorkKind::Drill { .. } => "drill",
+        WorkKind::Assess => "assess",
     };
     status.begin(accepted.id, action, crate::clock::since_boot());
     if let Err(TrySendError::Full(refused) | TrySendError::Disconnected(refused)) = work.try_send(accepted) {

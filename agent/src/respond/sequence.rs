@@ -1,4 +1,4 @@
-//! Sequences that are under way (playbooks), in the agent's database: which step is next, and what the ones before it came to. The
+//! Sequences that are under way (playbooks, and restores in steps), in the agent's database: which step is next, and what the ones before it came to. The
 //! decisions are here and pure; who does the steps is [`super::custody`].
 //!
 //! Promises: what a step came to is written in the transaction of the receipt that says so, and that it was begun before it is done. So
@@ -8,13 +8,14 @@
 use std::path::Path;
 use std::time::Duration;
 
-use picket_protocol::action::Action;
+use picket_protocol::action::{Action, Service};
 use picket_protocol::command::{Outcome, ReceiptStep};
-use picket_protocol::playbook::{Condition, Otherwise, act_id};
+use picket_protocol::playbook::{Condition, Otherwise, Step, act_id};
 use picket_protocol::time::Timestamp;
 use rusqlite::{Connection, OpenFlags, params};
 use uuid::Uuid;
 
+use super::Moment;
 use super::custody::Order;
 use super::lease::Lease;
 use super::receipt::Subject;
@@ -22,6 +23,9 @@ use crate::ledger::StateWrite;
 
 /// Table of this module: one row a sequence, in JSON.
 pub const SCHEMA: &str = "CREATE TABLE IF NOT EXISTS sequence (id TEXT PRIMARY KEY, state TEXT NOT NULL);";
+
+/// How long the steps of a restore may take that are neither a service nor the watch: as long as files are hashed, at most.
+const ASSESS_SECONDS: u64 = 600;
 
 /// How far a step is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -52,18 +56,59 @@ impl StepState {
     }
 }
 
+/// What a step does.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Doing {
+    /// An action.
+    Act(Action),
+    /// Assesses the host; fails when something differs that nobody accepted.
+    Verify {
+        /// What is accepted.
+        accept: Vec<String>,
+    },
+    /// Opens a service of an isolated host, and waits whether that goes well.
+    Open {
+        /// Which.
+        service: Service,
+    },
+    /// Ends the isolation.
+    Release,
+}
+
+impl Doing {
+    /// Its word.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Act(action) => action.name(),
+            Self::Verify { .. } => "assess",
+            Self::Open { .. } => "open",
+            Self::Release => "release",
+        }
+    }
+
+    /// Whether a receipt `applied` is followed by another one.
+    pub fn is_probed(&self) -> bool {
+        match self {
+            Self::Act(action) => action.is_probed(),
+            Self::Open { .. } => true,
+            Self::Verify { .. } | Self::Release => false,
+        }
+    }
+}
+
 /// A step.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Stage {
     /// Which one it is, as receipts name it.
     pub step: ReceiptStep,
     /// What it does.
-    pub action: Action,
+    pub doing: Doing,
     /// For how long, in seconds.
     pub lease: u64,
     /// When it is done at all.
     pub when: Condition,
-    /// Within how many seconds it must have succeeded.
+    /// Within how many seconds it must have succeeded; of a service that is opened, how long it is looked at.
     pub timeout: u64,
     /// What follows when it fails.
     pub otherwise: Otherwise,
@@ -71,8 +116,10 @@ pub struct Stage {
     pub state: StepState,
     /// What the last receipt about it said.
     pub title: String,
-    /// Until when it must have succeeded, once it was begun.
+    /// When that time is over, once it was begun.
     pub until: Option<Lease>,
+    /// When it was begun.
+    pub began: Option<Timestamp>,
 }
 
 /// A sequence.
@@ -80,8 +127,11 @@ pub struct Stage {
 pub struct Sequence {
     /// The command.
     pub id: Uuid,
-    /// What it is called.
+    /// What it is called: `restore`, or as the playbook is.
     pub name: String,
+    /// The isolation that a restore ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub isolation: Option<Uuid>,
     /// Its steps, in order.
     pub stages: Vec<Stage>,
     /// The last word on it, once there is none left to do; what its steps did may be in force yet.
@@ -116,22 +166,32 @@ pub enum Next<'a> {
 impl Sequence {
     /// The sequence that an order is; none for an order of one action.
     pub fn of(order: &Order, now: Timestamp) -> Option<Self> {
-        let Action::Playbook { name, steps } = &order.action else { return None };
-        let of = u32::try_from(steps.len()).unwrap_or(u32::MAX);
-        let stages = (1..=of).zip(steps).map(|(number, step)| Stage {
-            step: ReceiptStep { number, of, name: step.name.clone(), act: act_id(order.id, number) },
-            action: step.action.clone(),
-            lease: step.lease,
-            when: step.when.clone(),
-            timeout: step.timeout,
-            otherwise: step.otherwise,
+        let (name, drafts, isolation) = match &order.action {
+            Action::Playbook { name, steps } => {
+                (name.as_str(), steps.iter().map(Draft::of_step).collect(), None)
+            }
+            Action::Restore { command, services, pause, accept } => {
+                ("restore", restore(services, *pause, accept, order.lease), Some(*command))
+            }
+            _ => return None,
+        };
+        let of = u32::try_from(drafts.len()).unwrap_or(u32::MAX);
+        let stages = (1..=of).zip(drafts).map(|(number, draft): (u32, Draft)| Stage {
+            step: ReceiptStep { number, of, name: draft.name, act: act_id(order.id, number) },
+            doing: draft.doing,
+            lease: draft.lease,
+            when: draft.when,
+            timeout: draft.timeout,
+            otherwise: draft.otherwise,
             state: StepState::Waiting,
             title: String::new(),
             until: None,
+            began: None,
         });
         Some(Self {
             id: order.id,
-            name: name.clone(),
+            name: name.to_owned(),
+            isolation,
             stages: stages.collect(),
             end: None,
             left: None,
@@ -188,7 +248,7 @@ impl Sequence {
         let begun = stage.state == StepState::Begun;
         stage.state = match outcome {
             Outcome::Received => StepState::Begun,
-            Outcome::Applied if stage.action.is_probed() => stage.state,
+            Outcome::Applied if stage.doing.is_probed() => stage.state,
             Outcome::Applied | Outcome::Confirmed if begun => StepState::Succeeded,
             Outcome::Skipped => StepState::Skipped,
             Outcome::Failed | Outcome::Reverted | Outcome::Refused => StepState::Failed,
@@ -199,10 +259,19 @@ impl Sequence {
     }
 
     /// The step with that act is being done from now on, and has so long.
-    pub fn begin(&mut self, act: Uuid, boot: &str, now: Duration) {
+    pub fn begin(&mut self, act: Uuid, boot: &str, now: Moment) {
         if let Some(stage) = self.stages.iter_mut().find(|stage| stage.step.act == act) {
             stage.state = StepState::Begun;
-            stage.until = Some(Lease::start(boot, now, Duration::from_secs(stage.timeout)));
+            stage.until = Some(Lease::start(boot, now.boot, Duration::from_secs(stage.timeout)));
+            stage.began = Some(now.wall);
+        }
+    }
+
+    /// What it is, in words.
+    pub fn title(&self) -> String {
+        match self.isolation {
+            Some(_) => "The restore".to_owned(),
+            None => format!("The playbook {}", self.name),
         }
     }
 
@@ -221,17 +290,65 @@ impl Sequence {
         }
     }
 
-    /// The order of one of its steps.
-    pub fn order(&self, stage: &Stage) -> Order {
+    /// For receipts about one of its steps.
+    pub fn subject_of(&self, stage: &Stage) -> Subject {
+        Subject { step: Some(stage.step.clone()), ..self.subject() }
+    }
+
+    /// The order of one of its steps that is an action.
+    pub fn order(&self, stage: &Stage, action: &Action) -> Order {
         Order {
             id: stage.step.act,
-            action: stage.action.clone(),
+            action: action.clone(),
             lease: Duration::from_secs(stage.lease),
-            subject: Subject { step: Some(stage.step.clone()), ..self.subject() },
+            subject: self.subject_of(stage),
             reason: self.reason.clone(),
             ticket: self.ticket.clone(),
         }
     }
+}
+
+/// A step that is not numbered yet.
+struct Draft {
+    name: String,
+    doing: Doing,
+    lease: u64,
+    when: Condition,
+    timeout: u64,
+    otherwise: Otherwise,
+}
+
+impl Draft {
+    fn of_step(step: &Step) -> Self {
+        Self {
+            name: step.name.clone(),
+            doing: Doing::Act(step.action.clone()),
+            lease: step.lease,
+            when: step.when.clone(),
+            timeout: step.timeout,
+            otherwise: step.otherwise,
+        }
+    }
+
+    /// One of a restore: whichever fails ends it.
+    fn of_restore(name: &str, doing: Doing, lease: u64, timeout: u64) -> Self {
+        let (name, when, otherwise) = (name.to_owned(), Condition::Always {}, Otherwise::Stop);
+        Self { name, doing, lease, when, timeout, otherwise }
+    }
+}
+
+/// The steps of a restore.
+fn restore(services: &[Service], pause: u64, accept: &[String], watch: Duration) -> Vec<Draft> {
+    let mut drafts =
+        vec![Draft::of_restore("assess", Doing::Verify { accept: accept.to_vec() }, 0, ASSESS_SECONDS)];
+    for service in services {
+        let name = format!("open-{}", service.to_string().to_lowercase().replace(" port ", "-"));
+        drafts.push(Draft::of_restore(&name, Doing::Open { service: *service }, 0, pause));
+    }
+    drafts.push(Draft::of_restore("release", Doing::Release, 0, ASSESS_SECONDS));
+    let watch_closely = Doing::Act(Action::WatchClosely {});
+    drafts.push(Draft::of_restore("watch", watch_closely, watch.as_secs(), ASSESS_SECONDS));
+    drafts
 }
 
 /// Reads what is under way. A row that this version cannot read is left where it is, and told.

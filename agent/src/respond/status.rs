@@ -190,7 +190,7 @@ impl State {
             let until = stage.until.as_ref().filter(|_| stage.state == StepState::Begun);
             StepReport {
                 name: stage.step.name.clone(),
-                action: stage.action.name().to_owned(),
+                action: stage.doing.name().to_owned(),
                 act: stage.step.act,
                 state: stage.state,
                 title: stage.title.clone(),

@@ -12,6 +12,7 @@ use picket_protocol::record::{Draft, Kind};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use super::assess::Assess;
 use super::engine::SEAL_TIMEOUT;
 use super::receipt::{Subject, safe};
 use super::{Moment, store};
@@ -54,6 +55,8 @@ pub enum WorkKind {
         /// How many.
         findings: u32,
     },
+    /// Tell how the host stands.
+    Assess,
 }
 
 impl WorkKind {
@@ -61,6 +64,7 @@ impl WorkKind {
     pub fn of(action: &Action) -> Option<Self> {
         match action {
             Action::Scan { paths } => Some(Self::Scan { paths: paths.iter().map(Into::into).collect() }),
+            Action::Assess {} => Some(Self::Assess),
             _ => None,
         }
     }
@@ -77,6 +81,8 @@ pub struct Tools {
     pub sealer: Sealer,
     /// The file sensor's scanner, when that sensor runs.
     pub scan: Option<Scan>,
+    /// Looks how the host stands.
+    pub assess: Assess,
     /// How many records the collector is known to hold.
     pub acknowledged: Arc<dyn Fn() -> u64 + Send + Sync>,
     /// The clocks.
@@ -103,6 +109,10 @@ impl Tools {
         match &work.kind {
             WorkKind::Scan { paths } => self.scan(paths),
             WorkKind::Drill { findings } => self.drill(work, *findings, verified),
+            WorkKind::Assess => {
+                let assessment = (self.assess)((self.clock)().wall)?;
+                Ok(assessment.tell())
+            }
         }
     }
 

@@ -24,6 +24,7 @@ pub mod network;
 pub mod packages;
 pub mod processes;
 pub mod sessions;
+pub mod watch;
 
 /// What every sensor is given.
 #[derive(Clone)]
@@ -42,6 +43,8 @@ pub struct SensorContext {
     pub sessions: sessions::Sessions,
     /// Keys that the file sensor saw added, for the login sensor.
     pub keys: keys::AddedKeys,
+    /// Whether to tell more than usual.
+    pub watch: watch::Watch,
 }
 
 /// One mechanism of a ladder, tried.

@@ -90,6 +90,7 @@ impl Lab {
             processes: Processes::default(),
             sessions: Default::default(),
             keys: Default::default(),
+            watch: Default::default(),
         };
         let handle = defences::start(self.setup.clone(), context).unwrap();
         self.running = Some(Running { stop, status, handle, writer });

@@ -132,6 +132,7 @@ impl Lab {
             processes: self.processes.clone(),
             sessions: Default::default(),
             keys: Default::default(),
+            watch: Default::default(),
         };
         let (handle, scanner) =
             files::start_tuned(self.config.clone(), context, self.tuning.clone()).unwrap();

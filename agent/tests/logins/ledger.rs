@@ -67,6 +67,7 @@ impl Bench {
             processes: Default::default(),
             sessions: Default::default(),
             keys: Default::default(),
+            watch: Default::default(),
         };
         let sensor = match logins::start(config, context) {
             Ok(sensor) => sensor,

@@ -334,7 +334,7 @@ pub struct TrustNewArguments {
     pub root_threshold: u32,
     /// An action that they may order (repeat it), instead of the default advise, scan, drill: any of advise, scan,
     /// drill, isolate, isolate-unit, close-port, block, rate-limit, pin-neighbour, freeze-account, end-sessions,
-    /// freeze-process, kill-process, quarantine-file, restore-file
+    /// freeze-process, kill-process, quarantine-file, restore-file, assess, watch-closely, restore
     #[arg(long)]
     pub action: Vec<String>,
     /// With so many signatures a command may name so many hosts (repeat it) [default: 1=10]

@@ -81,6 +81,13 @@ fn ordered(new: NewAction) -> Result<(Action, Duration, CommandFrame), SocError>
         NewAction::RestoreFile { command, frame } => {
             Ok((Action::RestoreFile { command }, Duration::ZERO, frame))
         }
+        NewAction::Assess { frame } => Ok((Action::Assess {}, Duration::ZERO, frame)),
+        NewAction::WatchClosely { order } => with_lease(Action::WatchClosely {}, order),
+        NewAction::Restore { command, open, pause, accept, watch, frame } => {
+            let pause = parse_period(&pause).map_err(|error| SocError::Usage(format!("--pause: {error}")))?;
+            let action = Action::Restore { command, services: open, pause: pause.as_secs(), accept };
+            Ok((action, lease(&watch)?, frame))
+        }
     }
 }
 

@@ -562,6 +562,12 @@ fn sequences(seeds: &mut Vec<Seed>) {
     );
     let within = r#"{"type":"playbook","name":"x","steps":[]}"#;
     add(seeds, "command", "bad-playbook-within", playbook.replacen(r#"{"type":"isolate"}"#, within, 1));
+    let services = vec!["tcp/443".parse().unwrap(), "udp/53".parse().unwrap()];
+    let accept = vec!["account.changed /etc/shadow".to_owned()];
+    let restore = Action::Restore { command: order().id, services, pause: 60, accept };
+    let restore = serde_json::to_string(&Command { action: restore, lease: 60, ..order() }).unwrap();
+    add(seeds, "command", "good-restore", restore.as_str());
+    add(seeds, "command", "bad-restore-port", restore.replace("\"port\":443", "\"port\":0"));
 }
 
 fn orders(seeds: &mut Vec<Seed>) {

@@ -145,6 +145,11 @@ impl Detector {
         Self::with_secret(thresholds, Secret::new(0))
     }
 
+    /// When to speak up from now on. What bounds memory stays as it was at the start.
+    pub fn set_thresholds(&mut self, thresholds: Thresholds) {
+        self.thresholds = thresholds;
+    }
+
     /// A detector that has seen nothing. Its secret should be drawn at random; that of the rows of an earlier process takes
     /// its place.
     pub fn with_secret(thresholds: Thresholds, secret: Secret) -> Self {

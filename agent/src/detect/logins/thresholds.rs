@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use crate::sense::watch::half;
+
 const MINUTE: u64 = 60;
 const HOUR: u64 = 60 * MINUTE;
 const DAY: u64 = 24 * HOUR;
@@ -73,6 +75,29 @@ pub struct Thresholds {
     /// Requests of one address that were answered 404 and the like, for different paths, within
     /// [`Thresholds::window`]. 40: a broken page asks for some ten.
     pub web_scan: u32,
+}
+
+/// Fewest attempts that are told while a host is watched closely: who mistypes does so once or twice.
+const WATCHED_LEAST: u32 = 3;
+
+impl Thresholds {
+    /// Half of what is counted in attempts, accounts and names: while the host is watched closely.
+    #[must_use]
+    pub fn watched(self) -> Self {
+        let half = |threshold| half(threshold, WATCHED_LEAST);
+        Self {
+            attempts: half(self.attempts),
+            account_attempts: half(self.account_attempts),
+            spray: half(self.spray),
+            campaign: half(self.campaign),
+            enumeration: half(self.enumeration),
+            slow_attempts: half(self.slow_attempts),
+            success_attempts: half(self.success_attempts),
+            privilege_attempts: half(self.privilege_attempts),
+            web_scan: half(self.web_scan),
+            ..self
+        }
+    }
 }
 
 impl Default for Thresholds {

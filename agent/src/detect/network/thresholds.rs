@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::sense::watch::half;
+
 /// When is enough, in packets a second that nothing explains. They protect a host from its first minute; once it has learned what is usual
 /// they move, within bounds (`flood::baseline`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +48,32 @@ pub struct Thresholds {
     pub slow_scan_window: Duration,
     /// Packets with the flags of stealth scans, to as many ports, from one source (net.scan.stealth). 5: honest programs send none.
     pub stealth: u32,
+}
+
+/// Fewest packets a second, connections and ports that are told while a host is watched closely.
+const WATCHED_LEAST: u32 = 5;
+
+impl Thresholds {
+    /// Half of what is counted: while the host is watched closely. What a fast line may carry (`icmp_answered`) is no matter of that.
+    #[must_use]
+    pub fn watched(self) -> Self {
+        let half = |threshold| half(threshold, WATCHED_LEAST);
+        Self {
+            syn: half(self.syn),
+            tcp: half(self.tcp),
+            udp: half(self.udp),
+            amplification: half(self.amplification),
+            icmp: half(self.icmp),
+            fragment: half(self.fragment),
+            malformed: half(self.malformed),
+            connections: half(self.connections),
+            slow: half(self.slow),
+            scan_ports: half(self.scan_ports),
+            scan_hosts: half(self.scan_hosts),
+            slow_scan: half(self.slow_scan),
+            ..self
+        }
+    }
 }
 
 impl Default for Thresholds {

@@ -6,7 +6,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use picket_protocol::action::{Network, Transport};
+use picket_protocol::action::{Network, Service, Transport};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -41,6 +41,9 @@ pub struct Isolation {
     pub uplink_uid: Option<u32>,
     /// What goes on.
     pub continuity: Vec<Continuity>,
+    /// Services that a restore has opened: what comes in to them, and their answers.
+    #[serde(default)]
+    pub opened: Vec<Service>,
 }
 
 impl Isolation {
@@ -56,6 +59,7 @@ impl Isolation {
             collector: surroundings.collector.clone(),
             uplink_uid: surroundings.uplink_uid,
             continuity: surroundings.continuity()?,
+            opened: Vec::new(),
         })
     }
 
@@ -82,6 +86,7 @@ impl Isolation {
         let accept = |parts: Vec<Rule>| rule(parts, Verdict::Accept);
         let mut rules = vec![accept(vec![loopback(Load::InterfaceIn)])];
         rules.extend(self.continuity(Hook::Input));
+        rules.extend(self.opened.iter().map(|service| accept(vec![port_of(*service, End::Destination)])));
         for collector in &self.collector {
             rules.push(accept(vec![service(*collector, End::Source), begins_nothing()]));
         }
@@ -100,6 +105,13 @@ impl Isolation {
         let accept = |parts: Vec<Rule>| rule(parts, Verdict::Accept);
         let mut rules = vec![accept(vec![loopback(Load::InterfaceOut)])];
         rules.extend(self.continuity(Hook::Output));
+        for service in &self.opened {
+            let answers = match service.protocol {
+                Transport::Tcp => begins_nothing(),
+                Transport::Udp => Vec::new(),
+            };
+            rules.push(accept(vec![port_of(*service, End::Source), answers]));
+        }
         let user = self.uplink_uid.map_or(Vec::new(), |uid| {
             vec![Expression::Load(Load::User), Expression::Is(uid.to_ne_bytes().to_vec())]
         });
@@ -123,7 +135,9 @@ impl Isolation {
 
     /// Whether a connection goes on.
     fn spares(&self, protocol: Option<Transport>, local: (IpAddr, u16), remote: (IpAddr, u16)) -> bool {
+        let is_opened = |service: &Service| Some(service.protocol) == protocol && service.port == local.1;
         self.collector.contains(&SocketAddr::from(remote))
+            || self.opened.iter().any(is_opened)
             || self.continuity.iter().any(|entry| sever::is_of(entry, protocol, local, remote))
     }
 }
@@ -141,6 +155,7 @@ impl Deed for Isolation {
         lines.extend(
             self.continuity.iter().map(|entry| format!("Goes on by the owner's policy: {}", entry.name)),
         );
+        lines.extend(self.opened.iter().map(|service| format!("Open again by a restore: {service}")));
         lines.push("Names are not resolved unless the policy lists a name server.".to_owned());
         let names: Vec<&str> = self.continuity.iter().map(|entry| entry.name.as_str()).collect();
         Plan { lines, data: json!({ "collector": self.collector, "continuity": names }) }
@@ -189,6 +204,14 @@ impl Deed for Isolation {
 fn service(peer: SocketAddr, end: End) -> Rule {
     let ports = ports(peer.port(), peer.port(), end);
     [network(Network::host(peer.ip()), end), protocol(TCP), ports].concat()
+}
+
+fn port_of(service: Service, end: End) -> Rule {
+    let number = match service.protocol {
+        Transport::Tcp => TCP,
+        Transport::Udp => UDP,
+    };
+    [protocol(number), ports(service.port, service.port, end)].concat()
 }
 
 /// Of TCP, and not the first segment of a connection: nobody who takes the collector's address may begin one.

@@ -1,19 +1,20 @@
 //! Does the steps of sequences, one after the other: see [`crate::respond::sequence`] for what is decided.
 
-use picket_protocol::action::Action;
 use picket_protocol::command::Outcome;
-use picket_protocol::finding::Finding;
+use picket_protocol::finding::{Finding, Severity};
 use picket_protocol::playbook::is_meant;
 use picket_protocol::record::{Kind, Record};
+use picket_protocol::time::Timestamp;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{Custody, Order};
 use crate::ledger::{Reader, RecordFilter, StateWrite};
 use crate::respond::Moment;
+use crate::respond::assess::Assessment;
 use crate::respond::in_force;
 use crate::respond::receipt::{Subject, safe};
-use crate::respond::sequence::{self, Next, Sequence, Stage, StepState};
+use crate::respond::sequence::{self, Doing, Next, Sequence, Stage, StepState};
 use crate::respond::store::{self, Store};
 use crate::respond::work::{Work, WorkKind};
 
@@ -46,12 +47,14 @@ impl Custody {
     pub(super) fn resume_sequences(&mut self, now: Moment) {
         for sequence in self.sequences.clone() {
             for stage in sequence.stages.iter().filter(|stage| stage.state == StepState::Begun) {
-                let goes_on =
-                    self.in_force.iter().any(|act| act.id == stage.step.act) || is_work(&stage.action);
+                let goes_on = match &stage.doing {
+                    // Opened again with the isolation itself, and ended once only.
+                    Doing::Open { .. } | Doing::Release => true,
+                    doing => self.in_force.iter().any(|act| act.id == stage.step.act) || is_work(doing),
+                };
                 if !goes_on {
-                    let order = sequence.order(stage);
                     let title = "The agent was stopped while it carried the step out";
-                    self.answer(&order.subject, order.id, Outcome::Failed, title, Value::Null, now);
+                    self.step_came_to(&sequence, stage, Outcome::Failed, title, Value::Null, now);
                 }
             }
         }
@@ -85,6 +88,11 @@ impl Custody {
         match sequence.next() {
             Next::Await(stage) => {
                 let late = stage.until.as_ref().is_none_or(|until| until.remaining(now.boot).is_zero());
+                match &stage.doing {
+                    Doing::Open { .. } => return self.look_at_opened(&sequence, stage, late, now),
+                    Doing::Release => return self.release_isolation(&sequence, stage, now),
+                    Doing::Act(_) | Doing::Verify { .. } => {}
+                }
                 if late {
                     self.time_out(&sequence, stage, now);
                 } else {
@@ -98,7 +106,7 @@ impl Custody {
                 self.finish(&sequence, Outcome::Failed, &title, now)
             }
             Next::Done => {
-                let title = format!("The playbook {} is done: {}", sequence.name, tally(&sequence));
+                let title = format!("{} is done: {}", sequence.title(), tally(&sequence));
                 self.finish(&sequence, Outcome::Confirmed, &title, now)
             }
         }
@@ -106,7 +114,6 @@ impl Custody {
 
     /// Does the step, if it is to be done.
     fn consider(&mut self, sequence: &Sequence, stage: &Stage, now: Moment) -> bool {
-        let order = sequence.order(stage);
         match self.is_held(now) {
             Ok(false) => {}
             Ok(true) => {
@@ -119,32 +126,45 @@ impl Custody {
             }
         }
         let found = |rule: &str, seconds| self.has_finding(rule, seconds, now);
-        match sequence.is_due(&stage.when, &found) {
-            Ok(true) => {}
-            Ok(false) => {
-                let title = format!("Not done: it is only done {}", stage.when);
-                self.answer(&order.subject, order.id, Outcome::Skipped, &title, Value::Null, now);
-                return true;
-            }
+        let (outcome, title) = match sequence.is_due(&stage.when, &found) {
+            Ok(true) => return self.begin_step(sequence, stage, now),
+            Ok(false) => (Outcome::Skipped, format!("Not done: it is only done {}", stage.when)),
             Err(why) => {
-                let title = format!("Not done, because its condition cannot be told: {}", safe(&why));
-                self.answer(&order.subject, order.id, Outcome::Failed, &title, Value::Null, now);
-                return true;
+                (Outcome::Failed, format!("Not done, because its condition cannot be told: {}", safe(&why)))
             }
+        };
+        self.step_came_to(sequence, stage, outcome, &title, Value::Null, now);
+        true
+    }
+
+    fn begin_step(&mut self, sequence: &Sequence, stage: &Stage, now: Moment) -> bool {
+        if stage.doing == Doing::Release
+            && let Err(why) = self.isolation_of(sequence)
+        {
+            self.step_came_to(sequence, stage, Outcome::Failed, &safe(&why), Value::Null, now);
+            return true;
         }
-        self.change_sequence(sequence.id, |own, boot| own.begin(stage.step.act, boot, now.boot));
-        if !stage.action.is_probed() {
-            // What has no undo of its own: that it was begun is durable before it is.
-            let written =
-                self.written(sequence.id).map_or(Ok(()), |write| self.seal(Vec::new(), vec![write]));
-            if let Err(error) = written {
-                let title = format!("Not done, because it could not be written down first: {error}");
-                self.answer(&order.subject, order.id, Outcome::Failed, &title, Value::Null, now);
-                return true;
+        self.change_sequence(sequence.id, |own, boot| own.begin(stage.step.act, boot, now));
+        let action = match &stage.doing {
+            Doing::Open { service } => return self.open_service(sequence, stage, *service, now),
+            Doing::Act(action) if action.is_probed() => Some(action),
+            doing => {
+                // What has no undo of its own: that it was begun is durable before it is.
+                let written =
+                    self.written(sequence.id).map_or(Ok(()), |write| self.seal(Vec::new(), vec![write]));
+                if let Err(error) = written {
+                    let title = format!("Not done, because it could not be written down first: {error}");
+                    self.step_came_to(sequence, stage, Outcome::Failed, &title, Value::Null, now);
+                    return true;
+                }
+                match doing {
+                    Doing::Act(action) if !is_work(doing) => Some(action),
+                    _ => None,
+                }
             }
-        }
-        if !is_work(&stage.action) {
-            self.begin(order, now);
+        };
+        if let Some(action) = action {
+            self.begin(sequence.order(stage, action), now);
         }
         true
     }
@@ -154,9 +174,9 @@ impl Custody {
         let Some(worker) = self.worker.as_ref().filter(|_| !self.handed.contains(&stage.step.act)) else {
             return;
         };
-        let Some(kind) = WorkKind::of(&stage.action) else { return };
-        let order = sequence.order(stage);
-        let work = Work { id: order.id, kind, subject: order.subject, agent: None, received: now.boot };
+        let Some(kind) = work_kind(&stage.doing) else { return };
+        let (id, subject) = (stage.step.act, sequence.subject_of(stage));
+        let work = Work { id, kind, subject, agent: None, received: now.boot };
         // With too many before it the next tick tries again.
         if worker.try_send(work).is_ok() {
             self.handed.insert(stage.step.act);
@@ -173,12 +193,12 @@ impl Custody {
         let Some(stage) = sequence.stages.iter().find(|stage| stage.step.act == act) else { return };
         // One that took too long was answered for.
         if stage.state == StepState::Begun {
-            let order = sequence.order(stage);
-            let (outcome, title, detail) = match result {
-                Ok((title, detail)) => (Outcome::Applied, safe(&title), detail),
-                Err(why) => (Outcome::Failed, safe(&why), Value::Null),
+            let (outcome, title, detail) = match (result, &stage.doing) {
+                (Ok((_, detail)), Doing::Verify { accept }) => verified(detail, accept),
+                (Ok((title, detail)), _) => (Outcome::Applied, safe(&title), detail),
+                (Err(why), _) => (Outcome::Failed, safe(&why), Value::Null),
             };
-            self.answer(&order.subject, act, outcome, &title, detail, now);
+            self.step_came_to(&sequence, stage, outcome, &title, detail, now);
         }
     }
 
@@ -187,9 +207,21 @@ impl Custody {
         if self.in_force.iter().any(|act| act.id == stage.step.act) {
             return self.end(stage.step.act, Outcome::Reverted, &title, Value::Null, now);
         }
-        let order = sequence.order(stage);
         let title = format!("Not done within the step's {} s", stage.timeout);
-        self.answer(&order.subject, order.id, Outcome::Failed, &title, Value::Null, now);
+        self.step_came_to(sequence, stage, Outcome::Failed, &title, Value::Null, now);
+    }
+
+    /// Seals the receipt about a step that nothing else tells of.
+    pub(super) fn step_came_to(
+        &mut self,
+        sequence: &Sequence,
+        stage: &Stage,
+        outcome: Outcome,
+        title: &str,
+        detail: Value,
+        now: Moment,
+    ) {
+        self.answer(&sequence.subject_of(stage), stage.step.act, outcome, title, detail, now);
     }
 
     /// Says the last word on the steps; true, since what is not in force any more is left at once.
@@ -219,9 +251,9 @@ impl Custody {
         let removed = sequence::remove(sequence.id);
         let sealed = match sequence.left.filter(|_| end == Outcome::Confirmed) {
             Some(outcome) => {
-                let title = "Nothing of the playbook is in force any more";
-                let told = in_force::tell(sequence.id, outcome, title, now.wall);
-                self.receipt(&sequence.subject(), outcome, title, Value::Null, vec![removed, told])
+                let title = format!("Nothing of it is in force any more: {}", sequence.title());
+                let told = in_force::tell(sequence.id, outcome, &title, now.wall);
+                self.receipt(&sequence.subject(), outcome, &title, Value::Null, vec![removed, told])
                     .map(|_| ())
             }
             None => self.seal(Vec::new(), vec![removed]),
@@ -276,30 +308,58 @@ impl Custody {
     }
 
     fn has_finding(&self, rule: &str, seconds: u64, now: Moment) -> Result<bool, String> {
-        let since = now
-            .wall
-            .nanos()
-            .saturating_sub(i64::try_from(seconds).unwrap_or(i64::MAX).saturating_mul(1_000_000_000));
-        let filter = RecordFilter {
-            kind: Some(Kind::Finding),
-            since: Some(picket_protocol::time::Timestamp::from_nanos(since)),
-            limit: FINDINGS_MAX,
-            ..RecordFilter::default()
-        };
+        let nanos = i64::try_from(seconds).unwrap_or(i64::MAX).saturating_mul(1_000_000_000);
+        let since = Timestamp::from_nanos(now.wall.nanos().saturating_sub(nanos));
+        let found = self.finding_since(Severity::Info, since, |finding| is_meant(rule, &finding.rule))?;
+        Ok(found.is_some())
+    }
+
+    /// The newest finding sealed since then, at least that severe, unexplained and no exercise, that is meant.
+    pub(super) fn finding_since(
+        &self,
+        severity_min: Severity,
+        since: Timestamp,
+        is_meant: impl Fn(&Finding) -> bool,
+    ) -> Result<Option<Finding>, String> {
+        let (kind, limit) = (Some(Kind::Finding), FINDINGS_MAX);
+        let filter =
+            RecordFilter { kind, severity_min, since: Some(since), limit, ..RecordFilter::default() };
         let reader = Reader::open(&self.context.database).map_err(|error| error.to_string())?;
         let records = reader.records(&filter).map_err(|error| error.to_string())?;
-        let findings = records.iter().filter_map(|record| {
+        let mut findings = records.iter().filter_map(|record| {
             Record::parse(&record.bytes).and_then(|record| record.body::<Finding>()).ok()
         });
-        Ok(findings
-            .into_iter()
-            .any(|finding| is_meant(rule, &finding.rule) && finding.explained_by.is_none() && !finding.drill))
+        let counts =
+            |finding: &Finding| finding.explained_by.is_none() && !finding.drill && is_meant(finding);
+        Ok(findings.find(counts))
     }
 }
 
 /// Whether it is done by the worker, and may be done again.
-fn is_work(action: &Action) -> bool {
-    WorkKind::of(action).is_some()
+fn is_work(doing: &Doing) -> bool {
+    work_kind(doing).is_some()
+}
+
+fn work_kind(doing: &Doing) -> Option<WorkKind> {
+    match doing {
+        Doing::Act(action) => WorkKind::of(action),
+        Doing::Verify { .. } => Some(WorkKind::Assess),
+        Doing::Open { .. } | Doing::Release => None,
+    }
+}
+
+/// Whether an assessment lets a restore go on.
+fn verified(detail: Value, accept: &[String]) -> (Outcome, String, Value) {
+    let Ok(assessment) = serde_json::from_value::<Assessment>(detail) else {
+        return (Outcome::Failed, "The assessment cannot be read".to_owned(), Value::Null);
+    };
+    let left = assessment.without(accept);
+    let (title, detail) = left.tell();
+    if left.is_clean() {
+        return (Outcome::Applied, title, detail);
+    }
+    let title = format!("The host is not clean, and stays isolated: {}", safe(&title));
+    (Outcome::Failed, title, detail)
 }
 
 fn tally(sequence: &Sequence) -> String {

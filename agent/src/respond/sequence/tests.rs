@@ -42,7 +42,7 @@ fn next(sequence: &Sequence) -> (&'static str, &str) {
 
 fn told(sequence: &mut Sequence, number: u32, outcomes: &[Outcome]) {
     let act = act_id(COMMAND, number);
-    sequence.begin(act, "boot", Duration::ZERO);
+    sequence.begin(act, "boot", Moment { wall: Timestamp::default(), boot: Duration::ZERO });
     outcomes.iter().for_each(|outcome| sequence.note(act, *outcome, "title"));
 }
 
@@ -101,4 +101,31 @@ fn it_is_read_back_as_it_was_written() {
     told(&mut sequence, 1, &[Outcome::Confirmed]);
     let text = serde_json::to_string(&sequence).unwrap();
     assert_eq!(serde_json::from_str::<Sequence>(&text).unwrap(), sequence);
+}
+
+#[test]
+fn a_restore_has_its_steps_in_order() {
+    let order = Order {
+        id: COMMAND,
+        action: Action::Restore {
+            command: Uuid::nil(),
+            services: vec!["tcp/443".parse().unwrap(), "udp/53".parse().unwrap()],
+            pause: 30,
+            accept: vec!["account.changed /etc/shadow".to_owned()],
+        },
+        lease: Duration::from_secs(86_400),
+        subject: Subject {
+            id: Some(COMMAND),
+            step: None,
+            signers: Vec::new(),
+            envelope_sha256: String::new(),
+        },
+        reason: String::new(),
+        ticket: String::new(),
+    };
+    let sequence = Sequence::of(&order, Timestamp::default()).unwrap();
+    let names: Vec<&str> = sequence.stages.iter().map(|stage| stage.step.name.as_str()).collect();
+    assert_eq!(names, ["assess", "open-tcp-443", "open-udp-53", "release", "watch"]);
+    assert!(sequence.stages.iter().all(|stage| stage.otherwise == Otherwise::Stop));
+    assert_eq!(sequence.stages[4].lease, 86_400);
 }

@@ -34,6 +34,7 @@ use crate::ledger::{Sealer, StateWrite};
 use crate::sense::draft::draft;
 use crate::sense::packages::Packages;
 use crate::sense::sessions::Sessions;
+use crate::sense::watch::Watch;
 use crate::sense::{SensorContext, SensorState, SensorStatus};
 use crate::sys::Stop;
 
@@ -113,6 +114,7 @@ pub struct Examiner {
     keys: crate::sense::keys::AddedKeys,
     pub sealer: Sealer,
     sessions: Sessions,
+    watch: Watch,
     /// What `agent status` shows.
     pub status: SensorStatus,
     /// When the last finding was handed on.
@@ -168,6 +170,7 @@ impl Examiner {
             stop: context.stop.clone(),
             sealer: context.sealer.clone(),
             sessions: context.sessions.clone(),
+            watch: context.watch.clone(),
             keys: context.keys.clone(),
             status: context.status.clone(),
             last_finding: None,
@@ -291,6 +294,7 @@ impl Examiner {
             self.last_finding = Some(observed);
             self.keys.note(&finding);
             self.sessions.link(&mut finding);
+            self.watch.raise(&mut finding);
             self.drafts.extend(draft(&finding));
         }
         self.writes.extend(outcome.writes);

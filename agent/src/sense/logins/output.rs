@@ -26,7 +26,7 @@ use super::records::Reading;
 use super::tail::Found;
 use crate::config::LoginsConfig;
 use crate::detect::logins::merge::{Merge, Step};
-use crate::detect::logins::{Detector, Facts, Secret};
+use crate::detect::logins::{Detector, Facts, Secret, Thresholds};
 use crate::detect::silence::Silence;
 use crate::ledger::{SealError, Sealed, StateWrite};
 use crate::sense::SensorContext;
@@ -57,6 +57,7 @@ pub struct Tally {
 /// The way out.
 pub struct Output {
     context: SensorContext,
+    thresholds: Thresholds,
     detector: Detector,
     merge: Merge,
     silence: Silence,
@@ -113,6 +114,7 @@ impl Output {
         }
         Self {
             context,
+            thresholds: config.thresholds,
             detector,
             merge,
             silence: Silence::default(),
@@ -335,6 +337,12 @@ impl Output {
 
     /// Tells the detector what is new of accounts and keys; to be called before lines are read.
     pub fn look(&mut self, now: Timestamp) {
+        let thresholds = self.thresholds;
+        self.detector.set_thresholds(if self.context.watch.is_on() {
+            thresholds.watched()
+        } else {
+            thresholds
+        });
         if let Some(accounts) = self.accounts.look(now) {
             self.detector.set_facts(Facts {
                 accounts,
@@ -353,6 +361,7 @@ impl Output {
         }
         for mut finding in findings {
             self.context.sessions.link(&mut finding);
+            self.context.watch.raise(&mut finding);
             self.gathered.finding(finding);
         }
     }

@@ -21,6 +21,7 @@ use crate::ledger::SealError;
 use crate::sense::SensorContext;
 use crate::sense::draft::draft;
 use crate::sense::host::defences::who;
+use crate::sense::watch::Watch;
 
 const PROC: &str = "/proc";
 /// How often the process behind a flood or a scan is looked for: all processes are gone through.
@@ -31,6 +32,10 @@ const RESTS: Duration = Duration::from_secs(5);
 /// See the module.
 #[derive(Debug)]
 pub struct Detectors {
+    thresholds: Thresholds,
+    watch: Watch,
+    /// Whether the detectors have the thresholds of a host that is watched closely.
+    watched: bool,
     floods: FloodDetector,
     scans: ScanDetector,
     own: Own,
@@ -48,8 +53,11 @@ pub struct Detectors {
 
 impl Detectors {
     /// Nothing seen yet. Who does not know `seed` cannot choose whose place in a table he takes.
-    pub fn new(thresholds: Thresholds, seed: u64) -> Self {
+    pub fn new(thresholds: Thresholds, seed: u64, watch: Watch) -> Self {
         Self {
+            thresholds,
+            watch,
+            watched: false,
             floods: FloodDetector::new(thresholds),
             scans: ScanDetector::new(thresholds, seed),
             own: Own::new(Path::new(PROC)),
@@ -89,11 +97,22 @@ impl Detectors {
     /// An interval.
     pub fn summary(&mut self, summary: &Summary) -> Vec<Finding> {
         self.talkers.note(summary);
+        self.follow_watch();
         let mut findings = self.floods.observe(summary, &mut Uuid::now_v7);
         findings.extend(self.scans.tick(summary.to, &mut Uuid::now_v7));
         self.name_senders_of_floods(summary);
         self.name_scanners(summary.to);
         findings
+    }
+
+    fn follow_watch(&mut self) {
+        let on = self.watch.is_on();
+        if on != self.watched {
+            self.watched = on;
+            let thresholds = if on { self.thresholds.watched() } else { self.thresholds };
+            self.floods.set_thresholds(thresholds);
+            self.scans.set_thresholds(thresholds);
+        }
     }
 
     /// How the connections of the listening sockets fare.

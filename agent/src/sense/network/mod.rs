@@ -56,7 +56,8 @@ pub fn start(
     let interfaces = interfaces::Interfaces::open(slots)
         .map_err(|source| SensorError::System { doing: "hear of network interfaces", source })?;
     context.status.update(|report| report.ladder = rungs);
-    let mut detectors = detectors::Detectors::new(config.thresholds, ladder::seed().unwrap_or_default());
+    let seed = ladder::seed().unwrap_or_default();
+    let mut detectors = detectors::Detectors::new(config.thresholds, seed, context.watch.clone());
     restore(&mut detectors, &context.database);
     let talkers = detectors.talkers.clone();
     let worker = worker::Worker::new(context, opened, interfaces, detectors);

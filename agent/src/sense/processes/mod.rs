@@ -78,6 +78,11 @@ pub fn executable_of(pid: u32) -> Option<Box<[u8]>> {
     proc::program(pid).map(|program| program.executable).filter(|executable| !executable.is_empty())
 }
 
+/// The program that the process `pid` runs, if that has no name any more.
+pub fn deleted_executable_of(pid: u32) -> Option<Box<[u8]>> {
+    proc::program(pid).filter(|program| program.deleted).map(|program| program.executable)
+}
+
 /// All processes that belong to a session.
 pub fn logins() -> Vec<Login> {
     proc::all().into_iter().filter_map(login_of).collect()

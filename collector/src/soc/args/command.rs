@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Subcommand};
 use picket_protocol::action::RATE_MAX;
-use picket_protocol::command::{Limited, Mac, Transport};
+use picket_protocol::command::{Limited, Mac, Service, Transport};
 
 /// What to do about commands.
 #[derive(Debug, Subcommand)]
@@ -231,6 +231,48 @@ pub enum NewAction {
         /// Id of the command that took it away
         #[arg(long, value_name = "ID")]
         command: uuid::Uuid,
+        /// For whom, until when, why.
+        #[command(flatten)]
+        frame: CommandFrame,
+    },
+    /// Tell how the host stands: persistence, accounts, programs, listening ports that differ from what is usual there
+    #[command(
+        after_help = "Example:\n  soc command new assess --host web-1 --reason 'clean again?' --ticket C-7 -o assess.json\n\nThe receipt names each item (soc receipts --command ID --full). It changes nothing."
+    )]
+    Assess {
+        /// For whom, until when, why.
+        #[command(flatten)]
+        frame: CommandFrame,
+    },
+    /// Have the agent tell more than usual, for a while
+    #[command(
+        after_help = "Example:\n  soc command new watch-closely --host web-1 --lease 1d --reason 'given back today' --ticket C-7 -o watch.json"
+    )]
+    WatchClosely {
+        /// For how long, for whom, why.
+        #[command(flatten)]
+        order: Order,
+    },
+    /// End an isolation in steps: assess, open service by service, release, watch closely
+    #[command(
+        after_help = "Example:\n  soc command new restore --host web-1 --command 0199c2ad-5b0e-7cc3-98c4-dc0c0c07398f --open tcp/22,tcp/443 --pause 2m \\\n      --accept 'account.changed /etc/shadow' --reason 'cleaned' --ticket C-7 -o restore.json\n\nWhen the assessment shows what nobody accepted, the host stays isolated. A critical finding while a service is\nopen closes all again. An accepted item is given as the receipt of assess names it."
+    )]
+    Restore {
+        /// Id of the command that isolated the host, or the act of a playbook's step that did
+        #[arg(long, value_name = "ID")]
+        command: uuid::Uuid,
+        /// Services to open before the rest, in this order: tcp/PORT or udp/PORT (repeat it, or separate by commas)
+        #[arg(long, value_name = "SERVICE", value_delimiter = ',')]
+        open: Vec<Service>,
+        /// How long each is looked at before the next step, up to 1h
+        #[arg(long, value_name = "PERIOD", default_value = "2m")]
+        pause: String,
+        /// What of an assessment you have judged to be harmless (repeat it)
+        #[arg(long, value_name = "ITEM")]
+        accept: Vec<String>,
+        /// How long the host is watched closely afterwards
+        #[arg(long, value_name = "PERIOD", default_value = "1d")]
+        watch: String,
         /// For whom, until when, why.
         #[command(flatten)]
         frame: CommandFrame,

@@ -105,6 +105,11 @@ impl FloodDetector {
         }
     }
 
+    /// When is enough from now on.
+    pub fn set_thresholds(&mut self, thresholds: Thresholds) {
+        self.thresholds = thresholds;
+    }
+
     /// Takes in an interval.
     pub fn observe(&mut self, summary: &Summary, new_id: &mut dyn FnMut() -> Uuid) -> Vec<Finding> {
         let now = summary.to;

@@ -93,6 +93,11 @@ pub struct ScanDetector {
 }
 
 impl ScanDetector {
+    /// When is enough from now on.
+    pub fn set_thresholds(&mut self, thresholds: Thresholds) {
+        self.thresholds = thresholds;
+    }
+
     /// `seed` decides who shares a slot with whom: where strangers choose addresses it should be drawn at random.
     pub fn new(thresholds: Thresholds, seed: u64) -> Self {
         Self {

@@ -55,8 +55,8 @@ fn what_is_shipped_makes_commands_that_agents_take() {
     check("contain-defacement", &[], DEFACEMENT);
     let file = format!("sha256={}", "0a".repeat(32));
     check("contain-defacement", &["file=/srv/www/x.php", &file, "files=/srv/www, /etc"], DEFACEMENT_FILE);
-    check("contain-flood", &["protocol=udp", "port=53"], &["limit"]);
-    check("contain-flood", &["protocol=icmp", "from=192.0.2.0/24"], &["limit", "block"]);
+    check("contain-flood", &["protocol=udp", "port=53"], &["limit", "assess"]);
+    check("contain-flood", &["protocol=icmp", "from=192.0.2.0/24"], &["limit", "block", "assess"]);
     check("contain-outbound-attack", &[], OUTBOUND);
     check("contain-outbound-attack", &["victims=192.0.2.0/24"], &[&["shield"], OUTBOUND].concat());
     for (name, _) in SHIPPED {
@@ -64,12 +64,12 @@ fn what_is_shipped_makes_commands_that_agents_take() {
     }
 }
 
-const RANSOMWARE: &[&str] = &["isolate", "scan"];
-const ACCOUNT: &[&str] = &["freeze", "end-sessions"];
-const ACCOUNT_FROM: &[&str] = &["freeze", "end-sessions", "block"];
-const DEFACEMENT: &[&str] = &["close", "scan"];
-const DEFACEMENT_FILE: &[&str] = &["close", "quarantine", "scan"];
-const OUTBOUND: &[&str] = &["isolate"];
+const RANSOMWARE: &[&str] = &["isolate", "scan", "assess"];
+const ACCOUNT: &[&str] = &["freeze", "end-sessions", "assess"];
+const ACCOUNT_FROM: &[&str] = &["freeze", "end-sessions", "block", "assess"];
+const DEFACEMENT: &[&str] = &["close", "scan", "assess"];
+const DEFACEMENT_FILE: &[&str] = &["close", "quarantine", "scan", "assess"];
+const OUTBOUND: &[&str] = &["isolate", "assess"];
 
 #[test]
 fn without_a_process_to_stop_the_host_is_cut_off_in_any_case() {
