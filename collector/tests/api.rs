@@ -140,7 +140,7 @@ fn the_document_has_every_route_and_the_router_every_operation() {
             operations += usize::from(documented);
         }
     }
-    assert_eq!(operations, 16);
+    assert_eq!(operations, 17);
     let answer = lab.get("/nothing");
     assert_eq!((answer.status, answer.code().as_str()), (404, "not-found"));
 }
@@ -215,6 +215,7 @@ fn real_answers_fit_the_documented_schemas() {
     let seeded = seeded();
     let (lab, document) = (&seeded.lab, document(&seeded.lab));
     let (host, finding, own, id) = (seeded.host.agent, seeded.finding, seeded.own, seeded.command);
+    let receipt = lab.get("/receipts?limit=1").json()["items"][0]["seq"].clone();
     let cases = [
         ("/health", "/health".to_owned()),
         ("/openapi.json", "/openapi.json".to_owned()),
@@ -230,6 +231,7 @@ fn real_answers_fit_the_documented_schemas() {
         ("/commands/{id}", format!("/commands/{id}")),
         ("/receipts", "/receipts?limit=1".to_owned()),
         ("/receipts", format!("/receipts?full=true&host={host}&command={id}")),
+        ("/receipts/{host}/{seq}/bundle", format!("/receipts/{host}/{receipt}/bundle")),
         ("/trust", "/trust".to_owned()),
         ("/audit", "/audit?limit=1".to_owned()),
     ];
@@ -255,6 +257,8 @@ fn refusals_fit(lab: &Lab, document: &Value, cases: &[(&str, String)]) {
         ("/findings/{id}", format!("/findings/{nobody}"), 404),
         ("/findings/{id}/bundle", format!("/findings/{nobody}/bundle"), 404),
         ("/commands/{id}", format!("/commands/{nobody}"), 404),
+        ("/receipts/{host}/{seq}/bundle", format!("/receipts/{nobody}/0/bundle"), 404),
+        ("/receipts/{host}/{seq}/bundle", "/receipts/x/0/bundle".to_owned(), 400),
         ("/findings", "/findings?limit=1001".to_owned(), 400),
         ("/audit", "/audit?cursor=x".to_owned(), 400),
     ] {

@@ -4,6 +4,7 @@
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
+use picket_protocol::bundle::Bundle;
 use picket_protocol::command::{Command, PAYLOAD_TYPE};
 use picket_protocol::dsse::Envelope;
 use picket_protocol::record::Record;
@@ -16,7 +17,7 @@ use super::error::{ApiError, BodyRefusals, Missing, Refusals};
 use super::hosts::word;
 use super::request::{self, FULL_ROWS_MAX, Parameters, WholeBody};
 use super::types::{
-    CommandDetail, CommandPage, CommandSummary, Delivery, EnvelopeSchema, Receipt, ReceiptPage,
+    BundleSchema, CommandDetail, CommandPage, CommandSummary, Delivery, EnvelopeSchema, Receipt, ReceiptPage,
 };
 use crate::server::Shared;
 use crate::store::{AuditRow, CommandQuery, CommandRow, PAGE_ROWS_MAX, Page, ReceiptQuery, ReceiptRow};
@@ -195,6 +196,26 @@ pub async fn receipts(
     Ok(Json(page))
 }
 
+/// The proof of a receipt's record: a file that `soc verify` checks offline.
+#[utoipa::path(get, path = "/api/v1/receipts/{host}/{seq}/bundle", tag = "commands",
+    params(("host" = String, Path, description = "Whose receipt"),
+        ("seq" = u64, Path, description = "Place of its record in the ledger")),
+    responses((status = 200, body = BundleSchema), Missing, Refusals))]
+pub async fn bundle(
+    State(api): State<Api>,
+    _: Viewer,
+    Path((host, seq)): Path<(String, u64)>,
+) -> Result<Json<Bundle>, ApiError> {
+    let agent = request::agent(&host)?;
+    let bundle = api
+        .store(move |shared| {
+            let gone = || ApiError::not_found("proof: the ledger has no such record, or its bytes are gone");
+            shared.bundle(agent, seq)?.ok_or_else(gone)
+        })
+        .await?;
+    Ok(Json(bundle))
+}
+
 fn newest_receipt(shared: &Shared) -> Result<u64, ApiError> {
     let newest = shared.store.receipts(&ReceiptQuery { limit: 1, ..ReceiptQuery::default() })?;
     Ok(newest.items.first().map_or(0, |row| row.no))
@@ -253,6 +274,7 @@ fn receipt(row: ReceiptRow, body: Option<serde_json::Value>) -> Receipt {
         time: row.time,
         received: row.received,
         command: row.command,
+        foreign: row.foreign,
         outcome: word(&row.outcome),
         check: row.check.as_ref().map(word),
         title: row.title,

@@ -31,6 +31,7 @@ pub(super) fn routes() -> Vec<Route> {
         route("/commands", get(commands::list).post(commands::post)),
         route("/commands/{id}", get(commands::show)),
         route("/receipts", get(commands::receipts)),
+        route("/receipts/{host}/{seq}/bundle", get(commands::bundle)),
         route("/trust", get(trust::list).post(trust::post)),
         route("/audit", get(trust::audit)),
     ]
@@ -57,6 +58,7 @@ pub(super) fn routes() -> Vec<Route> {
         commands::post,
         commands::show,
         commands::receipts,
+        commands::bundle,
         trust::list,
         trust::post,
         trust::audit

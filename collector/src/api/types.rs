@@ -369,6 +369,9 @@ pub struct Receipt {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = "uuid")]
     pub command: Option<Uuid>,
+    /// The collector knows the command, and it is not this host's: whatever the receipt says, it settles nothing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub foreign: bool,
     /// `refused`, `received`, `applied`, `confirmed`, `failed`, `reverted`, `acknowledged`, `expired` or `released`.
     pub outcome: String,
     /// The check that refused it.

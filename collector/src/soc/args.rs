@@ -132,7 +132,9 @@ pub enum Action {
     )]
     Watch(WatchArguments),
     /// List receipts: the agents' sealed answers to commands
-    #[command(after_help = "Examples:\n  soc receipts --command 0199c2ad-…\n  soc receipts --host web-1")]
+    #[command(
+        after_help = "Examples:\n  soc receipts --command 0199c2ad-…\n  soc receipts --host web-1\n  soc receipts --command 0199c2ad-… --verify   (exit code 1 when a receipt is not in its host's ledger, or is for another's command)"
+    )]
     Receipts(ReceiptsArguments),
 }
 
@@ -151,6 +153,9 @@ pub struct ReceiptsArguments {
     /// With signers and details
     #[arg(long)]
     pub full: bool,
+    /// Check here that each is sealed in its host's ledger, as `soc show` does of findings
+    #[arg(long, conflicts_with = "full")]
+    pub verify: bool,
 }
 
 /// Which commands.

@@ -29,6 +29,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Until the head of an answer is there, and between two pieces of its body.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// HTTP status of what is not there.
+pub(super) const MISSING: u16 = 404;
 /// HTTP statuses that do not end a live list: the place is ahead of a restored store; a bound is reached.
 pub(super) const GONE: u16 = 410;
 /// See [`GONE`].

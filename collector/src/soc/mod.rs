@@ -32,6 +32,7 @@ mod period;
 mod playbook;
 mod policy;
 mod proof;
+mod proven_receipts;
 mod radius;
 mod reach;
 mod receipts;

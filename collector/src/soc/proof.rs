@@ -16,6 +16,7 @@ use super::screen::{Cell, Paint, Screen, short_time};
 use super::{Session, read_file};
 
 /// The keys that a proof is checked with, and where they come from.
+#[derive(Clone)]
 pub(super) struct Keys {
     /// The host's ledger key at enrolment.
     pub agent: (PublicKey, Origin),

@@ -36,7 +36,7 @@ const COMMAND_COLUMNS: [Column; 8] = [
 
 /// `soc receipts`.
 pub(super) async fn list(session: &mut Session, arguments: ReceiptsArguments) -> Result<u8, SocError> {
-    let (_, client) = session.connect()?;
+    let (config, client) = session.connect()?;
     let agent = resolve_optional(&client, arguments.host.as_deref()).await?;
     let filters = vec![
         ("command", arguments.command.map(|id| id.to_string())),
@@ -46,6 +46,9 @@ pub(super) async fn list(session: &mut Session, arguments: ReceiptsArguments) ->
     let limit = usize::try_from(arguments.limit).unwrap_or(usize::MAX);
     let (mut receipts, _) = follow::newest(&client, &filters, limit).await?;
     receipts.reverse();
+    if arguments.verify {
+        return super::proven_receipts::list(session, &config, &client, receipts).await;
+    }
     if session.json {
         receipts.iter().try_for_each(|receipt| session.screen.json_line(receipt))?;
     } else if receipts.is_empty() {
@@ -154,14 +157,25 @@ pub(super) fn row(receipt: &Receipt) -> Vec<Cell> {
         Cell::new(&receipt.outcome).paint(outcome_paint(&receipt.outcome)),
         Cell::new(receipt.check.as_deref().unwrap_or("-")),
         Cell::new(receipt.command.map_or_else(|| "-".to_owned(), |id| id.to_string())),
-        Cell::new(&receipt.title),
+        what(receipt),
     ]
+}
+
+/// What it says; of a receipt for a command of others, that first.
+fn what(receipt: &Receipt) -> Cell {
+    match receipt.foreign {
+        false => Cell::new(&receipt.title),
+        true => Cell::new(format!("NOT THIS HOST'S COMMAND: {}", receipt.title)).paint(Paint::RedBold),
+    }
 }
 
 fn print_full(session: &mut Session, receipt: &Receipt) -> Result<(), SocError> {
     let screen = &mut session.screen;
     screen.field("host", format!("{} ({})", receipt.hostname, receipt.agent))?;
     screen.field_cell("outcome", &Cell::new(&receipt.outcome).paint(outcome_paint(&receipt.outcome)))?;
+    if receipt.foreign {
+        screen.field_cell("command", &Cell::new("NOT THIS HOST'S").paint(Paint::RedBold))?;
+    }
     screen.field("sealed", format!("{} as record {}", short_time(receipt.time), receipt.seq))?;
     match &receipt.body {
         Some(body) => super::show::tree(screen, "receipt", body)?,

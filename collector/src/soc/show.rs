@@ -6,6 +6,7 @@ use std::path::Path;
 
 use picket_protocol::bundle::Bundle;
 use picket_protocol::finding::Finding;
+use picket_protocol::identity::AgentId;
 use picket_protocol::note::VerifierKey;
 use picket_protocol::record::Record;
 use uuid::Uuid;
@@ -109,7 +110,24 @@ async fn check(
     let bytes = client.get_bytes(&format!("/findings/{id}/bundle")).await?;
     let bundle =
         Bundle::parse(&bytes).map_err(|error| SocError::Failing(format!("the collector gave {error}")))?;
-    let host: Host = client.get(&format!("/hosts/{}", detail.summary.agent)).await?;
+    let keys = keys_of(session, config, client, detail.summary.agent).await?;
+    let mut verdict = Verdict::of(bundle, keys);
+    if let Ok(proven) = &verdict.outcome
+        && let Err(why) = is_about(&proven.record, id, detail, &verdict.claimed)
+    {
+        verdict.outcome = Err(why);
+    }
+    Ok(verdict)
+}
+
+/// The keys that records of a host are checked with: pinned ones, or those that the collector shows, pinned from here on.
+pub(super) async fn keys_of(
+    session: &Session,
+    config: &SocConfig,
+    client: &Client,
+    agent: AgentId,
+) -> Result<Keys, SocError> {
+    let host: Host = client.get(&format!("/hosts/{agent}")).await?;
     let whoami: Whoami = client.get("/whoami").await?;
     let shown = VerifierKey::parse(&whoami.witness)
         .map_err(|error| SocError::Failing(format!("the collector's witness key: {error}")))?;
@@ -122,13 +140,7 @@ async fn check(
     if let Err(error) = known.save() {
         notice(&format!("the keys seen are not pinned: {error}"));
     }
-    let mut verdict = Verdict::of(bundle, Keys { agent, witness });
-    if let Ok(proven) = &verdict.outcome
-        && let Err(why) = is_about(&proven.record, id, detail, &verdict.claimed)
-    {
-        verdict.outcome = Err(why);
-    }
-    Ok(verdict)
+    Ok(Keys { agent, witness })
 }
 
 /// A true proof of something else is no proof of this finding.

@@ -519,6 +519,8 @@ pub struct ReceiptRow {
     pub received: Timestamp,
     /// The command.
     pub command: Option<uuid::Uuid>,
+    /// The command is known here, and is not this agent's: it answers for others.
+    pub foreign: bool,
     /// What became of it.
     pub outcome: Outcome,
     /// The check that refused it.

@@ -8,4 +8,5 @@ mod faults;
 mod fleet;
 mod forks;
 mod processes;
+mod receipts;
 mod streaming;

@@ -188,7 +188,7 @@ async fn a_silent_host_is_found_once_and_seen_again() {
     lab.wait_findings("collector.seen-again", 2).await;
 }
 
-fn command(agent: &TestAgent, seconds: u64) -> Command {
+pub fn command(agent: &TestAgent, seconds: u64) -> Command {
     Command {
         id: uuid::Uuid::now_v7(),
         issued: now(),
@@ -203,13 +203,13 @@ fn command(agent: &TestAgent, seconds: u64) -> Command {
     }
 }
 
-fn sealed(command: &Command) -> Vec<u8> {
+pub fn sealed(command: &Command) -> Vec<u8> {
     let mut envelope = Envelope::new(PAYLOAD_TYPE, &serde_json::to_vec(command).unwrap());
     envelope.sign(&SigningKey::from_seed([9; 32])).unwrap();
     serde_json::to_vec(&envelope).unwrap()
 }
 
-async fn submit(lab: &Lab, envelope: &[u8]) -> Result<(), String> {
+pub async fn submit(lab: &Lab, envelope: &[u8]) -> Result<(), String> {
     let (shared, envelope) = (lab.running.state().shared.clone(), envelope.to_vec());
     let submitted = tokio::task::spawn_blocking(move || shared.submit_command(&envelope, "alice"));
     submitted.await.unwrap().map(|_| ()).map_err(|error| error.to_string())

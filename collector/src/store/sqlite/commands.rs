@@ -269,7 +269,9 @@ pub(super) fn receipts(tx: &Transaction<'_>, query: &ReceiptQuery) -> Result<Pag
     let order = if query.after.is_some() { "ASC" } else { "DESC" };
     let sql = format!(
         "SELECT r.no, h.agent, t.name, h.hostname, r.seq, r.time, r.received, r.command, r.outcome, r.refused_by,
-         r.title FROM receipt r JOIN host h ON h.no = r.agent_no JOIN tenant t ON t.no = h.tenant_no{}
+         r.title, EXISTS (SELECT 1 FROM command c WHERE c.id = r.command) AND NOT EXISTS (SELECT 1 FROM command c
+         JOIN delivery d ON d.command_no = c.no WHERE c.id = r.command AND d.agent_no = r.agent_no)
+         FROM receipt r JOIN host h ON h.no = r.agent_no JOIN tenant t ON t.no = h.tenant_no{}
          ORDER BY r.no {order} LIMIT {}",
         conditions.text,
         page_rows(query.limit) + 1
@@ -289,6 +291,7 @@ fn read_receipt(row: &Row<'_>) -> rusqlite::Result<ReceiptRow> {
         time: time_column(row, 5)?,
         received: time_column(row, 6)?,
         command: command.map(uuid::Uuid::from_bytes),
+        foreign: row.get(11)?,
         outcome: word_column(row, 8)?,
         check: check.map(|_| word_column(row, 9)).transpose()?,
         title: row.get(10)?,
