@@ -80,6 +80,7 @@ fn main() -> Result<(), Failure> {
         sessions: Default::default(),
         keys: Default::default(),
         watch: Default::default(),
+        acts: Default::default(),
     };
     let (cpu, started) = (cpu_seconds(), Instant::now());
     let (handle, scanner) = files::start(config, context)?;

@@ -6,11 +6,13 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use picket_agent::respond::actions::block::Blocked;
+use picket_agent::respond::actions::close_port::ClosedPort;
 use picket_agent::respond::actions::exempt::Exempt;
 use picket_agent::respond::actions::isolate::Isolation;
 use picket_agent::respond::actions::rate_limit::Limit;
 use picket_agent::respond::continuity::{Continuity, Direction};
-use picket_agent::respond::firewall::{Firewall, Table};
+use picket_agent::respond::firewall::script::Script;
+use picket_agent::respond::firewall::{Family, Firewall, Table};
 use picket_protocol::action::{Limited, Network, Transport};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 use uuid::Uuid;
@@ -182,7 +184,8 @@ fn exempt() -> Exempt {
 fn a_limit_says_what_nft_shows() {
     alone(|| {
         let mut firewall = Firewall::open().unwrap();
-        let limit = Limit { protocol: Limited::Icmp, port: None, per_second: 5, exempt: exempt() };
+        let limit =
+            Limit { protocol: Limited::Icmp, port: None, per_second: 5, exempt: exempt(), cookies: false };
         firewall.put(&limit.tables(ID), HOUR).unwrap();
         assert_eq!(firewall.hear(), None, "its own doing is nobody's meddling");
         let shown = run("nft", &["-n", "list", "ruleset"]);
@@ -194,5 +197,96 @@ fn a_limit_says_what_nft_shows() {
         ] {
             assert!(shown.contains(line), "{line}\n{shown}");
         }
+    });
+}
+
+/// What `nft` shows of the table of that name for IPv4 and IPv6, without what differs from run to run.
+fn shown(name: &str) -> String {
+    let text = run("nft", &["-n", "list", "table", "inet", name]);
+    let lines = text.lines().filter(|line| !line.contains("expires") && !line.contains("flags owner"));
+    lines.map(|line| line.split(" # progname").next().unwrap_or(line)).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn the_program_is_told_what_the_kernel_is_told() {
+    alone(|| {
+        let block = Blocked {
+            networks: [many(7), vec!["2001:db8::/32".parse().unwrap(), "2001:db8:1::7".parse().unwrap()]]
+                .concat(),
+            exempt: exempt(),
+        };
+        let port = ClosedPort { protocol: Transport::Udp, port: 53, exempt: exempt() };
+        let limit =
+            |protocol, port| Limit { protocol, port, per_second: 5, exempt: exempt(), cookies: false };
+        let all: [Vec<Table>; 6] = [
+            isolation().tables(ID).into(),
+            block.tables(ID).into(),
+            port.tables(ID).into(),
+            limit(Limited::Icmp, None).tables(ID).into(),
+            limit(Limited::Tcp, Some(443)).tables(ID).into(),
+            limit(Limited::Udp, None).tables(ID).into(),
+        ];
+        for tables in all {
+            let name = tables[0].name.clone();
+            let named: Vec<_> = tables.iter().map(|table| (table.family, table.name.clone())).collect();
+            let mut firewall = Firewall::open_without_owner().unwrap();
+            firewall.put(&tables, HOUR).unwrap();
+            let wanted = shown(&name);
+            firewall.remove(&named).unwrap();
+            let mut script = Script::default();
+            script.put(&tables, HOUR).unwrap();
+            assert_eq!(shown(&name), wanted);
+            assert_eq!(Script::own().unwrap(), named);
+            script.remove(&named).unwrap();
+            assert_eq!(run("nft", &["list", "ruleset"]), "");
+        }
+    });
+}
+
+#[test]
+fn tables_of_the_program_are_replaced_rearmed_disarmed_by_themselves_and_removed() {
+    alone(|| {
+        let mut script = Script::default();
+        let tables = isolation().tables(ID);
+        script.put(&tables, HOUR).unwrap();
+        script.put(&tables, Duration::from_secs(60)).unwrap();
+        script.arm(&tables, Duration::from_millis(1_500)).unwrap();
+        for family in ["inet", "bridge"] {
+            let armed =
+                || run("nft", &["list", "set", family, &tables[0].name, "armed"]).contains("elements");
+            let begin = Instant::now();
+            while armed() {
+                assert!(begin.elapsed() < Duration::from_secs(10), "the kernel disarms it");
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+        assert!(script.arm(&tables, HOUR).is_err(), "what was disarmed is put anew");
+        let names: Vec<_> = tables.iter().map(|table| (table.family, table.name.clone())).collect();
+        run("nft", &["add", "table", "inet", "others"]);
+        assert_eq!(Script::own().unwrap(), names);
+        script.remove(&names).unwrap();
+        script.remove(&names).unwrap();
+        script.remove(&[(Family::Inet, "picket-never".to_owned())]).unwrap();
+        assert_eq!(run("nft", &["list", "ruleset"]).trim(), "table inet others {\n}");
+    });
+}
+
+#[test]
+fn what_the_program_did_for_the_agent_is_told_from_what_it_did_for_others() {
+    alone(|| {
+        let mut script = Script::default();
+        let tables = isolation().tables(ID);
+        for _ in 0..3 {
+            script.put(&tables, HOUR).unwrap();
+            script.arm(&tables, HOUR).unwrap();
+        }
+        assert_eq!(script.hear(), None, "its own doing");
+        script.put(&tables, HOUR).unwrap();
+        run("nft", &["add", "rule", "inet", &tables[0].name, "on-input", "accept"]);
+        assert_eq!(script.hear().map(|meddled| meddled.by), Some("nft".to_owned()));
+        run("nft", &["flush", "ruleset"]);
+        assert!(script.hear().is_some());
+        script.put(&tables, HOUR).unwrap();
+        assert_eq!((script.hear(), Script::own().unwrap().len()), (None, 2));
     });
 }

@@ -101,6 +101,7 @@ impl Lab {
             database: self.layout.database(),
             offline: self.layout.released_offline(),
             rung: None,
+            acts: Default::default(),
             boot: BOOT.to_owned(),
             status: RespondStatus::default(),
             surroundings: Arc::new(move || surroundings.clone()),

@@ -1,11 +1,15 @@
 //! `bench-response latency [ORDERS]`: from `soc send` of a signed isolation to its receipt `confirmed` at the collector, and how far from
-//! its time a lease ends with the agent dead. `bench-response rounds [COUNT [SEED]]`: see `picket_tests::rounds`; exit code 0 when the victim
+//! its time a lease ends with the agent dead. `bench-response fleet [AGENTS]`: from `soc send` of one isolation of all of them, each
+//! in a network of its own on this machine, to the last one's `confirmed`. `bench-response rounds [COUNT [SEED]]`: see `picket_tests::rounds`; exit code 0 when the victim
 //! was as before after each.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use picket_tests::agent::Agent;
+use picket_tests::cable::{Cable, ip};
 use picket_tests::collector::Collector;
+use picket_tests::operators::Operators;
 use picket_tests::site::{COLLECTOR, Site, cable};
 use picket_tests::{rounds, wait_for_within};
 
@@ -19,6 +23,7 @@ fn main() -> ExitCode {
     };
     match words.first().map(String::as_str) {
         Some("latency") => latency(dir.path(), number(1, 50)),
+        Some("fleet") => fleet(dir.path(), u8::try_from(number(1, 50)).unwrap_or(u8::MAX).clamp(1, 200)),
         Some("rounds") => {
             let count = u32::try_from(number(1, 1_000)).unwrap_or(u32::MAX);
             let outcome = rounds::run(dir.path(), count, number(2, 20_261_129), |what| println!("{what}"));
@@ -26,11 +31,79 @@ fn main() -> ExitCode {
             return if outcome.differences.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
         }
         _ => {
-            eprintln!("bench-response latency [ORDERS] | rounds [COUNT [SEED]]");
+            eprintln!("bench-response latency [ORDERS] | fleet [AGENTS] | rounds [COUNT [SEED]]");
             return ExitCode::from(3);
         }
     }
     ExitCode::SUCCESS
+}
+
+/// A host of the fleet; its network goes with it.
+struct Member {
+    network: String,
+    agent: Agent,
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        if self.agent.is_running() {
+            let _code = self.agent.stop();
+        }
+        // Gone already, or never made.
+        let _gone = std::process::Command::new("ip").args(["netns", "del", &self.network]).status().is_err();
+    }
+}
+
+/// Joins a network of its own to the bridge at the far end, and starts an agent there.
+fn join(dir: &std::path::Path, cable: &Cable, collector: &Collector, number: u8) -> Member {
+    let (network, far) = (format!("{}h{number}", cable.far()), cable.far());
+    let outer = format!("host{number}");
+    ip(&["netns", "add", &network]);
+    ip(&["-n", &network, "link", "set", "lo", "up"]);
+    ip(&["link", "add", "eth0", "netns", &network, "type", "veth", "peer", "name", &outer, "netns", &far]);
+    ip(&["-n", &network, "addr", "add", &format!("10.198.0.{}/16", u16::from(number) + 2), "dev", "eth0"]);
+    ip(&["-n", &network, "link", "set", "eth0", "up"]);
+    ip(&["-n", &far, "link", "set", &outer, "master", "fleet0", "up"]);
+    let mut agent = Agent::configure(
+        &dir.join(format!("host{number}")),
+        "[network]\nenabled = false\n[neighbours]\nenabled = false\n[defences]\nenabled = false\n",
+    );
+    agent.run_by(&["nsenter", &format!("--net=/run/netns/{network}")]);
+    agent.run(&["enroll", &collector.token("acme")]);
+    agent.resume();
+    Member { network, agent }
+}
+
+fn fleet(dir: &std::path::Path, size: u8) {
+    const PLACE: &str = "10.198.0.1";
+    let cable = cable();
+    let far = cable.far();
+    ip(&["-n", &far, "link", "add", "fleet0", "type", "bridge"]);
+    ip(&["-n", &far, "addr", "add", &format!("{PLACE}/16"), "dev", "fleet0"]);
+    ip(&["-n", &far, "link", "set", "fleet0", "up"]);
+    let collector = Collector::start_on(dir, PLACE);
+    let operators = Operators::install_for(&collector, dir, "acme", u32::from(size));
+    let members: Vec<Member> = (0..size).map(|number| join(dir, &cable, &collector, number)).collect();
+    let id = |member: &Member| {
+        member.agent.wait_until_ready();
+        let status = member.agent.status()?;
+        Some(status.get("agent")?.as_str()?.to_owned())
+    };
+    let hosts: Vec<String> = members.iter().filter_map(id).collect();
+    let named: Vec<&str> = hosts.iter().flat_map(|host| ["--host", host.as_str()]).collect();
+    let path = operators.write("fleet", &[&["isolate", "--lease", "10m"], named.as_slice()].concat());
+    operators.sign(&path, "alice");
+    operators.sign(&path, "bob");
+    let begin = Instant::now();
+    let waited = collector.soc_command(&["send", &path, "--wait"]).output();
+    let took = begin.elapsed();
+    let done = waited.is_ok_and(|out| out.status.success());
+    let ended = if done { "all confirmed" } else { "NOT ALL CONFIRMED" };
+    println!(
+        "isolate {} hosts, soc send to the last word: {:.2} s, {ended}",
+        hosts.len(),
+        took.as_secs_f64()
+    );
 }
 
 fn latency(dir: &std::path::Path, orders: u64) {

@@ -7,6 +7,7 @@ pub mod actors;
 pub mod agent;
 pub mod audit;
 pub mod cable;
+pub mod capture;
 pub mod chaos;
 pub mod collector;
 pub mod host;

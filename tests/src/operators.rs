@@ -40,6 +40,11 @@ pub struct Operators<'a> {
 impl<'a> Operators<'a> {
     /// Makes their keys below `dir`, and installs a trust root for `tenant` that both sign.
     pub fn install(collector: &'a Collector, dir: &Path, tenant: &str) -> Self {
+        Self::install_for(collector, dir, tenant, 10)
+    }
+
+    /// The same, with two signatures for up to `hosts`.
+    pub fn install_for(collector: &'a Collector, dir: &Path, tenant: &str, hosts: u32) -> Self {
         let operators = Self { collector, dir: dir.to_owned() };
         for name in ["alice", "bob"] {
             soc(&["keygen", "--name", name, "--out", &operators.key(name)]);
@@ -48,7 +53,8 @@ impl<'a> Operators<'a> {
         let (alice, bob) = (operators.key("alice") + ".pub", operators.key("bob") + ".pub");
         let keys = ["--key", &alice, "--key", &bob];
         let actions: Vec<&str> = ACTIONS.iter().flat_map(|action| ["--action", *action]).collect();
-        let bounds = ["--hosts", "1=1", "--hosts", "2=10", "--root-threshold", "2", "-o", &root];
+        let both = format!("2={hosts}");
+        let bounds = ["--hosts", "1=1", "--hosts", &both, "--root-threshold", "2", "-o", &root];
         soc(&[&["trust", "new", "--tenant", tenant][..], &keys, &actions, &bounds].concat());
         operators.sign(&root, "alice");
         operators.sign(&root, "bob");

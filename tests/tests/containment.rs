@@ -90,6 +90,52 @@ fn a_rate_limit_takes_so_much_of_each_address_and_no_more() {
 }
 
 #[test]
+fn syn_cookies_are_on_while_new_connections_are_limited_and_afterwards_as_they_were() {
+    let dir = tempfile::tempdir().unwrap();
+    let cable = cable();
+    let collector = Collector::start_on(dir.path(), COLLECTOR);
+    let mut site = Site::start(dir.path(), &cable, &collector, "");
+    let path = "/proc/sys/net/ipv4/tcp_syncookies";
+    let set = |site: &Site<'_>, value: &str| {
+        let script = format!("echo {value} >{path}");
+        assert!(site.on_victim(&["sh", "-c", &script]).status().unwrap().success());
+    };
+    let cookies = |site: &Site<'_>| {
+        let out = site.on_victim(&["cat", path]).output().unwrap();
+        String::from_utf8_lossy(&out.stdout).trim().to_owned()
+    };
+    let limit = |site: &Site<'_>, name: &str| {
+        let words =
+            ["rate-limit", "--protocol", "tcp", "--port", "7007", "--per-second", "5", "--lease", "10m"];
+        let command = site.order(name, &words);
+        site.wait(&command, "confirmed");
+        command
+    };
+    set(&site, "0");
+    let first = limit(&site, "first");
+    assert_eq!(cookies(&site), "1");
+    let second = limit(&site, "second");
+    end(&site, &first);
+    assert_eq!(cookies(&site), "1", "another one needs them");
+    // It is remembered over the agent's death.
+    site.agent.kill();
+    site.agent.resume();
+    site.agent.wait_until_ready();
+    end(&site, &second);
+    assert_eq!(cookies(&site), "0");
+    // Who had them on keeps them on, and who changes them meanwhile is not fought.
+    set(&site, "1");
+    let third = limit(&site, "third");
+    end(&site, &third);
+    assert_eq!(cookies(&site), "1");
+    set(&site, "0");
+    let fourth = limit(&site, "fourth");
+    set(&site, "2");
+    end(&site, &fourth);
+    assert_eq!(cookies(&site), "2");
+}
+
+#[test]
 fn a_pinned_neighbour_stays_where_it_is() {
     let dir = tempfile::tempdir().unwrap();
     let cable = cable();

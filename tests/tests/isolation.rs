@@ -1,43 +1,14 @@
 //! Isolation on a real wire: ordered by operators, seen by an attacker with a capture.
-#![expect(clippy::unwrap_used, reason = "tests fail loudly")]
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use picket_tests::capture::{Capture, LEAKS};
 use picket_tests::collector::Collector;
 use picket_tests::site::{ATTACKER, COLLECTOR, Site, VICTIM, cable};
 use picket_tests::{wait_for, wait_for_within};
-
-/// What leaves the victim while it is isolated, but for the collector's connection and what keeps addresses alive.
-const LEAKS: &str = "src host 10.199.0.2 and not host 10.199.0.3";
-
-struct Capture(Child, std::path::PathBuf);
-
-impl Capture {
-    fn start(dir: &std::path::Path, filter: &str) -> Self {
-        let file = dir.join("leaks.pcap");
-        let mut command = Command::new("tcpdump");
-        command.args(["-i", "far0", "-U", "-n", "-w"]).arg(&file).args(["--immediate-mode", filter]);
-        let child = command.stderr(Stdio::null()).spawn().unwrap();
-        wait_for("the capture", || file.exists().then_some(()));
-        Self(child, file)
-    }
-
-    /// What it saw, a line a packet.
-    fn stop(mut self) -> Vec<String> {
-        rustix::process::kill_process(
-            rustix::process::Pid::from_child(&self.0),
-            rustix::process::Signal::INT,
-        )
-        .unwrap();
-        self.0.wait().unwrap();
-        let out =
-            Command::new("tcpdump").args(["-n", "-r"]).arg(&self.1).stderr(Stdio::null()).output().unwrap();
-        String::from_utf8_lossy(&out.stdout).lines().map(str::to_owned).collect()
-    }
-}
 
 fn echoes(stream: &mut TcpStream) -> bool {
     let mut answer = [0; 4];

@@ -1,12 +1,15 @@
 //! Isolation on the ways by which hosts reach their collector, and of what hosts carry for others.
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests fail loudly")]
 
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use picket_tests::cable::{Cable, ip};
+use picket_tests::capture::{Capture, LEAKS};
 use picket_tests::collector::{Collector, free_port};
 use picket_tests::proxy::connect_proxy_on;
 use picket_tests::site::{ATTACKER, COLLECTOR, Site, VICTIM, cable};
-use picket_tests::wait_for;
+use picket_tests::{wait_for, wait_for_within};
 
 const ISOLATE: [&str; 3] = ["isolate", "--lease", "10m"];
 
@@ -213,4 +216,94 @@ fn iptables_isolates_where_nftables_is_not_to_be_had() {
     site.agent.kill();
     site.agent.run(&["release", "--offline"]);
     assert_eq!((chains(&site), site.pings()), (0, [true, true]));
+}
+
+#[test]
+fn the_program_nft_isolates_where_netlink_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let cable = cable();
+    let collector = Collector::start_on(dir.path(), COLLECTOR);
+    let policy = format!(
+        "[[continuity]]\nname = \"the replica\"\ndirection = \"in\"\nprotocol = \"tcp\"\nnetworks = [\"{ATTACKER}\"]\n\
+         ports = [\"7007\"]\n"
+    );
+    let rung = "[response]\nrung = \"nft\"\n";
+    let mut site = Site::start_with(dir.path(), &cable, &collector, &policy, rung, &[]);
+    let (_spared, _other) = (Program(site.serve(7_007)), Program(site.serve(7_008)));
+    let command = site.order("isolate", &["isolate", "--lease", "20s"]);
+    let applied = site.wait(&command, "applied");
+    assert_eq!(applied.pointer("/body/detail/rung").unwrap(), "nft", "{applied}");
+    site.wait(&command, "confirmed");
+    assert_eq!(site.pings(), [false, false]);
+    assert!(site.connect(7_007).is_some() && site.connect(7_008).is_none(), "but for what the owner names");
+    // The lease ends with the agent dead.
+    site.agent.kill();
+    assert_eq!(site.pings(), [false, false]);
+    wait_for("the lease to end", || (site.pings() == [true, true]).then_some(()));
+    assert!(site.ruleset().contains("picket-isolate"));
+    site.agent.resume();
+    site.wait(&command, "expired");
+    assert_eq!(site.ruleset(), "");
+    let limit =
+        site.order("limit", &["rate-limit", "--protocol", "icmp", "--per-second", "5", "--lease", "10m"]);
+    site.wait(&limit, "confirmed");
+    let flood = ["-q", "-c", "200", "-i", "0.005", "-W", "1", "-I", ATTACKER, VICTIM];
+    let out = Command::new("ping").args(flood).output().unwrap();
+    let out = String::from_utf8_lossy(&out.stdout).into_owned();
+    assert!(!out.contains(" 200 received") && !out.contains(" 0 received"), "so much and no more: {out}");
+    // Without the agent.
+    let block = site.order("block", &["block", "--network", "10.199.0.0/24", "--lease", "10m"]);
+    site.wait(&block, "confirmed");
+    assert_eq!(site.pings(), [false, false]);
+    site.agent.kill();
+    site.agent.run(&["release", "--offline"]);
+    assert_eq!((site.ruleset(), site.pings()), (String::new(), [true, true]));
+}
+
+#[test]
+fn where_tables_have_no_owner_what_others_flush_is_back_within_a_second() {
+    for rung in ["nftables-shared", "nft"] {
+        flushed_and_put_back(rung);
+    }
+}
+
+/// Somebody flushes all tables while packets wait to get out; counts those that do.
+fn flushed_and_put_back(rung: &str) {
+    let dir = tempfile::tempdir().unwrap();
+    let cable = cable();
+    let collector = Collector::start_on(dir.path(), COLLECTOR);
+    let config = format!("[response]\nrung = \"{rung}\"\n");
+    let site = Site::start_with(dir.path(), &cable, &collector, "", &config, &[]);
+    let command = site.order("isolate", &ISOLATE);
+    let applied = site.wait(&command, "applied");
+    assert_eq!(applied.pointer("/body/detail/rung").unwrap(), rung, "{applied}");
+    site.wait(&command, "confirmed");
+    let restored = || {
+        let records = site.agent.json(&["findings", "--all", "--limit", "1000"]);
+        records.into_iter().find(|record| record["body"]["event"] == "action-restored")
+    };
+    assert_eq!(restored(), None, "what the agent does itself is nobody's meddling");
+    let capture = Capture::start(dir.path(), LEAKS);
+    let mut flood = site.on_victim(&["ping", "-q", "-i", "0.002", "-c", "100000", ATTACKER]);
+    let flood = Program(flood.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+    let flush = |_: u32| {
+        let flushed = site.on_victim(&["nft", "flush", "ruleset"]).status().unwrap();
+        assert!(flushed.success(), "there is no owner who could keep it");
+        let begin = Instant::now();
+        let back = || site.ruleset().contains("jump on-output").then_some(());
+        wait_for_within("the isolation to be back", Duration::from_secs(1), back);
+        begin.elapsed()
+    };
+    const FLUSHES: u32 = 20;
+    let worst = (0..FLUSHES).map(flush).max().unwrap();
+    let record = wait_for("the record of it", restored);
+    assert_eq!(record["body"]["detail"]["name"], "nft", "by whom: {record}");
+    drop(flood);
+    assert_eq!(site.pings(), [false, false]);
+    let leaked = capture.stop().len();
+    println!("{rung}: {leaked} packets passed in {FLUSHES} flushes, back after {worst:?} at the latest");
+    // 500 a second want out.
+    assert!(leaked < 1_000, "{leaked} packets passed in {FLUSHES} flushes");
+    site.agent.run(&["release"]);
+    assert_eq!((site.ruleset(), site.pings()), (String::new(), [true, true]));
 }

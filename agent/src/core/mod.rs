@@ -20,6 +20,7 @@ use crate::config::{Config, Loaded};
 use crate::enrolment::Enrolment;
 use crate::layout::Layout;
 use crate::ledger::{Ledger, LedgerError, SealError};
+use crate::respond::own_acts::OwnActs;
 use crate::respond::{self, Moment, RespondError, RespondStatus, Responder, Tools};
 use crate::sense::SensorState;
 use crate::sense::watch::Watch;
@@ -209,8 +210,8 @@ impl Core {
         let (statuses, link_status) = (Statuses::default(), LinkStatus::default());
         let respond_status = RespondStatus::default();
         let cosigned = Cosigned::new(&layout, ledger.heads(), identity.clone());
-        let watch = Watch::default();
-        let start = Start::new(loaded, &layout, &ledger, &boot, &respond_status, &watch);
+        let (watch, acts) = (Watch::default(), OwnActs::default());
+        let start = Start::new(loaded, &layout, &ledger, &boot, &respond_status, (&watch, &acts));
         let (keeper, freezer, holders) = start.holders(&link_status, &sensors_stop)?;
         let engine = start.engine(&identity, &cosigned)?;
         let sensors = sensors::Sensors::start(
@@ -220,7 +221,7 @@ impl Core {
             &sensors_stop,
             &statuses,
             figures(&ledger, &link_status, &statuses),
-            (&freezer, &watch),
+            (&freezer, &watch, &acts),
         );
         let tools = tools(&ledger, &sensors, layout.database(), &sensors_stop);
         let (responder, responder_handle) =

@@ -14,6 +14,7 @@ use crate::config::{Config, FilesConfig};
 use crate::ledger::Sealer;
 use crate::respond::assess::{Assess, Assessor};
 use crate::respond::freeze::Freezer;
+use crate::respond::own_acts::OwnActs;
 use crate::respond::work::Scan;
 use crate::sense::files::Scanner;
 use crate::sense::host::FigureSource;
@@ -91,7 +92,7 @@ impl Sensors {
         stop: &Stop,
         statuses: &Statuses,
         figures: FigureSource,
-        (freezer, watch): (&Freezer, &Watch),
+        (freezer, watch, acts): (&Freezer, &Watch, &OwnActs),
     ) -> Self {
         let trees = trees::resolve(&config.files.trees);
         let mut sensors = Self {
@@ -123,6 +124,7 @@ impl Sensors {
             sessions: sessions.clone(),
             keys: keys.clone(),
             watch: watch.clone(),
+            acts: acts.clone(),
         };
         let logs = trees::look_up(&config.files.logs);
         let quiet_trees = trees::resolve(&config.files.quiet_trees);

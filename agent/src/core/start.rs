@@ -17,6 +17,7 @@ use crate::respond::automatic::{self, AutomaticHandle};
 use crate::respond::custody::{self, Custody};
 use crate::respond::freeze::{self, Freezer, FreezerHandle};
 use crate::respond::keeper::{self, Keeper, KeeperHandle};
+use crate::respond::own_acts::OwnActs;
 use crate::respond::processes::boot_by_clock;
 use crate::respond::{Context, Engine, Moment, RespondError, RespondStatus};
 use crate::sense::host::{FigureSource, Figures};
@@ -74,6 +75,7 @@ pub(super) struct Start<'a> {
     boot: &'a str,
     status: &'a RespondStatus,
     watch: &'a Watch,
+    acts: &'a OwnActs,
 }
 
 /// The threads that hold what is done to the host.
@@ -90,9 +92,9 @@ impl<'a> Start<'a> {
         ledger: &'a Ledger,
         boot: &'a str,
         status: &'a RespondStatus,
-        watch: &'a Watch,
+        (watch, acts): (&'a Watch, &'a OwnActs),
     ) -> Self {
-        Self { config: &loaded.config, policy: &loaded.policy, layout, ledger, boot, status, watch }
+        Self { config: &loaded.config, policy: &loaded.policy, layout, ledger, boot, status, watch, acts }
     }
 
     /// Takes up what an earlier run left: actions go on, who is frozen is let go.
@@ -162,6 +164,7 @@ impl<'a> Start<'a> {
             database: self.layout.database(),
             offline: self.layout.released_offline(),
             rung: self.config.response.rung,
+            acts: self.acts.clone(),
             boot: self.boot.to_owned(),
             status: self.status.clone(),
             surroundings: Arc::new(surroundings),

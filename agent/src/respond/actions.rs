@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use super::continuity::Continuity;
 use super::firewall::{Ladder, Rung, Table};
+use super::own_acts::OwnActs;
 use super::processes::Named;
 use crate::config::policy::Policy;
 use crate::sense::network::neighbours::kernel;
@@ -38,6 +39,7 @@ pub mod quarantine_file;
 pub mod rate_limit;
 pub mod sever;
 pub mod shadow;
+mod syn_cookies;
 pub mod tracked;
 mod vault;
 pub mod watch_closely;
@@ -198,6 +200,9 @@ impl Prepared {
                 (Self::FreezeAccount(own), Self::FreezeAccount(other)) if other.user == own.user => {
                     own.before.clone_from(&other.before);
                 }
+                (Self::RateLimit(own), Self::RateLimit(other)) if own.protocol == other.protocol => {
+                    own.cookies |= other.cookies;
+                }
                 _ => {}
             }
         }
@@ -209,6 +214,7 @@ impl Prepared {
             (Self::PinNeighbour(own), Self::PinNeighbour(other)) => own.place() == other.place(),
             (Self::FreezeAccount(own), Self::FreezeAccount(other)) => own.user == other.user,
             (Self::WatchClosely(_), Self::WatchClosely(_)) => true,
+            (Self::RateLimit(own), Self::RateLimit(other)) => own.cookies && other.cookies,
             _ => false,
         }
     }
@@ -262,6 +268,8 @@ impl Surroundings {
 #[derive(Debug, Default)]
 pub struct Levers {
     firewall: Ladder,
+    /// What is done here, for the sensors that see it.
+    pub acts: OwnActs,
     /// Control groups that the tables of isolated units name, by action.
     groups: BTreeMap<Uuid, u64>,
     watch: Watch,
@@ -269,8 +277,8 @@ pub struct Levers {
 
 impl Levers {
     /// Levers whose tables are put by that mechanism; by the best one when none is wanted.
-    pub fn new(rung: Option<Rung>, watch: Watch) -> Self {
-        Self { firewall: Ladder::new(rung), groups: BTreeMap::new(), watch }
+    pub fn new(rung: Option<Rung>, watch: Watch, acts: OwnActs) -> Self {
+        Self { firewall: Ladder::new(rung, acts.clone()), acts, groups: BTreeMap::new(), watch }
     }
 
     /// How tables are put here.

@@ -24,6 +24,7 @@ use super::engine::SEAL_TIMEOUT;
 use super::firewall::Rung;
 use super::in_force::{self, InForce, Phase};
 use super::lease::{Lease, SAVE_INTERVAL};
+use super::own_acts::OwnActs;
 use super::receipt::{Subject, lifecycle, safe};
 use super::sequence::{self, Sequence};
 use super::status::RespondStatus;
@@ -70,6 +71,8 @@ pub struct Context {
     pub offline: PathBuf,
     /// How tables are put into the kernel; by the best mechanism when none is wanted.
     pub rung: Option<Rung>,
+    /// Told of what is done to the host.
+    pub acts: OwnActs,
     /// This boot.
     pub boot: String,
     /// What `agent status` shows.
@@ -162,7 +165,7 @@ impl Custody {
         let resume = |act: InForce| InForce { lease: act.lease.clone().resume(&boot, now.boot), ..act };
         let in_force: Vec<InForce> = found.into_iter().map(resume).collect();
         let sequences = sequence::read(&context.database)?;
-        let levers = Levers::new(context.rung, context.watch.clone());
+        let levers = Levers::new(context.rung, context.watch.clone(), context.acts.clone());
         let [saved, look, undo, looked] = [now.boot; 4];
         let (worker, handed, waiting, meddling) = (None, BTreeSet::new(), Vec::new(), None);
         let mut custody = Self {
@@ -411,10 +414,8 @@ impl Custody {
         if let Err(error) = self.receipt(&act.subject(), outcome, &title, detail, writes) {
             tracing::error!(%error, %id, "the end of an action was not recorded");
         }
-        if self.in_force.is_empty()
-            && let Some(firewall) = self.levers.firewall().open_nftables()
-        {
-            firewall.stop_listening();
+        if self.in_force.is_empty() {
+            self.levers.firewall().stop_listening();
         }
         self.show();
     }

@@ -5,26 +5,28 @@
 //! while the agent runs. They stay when it dies, disarmed by their leases. Elsewhere a change by somebody else is heard and undone.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use rustix::net::netlink;
 
 use crate::netlink::batch::{Batch, Refused};
-use crate::netlink::{Netlink, attribute, messages, name, number};
+use crate::netlink::{Netlink, attribute, name};
 
+mod changes;
 pub mod expression;
 mod ladder;
 pub mod legacy;
+mod program;
+pub mod script;
 pub mod table;
 
+use changes::Changes;
+pub use changes::Meddled;
 pub use ladder::{Ladder, Rung};
 pub use table::{Chain, Family, Hook, PREFIX, Set, Table};
 
-/// `NFNLGRP_NFTABLES`, as a mask.
-const GROUP: u32 = 1 << 6;
 const GET_TABLE: u16 = (10 << 8) | 1;
-const NEW_GENERATION: u16 = (10 << 8) | 15;
 /// `struct nfgenmsg`.
 const HEADER_BYTES: usize = 4;
 /// How often a transaction is tried whose tables came or went meanwhile.
@@ -34,7 +36,7 @@ const TRIES: usize = 3;
 #[derive(Debug)]
 pub struct Firewall {
     socket: Netlink,
-    events: Option<Netlink>,
+    changes: Changes,
     /// Whether the kernel lets tables have an owner.
     owned: bool,
 }
@@ -45,7 +47,8 @@ impl Firewall {
     /// # Errors
     /// `EPERM` without `CAP_NET_ADMIN`, `EPROTONOSUPPORT` without netfilter.
     pub fn open() -> io::Result<Self> {
-        Ok(Self { socket: Netlink::open(Some(netlink::NETFILTER), 0)?, events: None, owned: true })
+        let socket = Netlink::open(Some(netlink::NETFILTER), 0)?;
+        Ok(Self { socket, changes: Changes::default(), owned: true })
     }
 
     /// The same as on a kernel whose tables have no owners.
@@ -61,7 +64,7 @@ impl Firewall {
     /// # Errors
     /// What the kernel refused. Nothing was changed then.
     pub fn put(&mut self, tables: &[Table], left: Duration) -> Result<(), Refused> {
-        self.listen();
+        self.changes.listen();
         let mut refused = None;
         for _ in 0..TRIES {
             let there = self.names().map_err(unread)?;
@@ -151,66 +154,22 @@ impl Firewall {
         Ok(self.names()?.into_iter().filter_map(own).collect())
     }
 
-    /// Begins to hear of changes. Who cannot hear looks now and then.
-    fn listen(&mut self) {
-        if self.events.is_none() {
-            self.events = Netlink::open(Some(netlink::NETFILTER), GROUP)
-                .map_err(|error| tracing::warn!(%error, "changes of the firewall by others are not heard"))
-                .ok();
-        }
-    }
-
     /// Hears of changes no more.
     pub fn stop_listening(&mut self) {
-        self.events = None;
+        self.changes.stop();
     }
 
     /// What to poll for changes.
     pub fn events(&self) -> Option<BorrowedFd<'_>> {
-        self.events.as_ref().map(AsFd::as_fd)
+        self.changes.events()
     }
 
     /// Reads what was heard: whether somebody else changed a table of the agent, and who, as the kernel says.
     pub fn hear(&mut self) -> Option<Meddled> {
         // Numbers of processes differ between namespaces; that of a socket is the kernel's own.
-        let own = self.socket.port().ok();
-        let socket = self.events.as_mut()?;
-        let (mut meddled, mut touched) = (None, false);
-        loop {
-            match socket.receive() {
-                Ok(Some(datagram)) => {
-                    for message in messages(datagram) {
-                        let body = message.body.get(HEADER_BYTES..).unwrap_or_default();
-                        if message.kind == NEW_GENERATION {
-                            // It closes what a transaction did.
-                            let pid = attribute(body, 2).and_then(number).unwrap_or_default();
-                            let by = attribute(body, 3).map(name).unwrap_or_default();
-                            if std::mem::take(&mut touched) && Some(message.port) != own {
-                                meddled = Some(Meddled { pid, by });
-                            }
-                        } else {
-                            touched |=
-                                attribute(body, 1).is_some_and(|value| name(value).starts_with(PREFIX));
-                        }
-                    }
-                }
-                Ok(None) => break,
-                // Something was missed: all is put anew.
-                Err(_overflow) => meddled = Some(Meddled { pid: 0, by: "somebody".to_owned() }),
-            }
-        }
-        socket.rest();
-        meddled
+        let own: Vec<u32> = self.socket.port().into_iter().collect();
+        self.changes.hear(&own)
     }
-}
-
-/// Somebody changed the agent's tables.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Meddled {
-    /// The process; 0 when not known.
-    pub pid: u32,
-    /// Its name, from outside.
-    pub by: String,
 }
 
 fn unread(source: io::Error) -> Refused {

@@ -35,6 +35,7 @@ pub mod keeper;
 pub mod lease;
 mod motd;
 pub mod offline;
+pub mod own_acts;
 pub mod processes;
 pub mod receipt;
 pub mod sequence;

@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::actions::Levers;
 use super::custody::ReleasedAction;
 use super::firewall::legacy;
+use super::firewall::script::Script;
 use super::{Person, in_force, sequence};
 use crate::layout::{Layout, read_file, write_durably};
 
@@ -83,7 +84,7 @@ fn remove_tables(levers: &mut Levers, report: &mut Report) {
     report.tables.extend(legacy::remove_all().unwrap_or_default());
     let firewall = match levers.firewall().nftables() {
         Ok(firewall) => firewall,
-        Err(why) => return report.problems.push(why),
+        Err(why) => return remove_by_program(why, report),
     };
     let removed = firewall.own().map_err(|error| error.to_string()).and_then(|tables| {
         let removed = firewall.remove(&tables).map(|()| tables);
@@ -99,6 +100,18 @@ fn remove_tables(levers: &mut Levers, report: &mut Report) {
     match removed {
         Ok(tables) => report.tables.extend(tables.into_iter().map(|(_, name)| name)),
         Err(why) => report.problems.push(format!("tables of nftables are left: {why}")),
+    }
+}
+
+/// Where the agent itself may not speak with nftables, its program may. Where there is neither, nothing was done by them.
+fn remove_by_program(why: String, report: &mut Report) {
+    let removed = Script::own().and_then(|tables| {
+        let removed = if tables.is_empty() { Ok(()) } else { Script::default().remove(&tables) };
+        removed.map(|()| tables)
+    });
+    match removed {
+        Ok(tables) => report.tables.extend(tables.into_iter().map(|(_, name)| name)),
+        Err(other) => report.problems.push(format!("{why}; {other}")),
     }
 }
 

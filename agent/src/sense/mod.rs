@@ -45,6 +45,8 @@ pub struct SensorContext {
     pub keys: keys::AddedKeys,
     /// Whether to tell more than usual.
     pub watch: watch::Watch,
+    /// What the agent did to the host by command, which sensors see as well.
+    pub acts: crate::respond::own_acts::OwnActs,
 }
 
 /// One mechanism of a ladder, tried.

@@ -53,6 +53,7 @@ struct Running {
 
 /// See the module.
 pub struct Lab {
+    pub acts: picket_agent::respond::own_acts::OwnActs,
     pub directory: tempfile::TempDir,
     pub setup: Setup,
     findings: Arc<Mutex<Vec<Value>>>,
@@ -61,11 +62,12 @@ pub struct Lab {
 
 impl Lab {
     pub fn new() -> Self {
+        let acts = Default::default();
         let directory = tempfile::TempDir::with_prefix("defences.").unwrap();
         let tree = directory.path().canonicalize().unwrap().join("tree");
         std::fs::create_dir(&tree).unwrap();
         let setup = Setup { haste: HASTE, ..Setup::new(vec![tree], vec![directory.path().join("state")]) };
-        Self { directory, setup, findings: Arc::default(), running: None }
+        Self { acts, directory, setup, findings: Arc::default(), running: None }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -91,6 +93,7 @@ impl Lab {
             sessions: Default::default(),
             keys: Default::default(),
             watch: Default::default(),
+            acts: self.acts.clone(),
         };
         let handle = defences::start(self.setup.clone(), context).unwrap();
         self.running = Some(Running { stop, status, handle, writer });

@@ -42,6 +42,29 @@ fn a_weakened_setting_is_told_at_once_with_its_writer_and_a_stricter_one_is_not(
 }
 
 #[test]
+fn a_setting_that_the_agent_changes_is_told_with_the_command_once() {
+    if !is_inside("settings::a_setting_that_the_agent_changes_is_told_with_the_command_once") {
+        return;
+    }
+    let cookies = "/proc/sys/net/ipv4/tcp_syncookies";
+    sh(&format!("echo 1 > {cookies}"));
+    let mut lab = Lab::new();
+    lab.start(&["settings"]);
+    let id = uuid::Uuid::from_u128(7);
+    lab.acts.setting(id, "rate-limit", "net.ipv4.tcp_syncookies", "1", "0");
+    sh(&format!("echo 0 > {cookies}"));
+    let finding = lab.told_only("defence.kernel-setting", "info", "net.ipv4.tcp_syncookies went from 1 to 0");
+    assert_eq!(finding["explained_by"], format!("command {id} (rate-limit)"), "{finding:#}");
+    lab.forget();
+    sh(&format!("echo 1 > {cookies}"));
+    lab.told_only("defence.kernel-setting", "info", "went from 0 to 1");
+    lab.forget();
+    sh(&format!("echo 0 > {cookies}"));
+    let finding = lab.told_only("defence.kernel-setting", "medium", "went from 1 to 0");
+    assert!(finding["explained_by"].is_null(), "the second time it is somebody else: {finding:#}");
+}
+
+#[test]
 fn a_file_that_may_be_changed_again_is_told() {
     if !is_inside("settings::a_file_that_may_be_changed_again_is_told") {
         return;

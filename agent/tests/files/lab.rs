@@ -133,6 +133,7 @@ impl Lab {
             sessions: Default::default(),
             keys: Default::default(),
             watch: Default::default(),
+            acts: Default::default(),
         };
         let (handle, scanner) =
             files::start_tuned(self.config.clone(), context, self.tuning.clone()).unwrap();

@@ -68,6 +68,7 @@ impl Bench {
             sessions: Default::default(),
             keys: Default::default(),
             watch: Default::default(),
+            acts: Default::default(),
         };
         let sensor = match logins::start(config, context) {
             Ok(sensor) => sensor,

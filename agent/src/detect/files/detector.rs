@@ -21,6 +21,7 @@ use crate::detect::packages::proof::Answer;
 use crate::detect::packages::window::Window;
 use crate::detect::packages::{Stage as Packages, tools};
 use crate::ledger::StateWrite;
+use crate::respond::own_acts::By;
 use crate::sense::files::change::FileChange;
 use crate::sense::files::logs::LogChange;
 
@@ -51,6 +52,8 @@ pub struct Detector {
     pub window: Option<Window>,
     /// Set while changes are looked at that somebody accepts.
     pub acceptance: Option<Acceptance>,
+    /// The commands by which the agent itself did what is observed next.
+    pub own: Option<By>,
     logs: Logs,
 }
 
@@ -69,7 +72,8 @@ impl Detector {
     ) -> Outcome {
         // A package manager replaces hundreds of files: what it does not account for comes out as it is.
         let is_quiet = self.quiet.covers(&change.path);
-        let passing = is_quiet && quiet::is_passing(&change.path);
+        let own = self.own.take();
+        let passing = own.is_some() || (is_quiet && quiet::is_passing(&change.path));
         let seen = if passing || self.packages.may_be_unpacking(change) {
             Seen::default()
         } else {
@@ -81,20 +85,24 @@ impl Detector {
             if let (Some(id), Some(evidence)) = (seen.part_of, finding.evidence.as_object_mut()) {
                 evidence.insert("part_of".to_owned(), id.to_string().into());
             }
+            if let Some(by) = &own {
+                by.explain(finding);
+            }
             tools::explain(change, finding);
             if let Some(hand) = &self.hand {
                 hands::explain(finding, hand);
             }
         }
         let finding = self.canaries.judge(change, finding);
-        // What is accepted waits for no other explanation.
-        let (finding, acted) = match self.acceptance {
-            Some(_) => (finding, Outcome::default()),
-            None => self.acts.observe(change, finding, self.packages.may_hold(change), now),
+        // What is accepted, or the agent's own, waits for no other explanation.
+        let settled = self.acceptance.is_some() || own.is_some();
+        let (finding, acted) = match settled {
+            true => (finding, Outcome::default()),
+            false => self.acts.observe(change, finding, self.packages.may_hold(change), now),
         };
-        let (finding, mut writes) = match self.acceptance {
-            Some(_) => (finding, Vec::new()),
-            None => self.packages.observe(change, finding, now),
+        let (finding, mut writes) = match settled {
+            true => (finding, Vec::new()),
+            false => self.packages.observe(change, finding, now),
         };
         writes.extend(acted.writes);
         writes.extend(self.habit_writes());

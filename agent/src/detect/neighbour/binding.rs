@@ -14,6 +14,7 @@ use super::sign::{Contest, Sign, Verdict};
 use super::table::{Neighbour, Place};
 use super::{Detector, evidence};
 use crate::detect::packets::neighbour::Mac;
+use crate::respond::own_acts::{By, Pinned};
 
 /// An owner who spoke within this span before an address moved and speaks again after it is still there.
 const FLIP: Duration = Duration::from_secs(600);
@@ -61,6 +62,9 @@ impl Detector {
         if let Some(entry) = self.table.change(place) {
             entry.cached = Some(mac);
         }
+        if let Some(by) = self.pinned(place, mac) {
+            return self.tell_pinned(place, (known, mac), by.to_string(), now);
+        }
         let claim = Claim {
             place: place.clone(),
             mac,
@@ -75,6 +79,39 @@ impl Detector {
         } else if suspect == Some(mac) {
             self.contest(&claim, BTreeSet::from([Sign::CacheChanged]));
         }
+    }
+
+    /// Who pinned it there, if the agent did.
+    fn pinned(&self, (interface, _, address): &Place, mac: Mac) -> Option<By> {
+        let is_it =
+            |pin: &&Pinned| *pin.interface == **interface && pin.address == *address && pin.mac.0 == mac.0;
+        self.pins.iter().find(is_it).map(|pin| pin.by.clone())
+    }
+
+    /// The agent had the kernel believe something else than the wire says. Who has the address is still what the wire says.
+    fn tell_pinned(&mut self, place: &Place, (known, mac): (Mac, Mac), by: String, now: Timestamp) {
+        if known == mac {
+            return;
+        }
+        self.explained += 1;
+        let (interface, _, address) = place;
+        let sighting = Sighting {
+            rule: "neighbour.binding-changed".to_owned(),
+            interface: interface.to_string(),
+            subject: format!("{address} pinned {mac}"),
+            severity: Severity::Info,
+            title: format!(
+                "{address} on {interface} was pinned to {mac} by command; on the wire it is at {known}"
+            ),
+            addresses: vec![*address],
+            evidence: evidence([
+                ("address", json!(address)),
+                ("before", json!(known)),
+                ("after", json!(mac)),
+            ]),
+            explained: Some(by),
+        };
+        self.see(sighting, now, 1);
     }
 
     fn admit(&mut self, place: &Place, mac: Mac, now: Timestamp, important: bool) {

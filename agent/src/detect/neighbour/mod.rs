@@ -23,6 +23,7 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use crate::detect::packets::neighbour::{ArpOperation, Body, Mac, NeighbourFrame};
+use crate::respond::own_acts::Pinned;
 
 mod alarm;
 mod binding;
@@ -115,6 +116,8 @@ pub struct Detector {
     held: Vec<Held>,
     contested: std::collections::BTreeSet<Place>,
     explained: u64,
+    /// Neighbours that the agent pinned.
+    pins: Vec<Pinned>,
     rows_written: Timestamp,
     looked: Timestamp,
     swept: Timestamp,
@@ -139,6 +142,7 @@ impl Detector {
             held: Vec::new(),
             contested: std::collections::BTreeSet::new(),
             explained: 0,
+            pins: Vec::new(),
             rows_written: now,
             looked: now,
             swept: now,
@@ -230,6 +234,11 @@ impl Detector {
         if let Some(sighting) = self.rates.passing(interface, source, now, one_in, &self.thresholds) {
             self.alarms.see(sighting, now, u64::from(one_in), &self.thresholds);
         }
+    }
+
+    /// What the agent itself pinned, by command.
+    pub fn set_pins(&mut self, pins: Vec<Pinned>) {
+        self.pins = pins;
     }
 
     /// The kernel sends what is for `address` to `mac` from now on.

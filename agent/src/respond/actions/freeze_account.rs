@@ -57,6 +57,19 @@ impl FrozenAccount {
         self.running() > 0
     }
 
+    fn change(&self, id: Uuid, levers: &Levers, old: &str, new: &str) -> Result<bool, ShadowError> {
+        let (shadow, acts) = (Shadow::system(), &levers.acts);
+        let changed = shadow.replace(&self.user, old, new, |before, after| {
+            acts.file(id, "freeze-account", shadow.path(), Some(before), Some(after));
+        });
+        match &changed {
+            Ok(true) => acts.look(shadow.path()),
+            Ok(false) => {}
+            Err(_) => acts.withdraw_file(shadow.path()),
+        }
+        changed
+    }
+
     fn running(&self) -> usize {
         let all: Vec<Life> = living().into_iter().filter_map(life).collect();
         // Who waits for a device is stopped as soon as the kernel may.
@@ -79,8 +92,8 @@ impl Deed for FrozenAccount {
         Plan { lines, data: json!({ "user": self.user, "uid": self.uid, "same_uid": self.same }) }
     }
 
-    fn apply(&self, applied: &Applied, _: &mut Levers) -> Result<Value, String> {
-        let changed = Shadow::system().replace(&self.user, &self.before, EXPIRED);
+    fn apply(&self, applied: &Applied, levers: &mut Levers) -> Result<Value, String> {
+        let changed = self.change(applied.id, levers, &self.before, EXPIRED);
         let changed = changed.map_err(|error| error.to_string())?;
         let held = Hold::new(&self.core, applied.id).stop(|all, _| processes_of(self.uid, all))?;
         Ok(json!({ "expires_now": changed, "stopped": held.len(), "processes": named(&held) }))
@@ -102,9 +115,9 @@ impl Deed for FrozenAccount {
     }
 
     /// One does not wait for the other.
-    fn undo(&self, id: Uuid, _: &mut Levers) -> Result<(), String> {
+    fn undo(&self, id: Uuid, levers: &mut Levers) -> Result<(), String> {
         let gone_on = Hold::new(&self.core, id).let_go();
-        match Shadow::system().replace(&self.user, EXPIRED, &self.before) {
+        match self.change(id, levers, EXPIRED, &self.before) {
             // With the account the expiry is gone.
             Ok(_) | Err(ShadowError::NoSuchUser(..)) => gone_on,
             Err(error) => Err(error.to_string()),

@@ -65,8 +65,9 @@ impl Deed for Pin {
         Plan { lines, data: json!({ "interface": self.interface, "address": self.address, "mac": self.mac }) }
     }
 
-    fn apply(&self, _: &Applied, _: &mut Levers) -> Result<Value, String> {
+    fn apply(&self, applied: &Applied, levers: &mut Levers) -> Result<Value, String> {
         let index = index(&self.interface)?;
+        levers.acts.pin(applied.id, "pin-neighbour", &self.interface, self.address, self.mac);
         pin(index, self.address, self.mac).map_err(|error| format!("the kernel refuses the pin: {error}"))?;
         Ok(Value::Null)
     }
@@ -85,7 +86,15 @@ impl Deed for Pin {
         }
     }
 
-    fn undo(&self, _: Uuid, _: &mut Levers) -> Result<(), String> {
+    fn undo(&self, id: Uuid, levers: &mut Levers) -> Result<(), String> {
+        self.take_away()?;
+        levers.acts.unpin(id);
+        Ok(())
+    }
+}
+
+impl Pin {
+    fn take_away(&self) -> Result<(), String> {
         // With the interface its neighbours are gone.
         let Ok(index) = index(&self.interface) else { return Ok(()) };
         let entry = find(index, self.address).map_err(|error| unread(&error))?;

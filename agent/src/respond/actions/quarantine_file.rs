@@ -111,6 +111,29 @@ impl Quarantined {
     fn vault(&self, id: Uuid) -> Vault {
         Vault::new(&self.vaults, id)
     }
+
+    /// Takes the file away or gives it back by `act`, which the sensors are told of when it did.
+    fn seen(
+        &self,
+        id: Uuid,
+        levers: &Levers,
+        goes: bool,
+        act: impl FnOnce(&Path) -> Result<(), String>,
+    ) -> Result<(), String> {
+        let path = Path::new(&self.path);
+        let is_there = || matches!(place::metadata_of(path), Ok(Some(_)));
+        let there = is_there();
+        let (own, none) = (digest(&self.sha256), None);
+        let (before, after) = if goes { (own, none) } else { (none, own) };
+        levers.acts.file(id, "quarantine-file", path, before, after);
+        let done = act(path);
+        if there == goes && is_there() != goes {
+            levers.acts.look(path);
+        } else {
+            levers.acts.withdraw_file(path);
+        }
+        done
+    }
 }
 
 impl Deed for Quarantined {
@@ -124,14 +147,14 @@ impl Deed for Quarantined {
         Plan { lines, data: json!({ "path": path, "sha256": self.sha256, "bytes": self.bytes }) }
     }
 
-    fn apply(&self, applied: &Applied, _: &mut Levers) -> Result<Value, String> {
+    fn apply(&self, applied: &Applied, levers: &mut Levers) -> Result<Value, String> {
         let vault = self.vault(applied.id);
         let path = Path::new(&self.path);
         if !vault.holds() {
             let mut file = open(path)?;
             vault.take_in(&self.path, &mut file, &self.sha256)?;
         }
-        vault.take_away(path, &self.sha256)?;
+        self.seen(applied.id, levers, true, |path| vault.take_away(path, &self.sha256))?;
         Ok(json!({ "vault": vault.content() }))
     }
 
@@ -151,8 +174,8 @@ impl Deed for Quarantined {
         }
     }
 
-    fn undo(&self, id: Uuid, _: &mut Levers) -> Result<(), String> {
-        self.vault(id).give_back(Path::new(&self.path), &self.sha256)
+    fn undo(&self, id: Uuid, levers: &mut Levers) -> Result<(), String> {
+        self.seen(id, levers, false, |path| self.vault(id).give_back(path, &self.sha256))
     }
 
     fn leftover(&self, id: Uuid) -> Option<String> {
@@ -167,6 +190,15 @@ impl Deed for Quarantined {
             )
         })
     }
+}
+
+/// Of hexadecimal text.
+fn digest(text: &str) -> Option<[u8; 32]> {
+    let mut bytes = [0; 32];
+    for (at, byte) in bytes.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(text.get(at * 2..at * 2 + 2)?, 16).ok()?;
+    }
+    Some(bytes)
 }
 
 /// Room, hash and kind, before anything changes.

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::exempt::Exempt;
+use super::syn_cookies::{self, OFF, ON};
 use super::{Applied, Deed, Levers, Plan, Surroundings};
 use crate::respond::firewall::expression::{
     End, Expression, ICMP, ICMPV6, IPV4, IPV6, Load, Rule, TCP, UDP, Verdict, address, family, ports,
@@ -36,6 +37,9 @@ pub struct Limit {
     pub per_second: u32,
     /// Who is not limited.
     pub exempt: Exempt,
+    /// SYN cookies were off and are to be on while it lasts.
+    #[serde(default)]
+    pub cookies: bool,
 }
 
 impl Limit {
@@ -49,7 +53,8 @@ impl Limit {
         per_second: u32,
         surroundings: &Surroundings,
     ) -> Result<Self, String> {
-        Ok(Self { protocol, port, per_second, exempt: Exempt::find(surroundings)? })
+        let cookies = protocol == Limited::Tcp && syn_cookies::are(OFF);
+        Ok(Self { protocol, port, per_second, exempt: Exempt::find(surroundings)?, cookies })
     }
 
     /// What it puts into the kernel.
@@ -99,7 +104,7 @@ impl Deed for Limit {
             Limited::Icmp => "ICMP messages",
         };
         let port = self.port.map_or(String::new(), |port| format!(" to port {port}"));
-        let lines = vec![
+        let mut lines = vec![
             format!(
                 "Of each address at most {} {what} a second{port} are taken; what is more is dropped.",
                 self.per_second
@@ -109,14 +114,29 @@ impl Deed for Limit {
                  collector are not limited."
             ),
         ];
+        if self.cookies {
+            lines.push(
+                "SYN cookies, which are off, are on while it lasts (net.ipv4.tcp_syncookies): they answer a flood from made-up \
+                 addresses. If the agent dies, that ends at its next start."
+                    .to_owned(),
+            );
+        }
         Plan {
             lines,
-            data: json!({ "protocol": self.protocol, "port": self.port, "per_second": self.per_second }),
+            data: json!({
+                "protocol": self.protocol, "port": self.port, "per_second": self.per_second, "syn_cookies": self.cookies,
+            }),
         }
     }
 
     fn apply(&self, applied: &Applied, levers: &mut Levers) -> Result<Value, String> {
-        levers.put(&self.tables(applied.id), applied.left).map(|()| Value::Null)
+        levers.put(&self.tables(applied.id), applied.left)?;
+        if !self.cookies {
+            return Ok(Value::Null);
+        }
+        // Where the setting cannot be written the limit holds all the same.
+        let told = syn_cookies::change(applied.id, levers, OFF, ON);
+        Ok(json!({ "syn_cookies": told.map_or_else(|why| why, |()| "on".to_owned()) }))
     }
 
     fn arm(&self, applied: &Applied, levers: &mut Levers) -> Result<(), String> {
@@ -129,7 +149,8 @@ impl Deed for Limit {
     }
 
     fn undo(&self, id: Uuid, levers: &mut Levers) -> Result<(), String> {
-        levers.remove(&self.tables(id))
+        let cookies = if self.cookies { syn_cookies::change(id, levers, ON, OFF) } else { Ok(()) };
+        levers.remove(&self.tables(id)).and(cookies)
     }
 
     fn may_cut_off(&self) -> bool {

@@ -9,6 +9,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use picket_protocol::crypto::{Hash, sha256};
 use rustix::fs::{FlockOperation, Gid, Mode, OFlags, Uid, fchmod, fchown, fcntl_lock, fstat};
 use rustix::io::Errno;
 
@@ -72,17 +73,32 @@ impl Shadow {
         Ok(String::from_utf8_lossy(content.get(range).unwrap_or_default()).into_owned())
     }
 
-    /// Writes `new` where `old` stands; tells whether it did, which it does not where something else stands by now.
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Writes `new` where `old` stands; tells whether it did, which it does not where something else stands by now. `about_to` is
+    /// told before it does, with the SHA-256 of the content that is there and of the one that will be.
     ///
     /// # Errors
     /// The file is as it was.
-    pub fn replace(&self, user: &str, old: &str, new: &str) -> Result<bool, ShadowError> {
+    pub fn replace(
+        &self,
+        user: &str,
+        old: &str,
+        new: &str,
+        about_to: impl FnOnce(Hash, Hash),
+    ) -> Result<bool, ShadowError> {
         // Held until the file is replaced: it is let go when it is closed.
         let _lock = self.lock()?;
         let (file, content) = self.read()?;
         match replaced(&content, user, old, new).map_err(|why| self.missing(why, user))? {
             None => Ok(false),
-            Some(content) => self.write(&file, &content).map(|()| true).map_err(self.io()),
+            Some(changed) => {
+                about_to(sha256(&[&content]), sha256(&[&changed]));
+                self.write(&file, &changed).map(|()| true).map_err(self.io())
+            }
         }
     }
 

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::{Custody, TELL_MEDDLING, unconfirmed};
 use crate::respond::actions::{Applied, Levers};
-use crate::respond::firewall::{Firewall, Meddled};
+use crate::respond::firewall::Meddled;
 use crate::respond::in_force::{InForce, Phase};
 use crate::respond::receipt::{lifecycle, safe};
 use crate::respond::{Moment, RespondError};
@@ -13,7 +13,7 @@ use crate::respond::{Moment, RespondError};
 impl Custody {
     /// Reads what others did to the agent's tables, and puts them back.
     pub fn hear(&mut self, now: Moment) {
-        let meddled = self.levers.firewall().open_nftables().and_then(Firewall::hear);
+        let meddled = self.levers.firewall().hear();
         if let Some(by) = meddled {
             self.meddled(&by, now);
         }

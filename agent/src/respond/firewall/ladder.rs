@@ -1,27 +1,41 @@
-//! Which mechanism puts the agent's tables: nftables by netlink, else iptables, else it is refused with the reasons of both.
+//! Which mechanism puts the agent's tables: nftables by netlink, else by the program `nft`, else iptables, else it is refused with the
+//! reasons of all.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
+use super::changes::Meddled;
+use super::script::Script;
 use super::{Family, Firewall, Table, legacy};
 use crate::netlink::batch::Refused;
+use crate::respond::own_acts::OwnActs;
 
 /// The mechanisms, best first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Rung {
     /// By netlink.
     Nftables,
+    /// By netlink, as on kernels whose tables have no owner: others may change them, which is heard and put back. Only when it is
+    /// wanted: the rung above finds out by itself.
+    Shared,
+    /// By the program `nft`.
+    Nft,
     /// By the programs of iptables.
     Iptables,
 }
 
 impl Rung {
     /// All of them, best first.
-    pub const ALL: [Self; 2] = [Self::Nftables, Self::Iptables];
+    pub const ALL: [Self; 4] = [Self::Nftables, Self::Shared, Self::Nft, Self::Iptables];
+    /// Those that are tried where none is wanted.
+    const TRIED: [Self; 3] = [Self::Nftables, Self::Nft, Self::Iptables];
 
     /// Its name.
     pub fn name(self) -> &'static str {
         match self {
             Self::Nftables => "nftables",
+            Self::Shared => "nftables-shared",
+            Self::Nft => "nft",
             Self::Iptables => "iptables",
         }
     }
@@ -32,25 +46,50 @@ impl Rung {
     }
 }
 
+/// Why a rung did not do it.
+struct Failure {
+    /// Whether the one below may.
+    next: bool,
+    why: String,
+}
+
+impl Failure {
+    fn last(why: String) -> Self {
+        Self { next: false, why }
+    }
+
+    fn next(why: String) -> Self {
+        Self { next: true, why }
+    }
+
+    fn of_kernel(error: &Refused) -> Self {
+        Self { next: lacks(error), why: format!("nftables refuses: {error}") }
+    }
+}
+
 /// The ladder.
 #[derive(Debug, Default)]
 pub struct Ladder {
     wanted: Option<Rung>,
+    /// The best that was found to work, where none is wanted.
+    found: Option<Rung>,
     nftables: Option<Firewall>,
-    /// Why nftables is not used, once it was tried in vain.
-    refused: Option<String>,
+    script: Script,
+    /// By which tables were put: whoever removes them looks at each.
+    used: BTreeSet<Rung>,
+    /// Told of the chains of iptables, which the host's own lie beside.
+    acts: OwnActs,
 }
 
 impl Ladder {
     /// A ladder that stands on `wanted` alone, or on what this kernel permits.
-    pub fn new(wanted: Option<Rung>) -> Self {
-        Self { wanted, ..Self::default() }
+    pub fn new(wanted: Option<Rung>, acts: OwnActs) -> Self {
+        Self { wanted, acts, ..Self::default() }
     }
 
     /// The mechanism that is used.
     pub fn rung(&self) -> Rung {
-        let best = if self.refused.is_some() { Rung::Iptables } else { Rung::Nftables };
-        self.wanted.unwrap_or(best)
+        self.wanted.or(self.found).unwrap_or(Rung::Nftables)
     }
 
     /// The socket of nftables.
@@ -59,21 +98,38 @@ impl Ladder {
     /// When nftables cannot be used here.
     pub fn nftables(&mut self) -> Result<&mut Firewall, String> {
         if self.nftables.is_none() {
-            let opened =
-                Firewall::open().map_err(|error| format!("nftables cannot be used here: {error}"))?;
-            self.nftables = Some(opened);
+            let opened = if self.wanted == Some(Rung::Shared) {
+                Firewall::open_without_owner()
+            } else {
+                Firewall::open()
+            };
+            self.nftables = Some(opened.map_err(|error| format!("nftables cannot be used here: {error}"))?);
         }
         self.nftables.as_mut().ok_or_else(|| "nftables cannot be used here".to_owned())
     }
 
-    /// The socket of nftables, when one was needed before.
-    pub fn open_nftables(&mut self) -> Option<&mut Firewall> {
-        self.nftables.as_mut()
-    }
-
     /// What to poll for changes by others.
     pub fn events(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
-        self.nftables.as_ref().and_then(Firewall::events)
+        match self.rung() {
+            Rung::Nftables | Rung::Shared => self.nftables.as_ref().and_then(Firewall::events),
+            Rung::Nft => self.script.events(),
+            Rung::Iptables => None,
+        }
+    }
+
+    /// Reads what was heard: whether somebody else changed a table of the agent, and who. Of iptables nothing is heard.
+    pub fn hear(&mut self) -> Option<Meddled> {
+        match self.rung() {
+            Rung::Nftables | Rung::Shared => self.nftables.as_mut().and_then(Firewall::hear),
+            Rung::Nft => self.script.hear(),
+            Rung::Iptables => None,
+        }
+    }
+
+    /// Hears of changes no more.
+    pub fn stop_listening(&mut self) {
+        self.script.stop_listening();
+        self.nftables.iter_mut().for_each(Firewall::stop_listening);
     }
 
     /// Puts tables for `left`, by the best mechanism that takes them.
@@ -81,24 +137,48 @@ impl Ladder {
     /// # Errors
     /// What each mechanism said.
     pub fn put(&mut self, tables: &[Table], left: Duration) -> Result<(), String> {
-        if self.rung() == Rung::Iptables {
-            return legacy::put(tables, until(left));
+        let (rung, refused) = self.descend(|ladder, rung| ladder.put_by(rung, tables, left))?;
+        if let Some(why) = refused {
+            tracing::warn!(why, rung = rung.name(), "a lower rung of the firewall is used");
+            self.found = Some(rung);
         }
-        let put = match self.nftables() {
-            Ok(firewall) => firewall
-                .put(tables, left)
-                .map_err(|error| (lacks(&error), format!("nftables refuses: {error}"))),
-            Err(why) => Err((true, why)),
+        self.used.insert(rung);
+        Ok(())
+    }
+
+    /// From the rung that is used downward: the first that does it, and why those above did not.
+    fn descend(
+        &mut self,
+        mut act: impl FnMut(&mut Self, Rung) -> Result<(), Failure>,
+    ) -> Result<(Rung, Option<String>), String> {
+        let first = self.rung();
+        let rungs: Vec<Rung> = match self.wanted {
+            Some(wanted) => vec![wanted],
+            None => Rung::TRIED.into_iter().filter(|rung| *rung >= first).collect(),
         };
-        match put {
-            Ok(()) => Ok(()),
-            Err((true, why)) if self.wanted.is_none() => {
-                legacy::put(tables, until(left)).map_err(|other| format!("{why}; {other}"))?;
-                tracing::warn!(why, "iptables is used in place of nftables");
-                self.refused = Some(why);
-                Ok(())
+        let mut refused = Vec::new();
+        for rung in rungs {
+            match act(self, rung) {
+                Ok(()) => return Ok((rung, (rung != first).then(|| refused.join("; ")))),
+                Err(Failure { next, why }) => {
+                    refused.push(why);
+                    if !next {
+                        break;
+                    }
+                }
             }
-            Err((_, why)) => Err(why),
+        }
+        Err(refused.join("; "))
+    }
+
+    fn put_by(&mut self, rung: Rung, tables: &[Table], left: Duration) -> Result<(), Failure> {
+        match rung {
+            Rung::Nftables | Rung::Shared => {
+                let firewall = self.nftables().map_err(Failure::next)?;
+                firewall.put(tables, left).map_err(|error| Failure::of_kernel(&error))
+            }
+            Rung::Nft => self.script.put(tables, left).map_err(Failure::next),
+            Rung::Iptables => self.put_legacy(tables, left).map_err(Failure::last),
         }
     }
 
@@ -107,30 +187,63 @@ impl Ladder {
     /// # Errors
     /// They are to be put anew.
     pub fn arm(&mut self, tables: &[Table], left: Duration) -> Result<(), String> {
-        if self.rung() == Rung::Iptables {
-            return legacy::put(tables, until(left));
+        match self.rung() {
+            Rung::Nftables | Rung::Shared => {
+                self.nftables()?.arm(tables, left).map_err(|error| format!("nftables refuses: {error}"))
+            }
+            Rung::Nft => self.script.arm(tables, left),
+            Rung::Iptables => self.put_legacy(tables, left),
         }
-        self.nftables()?.arm(tables, left).map_err(|error| format!("nftables refuses: {error}"))
     }
 
-    /// Removes what is there of tables.
+    fn put_legacy(&mut self, tables: &[Table], left: Duration) -> Result<(), String> {
+        self.acts.put_chains(legacy::counts(tables)?);
+        legacy::put(tables, until(left))
+    }
+
+    /// Removes what is there of tables: by each mechanism that put some in this run, or what an earlier one put by the first that
+    /// can be used.
     ///
     /// # Errors
     /// What is left.
     pub fn remove(&mut self, tables: &[Table]) -> Result<(), String> {
-        if self.rung() == Rung::Iptables {
-            let mut inet = tables.iter().filter(|table| table.family == Family::Inet);
-            return inet.try_for_each(|table| legacy::remove(&table.name));
+        if self.used.is_empty() {
+            return self.descend(|ladder, rung| ladder.remove_by(rung, tables)).map(drop);
         }
+        let used = self.used.clone();
+        let left = used.into_iter().filter_map(|rung| self.remove_by(rung, tables).err());
+        let left: Vec<String> = left.map(|failure| failure.why).collect();
+        if left.is_empty() { Ok(()) } else { Err(left.join("; ")) }
+    }
+
+    fn remove_by(&mut self, rung: Rung, tables: &[Table]) -> Result<(), Failure> {
         let named: Vec<(Family, String)> =
             tables.iter().map(|table| (table.family, table.name.clone())).collect();
-        self.nftables()?.remove(&named).map_err(|error| format!("nftables refuses: {error}"))
+        match rung {
+            Rung::Nftables | Rung::Shared => {
+                let firewall = self.nftables().map_err(Failure::next)?;
+                firewall.remove(&named).map_err(|error| Failure::of_kernel(&error))
+            }
+            Rung::Nft => self.script.remove(&named).map_err(Failure::next),
+            Rung::Iptables => {
+                let mut inet = tables.iter().filter(|table| table.family == Family::Inet);
+                inet.try_for_each(|table| legacy::remove(&table.name)).map_err(Failure::last)
+            }
+        }
     }
 }
 
-/// Whether the kernel lacks something, rather than forbids it: `EOPNOTSUPP`, `EPROTONOSUPPORT`, `EAFNOSUPPORT`, `EINVAL`, `ENOENT`.
+/// Whether the kernel lacks something, rather than that it is wrong: `EOPNOTSUPP`, `EPROTONOSUPPORT`, `EAFNOSUPPORT`, `EINVAL`,
+/// `ENOENT`; or a security module keeps it from the agent alone: `EACCES`.
 fn lacks(error: &Refused) -> bool {
-    let numbers = [libc::EOPNOTSUPP, libc::EPROTONOSUPPORT, libc::EAFNOSUPPORT, libc::EINVAL, libc::ENOENT];
+    let numbers = [
+        libc::EOPNOTSUPP,
+        libc::EPROTONOSUPPORT,
+        libc::EAFNOSUPPORT,
+        libc::EINVAL,
+        libc::ENOENT,
+        libc::EACCES,
+    ];
     error.errno().is_some_and(|number| numbers.contains(&number))
 }
 

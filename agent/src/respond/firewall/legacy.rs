@@ -1,18 +1,17 @@
-//! The rung below nftables: `iptables` and `ip6tables`, for kernels that lack sets whose elements have a time (before 4.1) or
+//! The rung below those of nftables: `iptables` and `ip6tables`, for kernels that lack sets whose elements have a time (before 4.1) or
 //! nftables altogether.
 //!
-//! The same tables as on the rung above, as text for `iptables-restore`: a chain a hook, put in one transaction for each table of
+//! The same tables as on the rungs above, as text for `iptables-restore`: a chain a hook, put in one transaction for each table of
 //! each family. **The lease lives in the kernel** here too: the first rule of each chain leaves it from a moment on (`-m time`, by the wall
 //! clock, whole seconds), so that it ends with the agent dead. What cannot be said here (units, rates, more than
 //! [`NETWORKS_MAX`] networks, what goes from port to port of a bridge) is refused or, of a bridge, left out.
 
-use std::io::Write as _;
-use std::process::{Command, Stdio};
-
 use picket_protocol::time::Timestamp;
 
 use super::expression::{Expression, ICMP, ICMPV6, IPV4, IPV6, Load, Rule, TCP, UDP, Verdict};
+use super::program;
 use super::table::{Chain, Family, Hook, Set, Table};
+use crate::respond::own_acts::{ChainCounts, Chains};
 
 /// Networks of one action: each is a rule that every packet passes.
 pub const NETWORKS_MAX: usize = 1_000;
@@ -49,6 +48,33 @@ pub fn put(tables: &[Table], until: Timestamp) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// What the chains of some tables hold, by where they lie as the kernel's nftables names it: `ip filter`.
+///
+/// # Errors
+/// What cannot be said with iptables.
+pub fn counts(tables: &[Table]) -> Result<Chains, String> {
+    let mut counted = Chains::new();
+    for programs in PROGRAMS {
+        let family = if programs.family == IPV4 { "ip" } else { "ip6" };
+        for table in tables.iter().filter(|table| table.family == Family::Inet) {
+            for chain in &table.chains {
+                // The first one ends the lease.
+                let mut counts = ChainCounts { rules: 1, ..ChainCounts::default() };
+                for rule in &chain.rules {
+                    for words in rules(rule, programs.family, &table.sets)? {
+                        counts.rules += 1;
+                        counts.accepts += u32::from(words.contains("-j ACCEPT"));
+                        counts.blocks += u32::from(words.contains("-j DROP") || words.contains("-j REJECT"));
+                    }
+                }
+                let place = format!("{family} {}", place(chain.hook).0);
+                counted.insert((place, chain_name(&table.name, chain.hook)), counts);
+            }
+        }
+    }
+    Ok(counted)
 }
 
 /// Removes what is there of a table, by its name.
@@ -143,23 +169,8 @@ fn restore(programs: Programs, text: &str) -> Result<(), String> {
     run(programs.restore, &["-n"], Some(text)).map(|_| ())
 }
 
-/// Runs a program and gives what it prints.
 fn run(program: &str, arguments: &[&str], input: Option<&str>) -> Result<String, String> {
-    let failed = |error: std::io::Error| format!("{program} cannot be run: {error}");
-    let mut command = Command::new(program);
-    command.args(arguments).env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin").env("LC_ALL", "C");
-    command.stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() });
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(failed)?;
-    if let (Some(input), Some(mut pipe)) = (input, child.stdin.take()) {
-        // A program that ended early says why below.
-        let _ended = pipe.write_all(input.as_bytes()).is_err();
-    }
-    let output = child.wait_with_output().map_err(failed)?;
-    if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-    }
-    let said = String::from_utf8_lossy(&output.stderr);
-    Err(format!("{program}: {}", said.lines().next().unwrap_or("it failed").trim()))
+    program::run(program, arguments, input).map(|ran| ran.text)
 }
 
 /// The text that puts one family of a table; `is_called` tells whether a chain is called already.

@@ -15,7 +15,7 @@ pub const PREFIX: &str = "picket-";
 /// Elements of a set in one message: its bytes must be less than 64 KiB, and what the kernel says of it less than our buffer.
 const ELEMENTS_A_MESSAGE: usize = 400;
 /// Before `raw` (-300) and connection tracking (-200), after defragmentation (-400).
-const PRIORITY: i32 = -310;
+pub(super) const PRIORITY: i32 = -310;
 
 /// `NFPROTO_INET` and `NFPROTO_BRIDGE`.
 const INET: u8 = 1;
@@ -78,7 +78,7 @@ pub enum Hook {
 }
 
 impl Hook {
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Prerouting => "prerouting",
             Self::Input => "input",
@@ -124,7 +124,7 @@ pub struct Table {
 }
 
 /// Chains that base chains jump to, by hook.
-fn body(hook: Hook) -> &'static str {
+pub(super) fn body(hook: Hook) -> &'static str {
     match hook {
         Hook::Prerouting => "on-prerouting",
         Hook::Input => "on-input",

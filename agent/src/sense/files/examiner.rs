@@ -17,6 +17,7 @@ use super::images::Images;
 use super::large::Large;
 use super::logs::{LogBook, LogChange};
 use super::object::{Content, ObjectState};
+use super::own;
 use super::pace::Pace;
 use super::pass::Pass;
 use super::pressure::Pressure;
@@ -31,6 +32,7 @@ use crate::detect::files::subject::{self, TextUse};
 use crate::detect::files::{Detector, Outcome};
 use crate::detect::mass_change::Habits;
 use crate::ledger::{Sealer, StateWrite};
+use crate::respond::own_acts::OwnActs;
 use crate::sense::draft::draft;
 use crate::sense::packages::Packages;
 use crate::sense::sessions::Sessions;
@@ -112,6 +114,7 @@ pub struct Examiner {
     pub stop: Stop,
     /// The ledger.
     keys: crate::sense::keys::AddedKeys,
+    acts: OwnActs,
     pub sealer: Sealer,
     sessions: Sessions,
     watch: Watch,
@@ -172,6 +175,7 @@ impl Examiner {
             sessions: context.sessions.clone(),
             watch: context.watch.clone(),
             keys: context.keys.clone(),
+            acts: context.acts.clone(),
             status: context.status.clone(),
             last_finding: None,
             rescan_rest: None,
@@ -242,6 +246,7 @@ impl Examiner {
         self.baseline.stage(writes);
         let told = !silent && {
             self.look_around(change)?;
+            self.detector.own = own::explanation(&self.acts, change);
             let outcome = self.detector.observe(change, clock::now(), &mut Uuid::now_v7);
             let told = !outcome.findings.is_empty() || !outcome.writes.is_empty();
             self.tally.refreshed += u64::from(!told);

@@ -41,6 +41,7 @@ mod marker;
 pub mod mounts;
 pub mod note;
 pub mod object;
+mod own;
 mod pace;
 mod packages;
 mod pass;
@@ -167,6 +168,12 @@ pub fn start_tuned(
     let mut handle = SensorHandle::default();
     let large = Large::start(&wake, &context.stop, &mut handle)?;
     let rung = Rung::start(&chosen.rung, &shared, &context.stop, &tuning, &mut handle)?;
+    let own = Arc::clone(&shared);
+    // Events of this process are nobody's news to it, so that it has to be told of what it did to the host.
+    context.acts.on_file(move |path| {
+        let mark = dirty::Mark::event(crate::clock::now(), Instant::now());
+        own.dirty.mark_all([(path.to_owned(), mark)]);
+    });
     let (scanner, requests) = Scanner::channel(Arc::clone(&wake), Arc::clone(&shared));
     let hash_bytes_max = config.hash_bytes_max;
     let worker = Worker {

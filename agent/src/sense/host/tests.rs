@@ -20,6 +20,7 @@ fn the_first_heartbeat_is_sealed_at_once_and_the_sensor_stops_when_told() {
         sessions: Default::default(),
         keys: Default::default(),
         watch: Default::default(),
+        acts: Default::default(),
     };
     let asked = Arc::new(AtomicU64::new(0));
     let counted = Arc::clone(&asked);

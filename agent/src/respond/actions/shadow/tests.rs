@@ -28,27 +28,33 @@ fn one_field_changes_and_comes_back() {
     let (_directory, shadow) = file(&whole);
     assert_eq!(shadow.expires("alice").unwrap(), "");
     assert_eq!(shadow.expires("bob").unwrap(), "20000");
-    assert!(shadow.replace("alice", "", "1").unwrap());
+    let mut told = None;
+    assert!(shadow.replace("alice", "", "1", |before, after| told = Some((before, after))).unwrap());
     assert_eq!(text(&shadow), whole.replace(ALICE, "alice:$y$j9T$x$y:19000:0:99999:7::1:"));
-    assert!(!shadow.replace("alice", "", "1").unwrap(), "twice is once");
+    let digest = |text: &str| sha256(&[text.as_bytes()]);
+    assert_eq!(told, Some((digest(&whole), digest(&text(&shadow)))), "the very contents");
+    assert!(!shadow.replace("alice", "", "1", |_, _| ()).unwrap(), "twice is once");
     // The last line has no newline, and gets none.
-    assert!(shadow.replace("bob", "20000", "1").unwrap());
+    assert!(shadow.replace("bob", "20000", "1", |_, _| ()).unwrap());
     assert!(text(&shadow).ends_with("bob:!:19000:0:99999:7::1:"));
-    assert!(shadow.replace("bob", "1", "20000").unwrap() && shadow.replace("alice", "1", "").unwrap());
+    assert!(
+        shadow.replace("bob", "1", "20000", |_, _| ()).unwrap()
+            && shadow.replace("alice", "1", "", |_, _| ()).unwrap()
+    );
     assert_eq!(text(&shadow), whole);
 }
 
 #[test]
 fn what_others_changed_meanwhile_stays() {
     let (_directory, shadow) = file(&format!("{ALICE}\n{BOB}\n"));
-    assert!(shadow.replace("alice", "", "1").unwrap());
+    assert!(shadow.replace("alice", "", "1", |_, _| ()).unwrap());
     let changed = text(&shadow).replace("$y$j9T$x$y", "$y$new").replace(BOB, "carl:!:1:0:9:7:::");
     std::fs::write(&shadow.path, &changed).unwrap();
-    assert!(shadow.replace("alice", "1", "").unwrap());
+    assert!(shadow.replace("alice", "1", "", |_, _| ()).unwrap());
     assert_eq!(text(&shadow), "alice:$y$new:19000:0:99999:7:::\ncarl:!:1:0:9:7:::\n");
     // Somebody has set another end: it is theirs.
     std::fs::write(&shadow.path, "alice:x:1:0:9:7::20500:\n").unwrap();
-    assert!(!shadow.replace("alice", "1", "").unwrap());
+    assert!(!shadow.replace("alice", "1", "", |_, _| ()).unwrap());
     assert_eq!(text(&shadow), "alice:x:1:0:9:7::20500:\n");
 }
 
@@ -65,7 +71,7 @@ fn hostile_lines_are_named_and_nothing_is_changed() {
         ("\n\n:::::::::\n", "alice"),
     ] {
         let (_directory, shadow) = file(content);
-        let error = shadow.replace(user, "", "1").expect_err(content);
+        let error = shadow.replace(user, "", "1", |_, _| ()).expect_err(content);
         assert!(
             matches!(error, ShadowError::NoSuchUser(..) | ShadowError::Malformed(..)),
             "{content:?}: {error}"
@@ -74,7 +80,7 @@ fn hostile_lines_are_named_and_nothing_is_changed() {
     }
     // Of two lines the first counts, as in libc.
     let (_directory, shadow) = file(&format!("{ALICE}\n{ALICE}\n"));
-    assert!(shadow.replace("alice", "", "1").unwrap());
+    assert!(shadow.replace("alice", "", "1", |_, _| ()).unwrap());
     assert_eq!(text(&shadow), format!("alice:$y$j9T$x$y:19000:0:99999:7::1:\n{ALICE}\n"));
 }
 
@@ -85,7 +91,7 @@ fn owner_mode_and_attributes_stay() {
     std::fs::set_permissions(&shadow.path, std::fs::Permissions::from_mode(0o600)).unwrap();
     let before = File::open(&shadow.path).unwrap();
     fsetxattr(&before, "trusted.label", b"kept", XattrFlags::empty()).unwrap();
-    assert!(shadow.replace("alice", "", "1").unwrap());
+    assert!(shadow.replace("alice", "", "1", |_, _| ()).unwrap());
     let after = File::open(&shadow.path).unwrap();
     let metadata = after.metadata().unwrap();
     assert_eq!((metadata.uid(), metadata.gid(), metadata.mode() & 0o7777), (0, 42, 0o600));
@@ -100,11 +106,11 @@ fn owner_mode_and_attributes_stay() {
 fn links_and_other_things_are_no_shadow() {
     let (directory, shadow) = file(&format!("{ALICE}\n"));
     std::fs::hard_link(&shadow.path, directory.path().join("other")).unwrap();
-    assert!(matches!(shadow.replace("alice", "", "1"), Err(ShadowError::Odd(_))));
+    assert!(matches!(shadow.replace("alice", "", "1", |_, _| ()), Err(ShadowError::Odd(_))));
     std::fs::rename(directory.path().join("other"), directory.path().join("real")).unwrap();
     std::fs::remove_file(&shadow.path).unwrap();
     std::os::unix::fs::symlink("real", &shadow.path).unwrap();
-    assert!(matches!(shadow.replace("alice", "", "1"), Err(ShadowError::Io(..))));
+    assert!(matches!(shadow.replace("alice", "", "1", |_, _| ()), Err(ShadowError::Io(..))));
     assert_eq!(std::fs::read_to_string(directory.path().join("real")).unwrap(), format!("{ALICE}\n"));
 }
 
@@ -123,7 +129,7 @@ fn the_lock_of_the_shadow_programs_is_waited_for() {
     let mut said = [0; 4];
     other.stdout.as_mut().unwrap().read_exact(&mut said).unwrap();
     let began = std::time::Instant::now();
-    assert!(shadow.replace("alice", "", "1").unwrap());
+    assert!(shadow.replace("alice", "", "1", |_, _| ()).unwrap());
     assert!(began.elapsed() > Duration::from_millis(500), "it was held");
     assert!(other.wait().unwrap().success());
 }

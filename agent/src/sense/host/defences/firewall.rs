@@ -9,6 +9,7 @@ use rustix::net::netlink;
 
 use crate::detect::defences::firewall::{Chain, Ruleset, Table};
 use crate::netlink::{Message, Netlink, attribute, attributes, messages, name, number};
+use crate::respond::own_acts::{ChainCounts, Chains};
 
 /// `NFNLGRP_NFTABLES`, as a mask.
 const GROUP: u32 = 1 << 6;
@@ -91,11 +92,11 @@ pub fn understands(message: Message<'_>) -> bool {
     table(message).is_some() || chain(message).is_some()
 }
 
-/// The whole rule set.
+/// The whole rule set, but for the agent's own tables and, of iptables, its `chains` as they were put.
 ///
 /// # Errors
 /// As [`listen`]; `EOPNOTSUPP` or `EINVAL` without nftables.
-pub fn read() -> io::Result<BTreeMap<String, Ruleset>> {
+pub fn read(own: &Chains) -> io::Result<BTreeMap<String, Ruleset>> {
     let mut socket = Netlink::open(Some(netlink::NETFILTER), 0)?;
     let tables =
         socket.dump(GETTABLE, &HEADER, |tables: &mut Vec<_>, message| tables.extend(table(message)))?;
@@ -104,7 +105,11 @@ pub fn read() -> io::Result<BTreeMap<String, Ruleset>> {
             chains.extend(chain(message));
         }
     })?;
-    let mut rules = socket.dump(GETRULE, &HEADER, |rules: &mut Rules, message| rules.add(message))?;
+    let mut rules = socket.dump(GETRULE, &HEADER, |rules: &mut Rules, message| {
+        if !calls_own(message, own) {
+            rules.add(message);
+        }
+    })?;
     rules.add_elements(&mut socket)?;
     let mut ruleset = Ruleset::default();
     for (table, dormant) in tables {
@@ -122,7 +127,37 @@ pub fn read() -> io::Result<BTreeMap<String, Ruleset>> {
         }
     }
     ruleset.tables.retain(|name, table| !is_own(name, table));
+    for ((table, chain), counts) in own {
+        let Some(table) = ruleset.tables.get_mut(table) else { continue };
+        // One that holds something else is not as the agent put it.
+        if table.chains.get(chain).is_some_and(|found| is_as_put(found, *counts)) {
+            table.chains.remove(chain);
+        }
+    }
     Ok(BTreeMap::from([("nftables".to_owned(), ruleset)]))
+}
+
+fn is_as_put(found: &Chain, put: ChainCounts) -> bool {
+    let counts = ChainCounts { rules: found.rules, blocks: found.blocks, accepts: found.accepts };
+    counts == put && found.redirects == 0
+}
+
+/// Whether a rule is how one of the agent's chains is called: it does nothing else, and nothing at all without the chain.
+fn calls_own(message: Message<'_>, own: &Chains) -> bool {
+    /// `NFT_JUMP`.
+    const JUMP: i32 = -3;
+    if own.is_empty() {
+        return false;
+    }
+    let Some((family, body)) = parts(message) else { return false };
+    let table = attribute(body, 1).map(name).unwrap_or_default();
+    let called = attributes(attribute(body, 4).unwrap_or_default()).find_map(|(_, expression)| {
+        let kind = attribute(expression, 1).map(name)?;
+        let verdict = attribute(attribute(attribute(expression, 2)?, 2)?, 2)?;
+        let jumps = attribute(verdict, 1).and_then(number).map(u32::cast_signed) == Some(JUMP);
+        (kind == "immediate" && jumps).then(|| attribute(verdict, 2).map(name)).flatten()
+    });
+    called.is_some_and(|chain| own.contains_key(&(format!("{family} {table}"), chain)))
 }
 
 /// The agent's own tables only ever keep out more, and it looks after them itself. One of that name that sends traffic elsewhere is

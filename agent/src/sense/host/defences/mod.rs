@@ -14,6 +14,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::super::{RungProbe, SensorContext, SensorError, SensorHandle, SensorProbe, SensorState};
+use crate::respond::own_acts::Chains;
 
 mod audit;
 pub(crate) mod firewall;
@@ -76,7 +77,7 @@ pub fn probe(setup: &Setup) -> SensorProbe {
 fn try_place(place: Place, setup: &Setup) -> io::Result<()> {
     let (root, proc) = (&setup.root, setup.root.join("proc"));
     match place {
-        Place::Firewall => firewall::read().map(drop),
+        Place::Firewall => firewall::read(&Chains::new()).map(drop),
         Place::Xtables => xtables::read(&proc).map(drop),
         Place::Audit => audit::read().map(drop),
         Place::Services => services::read(root).map(drop),

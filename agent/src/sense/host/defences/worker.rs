@@ -5,7 +5,9 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use picket_protocol::finding::Finding;
 use picket_protocol::time::Timestamp;
+use serde_json::Value;
 use uuid::Uuid;
 
 use super::plan::{Place, Plan};
@@ -158,7 +160,7 @@ impl Worker {
     fn read(&mut self, place: Place) -> Result<(), SealError> {
         let (root, proc) = (self.root.clone(), self.root.join("proc"));
         match place {
-            Place::Firewall => self.take::<Firewall>(place, firewall::read()),
+            Place::Firewall => self.take::<Firewall>(place, firewall::read(&self.context.acts.chains())),
             Place::Xtables => self.take::<super::xtables::Xtables>(place, super::xtables::read(&proc)),
             Place::Audit => self.take::<Audit>(place, audit::read()),
             Place::Services => self.take::<Services>(place, services::read(&root)),
@@ -236,7 +238,10 @@ impl Worker {
 
     fn seal(&mut self, outcome: Outcome) -> Result<(), SealError> {
         let Outcome { mut findings, rows } = outcome;
-        findings.iter_mut().for_each(|finding| self.context.sessions.link(finding));
+        for finding in &mut findings {
+            self.context.sessions.link(finding);
+            self.explain(finding);
+        }
         if findings.is_empty() && rows.is_empty() {
             return Ok(());
         }
@@ -245,6 +250,22 @@ impl Worker {
         }
         let drafts = findings.iter().filter_map(draft).collect();
         self.context.sealer.seal(drafts, vec![write_rows(rows)])
+    }
+
+    /// Of one setting that went from one value to another by the agent's own doing.
+    fn explain(&self, finding: &mut Finding) {
+        let text = |name: &str| finding.evidence.get(name).and_then(Value::as_str);
+        let items = finding.evidence.get("items").and_then(Value::as_array);
+        let [name] = items.map(Vec::as_slice).unwrap_or_default() else { return };
+        let by = match (name.as_str(), text("before"), text("after")) {
+            (Some(name), Some(before), Some(after)) if finding.rule == "defence.kernel-setting" => {
+                self.context.acts.take_setting(name, before, after)
+            }
+            _ => None,
+        };
+        if let Some(by) = by {
+            by.explain(finding);
+        }
     }
 
     fn note_seen(&mut self) -> Result<(), SealError> {

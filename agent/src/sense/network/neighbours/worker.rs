@@ -165,8 +165,9 @@ impl Worker {
 
     fn take_entries(&mut self, entries: &[kernel::Entry]) {
         self.counts.entries += u64::try_from(entries.len()).unwrap_or(0);
-        let links = &self.links;
+        let (links, pins) = (&self.links, self.context.acts.pins());
         self.with(|detector, now| {
+            detector.set_pins(pins);
             for entry in entries {
                 if let Some(link) = links.get(&entry.interface) {
                     detector.observe_cache(&link.name, entry.address, entry.mac, now);
