@@ -65,6 +65,8 @@ pub struct Config {
     pub uplink: UplinkConfig,
     /// `[commands]`.
     pub commands: CommandsConfig,
+    /// `[evidence]`.
+    pub evidence: EvidenceConfig,
 }
 
 /// `[files]`: what the file sensor watches.
@@ -209,6 +211,19 @@ pub struct CommandsConfig {
     pub allow: Vec<String>,
 }
 
+/// `[evidence]`: how much a command `preserve` may take of disk and line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EvidenceConfig {
+    /// `free_bytes_min`, default 1 GiB: so much of the disk stays free.
+    pub free_bytes_min: u64,
+    /// `free_percent_min`, default 10: and so much of its size.
+    pub free_percent_min: u32,
+    /// `bundle_bytes_max`, default 2 GiB: largest bundle, compressed and encrypted.
+    pub bundle_bytes_max: u64,
+    /// `bytes_per_second`, default 4 MiB: how fast it is sent.
+    pub bytes_per_second: u64,
+}
+
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
 const GIB: u64 = 1024 * MIB;
@@ -300,6 +315,18 @@ impl Default for Config {
             ledger: LedgerConfig::default(),
             uplink: UplinkConfig::default(),
             commands: CommandsConfig::default(),
+            evidence: EvidenceConfig::default(),
+        }
+    }
+}
+
+impl Default for EvidenceConfig {
+    fn default() -> Self {
+        Self {
+            free_bytes_min: GIB,
+            free_percent_min: 10,
+            bundle_bytes_max: 2 * GIB,
+            bytes_per_second: 4 * MIB,
         }
     }
 }

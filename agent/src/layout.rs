@@ -6,6 +6,7 @@
 //!                                   images.key (0600: seals the former text of files in the database), removed.json
 //!                                   (while the agent is being removed)
 //!     keys/           0700 root     ledger-<n>.key, 0600: the ledger's private key
+//!     evidence/       0700 root     <command>.age: encrypted evidence that waits for the collector
 //!     stopped/        0700 root     <command>.json: processes that a command keeps stopped
 //!     vault/          0700 root     <command>/: a quarantined file, content and file.json
 //!   uplink/           0750 root:<uplink group>
@@ -76,6 +77,11 @@ impl Layout {
     /// What became of the last record of an agent that is being removed.
     pub fn removed(&self) -> PathBuf {
         self.core().join("removed.json")
+    }
+
+    /// Evidence that waits for the collector.
+    pub fn evidence(&self) -> PathBuf {
+        self.core().join("evidence")
     }
 
     /// Locked (flock) by the one running core.

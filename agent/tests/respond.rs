@@ -18,7 +18,8 @@ use picket_agent::respond::verify::{Situation, verify};
 use picket_agent::respond::work::Work;
 use picket_agent::respond::{Context, Engine, Moment, Person, RespondError, RespondStatus, Task, Tools};
 use picket_agent::sys::Stop;
-use picket_protocol::command::{self, Action, Check, Command, Outcome, Receipt};
+use picket_protocol::age::Recipient;
+use picket_protocol::command::{self, Action, Check, Command, Outcome, Profile, Receipt};
 use picket_protocol::crypto::SigningKey;
 use picket_protocol::dsse::{Envelope, KeyId};
 use picket_protocol::finding::Finding;
@@ -55,7 +56,7 @@ fn trust_root(version: u64) -> TrustRoot {
         let public = key(number).public();
         (KeyId::of(&public), OperatorKey { name: format!("operator-{number}"), public: public.into() })
     };
-    let all = ["advise", "scan", "drill"].map(str::to_owned);
+    let all = ["advise", "scan", "drill", "preserve"].map(str::to_owned);
     let responders = Role {
         keys: ids(&[1, 2, 3]),
         threshold: 2,
@@ -77,6 +78,7 @@ fn trust_root(version: u64) -> TrustRoot {
         keys: [1, 2, 3, 4].map(operator).into(),
         root: RootRole { keys: ids(&[1, 2, 3]), threshold: 2 },
         roles: BTreeMap::from([("responders".to_owned(), responders), ("trainers".to_owned(), trainers)]),
+        evidence: BTreeSet::new(),
     }
 }
 
@@ -141,7 +143,7 @@ impl Lab {
             directory,
             layout,
             ledger,
-            allowed: ["advise", "scan", "drill"].map(str::to_owned).to_vec(),
+            allowed: ["advise", "scan", "drill", "preserve"].map(str::to_owned).to_vec(),
             boot: "boot-1",
             cosigned: Arc::default(),
             acknowledged: Arc::default(),
@@ -465,6 +467,26 @@ fn a_scan_answers_with_what_it_found_or_why_not() {
         (lab.receipt().outcome, lab.receipt().title.as_str()),
         (Outcome::Failed, "disk\\u{7} on fire")
     );
+}
+
+#[test]
+fn evidence_is_encrypted_to_somebody_or_not_taken() {
+    let lab = Lab::new();
+    let mut engine = lab.engine();
+    let action = || Action::Preserve { profiles: Profile::ALL.into(), paths: Vec::new(), process: None };
+    let now = moment(Duration::ZERO);
+    assert!(engine.command(&envelope(&command(1, action()), &[1, 2]), now).is_none());
+    let receipt = lab.receipt();
+    assert_eq!(receipt.outcome, Outcome::Failed);
+    assert!(receipt.title.contains("--evidence-recipient"), "{}", receipt.title);
+
+    let recipients = BTreeSet::from([Recipient([7; 32])]);
+    let next = TrustRoot { evidence: recipients.clone(), ..trust_root(2) };
+    engine.trust(&seal(trust::PAYLOAD_TYPE, &next, &[1, 2]), now);
+    let task = engine.command(&envelope(&command(2, action()), &[1, 2]), now);
+    let Some(Task::Preserve(order)) = task else { panic!("not handed on: {task:?}") };
+    assert_eq!(order.recipients, recipients.into_iter().collect::<Vec<_>>());
+    assert_eq!(lab.receipt().outcome, Outcome::Received);
 }
 
 #[test]

@@ -5,11 +5,13 @@
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 
+use picket_protocol::age::{self, Recipient};
 use picket_protocol::bundle::Bundle;
 use picket_protocol::checkpoint::{Checkpoint, SignedCheckpoint, verify_cosignature};
 use picket_protocol::command::{Command, Receipt};
 use picket_protocol::crypto::{Hash, PublicKey, SigningKey, from_base64, to_base64};
 use picket_protocol::dsse::{Envelope, KeyId};
+use picket_protocol::evidence::{Chunk, Entry, Head, Held, Sealed};
 use picket_protocol::finding::{Finding, Text, printable};
 use picket_protocol::frame::{FrameDecoder, FrameType};
 use picket_protocol::identity::{AgentId, Tenant};
@@ -24,7 +26,7 @@ use picket_protocol::ssh::SshKey;
 use picket_protocol::sshsig::{NAMESPACE_BYTES_MAX, SSHSIG_BYTES_MAX, SshSignature};
 use picket_protocol::time::Timestamp;
 use picket_protocol::trust::TrustRoot;
-use picket_protocol::{command, json, tree, trust};
+use picket_protocol::{command, json, tar, tree, trust};
 
 /// Whether the decoder takes this input. Panics when it broke a promise.
 pub type Check = fn(&[u8]) -> bool;
@@ -50,6 +52,9 @@ pub const ALL: &[(&str, Check)] = &[
     ("ssh-key", ssh_key),
     ("bundle", bundle),
     ("proof", proof),
+    ("age", age_file),
+    ("archive", archive),
+    ("manifest", manifest),
 ];
 
 /// The seeds of the keys that sign the corpus.
@@ -222,7 +227,9 @@ fn message(input: &[u8]) -> bool {
         Some(FrameType::Bye) => control::<Bye>(FrameType::Bye, body),
         Some(FrameType::Renewed) => control::<Renewed>(FrameType::Renewed, body),
         Some(FrameType::Enrolled) => control::<Enrolled>(FrameType::Enrolled, body),
+        Some(FrameType::Held) => control::<Held>(FrameType::Held, body),
         Some(FrameType::Batch) => batch(body),
+        Some(FrameType::Chunk) => chunk(body),
         Some(FrameType::Command | FrameType::Trust) => envelope(body),
         None => false,
     }
@@ -248,6 +255,54 @@ fn batch(input: &[u8]) -> bool {
         let _ = leaf.hash();
     }
     true
+}
+
+fn chunk(input: &[u8]) -> bool {
+    let Ok(chunk) = Chunk::from_body(input) else { return false };
+    assert_eq!(chunk.to_frame().expect("what was read can be written").body, input, "a chunk has one form");
+    true
+}
+
+/// A recipient, an identity, or the header of a file.
+fn age_file(input: &[u8]) -> bool {
+    if let Ok(text) = std::str::from_utf8(input) {
+        if let Ok(recipient) = text.parse::<Recipient>() {
+            assert_eq!(recipient.to_string(), text, "a recipient has one form");
+            return true;
+        }
+        if let Ok(secret) = age::parse_identity(text) {
+            assert!(age::identity_text(&secret).eq_ignore_ascii_case(text));
+            return true;
+        }
+    }
+    let Ok(Some((header, length))) = age::Header::parse(input) else { return false };
+    assert!(length <= input.len().min(age::HEADER_BYTES_MAX));
+    let opened = header.open(&Recipient([9; 32]), &|_| Some(zeroize::Zeroizing::new([1; 32])));
+    assert!(opened.is_err(), "nobody is to find a file that opens with this");
+    let mut opener = age::Opener::of_key(&[1; 32]).expect("a key");
+    let mut rest = input.get(length..).unwrap_or_default().to_vec();
+    let _refused = opener.chunk(&mut rest, true).is_err();
+    true
+}
+
+/// A header of a file, or what is in an extended one.
+fn archive(input: &[u8]) -> bool {
+    if let Ok(name) = tar::long_name(input) {
+        assert!(name.len() <= tar::NAME_BYTES_MAX);
+        return true;
+    }
+    let Some(block) = input.first_chunk::<{ tar::BLOCK_BYTES }>() else { return false };
+    tar::parse(block).is_ok()
+}
+
+/// A line of a manifest, or what a receipt says of one.
+fn manifest(input: &[u8]) -> bool {
+    let (head, entry, sealed) =
+        (json::object::<Head>(input), json::object::<Entry>(input), json::object::<Sealed>(input));
+    head.iter().for_each(comes_back);
+    entry.iter().for_each(comes_back);
+    sealed.iter().for_each(comes_back);
+    head.is_ok() || entry.is_ok() || sealed.is_ok()
 }
 
 /// Two keys of `soc keygen`, and those of OpenSSH that sign the corpus.

@@ -1,6 +1,7 @@
 //! What a command does: the [`Action`]s, their bounds, and one sentence for each, which operators see before they sign and
 //! customers see afterwards.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
@@ -151,6 +152,15 @@ pub enum Action {
         /// What of an assessment operators have judged to be harmless, as its `item` says; at most 100.
         accept: Vec<String>,
     },
+    /// Collect evidence, encrypted, and hand it to the collector.
+    Preserve {
+        /// Which kinds.
+        profiles: BTreeSet<Profile>,
+        /// Further files and directories, absolute; at most 64.
+        paths: Vec<String>,
+        /// The process whose memory and program are to be taken as well.
+        process: Option<Process>,
+    },
     /// Several actions in order, each under its condition and within its time. Each has a lease of its own.
     Playbook {
         /// What it is called.
@@ -190,6 +200,68 @@ impl FromStr for Service {
         };
         let port = port.parse().ok().filter(|port| *port > 0 && !text.contains('+')).ok_or(wrong)?;
         Ok(Self { protocol, port })
+    }
+}
+
+/// A process, so that no other is meant.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Process {
+    /// Its number.
+    pub pid: u32,
+    /// When it began, as findings tell it.
+    pub started: Timestamp,
+    /// SHA-256 of the program that it runs, in hex.
+    pub sha256: String,
+}
+
+/// A kind of evidence. What is lost first is taken first (RFC 3227, 2.1): their order is that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Profile {
+    /// All processes: arguments, environment, open files, maps; and what they run that is deleted.
+    Processes,
+    /// Sockets, routes, neighbours.
+    Network,
+    /// Mounts, modules, settings of the kernel.
+    Kernel,
+    /// Who came and went: wtmp, btmp, lastlog, utmp.
+    Logins,
+    /// Histories of shells.
+    Histories,
+    /// What is started by itself, and who is let in: units, cron, keys, accounts.
+    Persistence,
+    /// The journal of systemd.
+    Journal,
+    /// `/var/log`, but for the journal.
+    Logs,
+}
+
+impl Profile {
+    /// All of them, in their order.
+    pub const ALL: [Self; 8] = [
+        Self::Processes,
+        Self::Network,
+        Self::Kernel,
+        Self::Logins,
+        Self::Histories,
+        Self::Persistence,
+        Self::Journal,
+        Self::Logs,
+    ];
+
+    /// Its word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Processes => "processes",
+            Self::Network => "network",
+            Self::Kernel => "kernel",
+            Self::Logins => "logins",
+            Self::Histories => "histories",
+            Self::Persistence => "persistence",
+            Self::Journal => "journal",
+            Self::Logs => "logs",
+        }
     }
 }
 
@@ -368,7 +440,7 @@ impl<'de> serde::Deserialize<'de> for Mac {
 impl Action {
     /// The words of all actions, as roles and `commands.allow` list them. `playbook` is none of them: who may order a playbook is
     /// who may order each of its steps.
-    pub const NAMES: [&'static str; 18] = [
+    pub const NAMES: [&'static str; 19] = [
         "advise",
         "scan",
         "drill",
@@ -387,6 +459,7 @@ impl Action {
         "assess",
         "watch-closely",
         "restore",
+        "preserve",
     ];
 
     /// The word that roles list.
@@ -410,6 +483,7 @@ impl Action {
             Self::Assess {} => "assess",
             Self::WatchClosely {} => "watch-closely",
             Self::Restore { .. } => "restore",
+            Self::Preserve { .. } => "preserve",
             Self::Playbook { .. } => "playbook",
         }
     }
@@ -443,7 +517,7 @@ impl Action {
     /// Whether it takes something from the host, if only for a while.
     pub fn intervenes(&self) -> bool {
         match self {
-            Self::Advise { .. } | Self::Scan { .. } | Self::Drill { .. } => false,
+            Self::Advise { .. } | Self::Scan { .. } | Self::Drill { .. } | Self::Preserve { .. } => false,
             Self::Assess {} | Self::WatchClosely {} | Self::Restore { .. } => false,
             Self::Playbook { steps, .. } => steps.iter().any(|step| step.action.intervenes()),
             _ => true,
@@ -523,6 +597,18 @@ impl Action {
                      then watch the host closely"
                 )
             }
+            Self::Preserve { profiles, paths, process } => {
+                let mut what: Vec<String> =
+                    profiles.iter().map(|profile| profile.name().to_owned()).collect();
+                what.extend(paths.iter().cloned());
+                what.extend(process.as_ref().map(|process| {
+                    format!(
+                        "the memory of process {} of {}, which runs {}",
+                        process.pid, process.started, process.sha256
+                    )
+                }));
+                format!("preserve evidence, encrypted to the vendor: {}", what.join(", "))
+            }
             Self::Playbook { name, steps } => match steps.len() {
                 1 => format!("playbook {name}: one step"),
                 count => format!("playbook {name}: {count} steps, one after the other"),
@@ -586,7 +672,7 @@ impl Action {
                 bounds(matches!(command.get_version_num(), 7 | 8), "command is not the id of one")?;
                 bounds(services.len() <= SERVICES_MAX, "services are more than 32")?;
                 bounds(services.iter().all(|service| service.port > 0), "services hold a port 0")?;
-                let distinct: std::collections::BTreeSet<_> = services.iter().collect();
+                let distinct: BTreeSet<_> = services.iter().collect();
                 bounds(distinct.len() == services.len(), "services hold one twice")?;
                 bounds(*pause <= PAUSE_SECONDS_MAX, "pause is longer than 3,600 s")?;
                 bounds(accept.len() <= ACCEPTED_MAX, "accept holds more than 100 items")?;
@@ -595,6 +681,19 @@ impl Action {
                     accept.iter().all(fits),
                     "accept holds an item that is empty or longer than 1,200 bytes",
                 )
+            }
+            Self::Preserve { profiles, paths, process } => {
+                let something = !profiles.is_empty() || !paths.is_empty() || process.is_some();
+                bounds(something, "preserve names no profile, path or process")?;
+                bounds(paths.len() <= PATHS_MAX, "paths are more than 64")?;
+                let whole = |path: &String| path == "/" || is_whole_path(path);
+                bounds(
+                    paths.iter().all(whole),
+                    "paths hold one that is not absolute, or holds a . or .. or empty component",
+                )?;
+                let Some(process) = process else { return Ok(()) };
+                bounds((2..=PID_MAX).contains(&process.pid), "pid is none that a program can have")?;
+                bounds(is_sha256(&process.sha256), "sha256 is not 64 lower-case hexadecimal digits")
             }
             Self::Playbook { name, steps } => playbook::check(name, steps),
         }

@@ -6,7 +6,8 @@
 use std::collections::BTreeSet;
 
 pub use crate::action::{
-    Action, DRILL_FINDINGS_MAX, Limited, Mac, Network, PATH_BYTES_MAX, PATHS_MAX, Service, Transport,
+    Action, DRILL_FINDINGS_MAX, Limited, Mac, Network, PATH_BYTES_MAX, PATHS_MAX, Process, Profile, Service,
+    Transport,
 };
 use crate::identity::{AgentId, Tenant};
 use crate::json::JsonError;

@@ -10,6 +10,7 @@
 //! connection is of no use. There is no way to skip a frame: what a peer may send is fixed by the ALPN name.
 
 use crate::dsse::ENVELOPE_BYTES_MAX;
+use crate::evidence::{CHUNK_BYTES_MAX, CHUNK_HEAD_BYTES};
 
 /// Largest value of the length field.
 pub const FRAME_BYTES_MAX: usize = 1024 * 1024;
@@ -22,7 +23,7 @@ const IDLE_BYTES_MAX: usize = 4 * 1024;
 // An envelope of the largest size fits in its frame, also inside of `enrolled`.
 const _: () = assert!(ENVELOPE_BYTES_MAX + 128 * 1024 <= BODY_BYTES_MAX);
 
-/// What a frame carries. Agent to collector 1 to 15, collector to agent 16 to 31. 3 (`chunk`) is reserved for evidence.
+/// What a frame carries. Agent to collector 1 to 15, collector to agent 16 to 31.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum FrameType {
@@ -30,6 +31,8 @@ pub enum FrameType {
     Hello = 1,
     /// [`crate::message::Batch`].
     Batch = 2,
+    /// [`crate::evidence::Chunk`]; only to a collector that said in `welcome` that it takes evidence.
+    Chunk = 3,
     /// [`crate::message::Renew`].
     Renew = 4,
     /// [`crate::message::Enroll`]; only on a connection with ALPN `picket-enroll/1`.
@@ -48,13 +51,16 @@ pub enum FrameType {
     Renewed = 21,
     /// [`crate::message::Enrolled`].
     Enrolled = 22,
+    /// [`crate::evidence::Held`]: the answer to a `chunk`.
+    Held = 23,
 }
 
 impl FrameType {
     /// All of them, by number.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::Hello,
         Self::Batch,
+        Self::Chunk,
         Self::Renew,
         Self::Enroll,
         Self::Welcome,
@@ -64,6 +70,7 @@ impl FrameType {
         Self::Bye,
         Self::Renewed,
         Self::Enrolled,
+        Self::Held,
     ];
 
     /// The type with that number.
@@ -76,6 +83,7 @@ impl FrameType {
         match self {
             Self::Hello => "hello",
             Self::Batch => "batch",
+            Self::Chunk => "chunk",
             Self::Renew => "renew",
             Self::Enroll => "enroll",
             Self::Welcome => "welcome",
@@ -85,6 +93,7 @@ impl FrameType {
             Self::Bye => "bye",
             Self::Renewed => "renewed",
             Self::Enrolled => "enrolled",
+            Self::Held => "held",
         }
     }
 
@@ -96,7 +105,8 @@ impl FrameType {
             Self::Command | Self::Trust => ENVELOPE_BYTES_MAX,
             Self::Hello | Self::Welcome | Self::Ack | Self::Renewed => 64 * 1024,
             Self::Renew | Self::Enroll => 32 * 1024,
-            Self::Bye => 8 * 1024,
+            Self::Bye | Self::Held => 8 * 1024,
+            Self::Chunk => CHUNK_HEAD_BYTES + CHUNK_BYTES_MAX,
         }
     }
 }

@@ -7,11 +7,13 @@
 #![forbid(unsafe_code)]
 
 pub mod action;
+pub mod age;
 pub mod bundle;
 pub mod checkpoint;
 pub mod command;
 pub mod crypto;
 pub mod dsse;
+pub mod evidence;
 pub mod finding;
 pub mod frame;
 pub mod identity;
@@ -24,6 +26,7 @@ pub mod record;
 pub mod signer;
 pub mod ssh;
 pub mod sshsig;
+pub mod tar;
 pub mod time;
 pub mod tree;
 pub mod trust;

@@ -58,6 +58,9 @@ pub struct Welcome {
     pub checkpoint: String,
     /// The collector's time.
     pub time: Timestamp,
+    /// Whether it takes evidence; collectors that know of none leave it out.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub evidence: bool,
 }
 
 /// Records up to the cosigned checkpoint's size are durable at the collector.

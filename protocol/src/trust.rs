@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::age::{RECIPIENTS_MAX, Recipient};
 use crate::dsse::{DsseError, Envelope, KeyId};
 use crate::identity::Tenant;
 use crate::signer::SignerKey;
@@ -81,6 +82,9 @@ pub struct TrustRoot {
     pub root: RootRole,
     /// Who may order what, by role name.
     pub roles: BTreeMap<String, Role>,
+    /// To whom evidence is encrypted. Left out when empty, as in trust roots of earlier versions: no evidence is taken then.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub evidence: BTreeSet<Recipient>,
 }
 
 /// Why a trust root is refused.
@@ -169,6 +173,9 @@ impl TrustRoot {
         }
         if self.keys.len() > KEYS_MAX || self.roles.len() > KEYS_MAX {
             return problem(format!("more than {KEYS_MAX} keys or roles"));
+        }
+        if self.evidence.len() > RECIPIENTS_MAX {
+            return problem(format!("more than {RECIPIENTS_MAX} recipients of evidence"));
         }
         if let Some((id, _)) = self.keys.iter().find(|(id, key)| **id != key.public.id()) {
             return problem(format!("key {id} is not the id of its key"));

@@ -22,12 +22,13 @@
 //! certificate has not expired. No data is sent in TLS early data.
 //!
 //! Both directions of a `picket/…` connection are streams of [frames](crate::frame), each a 4-byte big-endian
-//! length (of type and body), a 1-byte type, and a body. Bodies are JSON objects, except that of `batch`:
+//! length (of type and body), a 1-byte type, and a body. Bodies are JSON objects, except those of `batch` and `chunk`:
 //!
 //! | type | name | sent by | largest body | body |
 //! |---|---|---|---|---|
 //! | 1 | hello | agent | 65,536 | [`Hello`](crate::message::Hello) |
 //! | 2 | batch | agent | 1,048,575 | [`Batch`](crate::message::Batch) |
+//! | 3 | chunk | agent | 262,176 | [`Chunk`](crate::evidence::Chunk) |
 //! | 4 | renew | agent | 32,768 | [`Renew`](crate::message::Renew) |
 //! | 5 | enroll | host | 32,768 | [`Enroll`](crate::message::Enroll) |
 //! | 16 | welcome | collector | 65,536 | [`Welcome`](crate::message::Welcome) |
@@ -37,10 +38,12 @@
 //! | 20 | bye | collector | 8,192 | [`Bye`](crate::message::Bye) |
 //! | 21 | renewed | collector | 65,536 | [`Renewed`](crate::message::Renewed) |
 //! | 22 | enrolled | collector | 1,048,575 | [`Enrolled`](crate::message::Enrolled) |
+//! | 23 | held | collector | 8,192 | [`Held`](crate::evidence::Held) |
 //!
 //! JSON is read under the rules of [`crate::json`]: UTF-8, no member twice, at most 48 deep. Unknown members are
-//! ignored except in what operators sign, so members may be added within a version; a new frame type, a new
-//! record kind or a changed meaning needs a new ALPN name. Times are written `2026-01-02T03:04:05.000000006Z`:
+//! ignored except in what operators sign, so members may be added within a version; a new
+//! record kind or a changed meaning needs a new ALPN name, and so does a new frame type, unless it is only sent to who said to
+//! know it. Times are written `2026-01-02T03:04:05.000000006Z`:
 //! UTC, nine digits, nothing else. Base64 is the standard alphabet with padding and zero trailing bits.
 //!
 //! # Sessions
@@ -59,6 +62,11 @@
 //!    root against its own before it forgets anything.
 //! 5. The collector may send **trust**, **command** and **renewed** at any time after `welcome`; the agent may send
 //!    **renew**. They do not affect the order of batches. Order within one direction is kept.
+//! 6. When `welcome` says `evidence`, the agent may send **chunk**: a piece of an encrypted bundle of [evidence](crate::evidence),
+//!    or none, which asks how far the collector is. The collector must answer each with **held**, and the agent must not send
+//!    the next before. Bytes that do not begin where the collector is are not taken, which the answer shows. The collector must
+//!    take nothing of which it does not hold the sealed receipt with that size, and say that it is complete only when the
+//!    SHA-256 is the one in it. An agent must not send **chunk** to a collector that did not say so, nor a collector **held** unasked.
 //!
 //! What the collector must verify of a batch before it stores it: the bounds; that `from` is its size; that
 //! each record parses, with `seq` = its place; that the checkpoint's origin is `picket/<agent id>`, its size `from` +
@@ -154,4 +162,4 @@
 //!
 //! `protocol/tests/golden` holds one of each frame, record and file, made with fixed keys and times. Whoever
 //! changes a format changes these bytes, and has to change this page and the version as well. SHA-256 over them:
-//! `3c5f33543c9834027887566196f65c5245d4f0cabedd1d1a6bb7b0afe36ae99a`.
+//! `84c34faccb94f391340fc24e0eacf15bd3759380c94335f3ab65510bde03c94f`.

@@ -10,7 +10,7 @@ use crate::process::stdout_of;
 use crate::{program, wait_for};
 
 /// What they may order.
-const ACTIONS: [&str; 18] = [
+const ACTIONS: [&str; 19] = [
     "advise",
     "scan",
     "drill",
@@ -29,6 +29,7 @@ const ACTIONS: [&str; 18] = [
     "assess",
     "watch-closely",
     "restore",
+    "preserve",
 ];
 
 /// `alice` and `bob`: one signature for one host, both for up to ten.
@@ -49,13 +50,17 @@ impl<'a> Operators<'a> {
         for name in ["alice", "bob"] {
             soc(&["keygen", "--name", name, "--out", &operators.key(name)]);
         }
+        let evidence = soc(&["evidence", "keygen", "--out", &operators.identity(), "--json"]);
+        let evidence: Value = serde_json::from_str(&evidence).expect("a recipient");
+        let recipient = evidence.get("recipient").and_then(Value::as_str).expect("a recipient").to_owned();
         let root = operators.path("root.json");
         let (alice, bob) = (operators.key("alice") + ".pub", operators.key("bob") + ".pub");
         let keys = ["--key", &alice, "--key", &bob];
         let actions: Vec<&str> = ACTIONS.iter().flat_map(|action| ["--action", *action]).collect();
         let both = format!("2={hosts}");
+        let evidence = ["--evidence-recipient", &recipient];
         let bounds = ["--hosts", "1=1", "--hosts", &both, "--root-threshold", "2", "-o", &root];
-        soc(&[&["trust", "new", "--tenant", tenant][..], &keys, &actions, &bounds].concat());
+        soc(&[&["trust", "new", "--tenant", tenant][..], &keys, &actions, &evidence, &bounds].concat());
         operators.sign(&root, "alice");
         operators.sign(&root, "bob");
         collector.run("trust", &["install", &root]);
@@ -95,6 +100,11 @@ impl<'a> Operators<'a> {
         wait_for(what, || {
             self.collector.soc_json(&["receipts", "--full"]).into_iter().find(|receipt| is_meant(receipt))
         })
+    }
+
+    /// Opens the evidence of this tenant's hosts.
+    pub fn identity(&self) -> String {
+        self.path("evidence.key")
     }
 
     fn key(&self, name: &str) -> String {

@@ -9,9 +9,9 @@ use toml::de::{DeTable, DeValue};
 use super::document::{Document, Section};
 use super::thresholds::{neighbour_thresholds, network_thresholds, thresholds};
 use super::{
-    CommandsConfig, Config, DAY, DefencesConfig, FilesConfig, GIB, HOUR, HostConfig, KIB, LedgerConfig,
-    ListenersConfig, LoginsConfig, MIB, MINUTE, NeighboursConfig, NetworkConfig, Problem, ResponseConfig,
-    ServiceLog, UplinkConfig,
+    CommandsConfig, Config, DAY, DefencesConfig, EvidenceConfig, FilesConfig, GIB, HOUR, HostConfig, KIB,
+    LedgerConfig, ListenersConfig, LoginsConfig, MIB, MINUTE, NeighboursConfig, NetworkConfig, Problem,
+    ResponseConfig, ServiceLog, UplinkConfig,
 };
 use crate::respond::firewall::Rung as FirewallRung;
 use crate::sense::network::Rung;
@@ -46,6 +46,7 @@ pub(super) fn config(text: &str) -> Result<Config, Vec<Problem>> {
         ledger: ledger(top.section("ledger")),
         uplink: uplink(top.section("uplink")),
         commands: commands(top.section("commands")),
+        evidence: evidence(top.section("evidence")),
     };
     if config.state_dir == config.run_dir {
         top.reject("run_dir", "must not be the same directory as state_dir".to_owned());
@@ -241,6 +242,18 @@ fn uplink(mut section: Section<'_, '_>) -> UplinkConfig {
 fn commands(mut section: Section<'_, '_>) -> CommandsConfig {
     let default = CommandsConfig::default();
     let config = CommandsConfig { allow: section.texts("allow", default.allow, ACTIONS.len(), action) };
+    section.finish();
+    config
+}
+
+fn evidence(mut section: Section<'_, '_>) -> EvidenceConfig {
+    let default = EvidenceConfig::default();
+    let config = EvidenceConfig {
+        free_bytes_min: section.size("free_bytes_min", default.free_bytes_min, KIB..=1024 * GIB),
+        free_percent_min: section.number("free_percent_min", default.free_percent_min, 0..=90),
+        bundle_bytes_max: section.size("bundle_bytes_max", default.bundle_bytes_max, MIB..=1024 * GIB),
+        bytes_per_second: section.size("bytes_per_second", default.bytes_per_second, 64 * KIB..=GIB),
+    };
     section.finish();
     config
 }

@@ -37,6 +37,7 @@ pub fn prepare(layout: &Layout, uplink_group: Option<u32>) -> Result<(), Directo
         (layout.state().to_owned(), 0o711),
         (layout.core(), 0o700),
         (layout.ledger_keys(), 0o700),
+        (layout.evidence(), 0o700),
         (layout.uplink(), 0o750),
         (layout.run().to_owned(), 0o755),
     ] {

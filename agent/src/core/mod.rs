@@ -21,12 +21,13 @@ use crate::enrolment::Enrolment;
 use crate::layout::Layout;
 use crate::ledger::{Ledger, LedgerError, SealError};
 use crate::respond::own_acts::OwnActs;
+use crate::respond::preserve::{Preserver, PreserverHandle};
 use crate::respond::{self, Moment, RespondError, RespondStatus, Responder, Tools};
 use crate::sense::SensorState;
 use crate::sense::watch::Watch;
 use crate::status::{Server, Sources};
 use crate::sys::{self, Account, Stop};
-use crate::uplink::{self, LedgerLink, LinkConfig, LinkHandle, LinkStatus};
+use crate::uplink::{self, LedgerLink, LinkConfig, LinkHandle, LinkStatus, Upload};
 
 mod capabilities;
 mod cosigned;
@@ -55,7 +56,7 @@ const ENROLMENT_POLL: Duration = Duration::from_secs(2);
 const CHECK_INTERVAL: Duration = Duration::from_secs(15);
 
 /// Tables of all modules but the ledger.
-pub fn schemas() -> [&'static str; 16] {
+pub fn schemas() -> [&'static str; 17] {
     use crate::detect::acts::tables as acts;
     use crate::detect::packages::tables as packages;
     use crate::sense::{files, host, logins};
@@ -64,7 +65,7 @@ pub fn schemas() -> [&'static str; 16] {
     let responds =
         [respond::SCHEMA, respond::FREEZE_SCHEMA, respond::IN_FORCE_SCHEMA, respond::SEQUENCE_SCHEMA];
     let [commands, freeze, in_force, sequence] = responds;
-    let [core, versions] = [lifecycle::SCHEMA, takeover::SCHEMA];
+    let [core, versions, evidence] = [lifecycle::SCHEMA, takeover::SCHEMA, respond::EVIDENCE_SCHEMA];
     let sessions = crate::sense::sessions::SCHEMA;
     let neighbours = crate::sense::network::neighbours::SCHEMA;
     [
@@ -74,6 +75,7 @@ pub fn schemas() -> [&'static str; 16] {
         freeze,
         in_force,
         sequence,
+        evidence,
         files,
         packages,
         acts::SCHEMA,
@@ -189,6 +191,8 @@ struct Core {
     responder: Responder,
     responder_handle: respond::ResponderHandle,
     holders: Holders,
+    preserver: Preserver,
+    preserver_handle: PreserverHandle,
     link: Option<LinkHandle>,
     server: Server,
     sensors_stop: Stop,
@@ -213,6 +217,7 @@ impl Core {
         let (watch, acts) = (Watch::default(), OwnActs::default());
         let start = Start::new(loaded, &layout, &ledger, &boot, &respond_status, (&watch, &acts));
         let (keeper, freezer, holders) = start.holders(&link_status, &sensors_stop)?;
+        let (preserver, preserver_handle) = start.preserver(&sensors_stop)?;
         let engine = start.engine(&identity, &cosigned)?;
         let sensors = sensors::Sensors::start(
             &config,
@@ -225,7 +230,7 @@ impl Core {
         );
         let tools = tools(&ledger, &sensors, layout.database(), &sensors_stop);
         let (responder, responder_handle) =
-            respond::start(engine, tools, keeper.clone(), respond_status.clone())
+            respond::start(engine, tools, keeper.clone(), preserver.clone(), respond_status.clone())
                 .map_err(system("start a thread"))?;
         let sources = Sources {
             layout: layout.clone(),
@@ -237,6 +242,7 @@ impl Core {
             responder: responder.clone(),
             freezer,
             keeper,
+            preserver: preserver.clone(),
             sealer: ledger.sealer(),
             scan: sensors.scan(),
             files: sensors.files(),
@@ -260,6 +266,8 @@ impl Core {
             responder,
             responder_handle,
             holders,
+            preserver,
+            preserver_handle,
             link: None,
             server,
             sensors_stop,
@@ -299,6 +307,7 @@ impl Core {
             Box::new(source),
             self.ledger.sealer(),
             Arc::new(self.responder.clone()),
+            Upload::of(Arc::new(self.preserver.clone()), self.config.evidence.bytes_per_second),
             self.link_stop.clone(),
             self.link_status.clone(),
         );
@@ -356,6 +365,7 @@ impl Core {
         self.holders.freezer.stop();
         self.responder_handle.stop();
         self.holders.keeper.stop();
+        self.preserver_handle.stop();
         let (draft, write) = lifecycle::stopped(reason)?;
         let sealed = self.ledger.sealer().seal_durably(vec![draft], vec![write], SEAL_TIMEOUT);
         let report = self.link_status.report();

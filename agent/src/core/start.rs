@@ -18,6 +18,7 @@ use crate::respond::custody::{self, Custody};
 use crate::respond::freeze::{self, Freezer, FreezerHandle};
 use crate::respond::keeper::{self, Keeper, KeeperHandle};
 use crate::respond::own_acts::OwnActs;
+use crate::respond::preserve::{self, Preserver, PreserverHandle, Room, Spool};
 use crate::respond::processes::boot_by_clock;
 use crate::respond::{Context, Engine, Moment, RespondError, RespondStatus};
 use crate::sense::host::{FigureSource, Figures};
@@ -143,6 +144,23 @@ impl<'a> Start<'a> {
             boot: self.boot.to_owned(),
             status: self.status.clone(),
             lease: response.freeze_mass_change.then_some(response.freeze_lease),
+        })
+    }
+
+    /// Takes up evidence that waits, or was being collected.
+    pub(super) fn preserver(&self, stop: &Stop) -> Result<(Preserver, PreserverHandle), RespondError> {
+        let config = &self.config.evidence;
+        let room = Room { bytes_min: config.free_bytes_min, percent_min: config.free_percent_min };
+        preserve::start(preserve::Context {
+            sealer: self.ledger.sealer(),
+            database: self.layout.database(),
+            spool: Spool::new(self.layout.evidence(), room),
+            bundle_max: config.bundle_bytes_max,
+            own: self.layout.state().to_owned(),
+            booted: boot_by_clock(),
+            boot: self.boot.to_owned(),
+            status: self.status.clone(),
+            stop: stop.clone(),
         })
     }
 

@@ -145,6 +145,7 @@ impl Prepared {
             | Action::RestoreFile { .. }
             | Action::Assess {}
             | Action::Restore { .. }
+            | Action::Preserve { .. }
             | Action::Playbook { .. } => return Ok(None),
             Action::WatchClosely {} => Self::WatchClosely(watch_closely::CloseWatch {}),
             Action::Isolate {} => Self::Isolate(isolate::Isolation::prepare(surroundings)?),

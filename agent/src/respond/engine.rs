@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use picket_protocol::age::Recipient;
 use picket_protocol::command::{Action, Check, Command, Outcome};
 use picket_protocol::finding::Severity;
 use picket_protocol::identity::{AgentId, Tenant};
@@ -15,6 +16,7 @@ use uuid::Uuid;
 
 use super::custody::Order;
 use super::lease::{Lease, SAVE_INTERVAL};
+use super::preserve::PreserveOrder;
 use super::receipt::{RefusalLimit, Subject, envelope_digest, lifecycle, safe};
 use super::status::{RespondStatus, TrustSummary};
 use super::store::{self, Advice, NewCommand, Store};
@@ -93,6 +95,8 @@ pub enum Task {
     Work(Work),
     /// By the keeper.
     Order(Order),
+    /// By who keeps evidence.
+    Preserve(Box<PreserveOrder>),
 }
 
 /// See the module.
@@ -307,9 +311,10 @@ impl Engine {
             | Action::RestoreFile { .. }
             | Action::WatchClosely {}
             | Action::Restore { .. }
+            | Action::Preserve { .. }
             | Action::Playbook { .. } => {
                 let row = accepted(self);
-                return self.hand_over(command, subject, row).map(Some);
+                return self.hand_over(command, subject, row);
             }
         };
         self.seal(Vec::new(), vec![store::insert_command(accepted(self))])?;
@@ -318,21 +323,45 @@ impl Engine {
     }
 
     /// What changes the host is carried out by the keeper; that it was accepted is told at once where an undo follows.
-    fn hand_over(&self, command: Command, subject: Subject, row: NewCommand) -> Result<Task, RespondError> {
+    fn hand_over(
+        &self,
+        command: Command,
+        subject: Subject,
+        row: NewCommand,
+    ) -> Result<Option<Task>, RespondError> {
+        let recipients = self.recipients();
+        if matches!(command.action, Action::Preserve { .. }) && recipients.is_empty() {
+            let title = "Not collected: the trust root of this host names nobody to encrypt evidence to; make the next one \
+                         with soc trust new --evidence-recipient age1…";
+            let draft = subject.receipt(Outcome::Failed, None, title, Value::Null)?;
+            let row = NewCommand { state: Outcome::Failed.as_str(), title: title.to_owned(), ..row };
+            self.context.sealer.seal_durably(vec![draft], vec![store::insert_command(row)], SEAL_TIMEOUT)?;
+            return Ok(None);
+        }
         let title = format!("Accepted: {}", safe(&command.action.describe()));
         let detail = json!({ "action": command.action.name(), "lease_seconds": command.lease });
         let mut drafts = vec![subject.receipt(Outcome::Received, None, &title, detail)?];
         // What has no undo is done with its one receipt.
         drafts.retain(|_| command.action.is_probed());
         self.context.sealer.seal_durably(drafts, vec![store::insert_command(row)], SEAL_TIMEOUT)?;
-        Ok(Task::Order(Order {
+        let preserves = matches!(command.action, Action::Preserve { .. });
+        let order = Order {
             id: command.id,
             lease: Duration::from_secs(command.lease),
             action: command.action,
             subject,
             reason: command.reason,
             ticket: command.ticket,
+        };
+        Ok(Some(match self.identity.as_ref().filter(|_| preserves) {
+            Some((agent, _)) => Task::Preserve(Box::new(PreserveOrder { order, agent: *agent, recipients })),
+            None => Task::Order(order),
         }))
+    }
+
+    /// To whom evidence is encrypted.
+    fn recipients(&self) -> Vec<Recipient> {
+        self.pinned.root().map(|root| root.evidence.iter().copied().collect()).unwrap_or_default()
     }
 
     fn advise(&mut self, advice: Advice, row: NewCommand, subject: &Subject) -> Result<(), RespondError> {

@@ -36,6 +36,7 @@ pub mod lease;
 mod motd;
 pub mod offline;
 pub mod own_acts;
+pub mod preserve;
 pub mod processes;
 pub mod receipt;
 pub mod sequence;
@@ -49,6 +50,8 @@ pub use engine::{Context, Engine, RespondError, Task};
 pub use freeze_store::SCHEMA as FREEZE_SCHEMA;
 pub use in_force::SCHEMA as IN_FORCE_SCHEMA;
 pub use keeper::Keeper;
+use preserve::Preserver;
+pub use preserve::SCHEMA as EVIDENCE_SCHEMA;
 pub use sequence::SCHEMA as SEQUENCE_SCHEMA;
 pub use status::{RespondReport, RespondStatus};
 pub use store::SCHEMA;
@@ -143,6 +146,7 @@ pub fn start(
     engine: Engine,
     tools: Tools,
     keeper: Keeper,
+    preserver: Preserver,
     status: RespondStatus,
 ) -> io::Result<(Responder, ResponderHandle)> {
     let (jobs, queue) = sync_channel(QUEUE_MAX);
@@ -157,7 +161,7 @@ pub fn start(
     };
     let judge = std::thread::Builder::new()
         .name("respond".to_owned())
-        .spawn(move || run_judge(engine, &Hands { tools, keeper, work, status }, &queue))?;
+        .spawn(move || run_judge(engine, &Hands { tools, keeper, preserver, work, status }, &queue))?;
     Ok((responder.clone(), ResponderHandle { responder, judge, worker }))
 }
 
@@ -213,6 +217,7 @@ impl CommandSink for Responder {
 struct Hands {
     tools: Tools,
     keeper: Keeper,
+    preserver: Preserver,
     work: SyncSender<Work>,
     status: RespondStatus,
 }
@@ -224,6 +229,11 @@ impl Hands {
             Task::Order(order) => {
                 if let Err(order) = self.keeper.carry_out(order) {
                     self.tools.refuse_busy(order.id, &order.subject);
+                }
+            }
+            Task::Preserve(order) => {
+                if let Err(refused) = self.preserver.carry_out(order) {
+                    self.tools.refuse_busy(refused.order.id, &refused.order.subject);
                 }
             }
         }

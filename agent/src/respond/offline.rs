@@ -11,6 +11,7 @@ use super::actions::Levers;
 use super::custody::ReleasedAction;
 use super::firewall::legacy;
 use super::firewall::script::Script;
+use super::preserve::{Room, Spool};
 use super::{Person, in_force, sequence};
 use crate::layout::{Layout, read_file, write_durably};
 
@@ -64,6 +65,11 @@ pub fn release(layout: &Layout, boot: &str, by: Person, time: Timestamp) -> Repo
     // Of commands that the database does not tell of.
     let others = super::processes::let_all_go_on(&layout.core());
     report.processes = report.processes.saturating_add(others);
+    let spool = Spool::new(layout.evidence(), Room { bytes_min: 0, percent_min: 0 });
+    match super::preserve::release_offline(&layout.database(), &spool) {
+        Ok(released) => report.actions.extend(released),
+        Err(why) => report.problems.push(why),
+    }
     let under_way = sequence::read(&layout.database()).unwrap_or_default();
     let sequences = under_way.iter().map(|sequence| sequence.id);
     let note = Note { by, time, actions: sequences.chain(found.iter().map(|act| act.id)).collect() };

@@ -1,5 +1,6 @@
 //! What `agent status` shows of commands.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use uuid::Uuid;
 use super::freeze_store::Frozen;
 use super::in_force::{InForce, Phase};
 use super::lease::Lease;
+use super::preserve::Preserving;
 use super::sequence::{Sequence, Stage, StepState};
 use super::store::Advice;
 
@@ -178,6 +180,9 @@ struct State {
     frozen: Vec<Frozen>,
     in_force: Vec<InForce>,
     sequences: Vec<Sequence>,
+    evidence: Vec<Preserving>,
+    /// How far the collector is with evidence, and why it takes no more.
+    evidence_held: BTreeMap<Uuid, (u64, Option<String>)>,
     obeyed: u64,
     refused: u64,
     dropped: u64,
@@ -249,8 +254,28 @@ impl RespondStatus {
             since: act.since,
             seconds_left: act.lease.remaining(now).as_secs(),
         };
+        let preserving = |act: &Preserving| {
+            let held = state.evidence_held.get(&act.id);
+            InForceReport {
+                id: act.id,
+                playbook: None,
+                action: "preserve".to_owned(),
+                plan: act.plan(held.map(|(held, _)| *held), held.and_then(|(_, refused)| refused.as_deref())),
+                phase: if act.sealed.is_some() { Phase::Applied } else { Phase::Applying },
+                signers: act.signers.clone(),
+                reason: act.reason.clone(),
+                ticket: act.ticket.clone(),
+                since: act.since,
+                seconds_left: act.lease.remaining(now).as_secs(),
+            }
+        };
         RespondReport {
-            in_force: state.in_force.iter().map(in_force).collect(),
+            in_force: state
+                .in_force
+                .iter()
+                .map(in_force)
+                .chain(state.evidence.iter().map(preserving))
+                .collect(),
             playbooks: state.sequences.iter().map(|own| state.playbook(own, now)).collect(),
             frozen: state.frozen.iter().map(frozen).collect(),
             trust_root: state.trust.clone(),
@@ -293,6 +318,19 @@ impl RespondStatus {
                 state.in_force = in_force.to_vec();
             }
         });
+    }
+
+    pub(super) fn set_evidence(&self, evidence: &[Preserving]) {
+        self.change(|state| {
+            if state.evidence != evidence {
+                state.evidence = evidence.to_vec();
+            }
+            state.evidence_held.retain(|id, _| evidence.iter().any(|act| act.id == *id));
+        });
+    }
+
+    pub(super) fn evidence_held(&self, id: Uuid, held: u64, refused: Option<&str>) {
+        self.change(|state| drop(state.evidence_held.insert(id, (held, refused.map(str::to_owned)))));
     }
 
     pub(super) fn begin(&self, id: Uuid, action: &'static str, now: Duration) {

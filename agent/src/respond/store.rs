@@ -266,7 +266,8 @@ pub fn insert_command(new: NewCommand) -> StateWrite {
         transaction.execute(
             "DELETE FROM command WHERE obeyed = 1 AND expires < ?1 AND state != 'accepted'
                AND id NOT IN (SELECT id FROM advice) AND id NOT IN (SELECT id FROM in_force)
-               AND id NOT IN (SELECT id FROM sequence)",
+               AND id NOT IN (SELECT id FROM sequence)
+               AND id NOT IN (SELECT id FROM evidence)",
             [oldest.nanos()],
         )?;
         Ok(())

@@ -10,6 +10,7 @@ use crate::core::{Cosigned, Files, Identity, Statuses};
 use crate::layout::Layout;
 use crate::ledger::{Heads, LedgerHealth, LedgerReport, Reader, Sealer};
 use crate::respond::freeze::Freezer;
+use crate::respond::preserve::Preserver;
 use crate::respond::work::Scan;
 use crate::respond::{Keeper, Moment, RespondReport, RespondStatus, Responder};
 use crate::sense::host::{Usage, usage};
@@ -111,6 +112,8 @@ pub struct Sources {
     pub freezer: Freezer,
     /// For `release`.
     pub keeper: Keeper,
+    /// Who keeps evidence.
+    pub preserver: Preserver,
     /// For `window`.
     pub sealer: Sealer,
     /// For `scan`.

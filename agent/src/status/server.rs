@@ -314,9 +314,15 @@ fn handle(
 /// What is in force ends, whatever hinders one part of it.
 fn release(id: Option<Uuid>, person: &Person, sources: &Sources) -> Result<serde_json::Value, String> {
     let words = |error: crate::respond::RespondError| error.to_string();
-    let actions = sources.keeper.release(id, person.clone());
+    let evidence = sources.preserver.release(id, person.clone()).map_err(words)?;
+    // What one of them holds the other does not know.
+    let actions = match id {
+        Some(_) if !evidence.is_empty() => Ok(Vec::new()),
+        _ => sources.keeper.release(id, person.clone()),
+    };
     let frozen = if id.is_none() { sources.freezer.release(person.clone()) } else { Ok(Vec::new()) };
-    let released = Released { actions: actions.map_err(words)?, frozen: frozen.map_err(words)? };
+    let actions = actions.map_err(words)?.into_iter().chain(evidence).collect();
+    let released = Released { actions, frozen: frozen.map_err(words)? };
     serde_json::to_value(released).map_err(|error| error.to_string())
 }
 

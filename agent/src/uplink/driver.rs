@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use picket_protocol::finding::printable;
-use picket_protocol::message::{Bye, Hello};
+use picket_protocol::frame::{Frame, FrameType};
+use picket_protocol::message::{Bye, Hello, Welcome, from_body};
 use picket_protocol::record::Draft;
 use picket_protocol::time::Timestamp;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -20,6 +21,7 @@ use super::certificate::{Facts, from_pem};
 use super::child::Process;
 use super::credentials::is_renewal;
 use super::dial::Target;
+use super::evidence::Upload;
 use super::ipc::{Begin, Close, IpcError, Message, Notice, Settings, Task};
 use super::link::{CommandSink, LedgerSource, LinkConfig, SourceError};
 use super::process::EXIT_RENEW;
@@ -45,6 +47,7 @@ pub struct Driver {
     pub ledger: Box<dyn LedgerSource>,
     pub sealer: Sealer,
     pub sink: Arc<dyn CommandSink>,
+    pub upload: Upload,
     pub stop: Stop,
     pub status: LinkStatus,
     pub session: Session,
@@ -145,6 +148,7 @@ impl Driver {
         loop {
             let now = clock::since_boot();
             self.top_up(run, now)?;
+            self.hand_out_evidence(run, now)?;
             run.process.flush()?;
             let (stopping, grown, readable) = self.wait(run, now)?;
             if stopping {
@@ -168,10 +172,16 @@ impl Driver {
     }
 
     /// Waits for the stop signal, for records, for the process, or for time to pass.
-    fn wait(&self, run: &Run, now: Duration) -> Result<(bool, bool, bool), IpcError> {
+    fn wait(&mut self, run: &Run, now: Duration) -> Result<(bool, bool, bool), IpcError> {
         let events = if run.process.is_idle() { PollFlags::IN } else { PollFlags::IN | PollFlags::OUT };
         let retry = (run.ledger_due > now).then_some(run.ledger_due);
-        let due = [self.session.deadline(), retry].into_iter().flatten().min();
+        let evidence = if self.session.is_open() && run.process.is_idle() && !run.more {
+            let acknowledged = self.ledger.acknowledged().unwrap_or(0);
+            self.upload.deadline(acknowledged, now)
+        } else {
+            None
+        };
+        let due = [self.session.deadline(), retry, evidence].into_iter().flatten().min();
         let timeout = due.map_or(POLL_MAX, |due| due.saturating_sub(now).min(POLL_MAX));
         let timeout = Timespec {
             tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
@@ -209,6 +219,31 @@ impl Driver {
         Ok(())
     }
 
+    /// Sends the next piece of evidence when there is nothing else to send.
+    fn hand_out_evidence(&mut self, run: &mut Run, now: Duration) -> Result<(), IpcError> {
+        if run.more || !self.session.is_open() || !run.process.is_idle() {
+            return Ok(());
+        }
+        // One that cannot be read is told where batches come from.
+        let Ok(acknowledged) = self.ledger.acknowledged() else { return Ok(()) };
+        if let Some(frame) = self.upload.next(acknowledged, now) {
+            self.status.count("evidence-chunks");
+            run.process.queue(&Message::Frame(frame))?;
+        }
+        Ok(())
+    }
+
+    /// Takes what is about evidence; gives back what is not.
+    fn evidence(&mut self, frame: Frame, now: Duration) -> Option<Frame> {
+        if frame.frame_type != FrameType::Held || !self.session.is_open() {
+            return Some(frame);
+        }
+        if let Err(why) = self.upload.answered(&frame.body, now) {
+            self.complain(format!("no evidence is sent on this connection: {why}"), None);
+        }
+        None
+    }
+
     fn ledger_failed(&mut self, run: &mut Run, error: &SourceError) {
         run.ledger_due = clock::since_boot() + LEDGER_RETRY;
         self.complain(error.to_string(), None);
@@ -223,9 +258,16 @@ impl Driver {
                     Ok(size) => size,
                     Err(error) => return self.give_up(run, error.to_string()),
                 };
+                let Some(frame) = self.evidence(frame, now) else { return Ok(()) };
+                let takes = frame.frame_type == FrameType::Welcome
+                    && from_body::<Welcome>("welcome", &frame.body).is_ok_and(|welcome| welcome.evidence);
                 let ledger = &mut self.ledger;
                 let mut roots = |size| ledger.root(size).map_err(|error| error.to_string());
+                let was_open = self.session.is_open();
                 let steps = self.session.frame(frame, acknowledged, &mut roots, now);
+                if !was_open && self.session.is_open() {
+                    self.upload.welcomed(takes);
+                }
                 self.carry_out(run, steps)
             }
             Message::Notice(notice) => self.notice(run, notice, now),

@@ -16,6 +16,7 @@ use crate::ledger::Sealer;
 use crate::sys::{Account, AccountError, Stop};
 
 use super::driver::Driver;
+use super::evidence::Upload;
 use super::session::Session;
 use super::status::LinkStatus;
 
@@ -104,6 +105,7 @@ pub fn start(
     ledger: Box<dyn LedgerSource>,
     sealer: Sealer,
     sink: Arc<dyn CommandSink>,
+    upload: Upload,
     stop: Stop,
     status: LinkStatus,
 ) -> Result<LinkHandle, StartError> {
@@ -117,6 +119,7 @@ pub fn start(
         ledger,
         sealer,
         sink,
+        upload,
         stop,
         status,
         session,

@@ -15,6 +15,7 @@ pub mod credentials;
 pub mod dial;
 mod driver;
 pub mod enrolling;
+pub mod evidence;
 pub mod ipc;
 pub mod joining;
 pub mod link;
@@ -30,6 +31,7 @@ pub mod status;
 pub mod syscalls;
 pub mod tls;
 
+pub use evidence::{EvidenceSource, Upload};
 pub use link::{
     CommandSink, LedgerSource, LinkConfig, LinkHandle, SourceError, StartError, start, uplink_account,
 };

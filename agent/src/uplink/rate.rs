@@ -7,6 +7,8 @@ use picket_protocol::frame::FrameType;
 
 /// Acknowledgements at once, and a second: one a batch at most, and the disk allows some hundred batches a second.
 const ACKS: Bound = Bound { burst: 4_096, per_second: 2_000 };
+/// Answers to pieces of evidence: one each, and a piece has up to 256 KiB.
+const HELD: Bound = Bound { burst: 1_024, per_second: 1_000 };
 /// All other frames: commands, trust roots, renewals. Operators are people.
 const OTHERS: Bound = Bound { burst: 128, per_second: 8 };
 
@@ -28,6 +30,7 @@ struct Bucket {
 #[derive(Clone, Copy, Debug)]
 pub struct FrameRate {
     acks: Bucket,
+    held: Bucket,
     others: Bucket,
 }
 
@@ -35,13 +38,14 @@ impl FrameRate {
     /// Full buckets at `now`.
     pub fn new(now: Duration) -> Self {
         let full = |bound: Bound| Bucket { bound, tokens: f64::from(bound.burst), filled: now };
-        Self { acks: full(ACKS), others: full(OTHERS) }
+        Self { acks: full(ACKS), held: full(HELD), others: full(OTHERS) }
     }
 
     /// Whether one more frame of this type is within the bound at `now`.
     pub fn admits(&mut self, frame_type: FrameType, now: Duration) -> bool {
         match frame_type {
             FrameType::Ack => self.acks.take(now),
+            FrameType::Held => self.held.take(now),
             _ => self.others.take(now),
         }
     }

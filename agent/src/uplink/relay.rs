@@ -45,6 +45,7 @@ const FROM_COLLECTOR: &[FrameType] = &[
     FrameType::Trust,
     FrameType::Bye,
     FrameType::Renewed,
+    FrameType::Held,
 ];
 
 /// Why the process ends.

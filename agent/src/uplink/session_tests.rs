@@ -87,7 +87,7 @@ fn checkpoint(size: u64, root: Hash) -> Checkpoint {
 }
 
 fn welcome(size: u64, checkpoint: String) -> Frame {
-    let welcome = Welcome { size, checkpoint, time: Timestamp::default() };
+    let welcome = Welcome { size, checkpoint, time: Timestamp::default(), evidence: false };
     to_frame(FrameType::Welcome, &welcome).expect("fits")
 }
 

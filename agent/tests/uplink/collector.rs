@@ -218,6 +218,7 @@ impl Shared {
                 size: held.frontier.size(),
                 checkpoint: held.cosigned.clone(),
                 time: Timestamp::default(),
+                evidence: false,
             }
         };
         connection.send(FrameType::Welcome, &welcome).then_some(hello)

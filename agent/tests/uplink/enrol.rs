@@ -74,6 +74,7 @@ fn trust_root(tenant: &str) -> Envelope {
         keys: [(id.clone(), OperatorKey { name: "ada".to_owned(), public: operator.public().into() })].into(),
         root: RootRole { keys: [id].into(), threshold: 1 },
         roles: Default::default(),
+        evidence: std::collections::BTreeSet::new(),
     };
     let mut envelope = Envelope::new(trust::PAYLOAD_TYPE, &serde_json::to_vec(&root).unwrap());
     envelope.sign(&operator).unwrap();

@@ -159,6 +159,7 @@ impl Host {
             Box::new(source),
             ledger.sealer(),
             received.clone(),
+            picket_agent::uplink::Upload::none(),
             stop.clone(),
             status.clone(),
         );

@@ -28,7 +28,7 @@ fn after(
 }
 
 fn welcome(size: u64, checkpoint: String) -> Welcome {
-    Welcome { size, checkpoint, time: Timestamp::default() }
+    Welcome { size, checkpoint, time: Timestamp::default(), evidence: false }
 }
 
 #[test]

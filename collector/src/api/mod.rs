@@ -22,6 +22,7 @@ mod auth;
 mod commands;
 mod cursor;
 mod error;
+mod evidence;
 mod findings;
 mod hosts;
 mod openapi;

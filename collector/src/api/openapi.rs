@@ -7,7 +7,7 @@ use axum::routing::{MethodRouter, get};
 use utoipa::OpenApi;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 
-use super::{Api, commands, findings, hosts, stream, trust};
+use super::{Api, commands, evidence, findings, hosts, stream, trust};
 
 /// A path below `/api/v1` and what answers there.
 pub(super) struct Route {
@@ -32,6 +32,9 @@ pub(super) fn routes() -> Vec<Route> {
         route("/commands/{id}", get(commands::show)),
         route("/receipts", get(commands::receipts)),
         route("/receipts/{host}/{seq}/bundle", get(commands::bundle)),
+        route("/evidence", get(evidence::list)),
+        route("/evidence/{agent}/{command}", get(evidence::get).delete(evidence::delete)),
+        route("/evidence/{agent}/{command}/bundle", get(evidence::bundle)),
         route("/trust", get(trust::list).post(trust::post)),
         route("/audit", get(trust::audit)),
     ]
@@ -59,6 +62,10 @@ pub(super) fn routes() -> Vec<Route> {
         commands::show,
         commands::receipts,
         commands::bundle,
+        evidence::list,
+        evidence::get,
+        evidence::delete,
+        evidence::bundle,
         trust::list,
         trust::post,
         trust::audit

@@ -435,6 +435,46 @@ pub struct Trust {
     pub envelope: Envelope,
 }
 
+/// Evidence that is here or on its way.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct EvidenceList {
+    /// The oldest first.
+    pub items: Vec<Evidence>,
+}
+
+/// A bundle of evidence.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Evidence {
+    /// The command that ordered it.
+    #[schema(value_type = String)]
+    pub command: uuid::Uuid,
+    /// The agent.
+    #[schema(value_type = String)]
+    pub agent: AgentId,
+    /// Name of its host.
+    pub hostname: String,
+    /// Whose host.
+    pub tenant: String,
+    /// `receiving`, `complete`, `mismatch` (what came was not what was sealed), `deleted`.
+    pub state: String,
+    /// Bytes.
+    pub size: u64,
+    /// Bytes that are here.
+    pub held: u64,
+    /// SHA-256 in hex, as it was sealed.
+    pub sha256: String,
+    /// Root of its manifest in hex, as it was sealed.
+    pub root: String,
+    /// Place of its receipt in the agent's ledger.
+    pub seq: u64,
+    /// When the first piece came.
+    #[schema(value_type = String, format = DateTime)]
+    pub began: Timestamp,
+    /// When it was complete.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub completed: Option<Timestamp>,
+}
+
 /// One page of the audit trail.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct AuditPage {

@@ -12,10 +12,15 @@
 //! | `connections_per_address_per_second` | sustained rate of new connections from one address; 30 times that in a burst | 100 |
 //! | `agent_connections_per_minute` | sustained rate of new connections of one agent; the same number in a burst | 30 |
 //! | `agent_records_per_second` | sustained rate of records of one agent; ten times that in a burst, then it is read more slowly | 100,000 |
+//! | `evidence.host_mib_max` | evidence of one host that is kept, in MiB; more is refused until some is deleted | 20,480 |
+//! | `evidence.mib_max` | the same of all hosts | 204,800 |
+//! | `evidence.free_mib_min` | so much of the disk is never filled with it; too little, and the database beside it fails | 2,048 |
 //! | `commands.containments_per_hour` | hosts of one tenant that commands may contain (isolate, block, close a port …) within an hour; a command beyond is refused until there is room. Too low, and a large incident is answered late; too high, and it stops nobody | 200 |
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
+
+use super::evidence::EvidenceLimits;
 
 /// Hosts of one tenant that are contained within an hour when the file says nothing: more than most incidents need,
 /// and few enough that somebody notices before a fleet is gone.
@@ -48,6 +53,8 @@ pub struct Config {
     pub agent_records: u32,
     /// Hosts of one tenant that are contained within an hour.
     pub containments_per_hour: u32,
+    /// How much evidence is kept.
+    pub evidence: EvidenceLimits,
 }
 
 /// Why a configuration is refused: all problems, one a line, each with its key.
@@ -78,6 +85,25 @@ struct Raw {
     agent_records_per_second: u32,
     #[serde(default)]
     commands: RawCommands,
+    #[serde(default)]
+    evidence: RawEvidence,
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawEvidence {
+    #[serde(default = "host_mib")]
+    host_mib_max: u32,
+    #[serde(default = "all_mib")]
+    mib_max: u32,
+    #[serde(default = "free_mib")]
+    free_mib_min: u32,
+}
+
+impl Default for RawEvidence {
+    fn default() -> Self {
+        Self { host_mib_max: host_mib(), mib_max: all_mib(), free_mib_min: free_mib() }
+    }
 }
 
 #[derive(serde::Deserialize)]
@@ -114,6 +140,15 @@ fn per_agent() -> u32 {
 fn records() -> u32 {
     100_000
 }
+fn host_mib() -> u32 {
+    20_480
+}
+fn all_mib() -> u32 {
+    204_800
+}
+fn free_mib() -> u32 {
+    2_048
+}
 fn containments() -> u32 {
     CONTAINMENTS_PER_HOUR
 }
@@ -149,6 +184,9 @@ impl Config {
             ("agent_connections_per_minute", as_count(raw.agent_connections_per_minute)),
             ("agent_records_per_second", as_count(raw.agent_records_per_second)),
             ("commands.containments_per_hour", as_count(raw.commands.containments_per_hour)),
+            ("evidence.host_mib_max", as_count(raw.evidence.host_mib_max)),
+            ("evidence.mib_max", as_count(raw.evidence.mib_max)),
+            ("evidence.free_mib_min", as_count(raw.evidence.free_mib_min)),
         ];
         for (key, value) in counts {
             if !(1..=10_000_000).contains(&value) {
@@ -171,6 +209,11 @@ impl Config {
             agent_connections: raw.agent_connections_per_minute,
             agent_records: raw.agent_records_per_second,
             containments_per_hour: raw.commands.containments_per_hour,
+            evidence: EvidenceLimits {
+                host_bytes_max: u64::from(raw.evidence.host_mib_max) << 20,
+                bytes_max: u64::from(raw.evidence.mib_max) << 20,
+                free_bytes_min: u64::from(raw.evidence.free_mib_min) << 20,
+            },
         })
     }
 

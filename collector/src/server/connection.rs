@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use picket_protocol::evidence::Chunk;
 use picket_protocol::frame::{Frame, FrameType};
 use picket_protocol::identity::AgentId;
 use picket_protocol::message::{Bye, Renewed, to_frame};
@@ -34,7 +35,9 @@ const HEAVY_BYTES: usize = 32 * 1024;
 const BATCH_COST: f64 = 50.0;
 /// A renewal costs a signature and a commit. Where certificates live for less than minutes: a quarter of their life.
 const RENEWAL_INTERVAL: Duration = Duration::from_secs(30);
-const ACCEPTED: &[FrameType] = &[FrameType::Hello, FrameType::Batch, FrameType::Renew];
+/// What a piece of evidence costs, counted in records: a write that waits for the disk.
+const CHUNK_COST: f64 = 500.0;
+const ACCEPTED: &[FrameType] = &[FrameType::Hello, FrameType::Batch, FrameType::Renew, FrameType::Chunk];
 
 enum Event {
     Mail,
@@ -84,7 +87,7 @@ impl Connection {
             agent,
             peer,
             seat,
-            session: Session::new(agent, &head),
+            session: Session::new(agent, &head).with_evidence(state.shared.evidence().is_some()),
             reader: FrameReader::new(ACCEPTED, state.bodies.clone()),
             commits: VecDeque::new(),
             records: Bucket::new(state.records, std::time::Instant::now()),
@@ -218,10 +221,47 @@ impl Connection {
         received: Received,
         stream: &mut S,
     ) -> std::io::Result<Option<End>> {
+        if received.frame.frame_type == FrameType::Chunk
+            && self.session.is_streaming()
+            && self.state.shared.evidence().is_some()
+        {
+            return self.on_chunk(received, stream).await;
+        }
         let steps = self.decide(&received.frame).await;
         drop(received);
         match steps {
             Ok(steps) => self.carry_out(steps, stream).await,
+            Err(error) => Ok(Some(self.store_failed(&error))),
+        }
+    }
+
+    /// Takes a piece of evidence, and says how much is held.
+    async fn on_chunk<S: AsyncWrite + Unpin>(
+        &mut self,
+        received: Received,
+        stream: &mut S,
+    ) -> std::io::Result<Option<End>> {
+        let chunk = match Chunk::from_body(&received.frame.body) {
+            Ok(chunk) => chunk,
+            Err(error) => return Ok(Some(End::Bye(farewell("protocol", &error.to_string(), RETRY_SOON)))),
+        };
+        let wait = self.records.charge(CHUNK_COST, self.state.records, std::time::Instant::now());
+        self.read_from = Instant::now() + wait;
+        let agent = self.agent;
+        let taken = self.state.blocking(move |state| {
+            let (shared, now) = (&state.shared, state.now());
+            let store = shared.evidence().ok_or(StoreError::Unknown("evidence"))?;
+            let (held, finding) = store.take(agent, &chunk, &*shared.store, now)?;
+            finding.map_or(Ok(()), |finding| shared.store.raise(finding))?;
+            Ok(held)
+        });
+        match taken.await {
+            Ok(held) => {
+                let frame = to_frame(FrameType::Held, &held);
+                send(stream, &frame.map_err(std::io::Error::other)?).await?;
+                drop(received);
+                Ok(None)
+            }
             Err(error) => Ok(Some(self.store_failed(&error))),
         }
     }

@@ -7,6 +7,7 @@
 //! | `witness.key` | 0600 | 32-byte seed of the cosigning key |
 //! | `tickets.key` | 0600 | 32-byte seed of the TLS session tickets' keys |
 //! | `collector.db` (and `-wal`, `-shm`) | 0600 | the store |
+//! | `evidence/` | 0700 | encrypted evidence, by host |
 //! | `collector.toml` | 0644 | the configuration |
 //! | `collector.lock` | 0600 | held while the collector runs |
 //! | `admin.sock` | 0600 | the running collector's local commands |
@@ -28,6 +29,7 @@ use zeroize::Zeroizing;
 
 use super::authority::{Authority, AuthorityError, Pair, SERVER_RENEWAL, names_of, validity_of};
 use super::config::{Config, ConfigError};
+use super::evidence::EvidenceStore;
 use super::witness::Witness;
 use crate::store::{FindingRow, SqliteStore, StoreError};
 
@@ -241,6 +243,14 @@ impl DataDir {
     /// When the database is damaged, of a newer version, or cannot be written.
     pub fn store(&self, findings: broadcast::Sender<Arc<FindingRow>>) -> Result<SqliteStore, DataDirError> {
         Ok(SqliteStore::open(&self.file("collector.db"), findings)?)
+    }
+
+    /// Opens the store of evidence.
+    ///
+    /// # Errors
+    /// When its directory cannot be made or read.
+    pub fn evidence(&self, config: &Config) -> Result<EvidenceStore, DataDirError> {
+        EvidenceStore::open(&self.file("evidence"), config.evidence).map_err(|e| self.error("evidence", e))
     }
 
     /// Takes the exclusive right to run here.

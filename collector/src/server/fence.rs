@@ -73,6 +73,7 @@ mod tests {
             keys,
             root: RootRole { keys: ids, threshold: 1 },
             roles: [("responder".to_owned(), role)].into(),
+            evidence: std::collections::BTreeSet::new(),
         };
         serde_json::to_vec(&Envelope::new(trust::PAYLOAD_TYPE, &serde_json::to_vec(&root).unwrap())).unwrap()
     }

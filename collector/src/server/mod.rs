@@ -8,6 +8,7 @@ mod connection;
 pub mod data_dir;
 pub mod door;
 pub mod enrol;
+pub mod evidence;
 mod fence;
 pub mod limits;
 pub mod listener;

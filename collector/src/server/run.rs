@@ -78,7 +78,8 @@ impl Running {
             Arc::new(RwLock::new(tls::server_config(&authority, &pair, directory.ticket_seed()?)?));
         let witness = directory.witness()?;
         let shared = Shared::new(store.clone(), witness, authority.pem().to_owned(), findings, wall_clock)
-            .with_containments_per_hour(config.containments_per_hour);
+            .with_containments_per_hour(config.containments_per_hour)
+            .with_evidence(directory.evidence(&config)?);
         let state = Arc::new(ServerState::new(Arc::new(shared), authority, config));
         let wanted = listen.unwrap_or_else(|| state.config.listen_address());
         let socket = bind(wanted)?;

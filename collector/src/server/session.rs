@@ -83,6 +83,8 @@ pub struct Session {
     /// Size in the hello: when it is reached, what was sent before and not answered is sent again.
     catch_up: Option<u64>,
     newest: String,
+    /// This collector takes evidence.
+    evidence: bool,
 }
 
 impl Session {
@@ -98,7 +100,20 @@ impl Session {
             pending: VecDeque::new(),
             catch_up: None,
             newest: head.checkpoint.clone(),
+            evidence: false,
         }
+    }
+
+    /// The same of a collector that takes evidence, or does not.
+    #[must_use]
+    pub fn with_evidence(mut self, takes: bool) -> Self {
+        self.evidence = takes;
+        self
+    }
+
+    /// Whether the agent was welcomed, and nothing has ended it since.
+    pub fn is_streaming(&self) -> bool {
+        self.phase == Phase::Streaming
     }
 
     /// Whether more may be read: not while as many batches as an agent may have in flight await their commit.
@@ -238,7 +253,7 @@ impl Session {
             self.committed = Some(signed.clone());
             checkpoint = witness.cosign(signed, now).map_err(|error| error.to_string())?.to_text();
         }
-        let welcome = Welcome { size: self.committed_size, checkpoint, time: now };
+        let welcome = Welcome { size: self.committed_size, checkpoint, time: now, evidence: self.evidence };
         to_frame(FrameType::Welcome, &welcome).map_err(|error| error.to_string())
     }
 

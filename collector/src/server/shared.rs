@@ -16,6 +16,7 @@ use picket_protocol::time::Timestamp;
 use tokio::sync::{Notify, broadcast, watch};
 
 use super::config::CONTAINMENTS_PER_HOUR;
+use super::evidence::EvidenceStore;
 use super::fence;
 use super::witness::Witness;
 use crate::store::{CommandRow, FindingRow, Host, NewCommand, Store, StoreError, TrustRow};
@@ -129,6 +130,7 @@ pub struct Shared {
     /// New findings, after their commit, in the order of `no`.
     pub findings: broadcast::Sender<Arc<FindingRow>>,
     containments_max: u64,
+    evidence: Option<EvidenceStore>,
     live: Mutex<HashMap<AgentId, Live>>,
     generations: AtomicU64,
 }
@@ -154,6 +156,7 @@ impl Shared {
             clock,
             findings,
             containments_max: u64::from(CONTAINMENTS_PER_HOUR),
+            evidence: None,
             live: Mutex::default(),
             generations: AtomicU64::new(0),
         }
@@ -164,6 +167,18 @@ impl Shared {
     pub fn with_containments_per_hour(mut self, most: u32) -> Self {
         self.containments_max = u64::from(most);
         self
+    }
+
+    /// The same, and evidence is taken and kept there.
+    #[must_use]
+    pub fn with_evidence(mut self, evidence: EvidenceStore) -> Self {
+        self.evidence = Some(evidence);
+        self
+    }
+
+    /// Where evidence is kept; none when none is taken.
+    pub fn evidence(&self) -> Option<&EvidenceStore> {
+        self.evidence.as_ref()
     }
 
     /// A subscription to findings that are committed from now on. A receiver that lags is told by

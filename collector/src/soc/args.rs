@@ -1,11 +1,14 @@
 //! The command line of `soc`.
 
 mod command;
+mod evidence;
 mod playbook;
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+
+pub use evidence::{EvidenceAction, EvidenceGetArguments, EvidenceVerifyArguments};
 
 pub use command::{
     CommandAction, CommandFrame, CommandText, IsolateArguments, NamedProcess, NewAction, Order,
@@ -27,6 +30,7 @@ Examples:
   soc sign advise.json --key alice.key          shows what you sign, adds your signature
   soc sign advise.json --ssh-key ~/.ssh/id_ed25519              the same with an SSH key or a FIDO2 token
   soc send advise.json --wait                   posts it and follows the receipts
+  soc evidence get 0199c2ad-… --identity evidence.key           fetches evidence, opens and checks it
   soc pending                                   commands of which something is still to come
   soc watch                                     receipts of all hosts, live
 
@@ -136,6 +140,9 @@ pub enum Action {
         after_help = "Examples:\n  soc receipts --command 0199c2ad-…\n  soc receipts --host web-1\n  soc receipts --command 0199c2ad-… --verify   (exit code 1 when a receipt is not in its host's ledger, or is for another's command)"
     )]
     Receipts(ReceiptsArguments),
+    /// Evidence that hosts collected by commands preserve: list it, fetch and open it, check it
+    #[command(subcommand)]
+    Evidence(EvidenceAction),
 }
 
 /// Which receipts.
@@ -283,7 +290,7 @@ pub struct SendArguments {
 pub enum TrustAction {
     /// Write an unsigned trust root from operators' public keys
     #[command(
-        after_help = "Example: two responders, ten hosts for one signature, a hundred for both\n  soc trust new --tenant acme --key alice.key.pub --key bob.key.pub \\\n      --hosts 1=10 --hosts 2=100 --root-threshold 2 -o acme-trust.json\n\nExample: who may isolate hosts as well; actions that are named take the place of the default ones\n  soc trust new --tenant acme --key alice.key.pub --key bob.key.pub --action advise --action scan \\\n      --action drill --action isolate --threshold 2 --hosts 2=20 --lease-max 1d -o acme-trust.json\n\nExample: one signs with an SSH key, one with a FIDO2 token (ssh-keygen -t ed25519-sk)\n  soc trust new --tenant acme --ssh-key carol=carol.pub --ssh-key dave=dave_sk.pub -o acme-trust.json\n\nSeveral roles are written as a TOML policy (--policy):\n  tenant = \"acme\"\n  [operators]\n  alice = \"Ap1x…=\"\n  carol = \"ssh-ed25519 AAAA… carol@laptop\"\n  dave = \"sk-ssh-ed25519@openssh.com AAAA…\"\n  [root]\n  operators = [\"alice\"]\n  threshold = 1\n  [roles.advisers]\n  operators = [\"alice\"]\n  threshold = 1\n  actions = [\"advise\"]\n  hosts = { 1 = 10 }\n  lease_max = \"7d\""
+        after_help = "Example: two responders, ten hosts for one signature, a hundred for both\n  soc trust new --tenant acme --key alice.key.pub --key bob.key.pub \\\n      --hosts 1=10 --hosts 2=100 --root-threshold 2 -o acme-trust.json\n\nExample: who may isolate hosts as well; actions that are named take the place of the default ones\n  soc trust new --tenant acme --key alice.key.pub --key bob.key.pub --action advise --action scan \\\n      --action drill --action isolate --threshold 2 --hosts 2=20 --lease-max 1d -o acme-trust.json\n\nExample: one signs with an SSH key, one with a FIDO2 token (ssh-keygen -t ed25519-sk)\n  soc trust new --tenant acme --ssh-key carol=carol.pub --ssh-key dave=dave_sk.pub -o acme-trust.json\n\nExample: preserve may be ordered as well, and evidence is encrypted to this key\n  soc trust new --tenant acme --key alice.key.pub --action advise --action preserve --evidence-recipient age1… -o acme-trust.json\n\nSeveral roles are written as a TOML policy (--policy):\n  tenant = \"acme\"\n  evidence = [\"age1…\"]\n  [operators]\n  alice = \"Ap1x…=\"\n  carol = \"ssh-ed25519 AAAA… carol@laptop\"\n  dave = \"sk-ssh-ed25519@openssh.com AAAA…\"\n  [root]\n  operators = [\"alice\"]\n  threshold = 1\n  [roles.advisers]\n  operators = [\"alice\"]\n  threshold = 1\n  actions = [\"advise\"]\n  hosts = { 1 = 10 }\n  lease_max = \"7d\""
     )]
     New(TrustNewArguments),
     /// Show what a trust root file says, then add your signature to it
@@ -316,7 +323,7 @@ pub enum TrustAction {
 #[derive(Debug, Args)]
 pub struct TrustNewArguments {
     /// A policy in TOML, instead of the options below
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["tenant", "key", "ssh_key", "operator", "hosts", "action"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["tenant", "key", "ssh_key", "operator", "hosts", "action", "evidence_recipient"])]
     pub policy: Option<PathBuf>,
     /// Whose agents obey it
     #[arg(long, required_unless_present = "policy")]
@@ -339,9 +346,13 @@ pub struct TrustNewArguments {
     pub root_threshold: u32,
     /// An action that they may order (repeat it), instead of the default advise, scan, drill: any of advise, scan,
     /// drill, isolate, isolate-unit, close-port, block, rate-limit, pin-neighbour, freeze-account, end-sessions,
-    /// freeze-process, kill-process, quarantine-file, restore-file, assess, watch-closely, restore
+    /// freeze-process, kill-process, quarantine-file, restore-file, preserve, assess, watch-closely, restore
     #[arg(long)]
     pub action: Vec<String>,
+    /// A key that evidence is encrypted to, age1… (repeat it): of soc evidence keygen, or age-keygen. Without one no host
+    /// collects any
+    #[arg(long, value_name = "RECIPIENT")]
+    pub evidence_recipient: Vec<String>,
     /// With so many signatures a command may name so many hosts (repeat it) [default: 1=10]
     #[arg(long, value_name = "SIGNATURES=HOSTS")]
     pub hosts: Vec<String>,

@@ -119,6 +119,23 @@ impl Client {
         self.parse(path, &answer)
     }
 
+    /// GET of something long, to be read piece by piece.
+    ///
+    /// # Errors
+    /// See [`SocError`].
+    pub async fn download(&self, path: &str) -> Result<Answer, SocError> {
+        self.send(Method::GET, path, &[], Vec::new()).await
+    }
+
+    /// DELETE, the answer parsed.
+    ///
+    /// # Errors
+    /// See [`SocError`].
+    pub async fn delete<T: serde::de::DeserializeOwned>(&self, path: &str) -> Result<T, SocError> {
+        let answer = self.send(Method::DELETE, path, &[], Vec::new()).await?.whole().await?;
+        self.parse(path, &answer)
+    }
+
     /// GET of an event stream from `after` on.
     ///
     /// # Errors

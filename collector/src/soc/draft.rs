@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use picket_protocol::command::{Action, Command, HOSTS_MAX, Network, PAYLOAD_TYPE};
+use picket_protocol::command::{Action, Command, HOSTS_MAX, Network, PAYLOAD_TYPE, Process, Profile};
 use picket_protocol::dsse::{ENVELOPE_BYTES_MAX, Envelope, SIGNATURES_MAX};
 use picket_protocol::finding::printable;
 use picket_protocol::identity::{AgentId, Tenant};
@@ -77,6 +77,18 @@ fn ordered(new: NewAction) -> Result<(Action, Duration, CommandFrame), SocError>
         }
         NewAction::QuarantineFile { path, sha256, order } => {
             with_lease(Action::QuarantineFile { path, sha256 }, order)
+        }
+        NewAction::Preserve { profile, path, pid, started, sha256, order } => {
+            let process = match (pid, started, sha256) {
+                (Some(pid), Some(started), Some(sha256)) => {
+                    Some(Process { pid, started: begin(&started)?, sha256 })
+                }
+                _ => None,
+            };
+            let all = profile.iter().any(|word| word == "all");
+            let wanted = |known: &Profile| all || profile.iter().any(|word| word == known.name());
+            let profiles = Profile::ALL.into_iter().filter(wanted).collect();
+            with_lease(Action::Preserve { profiles, paths: path, process }, order)
         }
         NewAction::RestoreFile { command, frame } => {
             Ok((Action::RestoreFile { command }, Duration::ZERO, frame))

@@ -11,6 +11,7 @@
 //! | `known` | keys pinned on this machine |
 //! | `screen`, `period` | what is printed and typed |
 //! | `hosts`, `findings`, `proof`, `receipts`, `pending`, `follow` | reading |
+//! | `evidence` | evidence: listing, fetching, opening, checking |
 //! | `key_file`, `ssh_key`, `signer` | operators' keys |
 //! | `draft`, `networks`, `isolate`, `policy`, `reach`, `sign`, `send`, `trust` | ordering |
 
@@ -20,6 +21,7 @@ mod config;
 mod draft;
 mod error;
 mod events;
+mod evidence;
 mod findings;
 mod follow;
 mod hosts;
@@ -139,6 +141,7 @@ async fn run(mut session: Session, action: Action) -> Result<u8, SocError> {
         Action::Watch(arguments) => follow::watch(&mut session, arguments).await,
         Action::Send(arguments) => send::send(&mut session, &arguments).await,
         Action::Receipts(arguments) => receipts::list(&mut session, arguments).await,
+        Action::Evidence(action) => Box::pin(evidence::run(&mut session, action)).await,
     }
 }
 

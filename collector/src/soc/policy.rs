@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use picket_protocol::age::Recipient;
 use picket_protocol::command::Action;
 use picket_protocol::crypto::PublicKey;
 use picket_protocol::dsse::{Envelope, KeyId};
@@ -31,6 +32,9 @@ pub(super) struct Policy {
     operators: BTreeMap<String, String>,
     root: RootPolicy,
     roles: BTreeMap<String, RolePolicy>,
+    /// To whom evidence is encrypted.
+    #[serde(default)]
+    evidence: Vec<String>,
 }
 
 #[derive(Debug, serde::Deserialize)]
@@ -109,6 +113,7 @@ impl Policy {
             operators,
             root: RootPolicy { operators: names, threshold: arguments.root_threshold },
             roles: BTreeMap::from([(ROLE.to_owned(), role)]),
+            evidence: arguments.evidence_recipient.clone(),
         })
     }
 
@@ -141,7 +146,10 @@ impl Policy {
             roles.insert(name.clone(), role.build(members(&role.operators)?)?);
         }
         let expires = parse_future(&self.expires, now).map_err(usage)?;
-        let root = TrustRoot { version, tenant, expires, keys, root, roles };
+        let recipient =
+            |text: &String| text.parse().map_err(|error| usage(format!("{:?}: {error}", printable(text))));
+        let evidence = self.evidence.iter().map(recipient).collect::<Result<BTreeSet<Recipient>, _>>()?;
+        let root = TrustRoot { version, tenant, expires, keys, root, roles, evidence };
         let payload = serde_json::to_vec(&root).map_err(|error| SocError::Failing(error.to_string()))?;
         TrustRoot::peek(&Envelope::new(PAYLOAD_TYPE, &payload)).map_err(|error| usage(error.to_string()))
     }

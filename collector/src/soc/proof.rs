@@ -130,7 +130,11 @@ fn not_a_proof(session: &mut Session, why: &str) -> Result<u8, SocError> {
 
 /// Keys that were given come first, then pinned ones. A collector is never asked here, and what the file says
 /// of its own keys counts for nothing.
-fn keys_for(session: &Session, bundle: &Bundle, arguments: &VerifyArguments) -> Result<Keys, SocError> {
+pub(super) fn keys_for(
+    session: &Session,
+    bundle: &Bundle,
+    arguments: &VerifyArguments,
+) -> Result<Keys, SocError> {
     let known = match (&arguments.agent_key, &arguments.witness) {
         (Some(_), Some(_)) => None,
         _ => session.config_path().ok().map(|path| Known::load(&path)).transpose()?,

@@ -110,14 +110,25 @@ async fn check(
     let bytes = client.get_bytes(&format!("/findings/{id}/bundle")).await?;
     let bundle =
         Bundle::parse(&bytes).map_err(|error| SocError::Failing(format!("the collector gave {error}")))?;
-    let keys = keys_of(session, config, client, detail.summary.agent).await?;
-    let mut verdict = Verdict::of(bundle, keys);
+    let mut verdict = check_bundle(session, config, client, bundle, detail.summary.agent).await?;
     if let Ok(proven) = &verdict.outcome
         && let Err(why) = is_about(&proven.record, id, detail, &verdict.claimed)
     {
         verdict.outcome = Err(why);
     }
     Ok(verdict)
+}
+
+/// Checks a proof with the keys that are pinned of that host and of the collector; those that are seen first are pinned.
+pub(super) async fn check_bundle(
+    session: &Session,
+    config: &SocConfig,
+    client: &Client,
+    bundle: Bundle,
+    agent: AgentId,
+) -> Result<Verdict, SocError> {
+    let keys = keys_of(session, config, client, agent).await?;
+    Ok(Verdict::of(bundle, keys))
 }
 
 /// The keys that records of a host are checked with: pinned ones, or those that the collector shows, pinned from here on.

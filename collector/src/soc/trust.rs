@@ -125,6 +125,9 @@ pub(super) fn print(screen: &mut Screen, root: &TrustRoot, now: Timestamp) -> Re
     for (id, key) in &root.keys {
         screen.field("operator", operator(id, key))?;
     }
+    for recipient in &root.evidence {
+        screen.field("evidence to", recipient.to_string())?;
+    }
     let names: Vec<String> = root.root.keys.iter().map(name_of).collect();
     screen.field("replaced by", format!("{} of {}", root.root.threshold, names.join(", ")))?;
     for (role_name, role) in &root.roles {

@@ -10,6 +10,7 @@
 //! | `collector.gap` | medium | records came as leaf hashes: their bytes are gone |
 //! | `collector.certificate-expiring` | low | the certificate ends soon and was not renewed |
 //! | `collector.certificate-expired` | high | the certificate has ended |
+//! | `collector.evidence-mismatch` | high | evidence came that is not what its agent had sealed |
 //! | `collector.unreadable` | low | sealed findings or receipts whose body this collector cannot read |
 
 use picket_protocol::finding::{Entity, Finding, Observed, Severity};
@@ -46,6 +47,9 @@ pub const CERTIFICATE_EXPIRING: &str = "collector.certificate-expiring";
 pub const CERTIFICATE_EXPIRED: &str = "collector.certificate-expired";
 /// The rule of [`OwnFinding::unreadable`].
 pub const UNREADABLE: &str = "collector.unreadable";
+
+/// The rule of [`OwnFinding::evidence_mismatch`].
+pub const EVIDENCE_MISMATCH: &str = "collector.evidence-mismatch";
 
 impl OwnFinding {
     fn new(
@@ -136,6 +140,19 @@ impl OwnFinding {
         let title = format!("The certificate of {hostname} has ended: the agent cannot connect");
         let evidence = json!({"expires": expires, "remedy": "enrol the host again with a new join string"});
         Self::new(agent, now, (CERTIFICATE_EXPIRED, Severity::High), title, evidence)
+    }
+
+    /// The bundle of `command` has the SHA-256 `found`, where `sealed` stands in its receipt.
+    pub fn evidence_mismatch(
+        agent: AgentId,
+        command: uuid::Uuid,
+        sealed: &str,
+        found: &str,
+        now: Timestamp,
+    ) -> Self {
+        let title = format!("Evidence of command {command} came that is not what the agent had sealed");
+        let evidence = json!({"command": command, "sealed_sha256": sealed, "found_sha256": found});
+        Self::new(agent, now, (EVIDENCE_MISMATCH, Severity::High), title, evidence)
     }
 
     /// `count` records from `first` on have bodies that are not what their kind asks for; `why` is the first reason.

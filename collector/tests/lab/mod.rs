@@ -18,6 +18,7 @@ use std::time::{Duration, Instant, SystemTime};
 use picket_collector::api::Api;
 use picket_collector::server::Shared;
 use picket_collector::server::Witness;
+use picket_collector::server::evidence::{EvidenceLimits, EvidenceStore};
 use picket_collector::store::{
     Certificate, EnrolOutcome, Enrolment, Entry, FindingIndex, FindingRow, Ingest, Issue, NODE_LEVEL_MIN,
     NewToken, Operator, ReceiptIndex, Role, SqliteStore, Store, secret_hash,
@@ -113,7 +114,9 @@ impl Lab {
         let (ca, tls) = certificates();
         let witness = Witness::new("collector.example", SigningKey::from_seed([9; 32])).unwrap();
         let shared = Shared::new(store.clone(), witness, ca.clone(), findings.clone(), clock);
-        let shared = Arc::new(shared.with_containments_per_hour(containments_per_hour));
+        let shared = Arc::new(
+            shared.with_containments_per_hour(containments_per_hour).with_evidence(evidence(dir.path())),
+        );
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -174,7 +177,9 @@ impl Lab {
         let witness = Witness::new("collector.example", SigningKey::from_seed([9; 32])).unwrap();
         let (ca, findings, clock) = (self.ca.clone(), self.findings.clone(), self.shared.clock);
         let shared = Shared::new(self.store.clone(), witness, ca, findings, clock);
-        self.shared = Arc::new(shared.with_containments_per_hour(containments_per_hour));
+        self.shared = Arc::new(
+            shared.with_containments_per_hour(containments_per_hour).with_evidence(evidence(self.dir.path())),
+        );
         self.listen();
     }
 
@@ -350,6 +355,12 @@ fn packed(lines: &[u8]) -> Vec<u8> {
     let leaves = leaves.map(|line| Leaf::Record(line.to_vec())).collect();
     let frame = Batch { from: 0, checkpoint: String::new(), leaves }.to_frame().unwrap();
     Batch::packed_lines(&frame.body).unwrap().to_vec()
+}
+
+/// Where evidence is kept.
+fn evidence(dir: &Path) -> EvidenceStore {
+    let limits = EvidenceLimits { host_bytes_max: 1 << 20, bytes_max: 1 << 20, free_bytes_min: 0 };
+    EvidenceStore::open(&dir.join("evidence"), limits).unwrap()
 }
 
 pub fn certificates() -> (String, Arc<rustls::ServerConfig>) {

@@ -74,6 +74,7 @@ pub fn trust_root(tenant: &Tenant) -> Vec<u8> {
         keys: [(id.clone(), OperatorKey { name: "alice".to_owned(), public: key.public().into() })].into(),
         root: RootRole { keys: [id].into(), threshold: 1 },
         roles: [("responder".to_owned(), role)].into(),
+        evidence: std::collections::BTreeSet::new(),
     };
     let mut envelope = Envelope::new(trust::PAYLOAD_TYPE, &serde_json::to_vec(&root).unwrap());
     envelope.sign(&key).unwrap();

@@ -2,11 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use picket_protocol::action::{Process, Profile};
+use picket_protocol::age::{Recipient, identity_text};
 use picket_protocol::bundle::{Bundle, FORMAT, HandOver};
 use picket_protocol::checkpoint::{Checkpoint, SignedCheckpoint};
 use picket_protocol::command::{self, Action, Check, Command, Outcome, Receipt};
 use picket_protocol::crypto::{Hash, SigningKey, hex, sha256, to_base64};
 use picket_protocol::dsse::{Envelope, KeyId};
+use picket_protocol::evidence::{self, Chunk, Entry, Head, Held, HeldRefusal, Sealed};
 use picket_protocol::finding::{Entity, Finding, Observed, Severity, Text};
 use picket_protocol::frame::{Frame, FrameType};
 use picket_protocol::identity::{AgentId, Tenant};
@@ -20,6 +23,7 @@ use picket_protocol::record::{Draft, Gap, KeyRotation, Kind, Lifecycle};
 use picket_protocol::signer::{COMMAND_NAMESPACE, SignerKey};
 use picket_protocol::ssh::{self, SshKey};
 use picket_protocol::sshsig::{self, MessageHash, Presence, SshSignature};
+use picket_protocol::tar;
 use picket_protocol::time::Timestamp;
 use picket_protocol::tree::{self, Frontier, Nodes};
 use picket_protocol::trust::{self, AudienceBound, OperatorKey, Role, RootRole, TrustRoot};
@@ -43,6 +47,7 @@ pub fn all() -> Vec<Seed> {
     ssh_operators_listed(&mut seeds);
     openssh(&mut seeds);
     proofs(&mut seeds, &ledger);
+    evidence(&mut seeds);
     seeds
 }
 
@@ -410,8 +415,11 @@ fn frames_of(ledger: &Ledger) -> Vec<Frame> {
         to_frame(FrameType::Renew, &Renew { csr: "-----BEGIN CERTIFICATE REQUEST-----\n".to_owned() })
             .unwrap(),
         to_frame(FrameType::Enroll, &enroll).unwrap(),
-        to_frame(FrameType::Welcome, &Welcome { size: 4, checkpoint: ledger.checkpoint(4), time: time(9) })
-            .unwrap(),
+        to_frame(
+            FrameType::Welcome,
+            &Welcome { size: 4, checkpoint: ledger.checkpoint(4), time: time(9), evidence: false },
+        )
+        .unwrap(),
         to_frame(FrameType::Ack, &Ack { checkpoint }).unwrap(),
         to_frame(FrameType::Command, &command).unwrap(),
         to_frame(FrameType::Trust, &root).unwrap(),
@@ -419,7 +427,82 @@ fn frames_of(ledger: &Ledger) -> Vec<Frame> {
         to_frame(FrameType::Renewed, &Renewed { certificate: "-----BEGIN CERTIFICATE-----\n".to_owned() })
             .unwrap(),
         to_frame(FrameType::Enrolled, &enrolled).unwrap(),
+        chunk().to_frame().unwrap(),
+        to_frame(FrameType::Held, &held()).unwrap(),
     ]
+}
+
+fn chunk() -> Chunk {
+    let evidence = uuid::Uuid::parse_str("01945d2a-1c00-7000-8000-0000000000c1").unwrap();
+    Chunk { evidence, offset: 4, total: 9, bytes: b"a pie".to_vec() }
+}
+
+fn held() -> Held {
+    let refused = HeldRefusal { reason: "there is no room".to_owned(), retry_after: 60 };
+    Held { evidence: chunk().evidence, held: 4, complete: false, refused: Some(refused) }
+}
+
+fn evidence(seeds: &mut Vec<Seed>) {
+    let recipient = Recipient([7; 32]).to_string();
+    add(seeds, "age", "good-recipient", recipient.clone());
+    add(seeds, "age", "good-identity", identity_text(&[8; 32]).as_str());
+    add(seeds, "age", "bad-upper-case-recipient", recipient.to_ascii_uppercase());
+    add(seeds, "age", "bad-short-recipient", &recipient[..recipient.len() - 1]);
+    let key = to_base64(&[5; 32]).trim_end_matches('=').to_owned();
+    let other = "-> grease 1 2\nAAAA\n";
+    let header = format!("age-encryption.org/v1\n{other}-> X25519 {key}\n{key}\n--- {key}\n");
+    add(seeds, "age", "good-header", format!("{header}0123456789abcdef…"));
+    add(seeds, "age", "bad-version", header.replace("/v1", "/v2"));
+    add(seeds, "age", "bad-padding", header.replace(&key, &format!("{key}=")));
+    add(seeds, "age", "bad-no-end", header.replace("--- ", "-> "));
+    let file =
+        |name: &str| tar::Header { name: name.to_owned(), size: 3, mtime: 1_767_323_045 }.to_bytes().unwrap();
+    add(seeds, "archive", "good-file", file("files/etc/passwd"));
+    let long = file(&"x".repeat(120));
+    add(seeds, "archive", "good-extended", &long[..tar::BLOCK_BYTES]);
+    add(seeds, "archive", "good-long-name", format!("130 path={}\n", "x".repeat(120)));
+    add(seeds, "archive", "good-end", tar::end());
+    add(seeds, "archive", "bad-long-name", format!("129 path={}\n", "x".repeat(120)));
+    let mut changed = file("a");
+    changed[0] = b'b';
+    add(seeds, "archive", "bad-checksum", changed);
+    let entry = Entry {
+        name: evidence::name_of("files", b"/etc/pass\xffwd\n%"),
+        size: Some(3),
+        sha256: Some(hex(&sha256(&[b"abc"]))),
+        whole: Some(4),
+        modified: Some(time(0)),
+        uid: Some(0),
+        note: Some("changed while it was read".to_owned()),
+        ..Entry::default()
+    };
+    let head = Head {
+        format: evidence::FORMAT.to_owned(),
+        command: chunk().evidence,
+        agent: agent(),
+        began: time(0),
+        profiles: Profile::ALL.into(),
+        paths: vec!["/srv".to_owned()],
+        process: Some(Process { pid: 7, started: time(-9), sha256: hex(&sha256(&[b"program"])) }),
+    };
+    let sealed = Sealed {
+        format: evidence::FORMAT.to_owned(),
+        root: hex(&sha256(&[b"root"])),
+        lines: 3,
+        entries: 1,
+        plain_bytes: 3,
+        sealed_bytes: 600,
+        sealed_sha256: hex(&sha256(&[b"sealed"])),
+        recipients: vec![Recipient([7; 32])],
+        skipped: BTreeMap::from([("fifo".to_owned(), 1)]),
+        began: time(0),
+        ended: time(4),
+    };
+    add(seeds, "manifest", "good-entry", serde_json::to_vec(&entry).unwrap());
+    add(seeds, "manifest", "good-head", serde_json::to_vec(&head).unwrap());
+    add(seeds, "manifest", "good-sealed", serde_json::to_vec(&sealed).unwrap());
+    add(seeds, "manifest", "bad-no-name", "{\"size\":3}");
+    add(seeds, "manifest", "bad-recipient", serde_json::to_string(&sealed).unwrap().replace("age1", "agf1"));
 }
 
 fn frames(seeds: &mut Vec<Seed>, ledger: &Ledger) {
@@ -441,7 +524,7 @@ fn frames(seeds: &mut Vec<Seed>, ledger: &Ledger) {
         "bad-twice",
         [&[FrameType::Ack as u8][..], br#"{"checkpoint":"a","checkpoint":"a"}"#].concat(),
     );
-    add(seeds, "message", "bad-type", [3_u8]);
+    add(seeds, "message", "bad-type", [6_u8]);
     add(
         seeds,
         "message",
@@ -454,7 +537,7 @@ fn frames(seeds: &mut Vec<Seed>, ledger: &Ledger) {
     add(seeds, "frame", "bad-length-0", [1, 0, 0, 0, 0, 1]);
     add(seeds, "frame", "bad-length-max", [1, 0xff, 0xff, 0xff, 0xff, 2]);
     add(seeds, "frame", "bad-long-bye", [1, 0, 0, 0x20, 2, 20]);
-    add(seeds, "frame", "bad-type", [1, 0, 0, 0, 1, 3]);
+    add(seeds, "frame", "bad-type", [1, 0, 0, 0, 1, 6]);
 }
 
 fn batches(seeds: &mut Vec<Seed>, ledger: &Ledger) {
@@ -534,6 +617,7 @@ fn root() -> TrustRoot {
         keys,
         root: RootRole { keys: ids, threshold: 2 },
         roles: BTreeMap::from([("responder".to_owned(), role)]),
+        evidence: BTreeSet::new(),
     }
 }
 

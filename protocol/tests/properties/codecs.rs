@@ -72,7 +72,7 @@ proptest! {
         let [version, checkpoint, cosigned] = texts;
         let hello = Hello { agent, version, size, checkpoint: checkpoint.clone(), cosigned, facts };
         prop_assert_eq!(carried(FrameType::Hello, &hello), hello);
-        let welcome = Welcome { size, checkpoint, time };
+        let welcome = Welcome { size, checkpoint, time, evidence: false };
         prop_assert_eq!(carried(FrameType::Welcome, &welcome), welcome);
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use picket_protocol::command::{Action, Command};
+use picket_protocol::command::{Action, Command, Process, Profile};
 use picket_protocol::crypto::SigningKey;
 use picket_protocol::finding::{Entity, Finding, Observed, Severity, Text};
 use picket_protocol::identity::{AgentId, Tenant};
@@ -88,6 +88,15 @@ fn sha256() -> impl Strategy<Value = String> {
     "[0-9a-f]{64}"
 }
 
+fn preserve() -> impl Strategy<Value = Action> {
+    let process = (2..=4_194_304_u32, timestamp(), sha256());
+    let process =
+        proptest::option::of(process.prop_map(|(pid, started, sha256)| Process { pid, started, sha256 }));
+    let profiles = btree_set(proptest::sample::select(&Profile::ALL[..]), 1..8);
+    (profiles, vec("(/[^/.\0]{1,12}){1,4}", 0..4), process)
+        .prop_map(|(profiles, paths, process)| Action::Preserve { profiles, paths, process })
+}
+
 fn action() -> impl Strategy<Value = Action> {
     let process = || (2..=4_194_304_u32, timestamp(), sha256());
     prop_oneof![
@@ -98,6 +107,7 @@ fn action() -> impl Strategy<Value = Action> {
         ("(/[^/.\0]{1,12}){1,4}", sha256())
             .prop_map(|(path, sha256)| Action::QuarantineFile { path, sha256 }),
         uuid_v7().prop_map(|command| Action::RestoreFile { command }),
+        preserve(),
         "\\PC{1,60}".prop_map(|message| Action::Advise { message }),
         vec("/[^\0]{0,30}", 0..4).prop_map(|paths| Action::Scan { paths }),
         (1..=1_000_u32).prop_map(|findings| Action::Drill { findings }),

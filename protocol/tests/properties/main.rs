@@ -6,6 +6,7 @@
 mod bundles;
 mod codecs;
 mod commands;
+mod evidence;
 mod frames;
 mod generate;
 mod names;

@@ -232,6 +232,7 @@ fn root(keys: &[SignerKey], threshold: u32) -> TrustRoot {
         keys: keys.iter().map(operator).collect(),
         root: RootRole { keys: keys.iter().map(SignerKey::id).collect(), threshold },
         roles: BTreeMap::new(),
+        evidence: BTreeSet::new(),
     }
 }
 

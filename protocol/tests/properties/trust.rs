@@ -38,6 +38,7 @@ fn root(version: u64, keys: &BTreeSet<u8>, threshold: u32) -> TrustRoot {
         keys: keys.iter().map(operator).collect(),
         root: RootRole { keys: ids, threshold },
         roles: BTreeMap::from([("responder".to_owned(), role)]),
+        evidence: BTreeSet::new(),
     }
 }
 

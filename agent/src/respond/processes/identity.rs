@@ -39,6 +39,19 @@ impl Named<'_> {
     /// # Errors
     /// What is not so.
     pub fn find(&self, booted: Timestamp) -> Result<Stopped, String> {
+        let found = self.identify(booted)?;
+        let all: Vec<Life> = living().into_iter().filter_map(life).collect();
+        if Spared::new(&all).is(&found) {
+            return Err(format!("process {} is one that is never stopped", self.pid));
+        }
+        Ok(Stopped::of(&found))
+    }
+
+    /// The process, when all that the command says of it is so.
+    ///
+    /// # Errors
+    /// What is not so.
+    pub fn identify(&self, booted: Timestamp) -> Result<Life, String> {
         let pid = self.pid;
         let is_gone = || format!("there is no process {pid}");
         let found = life(pid).filter(Life::runs).ok_or_else(is_gone)?;
@@ -51,17 +64,13 @@ impl Named<'_> {
                 self.started
             ));
         }
-        let all: Vec<Life> = living().into_iter().filter_map(life).collect();
-        if Spared::new(&all).is(&found) {
-            return Err(format!("process {pid} is one that is never stopped"));
-        }
         let sha256 =
             program_hash(pid).map_err(|error| format!("what process {pid} runs cannot be read: {error}"))?;
         if sha256 != self.sha256 {
             return Err(format!("process {pid} runs {sha256}, not {}", self.sha256));
         }
         let same = life(pid).is_some_and(|life| life.started == found.started && life.runs());
-        if same { Ok(Stopped::of(&found)) } else { Err(is_gone()) }
+        if same { Ok(found) } else { Err(is_gone()) }
     }
 }
 

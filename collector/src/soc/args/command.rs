@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Subcommand};
 use picket_protocol::action::RATE_MAX;
-use picket_protocol::command::{Limited, Mac, Service, Transport};
+use picket_protocol::command::{Limited, Mac, Profile, Service, Transport};
 
 /// What to do about commands.
 #[derive(Debug, Subcommand)]
@@ -253,6 +253,31 @@ pub enum NewAction {
         #[command(flatten)]
         order: Order,
     },
+    /// Collect evidence before it is wiped, encrypted to the vendor, and hand it to the collector
+    #[command(
+        after_help = "Examples:\n  soc command new preserve --host web-1 --profile all --lease 1d --reason 'web shell' --ticket C-7 -o keep.json\n  soc command new preserve --host web-1 --profile processes,network --path /var/www/html --lease 1d --reason 'web shell' --ticket C-7 -o keep.json\n  soc command new preserve --host web-1 --pid 4711 --started 2026-01-02T03:04:05.678Z --sha256 9f86… --lease 1d --reason 'miner' --ticket C-7 -o keep.json\n\nThe lease says how long it stays on the host for the collector to fetch. applied: it is collected and sealed;\nconfirmed: the collector has all of it (soc evidence get). What is lost first is taken first: the memory of the process,\nthen processes, network, kernel, paths, logins, histories, persistence, journal, logs. Freeze or kill afterwards."
+    )]
+    Preserve {
+        /// What to collect (repeat it, or separate by commas): all, processes, network, kernel, logins, histories,
+        /// persistence, journal, logs
+        #[arg(long, value_delimiter = ',', value_parser = profiles(), required_unless_present_any = ["path", "pid"])]
+        profile: Vec<String>,
+        /// Further files and directories, absolute, through no symbolic link (repeat it)
+        #[arg(long)]
+        path: Vec<String>,
+        /// The process whose memory is to be taken: its number
+        #[arg(long, requires = "started", requires = "sha256")]
+        pid: Option<u32>,
+        /// When it began, as findings tell it
+        #[arg(long, value_name = "TIME", requires = "pid")]
+        started: Option<String>,
+        /// SHA-256 of the program that it runs, in hex
+        #[arg(long, value_name = "HEX", requires = "pid")]
+        sha256: Option<String>,
+        /// For how long, for whom, why.
+        #[command(flatten)]
+        order: Order,
+    },
     /// End an isolation in steps: assess, open service by service, release, watch closely
     #[command(
         after_help = "Example:\n  soc command new restore --host web-1 --command 0199c2ad-5b0e-7cc3-98c4-dc0c0c07398f --open tcp/22,tcp/443 --pause 2m \\\n      --accept 'account.changed /etc/shadow' --reason 'cleaned' --ticket C-7 -o restore.json\n\nWhen the assessment shows what nobody accepted, the host stays isolated. A critical finding while a service is\nopen closes all again. An accepted item is given as the receipt of assess names it."
@@ -291,6 +316,10 @@ pub struct NamedProcess {
     /// SHA-256 of the program that it runs, in hex
     #[arg(long, value_name = "HEX")]
     pub sha256: String,
+}
+
+fn profiles() -> PossibleValuesParser {
+    PossibleValuesParser::new(std::iter::once("all").chain(Profile::ALL.map(Profile::name)))
 }
 
 fn transport() -> impl TypedValueParser<Value = Transport> {

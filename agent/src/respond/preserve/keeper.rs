@@ -1,0 +1,444 @@
+//! Holds what was ordered: collects one bundle after the other, hands them out, and ends them. Time is an argument; the thread
+//! around it is in the parent module.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{SyncSender, TrySendError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use picket_protocol::action::Action;
+use picket_protocol::command::Outcome;
+use picket_protocol::evidence::{DETAIL, FORMAT, Head, Sealed};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::bundle::Stopped;
+use super::collect::{COLLECT_WITHIN, Collection};
+use super::state::{self, Preserving};
+use super::{ATTEMPTS_MAX, BUNDLES_MAX, Context, Job, Offer, PreserveOrder};
+use crate::config::format_size;
+use crate::ledger::StateWrite;
+use crate::respond::custody::ReleasedAction;
+use crate::respond::engine::SEAL_TIMEOUT;
+use crate::respond::lease::{Lease, SAVE_INTERVAL};
+use crate::respond::processes::Named;
+use crate::respond::receipt::{Subject, safe};
+use crate::respond::{Moment, Person, RespondError, store};
+
+/// Pause before a record that was not sealed is tried again.
+const SEAL_AGAIN: Duration = Duration::from_secs(5);
+
+/// Pause before a full queue is tried again.
+const SEND_AGAIN: Duration = Duration::from_millis(100);
+
+/// A thread that collects.
+struct Collecting {
+    id: Uuid,
+    cancel: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+/// See the module.
+pub(super) struct Keeper {
+    context: Context,
+    jobs: SyncSender<Job>,
+    offers: Arc<Mutex<Vec<Offer>>>,
+    held: Vec<Preserving>,
+    collecting: Option<Collecting>,
+    /// Ends that could not be recorded, to be tried again.
+    unrecorded: Vec<(Uuid, Outcome, String, Value)>,
+    saved: Duration,
+}
+
+impl Keeper {
+    /// Takes up where the last run stopped: what waits goes on, what was being collected is begun anew.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn start(
+        context: Context,
+        jobs: SyncSender<Job>,
+        offers: Arc<Mutex<Vec<Offer>>>,
+        now: Moment,
+    ) -> Result<Self, RespondError> {
+        let resume =
+            |act: Preserving| Preserving { lease: act.lease.clone().resume(&context.boot, now.boot), ..act };
+        let held: Vec<Preserving> = state::read(&context.database)?.into_iter().map(resume).collect();
+        let known: Vec<Uuid> = held.iter().map(|act| act.id).collect();
+        context.spool.keep_only(&known);
+        let (collecting, unrecorded, saved) = (None, Vec::new(), now.boot);
+        let mut keeper = Self { context, jobs, offers, held, collecting, unrecorded, saved };
+        for id in known {
+            keeper.take_up(id, now);
+        }
+        keeper.tick(now);
+        Ok(keeper)
+    }
+
+    fn take_up(&mut self, id: Uuid, now: Moment) {
+        let Some(act) = self.held.iter().find(|act| act.id == id).cloned() else { return };
+        if self.context.spool.was_released(id) {
+            return self.end(
+                id,
+                Outcome::Released,
+                "Released by local root while the agent did not run",
+                Value::Null,
+                now,
+            );
+        }
+        match &act.sealed {
+            Some(sealed) if self.context.spool.size(id) != Some(sealed.sealed_bytes) => {
+                let title =
+                    "The evidence is gone from this host, or was changed, before the collector had all of it";
+                self.end(id, Outcome::Failed, title, Value::Null, now);
+            }
+            Some(_) => {}
+            None if act.attempts >= ATTEMPTS_MAX => {
+                let title = format!("Not collected: the agent ended {ATTEMPTS_MAX} times while it collected");
+                self.end(id, Outcome::Failed, &title, Value::Null, now);
+            }
+            None => {}
+        }
+    }
+
+    /// Takes an order, up to the receipt `received`, which was sealed before.
+    pub fn begin(&mut self, order: PreserveOrder, now: Moment) {
+        let PreserveOrder { order, agent, recipients } = order;
+        let Action::Preserve { profiles, paths, process } = order.action else { return };
+        if self.held.len() >= BUNDLES_MAX {
+            let title =
+                format!("{BUNDLES_MAX} bundles of evidence are collected or wait for the collector already");
+            return self.answer(&order.subject, order.id, Outcome::Failed, &title, Value::Null, now);
+        }
+        if let Err(error) = self.context.spool.has_room() {
+            let title = format!("Not collected: {}", safe(&error.to_string()));
+            return self.answer(&order.subject, order.id, Outcome::Failed, &title, Value::Null, now);
+        }
+        let act = Preserving {
+            id: order.id,
+            agent,
+            profiles,
+            paths,
+            process,
+            recipients,
+            attempts: 0,
+            sealed: None,
+            after: 0,
+            signers: order.subject.signers.clone(),
+            envelope_sha256: order.subject.envelope_sha256.clone(),
+            reason: order.reason,
+            ticket: order.ticket,
+            since: now.wall,
+            lease: Lease::start(&self.context.boot, now.boot, order.lease),
+        };
+        let told =
+            store::update_command(act.id, Outcome::Received, "It is being collected".to_owned(), now.wall);
+        if let Err(error) = self.write(vec![state::put(&act), told]) {
+            let title = format!("Not collected, because it could not be written down first: {error}");
+            return self.answer(&order.subject, order.id, Outcome::Failed, &title, Value::Null, now);
+        }
+        self.held.push(act);
+    }
+
+    /// A bundle is in the spool, or is not.
+    pub fn collected(&mut self, id: Uuid, result: Result<Sealed, String>, now: Moment) {
+        if self.collecting.as_ref().is_some_and(|collecting| collecting.id == id)
+            && let Some(collecting) = self.collecting.take()
+            && collecting.thread.join().is_err()
+        {
+            tracing::error!("the thread that collects evidence panicked");
+        }
+        // It was ended meanwhile: what the thread left goes.
+        let Some(act) = self.held.iter().find(|act| act.id == id).cloned() else { return self.remove(id) };
+        if self.context.stop.is_set() {
+            return;
+        }
+        let sealed = match result {
+            Ok(sealed) => sealed,
+            Err(why) => {
+                return self.end(
+                    id,
+                    Outcome::Failed,
+                    &format!("Not collected: {}", safe(&why)),
+                    Value::Null,
+                    now,
+                );
+            }
+        };
+        let title = format!(
+            "{} files of evidence are collected, {} encrypted to the vendor",
+            sealed.entries,
+            format_size(sealed.sealed_bytes)
+        );
+        let detail = json!({ "action": "preserve", "lease_seconds": act.lease.remaining(now.boot).as_secs(), DETAIL: sealed });
+        let mut applied = Preserving { sealed: Some(sealed), ..act };
+        let told = store::update_command(id, Outcome::Applied, title.clone(), now.wall);
+        match self.receipt(
+            &applied.subject(),
+            Outcome::Applied,
+            &title,
+            detail,
+            vec![state::put(&applied), told],
+        ) {
+            Ok(after) => applied.after = after,
+            Err(error) => {
+                // Nobody is told of what has no record: it is collected anew, or not at all.
+                tracing::error!(%error, %id, "the receipt of evidence was not sealed");
+                return self.end(
+                    id,
+                    Outcome::Failed,
+                    "Not kept: its receipt could not be sealed",
+                    Value::Null,
+                    now,
+                );
+            }
+        }
+        self.held.iter_mut().filter(|held| held.id == id).for_each(|held| *held = applied.clone());
+    }
+
+    /// The collector holds all of a bundle.
+    pub fn complete(&mut self, id: Uuid, now: Moment) {
+        let Some(sealed) = self.held.iter().find(|act| act.id == id).and_then(|act| act.sealed.clone())
+        else {
+            return;
+        };
+        let detail = json!({ "sealed_bytes": sealed.sealed_bytes, "sealed_sha256": sealed.sealed_sha256 });
+        self.end(
+            id,
+            Outcome::Confirmed,
+            "The collector holds all of the evidence; the copy here is removed",
+            detail,
+            now,
+        );
+    }
+
+    /// Ends what local root wants ended.
+    pub fn release(&mut self, id: Option<Uuid>, person: &Person, now: Moment) -> Vec<ReleasedAction> {
+        let meant = |act: &&Preserving| id.is_none_or(|id| act.id == id);
+        let meant: Vec<Uuid> = self.held.iter().filter(meant).map(|act| act.id).collect();
+        let detail = json!({ "by": person, "released": now.wall });
+        for id in &meant {
+            self.end(
+                *id,
+                Outcome::Released,
+                &format!("Released by {person}; the evidence here is removed"),
+                detail.clone(),
+                now,
+            );
+        }
+        let released = |id| ReleasedAction { id, action: "preserve".to_owned(), problem: None };
+        meant.into_iter().map(released).collect()
+    }
+
+    /// Ends what is over, begins what waits, and shows it.
+    pub fn tick(&mut self, now: Moment) {
+        for (id, outcome, title, detail) in std::mem::take(&mut self.unrecorded) {
+            self.end(id, outcome, &title, detail, now);
+        }
+        let over = |act: &&Preserving| act.lease.remaining(now.boot).is_zero();
+        let ended = |act: &&Preserving| self.unrecorded.iter().any(|(ended, ..)| *ended == act.id);
+        let over: Vec<Uuid> =
+            self.held.iter().filter(|act| over(act) && !ended(act)).map(|act| act.id).collect();
+        for id in over {
+            let title =
+                "The lease ended before the collector had all of the evidence; the copy here is removed";
+            self.end(id, Outcome::Expired, title, Value::Null, now);
+        }
+        if self.collecting.is_none() && !self.context.stop.is_set() {
+            self.collect_next(now);
+        }
+        if now.boot.saturating_sub(self.saved) >= SAVE_INTERVAL {
+            self.save(now);
+        }
+        self.show();
+    }
+
+    /// How long nothing has to be done.
+    pub fn next_wake(&self, now: Moment) -> Duration {
+        if !self.unrecorded.is_empty() {
+            return SEAL_AGAIN;
+        }
+        let left = self.held.iter().map(|act| act.lease.remaining(now.boot)).min();
+        left.unwrap_or(SAVE_INTERVAL).clamp(Duration::from_millis(200), SAVE_INTERVAL)
+    }
+
+    /// Saves what is left of the leases, and waits for the thread that collects: the stop signal is set.
+    pub fn stop(mut self, now: Moment) {
+        self.save(now);
+        if let Some(collecting) = self.collecting.take() {
+            collecting.cancel.store(true, Ordering::Relaxed);
+            if collecting.thread.join().is_err() {
+                tracing::error!("the thread that collects evidence panicked");
+            }
+        }
+    }
+
+    fn collect_next(&mut self, now: Moment) {
+        let ended = |id: Uuid| self.unrecorded.iter().any(|(ended, ..)| *ended == id);
+        let next = self.held.iter().find(|act| act.sealed.is_none() && !ended(act.id)).cloned();
+        let Some(mut act) = next else { return };
+        let id = act.id;
+        act.attempts = act.attempts.saturating_add(1);
+        if let Err(error) = self.write(vec![state::put(&act)]) {
+            tracing::error!(%error, %id, "evidence is not collected yet: it cannot be written down");
+            return;
+        }
+        self.held.iter_mut().filter(|held| held.id == id).for_each(|held| held.attempts = act.attempts);
+        let started = match self.process(&act) {
+            Ok(started) => started,
+            Err(why) => {
+                return self.end(
+                    id,
+                    Outcome::Failed,
+                    &format!("Not collected: {}", safe(&why)),
+                    Value::Null,
+                    now,
+                );
+            }
+        };
+        let cancel = Arc::new(AtomicBool::new(false));
+        let (context, jobs, cancelled) = (self.context.clone(), self.jobs.clone(), Arc::clone(&cancel));
+        let body = move || {
+            let result = collect(&context, &act, started, &cancelled).map_err(|error| error.to_string());
+            let mut job = Job::Collected(id, result);
+            // Nobody takes it when the agent stops.
+            while let Err(TrySendError::Full(back)) = jobs.try_send(job) {
+                if context.stop.wait(SEND_AGAIN) {
+                    return;
+                }
+                job = back;
+            }
+        };
+        match std::thread::Builder::new().name("collect".to_owned()).spawn(body) {
+            Ok(thread) => self.collecting = Some(Collecting { id, cancel, thread }),
+            Err(error) => {
+                let title = format!("Not collected: no thread can be started: {error}");
+                self.end(id, Outcome::Failed, &title, Value::Null, now);
+            }
+        }
+    }
+
+    /// When the process that is named began, in ticks; an error when it is another one, or the agent.
+    fn process(&self, act: &Preserving) -> Result<Option<u64>, String> {
+        let Some(process) = &act.process else { return Ok(None) };
+        let named = Named { pid: process.pid, started: process.started, sha256: &process.sha256 };
+        let found = named.identify(self.context.booted)?;
+        let own = std::fs::metadata("/proc/self/exe").ok();
+        let theirs = std::fs::metadata(format!("/proc/{}/exe", process.pid)).ok();
+        let file = |metadata: std::fs::Metadata| {
+            use std::os::unix::fs::MetadataExt as _;
+            (metadata.dev(), metadata.ino())
+        };
+        if own.map(file) == theirs.map(file) {
+            return Err("that process is the agent, whose memory holds its keys".to_owned());
+        }
+        Ok(Some(found.started))
+    }
+
+    /// It is over, whatever hinders: the record of it is tried until it is sealed, the file goes with it.
+    fn end(&mut self, id: Uuid, outcome: Outcome, title: &str, detail: Value, now: Moment) {
+        let Some(act) = self.held.iter().find(|act| act.id == id).cloned() else { return };
+        if let Some(collecting) = self.collecting.as_ref().filter(|collecting| collecting.id == id) {
+            collecting.cancel.store(true, Ordering::Relaxed);
+        }
+        let told = store::update_command(id, outcome, title.to_owned(), now.wall);
+        let writes = vec![state::remove(id), told];
+        if let Err(error) = self.receipt(&act.subject(), outcome, title, detail.clone(), writes) {
+            tracing::error!(%error, %id, "the end of evidence was not recorded; trying again");
+            self.unrecorded.push((id, outcome, title.to_owned(), detail));
+            return;
+        }
+        self.held.retain(|act| act.id != id);
+        // A thread that still writes to it removes it when it ends.
+        self.remove(id);
+        self.show();
+    }
+
+    fn remove(&self, id: Uuid) {
+        if let Err(error) = self.context.spool.remove(id) {
+            tracing::error!(%error, %id, "evidence cannot be removed from the spool; the next start tries again");
+        }
+    }
+
+    fn save(&mut self, now: Moment) {
+        self.saved = now.boot;
+        for act in &mut self.held {
+            act.lease = act.lease.saved(now.boot);
+        }
+        let writes: Vec<StateWrite> = self.held.iter().map(state::save_lease).collect();
+        if !writes.is_empty()
+            && let Err(error) = self.write(writes)
+        {
+            tracing::warn!(%error, "what is left of the leases of evidence was not saved");
+        }
+    }
+
+    fn answer(&self, subject: &Subject, id: Uuid, outcome: Outcome, title: &str, detail: Value, now: Moment) {
+        let write = store::update_command(id, outcome, title.to_owned(), now.wall);
+        if let Err(error) = self.receipt(subject, outcome, title, detail, vec![write]) {
+            tracing::error!(%error, %id, "a receipt was not sealed");
+        }
+    }
+
+    /// Seals a receipt with the state that goes with it; gives the size of the ledger then.
+    fn receipt(
+        &self,
+        subject: &Subject,
+        outcome: Outcome,
+        title: &str,
+        detail: Value,
+        writes: Vec<StateWrite>,
+    ) -> Result<u64, RespondError> {
+        let draft = subject.receipt(outcome, None, title, detail)?;
+        let sealed = self.context.sealer.seal_durably(vec![draft], writes, SEAL_TIMEOUT)?;
+        Ok(sealed.first.saturating_add(sealed.count))
+    }
+
+    fn write(&self, writes: Vec<StateWrite>) -> Result<(), RespondError> {
+        self.context.sealer.seal_durably(Vec::new(), writes, SEAL_TIMEOUT)?;
+        Ok(())
+    }
+
+    fn show(&self) {
+        let ready = |act: &Preserving| {
+            Some(Offer { id: act.id, total: act.sealed.as_ref()?.sealed_bytes, after: act.after })
+        };
+        let ended = |offer: &Offer| self.unrecorded.iter().any(|(ended, ..)| *ended == offer.id);
+        let offers = self.held.iter().filter_map(ready).filter(|offer| !ended(offer)).collect();
+        *self.offers.lock().unwrap_or_else(PoisonError::into_inner) = offers;
+        self.context.status.set_evidence(&self.held);
+    }
+}
+
+fn collect(
+    context: &Context,
+    act: &Preserving,
+    started: Option<u64>,
+    cancel: &AtomicBool,
+) -> Result<Sealed, Stopped> {
+    let until = crate::clock::since_boot().saturating_add(COLLECT_WITHIN);
+    let may_go_on = || match () {
+        () if cancel.load(Ordering::Relaxed) || context.stop.is_set() => Err(Stopped::Cancelled),
+        () if crate::clock::since_boot() >= until => Err(Stopped::Late),
+        () => Ok(()),
+    };
+    let head = Head {
+        format: FORMAT.to_owned(),
+        command: act.id,
+        agent: act.agent,
+        began: crate::clock::now(),
+        profiles: act.profiles.clone(),
+        paths: act.paths.clone(),
+        process: act.process.clone(),
+    };
+    let collection = Collection {
+        head,
+        recipients: &act.recipients,
+        started,
+        own: &context.own,
+        spool: &context.spool,
+        sealed_max: context.bundle_max,
+    };
+    collection.run(&may_go_on)
+}

@@ -1,0 +1,387 @@
+//! Evidence as agents hand it over: encrypted to keys that are not here, so that what is kept opens nothing.
+//!
+//! `evidence/<agent>/<command>.age` and `.json` in the data directory, 0600. Taken is only what a sealed receipt `applied` of the
+//! agent tells of, with its size; complete it is when the SHA-256 is the one in that receipt, and no finding says otherwise.
+//! An agent is told how much is durable, and nothing else.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use picket_protocol::command::{Outcome, Receipt};
+use picket_protocol::crypto::hex;
+use picket_protocol::evidence::{Chunk, DETAIL, Held, HeldRefusal, Sealed};
+use picket_protocol::identity::AgentId;
+use picket_protocol::record::Record;
+use picket_protocol::time::Timestamp;
+use ring::digest;
+use uuid::Uuid;
+
+use crate::store::{OwnFinding, ReceiptQuery, Store, StoreError};
+
+/// Longest description of one bundle.
+const ITEM_BYTES_MAX: u64 = 64 * 1024;
+/// Seconds until an agent asks again whose receipt has not come yet.
+const RETRY_SOON: u64 = 30;
+/// Until one asks again that was refused for good, or for want of room.
+const RETRY_LATE: u64 = 3_600;
+/// Bundles of one host that are remembered, also those that were deleted.
+const ITEMS_PER_HOST_MAX: usize = 1_000;
+
+/// How much is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EvidenceLimits {
+    /// Bytes of one host.
+    pub host_bytes_max: u64,
+    /// Bytes of all hosts.
+    pub bytes_max: u64,
+    /// Bytes of the disk that stay free.
+    pub free_bytes_min: u64,
+}
+
+/// How far a bundle is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EvidenceState {
+    /// Some of it is here.
+    Receiving,
+    /// All of it is, and is what was sealed.
+    Complete,
+    /// What came was not what was sealed; it was thrown away.
+    Mismatch,
+    /// An operator deleted it.
+    Deleted,
+}
+
+/// One bundle.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct EvidenceItem {
+    /// The command that ordered it.
+    pub command: Uuid,
+    /// The agent.
+    pub agent: AgentId,
+    /// Place of its receipt in the agent's ledger.
+    pub seq: u64,
+    /// Bytes.
+    pub size: u64,
+    /// SHA-256 in hex, as it was sealed.
+    pub sha256: String,
+    /// Root of its manifest in hex, as it was sealed.
+    pub root: String,
+    /// How far it is.
+    pub state: EvidenceState,
+    /// When the first piece came.
+    pub began: Timestamp,
+    /// When it was complete.
+    pub completed: Option<Timestamp>,
+    /// Bytes that are here.
+    #[serde(skip)]
+    pub held: u64,
+}
+
+type Key = (AgentId, Uuid);
+type Slot = Arc<Mutex<EvidenceItem>>;
+
+/// See the module's description.
+pub struct EvidenceStore {
+    directory: PathBuf,
+    limits: EvidenceLimits,
+    items: Mutex<BTreeMap<Key, Slot>>,
+}
+
+/// What is to be said to the agent, and to the operators.
+pub type Taken = (Held, Option<OwnFinding>);
+
+impl EvidenceStore {
+    /// Opens it, making the directory when it is not there. What cannot be read is left where it is, and told.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn open(directory: &Path, limits: EvidenceLimits) -> io::Result<Self> {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+        let store = Self { directory: directory.to_owned(), limits, items: Mutex::default() };
+        for host in fs::read_dir(directory)? {
+            let host = host?;
+            let Some(agent) = host.file_name().to_str().and_then(AgentId::parse) else { continue };
+            for file in fs::read_dir(host.path())? {
+                let path = file?.path();
+                if path.extension().is_none_or(|end| end != "json") {
+                    continue;
+                }
+                match read_item(&path) {
+                    Ok(item) if item.agent == agent => {
+                        let held = fs::metadata(path.with_extension("age")).map_or(0, |found| found.len());
+                        let item = EvidenceItem { held: held.min(item.size), ..item };
+                        lock(&store.items).insert((agent, item.command), Arc::new(Mutex::new(item)));
+                    }
+                    Ok(_) => tracing::error!(path = %path.display(), "evidence lies under another host"),
+                    Err(error) => tracing::error!(path = %path.display(), %error, "evidence cannot be read"),
+                }
+            }
+        }
+        Ok(store)
+    }
+
+    /// All bundles, of one host where one is given; the oldest first.
+    pub fn list(&self, agent: Option<AgentId>) -> Vec<EvidenceItem> {
+        let slots: Vec<Slot> = {
+            let items = lock(&self.items);
+            let of_host = |(key, _): &(&Key, &Slot)| agent.is_none_or(|agent| key.0 == agent);
+            items.iter().filter(of_host).map(|(_, slot)| Arc::clone(slot)).collect()
+        };
+        let mut list: Vec<EvidenceItem> = slots.iter().map(|slot| lock(slot).clone()).collect();
+        list.sort_by_key(|item| (item.command, item.agent));
+        list
+    }
+
+    /// One bundle.
+    pub fn one(&self, agent: AgentId, command: Uuid) -> Option<EvidenceItem> {
+        let slot = lock(&self.items).get(&(agent, command)).cloned()?;
+        let item = lock(&slot).clone();
+        Some(item)
+    }
+
+    /// Opens a complete one for reading.
+    ///
+    /// # Errors
+    /// What the file system says, or that it is not complete.
+    pub fn read(&self, agent: AgentId, command: Uuid) -> io::Result<(EvidenceItem, File)> {
+        let item = self.one(agent, command).filter(|item| item.state == EvidenceState::Complete);
+        let item = item.ok_or(io::ErrorKind::NotFound)?;
+        let file = File::open(self.path(agent, command, "age"))?;
+        Ok((item, file))
+    }
+
+    /// Deletes the bytes of one; that it was there is remembered.
+    ///
+    /// # Errors
+    /// What the file system says, or that there is none.
+    pub fn delete(&self, agent: AgentId, command: Uuid) -> io::Result<EvidenceItem> {
+        let slot = lock(&self.items).get(&(agent, command)).cloned().ok_or(io::ErrorKind::NotFound)?;
+        let mut item = lock(&slot);
+        let deleted = EvidenceItem { state: EvidenceState::Deleted, held: 0, ..item.clone() };
+        self.describe(&deleted)?;
+        match fs::remove_file(self.path(agent, command, "age")) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        *item = deleted.clone();
+        Ok(deleted)
+    }
+
+    /// Takes a piece from an agent. Blocks.
+    ///
+    /// # Errors
+    /// Those of the store of records; what its own disk says is told to the agent as a refusal.
+    pub fn take(
+        &self,
+        agent: AgentId,
+        chunk: &Chunk,
+        store: &dyn Store,
+        now: Timestamp,
+    ) -> Result<Taken, StoreError> {
+        let known = lock(&self.items).get(&(agent, chunk.evidence)).cloned();
+        let slot = match known {
+            Some(slot) => slot,
+            None => match self.begin(agent, chunk, store, now)? {
+                Ok(slot) => slot,
+                Err((reason, retry_after)) => return Ok((refuse(chunk, 0, reason, retry_after), None)),
+            },
+        };
+        let mut item = lock(&slot);
+        if item.size != chunk.total {
+            return Ok((refuse(chunk, 0, "its size is not the sealed one".to_owned(), RETRY_LATE), None));
+        }
+        if item.state == EvidenceState::Deleted {
+            return Ok((refuse(chunk, 0, "an operator deleted it".to_owned(), RETRY_LATE), None));
+        }
+        match self.put(&mut item, chunk, now) {
+            Ok(None) => {
+                let complete = item.state == EvidenceState::Complete;
+                Ok((Held { evidence: chunk.evidence, held: item.held, complete, refused: None }, None))
+            }
+            Ok(Some(found)) => {
+                let finding = OwnFinding::evidence_mismatch(agent, chunk.evidence, &item.sha256, &found, now);
+                let reason = "its SHA-256 is not the sealed one".to_owned();
+                Ok((refuse(chunk, 0, reason, RETRY_LATE), Some(finding)))
+            }
+            Err(error) => {
+                tracing::error!(%agent, command = %chunk.evidence, %error, "evidence cannot be kept");
+                Ok((
+                    refuse(
+                        chunk,
+                        item.held,
+                        "the collector cannot keep it at the moment".to_owned(),
+                        RETRY_SOON,
+                    ),
+                    None,
+                ))
+            }
+        }
+    }
+
+    /// A bundle that is not known yet: there must be a receipt, and room.
+    fn begin(
+        &self,
+        agent: AgentId,
+        chunk: &Chunk,
+        store: &dyn Store,
+        now: Timestamp,
+    ) -> Result<Result<Slot, (String, u64)>, StoreError> {
+        let Some((seq, sealed)) = sealed(agent, chunk.evidence, store)? else {
+            return Ok(Err(("no sealed receipt tells of it yet".to_owned(), RETRY_SOON)));
+        };
+        if sealed.sealed_bytes != chunk.total {
+            return Ok(Err(("its size is not the sealed one".to_owned(), RETRY_LATE)));
+        }
+        if let Err(why) = self.has_room(agent, chunk.total) {
+            return Ok(Err((why, RETRY_LATE)));
+        }
+        let item = EvidenceItem {
+            command: chunk.evidence,
+            agent,
+            seq,
+            size: sealed.sealed_bytes,
+            sha256: sealed.sealed_sha256,
+            root: sealed.root,
+            state: EvidenceState::Receiving,
+            began: now,
+            completed: None,
+            held: 0,
+        };
+        if let Err(error) = self.describe(&item) {
+            tracing::error!(%agent, command = %chunk.evidence, %error, "evidence cannot be kept");
+            return Ok(Err(("the collector cannot keep it at the moment".to_owned(), RETRY_SOON)));
+        }
+        let mut items = lock(&self.items);
+        let slot = items.entry((agent, chunk.evidence)).or_insert_with(|| Arc::new(Mutex::new(item)));
+        Ok(Ok(Arc::clone(slot)))
+    }
+
+    /// What is announced counts, whether it has come or not.
+    fn has_room(&self, agent: AgentId, more: u64) -> Result<(), String> {
+        let all = self.list(None);
+        let bytes = |of: &dyn Fn(&&EvidenceItem) -> bool| {
+            let kept = all.iter().filter(|item| item.state != EvidenceState::Deleted).filter(of);
+            kept.map(|item| item.size).fold(more, u64::saturating_add)
+        };
+        let of_host = |item: &&EvidenceItem| item.agent == agent;
+        if all.iter().filter(of_host).count() >= ITEMS_PER_HOST_MAX {
+            return Err(format!("{ITEMS_PER_HOST_MAX} bundles of this host are known already"));
+        }
+        if bytes(&of_host) > self.limits.host_bytes_max {
+            return Err(
+                "the evidence of this host would be over its bound (evidence.host_mib_max): delete some"
+                    .to_owned(),
+            );
+        }
+        if bytes(&|_| true) > self.limits.bytes_max {
+            return Err("all evidence would be over its bound (evidence.mib_max): delete some".to_owned());
+        }
+        let figures = rustix::fs::statvfs(&self.directory).map_err(|error| error.to_string())?;
+        let free = figures.f_bavail.saturating_mul(figures.f_frsize);
+        if free < self.limits.free_bytes_min.saturating_add(more) {
+            return Err("the collector's disk has no room for it (evidence.free_mib_min)".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Writes what continues what is there, durably; when it is all, compares. Gives the SHA-256 that does not fit.
+    fn put(&self, item: &mut EvidenceItem, chunk: &Chunk, now: Timestamp) -> io::Result<Option<String>> {
+        if item.state == EvidenceState::Complete {
+            return Ok(None);
+        }
+        let path = self.path(item.agent, item.command, "age");
+        if item.state == EvidenceState::Mismatch {
+            *item = EvidenceItem { state: EvidenceState::Receiving, held: 0, ..item.clone() };
+            self.describe(item)?;
+        }
+        let file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path)?;
+        if !chunk.bytes.is_empty() && chunk.offset == item.held {
+            file.write_all_at(&chunk.bytes, chunk.offset)?;
+            file.sync_data()?;
+            item.held = item.held.saturating_add(u64::try_from(chunk.bytes.len()).unwrap_or(0));
+        }
+        if item.held < item.size {
+            return Ok(None);
+        }
+        // Nothing behind it counts, whatever was there before.
+        file.set_len(item.size)?;
+        let found = hash(&file)?;
+        let fits = found == item.sha256;
+        if !fits {
+            file.set_len(0)?;
+        }
+        file.sync_all()?;
+        let (state, held) =
+            if fits { (EvidenceState::Complete, item.held) } else { (EvidenceState::Mismatch, 0) };
+        let done = EvidenceItem { state, held, completed: fits.then_some(now), ..item.clone() };
+        self.describe(&done)?;
+        *item = done;
+        Ok((!fits).then_some(found))
+    }
+
+    fn path(&self, agent: AgentId, command: Uuid, end: &str) -> PathBuf {
+        self.directory.join(agent.to_string()).join(format!("{command}.{end}"))
+    }
+
+    /// Replaces the description in one step, durably.
+    fn describe(&self, item: &EvidenceItem) -> io::Result<()> {
+        let path = self.path(item.agent, item.command, "json");
+        let host = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(host)?;
+        let draft = path.with_extension("new");
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
+        file.write_all(&serde_json::to_vec(item)?)?;
+        file.sync_all()?;
+        fs::rename(&draft, &path)?;
+        File::open(host)?.sync_all()?;
+        File::open(&self.directory)?.sync_all()
+    }
+}
+
+/// What the agent's ledger says of a bundle, and where.
+fn sealed(agent: AgentId, command: Uuid, store: &dyn Store) -> Result<Option<(u64, Sealed)>, StoreError> {
+    let query = ReceiptQuery { command: Some(command), agent: Some(agent), ..ReceiptQuery::default() };
+    let receipts = store.receipts(&query)?;
+    let Some(row) = receipts.items.iter().find(|row| row.outcome == Outcome::Applied) else {
+        return Ok(None);
+    };
+    let record = store.record(agent, row.seq)?;
+    let receipt = record.and_then(|bytes| Record::parse(&bytes).ok()?.body::<Receipt>().ok());
+    let detail = receipt.and_then(|receipt| receipt.detail.get(DETAIL).cloned());
+    let sealed = detail.and_then(|detail| serde_json::from_value::<Sealed>(detail).ok());
+    Ok(sealed.map(|sealed| (row.seq, sealed)))
+}
+
+fn refuse(chunk: &Chunk, held: u64, reason: String, retry_after: u64) -> Held {
+    let refused = Some(HeldRefusal { reason, retry_after });
+    Held { evidence: chunk.evidence, held, complete: false, refused }
+}
+
+fn hash(file: &File) -> io::Result<String> {
+    let mut context = digest::Context::new(&digest::SHA256);
+    let (mut buffer, mut at) = (vec![0; 128 * 1024], 0_u64);
+    loop {
+        let count = file.read_at(&mut buffer, at)?;
+        if count == 0 {
+            return Ok(hex(context.finish().as_ref()));
+        }
+        context.update(buffer.get(..count).unwrap_or_default());
+        at = at.saturating_add(u64::try_from(count).unwrap_or(0));
+    }
+}
+
+fn read_item(path: &Path) -> io::Result<EvidenceItem> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(ITEM_BYTES_MAX).read_to_end(&mut bytes)?;
+    Ok(serde_json::from_slice(&bytes)?)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
