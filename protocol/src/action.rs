@@ -583,31 +583,10 @@ impl Action {
             Self::Assess {} => "assess the host: what differs from what is usual".to_owned(),
             Self::WatchClosely {} => "watch the host closely: tell more than usual".to_owned(),
             Self::Restore { command, services, pause, accept } => {
-                let services: Vec<String> = services.iter().map(ToString::to_string).collect();
-                let opened = match services.as_slice() {
-                    [] => "end it".to_owned(),
-                    some => format!("open {}, {pause} s after one another, and end it", some.join(", ")),
-                };
-                let accepted = match accept.as_slice() {
-                    [] => String::new(),
-                    some => format!(" or shows only what operators accepted: {}", some.join("; ")),
-                };
-                format!(
-                    "restore the host from the isolation {command}: assess it, and if it is clean{accepted}, {opened}, \
-                     then watch the host closely"
-                )
+                describe_restore(command, services, *pause, accept)
             }
             Self::Preserve { profiles, paths, process } => {
-                let mut what: Vec<String> =
-                    profiles.iter().map(|profile| profile.name().to_owned()).collect();
-                what.extend(paths.iter().cloned());
-                what.extend(process.as_ref().map(|process| {
-                    format!(
-                        "the memory of process {} of {}, which runs {}",
-                        process.pid, process.started, process.sha256
-                    )
-                }));
-                format!("preserve evidence, encrypted to the vendor: {}", what.join(", "))
+                describe_preserve(profiles, paths, process.as_ref())
             }
             Self::Playbook { name, steps } => match steps.len() {
                 1 => format!("playbook {name}: one step"),
@@ -621,7 +600,6 @@ impl Action {
     /// # Errors
     /// What is out of its bounds.
     pub(crate) fn check(&self) -> Result<(), &'static str> {
-        let bounds = |fits: bool, what| if fits { Ok(()) } else { Err(what) };
         match self {
             Self::Advise { message } => {
                 let fits = (1..=TEXT_BYTES_MAX).contains(&message.len());
@@ -669,35 +647,76 @@ impl Action {
             }
             Self::Assess {} | Self::WatchClosely {} => Ok(()),
             Self::Restore { command, services, pause, accept } => {
-                bounds(matches!(command.get_version_num(), 7 | 8), "command is not the id of one")?;
-                bounds(services.len() <= SERVICES_MAX, "services are more than 32")?;
-                bounds(services.iter().all(|service| service.port > 0), "services hold a port 0")?;
-                let distinct: BTreeSet<_> = services.iter().collect();
-                bounds(distinct.len() == services.len(), "services hold one twice")?;
-                bounds(*pause <= PAUSE_SECONDS_MAX, "pause is longer than 3,600 s")?;
-                bounds(accept.len() <= ACCEPTED_MAX, "accept holds more than 100 items")?;
-                let fits = |item: &String| (1..=ITEM_BYTES_MAX).contains(&item.len());
-                bounds(
-                    accept.iter().all(fits),
-                    "accept holds an item that is empty or longer than 1,200 bytes",
-                )
+                check_restore(command, services, *pause, accept)
             }
-            Self::Preserve { profiles, paths, process } => {
-                let something = !profiles.is_empty() || !paths.is_empty() || process.is_some();
-                bounds(something, "preserve names no profile, path or process")?;
-                bounds(paths.len() <= PATHS_MAX, "paths are more than 64")?;
-                let whole = |path: &String| path == "/" || is_whole_path(path);
-                bounds(
-                    paths.iter().all(whole),
-                    "paths hold one that is not absolute, or holds a . or .. or empty component",
-                )?;
-                let Some(process) = process else { return Ok(()) };
-                bounds((2..=PID_MAX).contains(&process.pid), "pid is none that a program can have")?;
-                bounds(is_sha256(&process.sha256), "sha256 is not 64 lower-case hexadecimal digits")
-            }
+            Self::Preserve { profiles, paths, process } => check_preserve(profiles, paths, process.as_ref()),
             Self::Playbook { name, steps } => playbook::check(name, steps),
         }
     }
+}
+
+fn describe_restore(command: &uuid::Uuid, services: &[Service], pause: u64, accept: &[String]) -> String {
+    let services: Vec<String> = services.iter().map(ToString::to_string).collect();
+    let opened = match services.as_slice() {
+        [] => "end it".to_owned(),
+        some => format!("open {}, {pause} s after one another, and end it", some.join(", ")),
+    };
+    let accepted = match accept {
+        [] => String::new(),
+        some => format!(" or shows only what operators accepted: {}", some.join("; ")),
+    };
+    format!(
+        "restore the host from the isolation {command}: assess it, and if it is clean{accepted}, {opened}, \
+         then watch the host closely"
+    )
+}
+
+fn describe_preserve(profiles: &BTreeSet<Profile>, paths: &[String], process: Option<&Process>) -> String {
+    let mut what: Vec<String> = profiles.iter().map(|profile| profile.name().to_owned()).collect();
+    what.extend(paths.iter().cloned());
+    what.extend(process.map(|process| {
+        format!("the memory of process {} of {}, which runs {}", process.pid, process.started, process.sha256)
+    }));
+    format!("preserve evidence, encrypted to the vendor: {}", what.join(", "))
+}
+
+fn bounds(fits: bool, what: &'static str) -> Result<(), &'static str> {
+    if fits { Ok(()) } else { Err(what) }
+}
+
+fn check_restore(
+    command: &uuid::Uuid,
+    services: &[Service],
+    pause: u64,
+    accept: &[String],
+) -> Result<(), &'static str> {
+    bounds(matches!(command.get_version_num(), 7 | 8), "command is not the id of one")?;
+    bounds(services.len() <= SERVICES_MAX, "services are more than 32")?;
+    bounds(services.iter().all(|service| service.port > 0), "services hold a port 0")?;
+    let distinct: BTreeSet<_> = services.iter().collect();
+    bounds(distinct.len() == services.len(), "services hold one twice")?;
+    bounds(pause <= PAUSE_SECONDS_MAX, "pause is longer than 3,600 s")?;
+    bounds(accept.len() <= ACCEPTED_MAX, "accept holds more than 100 items")?;
+    let fits = |item: &String| (1..=ITEM_BYTES_MAX).contains(&item.len());
+    bounds(accept.iter().all(fits), "accept holds an item that is empty or longer than 1,200 bytes")
+}
+
+fn check_preserve(
+    profiles: &BTreeSet<Profile>,
+    paths: &[String],
+    process: Option<&Process>,
+) -> Result<(), &'static str> {
+    let something = !profiles.is_empty() || !paths.is_empty() || process.is_some();
+    bounds(something, "preserve names no profile, path or process")?;
+    bounds(paths.len() <= PATHS_MAX, "paths are more than 64")?;
+    let whole = |path: &String| path == "/" || is_whole_path(path);
+    bounds(
+        paths.iter().all(whole),
+        "paths hold one that is not absolute, or holds a . or .. or empty component",
+    )?;
+    let Some(process) = process else { return Ok(()) };
+    bounds((2..=PID_MAX).contains(&process.pid), "pid is none that a program can have")?;
+    bounds(is_sha256(&process.sha256), "sha256 is not 64 lower-case hexadecimal digits")
 }
 
 fn is_path(path: &str) -> bool {
