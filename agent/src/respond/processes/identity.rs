@@ -39,12 +39,12 @@ impl Named<'_> {
     /// # Errors
     /// What is not so.
     pub fn find(&self, booted: Timestamp) -> Result<Stopped, String> {
-        let found = self.identify(booted)?;
+        let found = self.begun_then(booted)?;
         let all: Vec<Life> = living().into_iter().filter_map(life).collect();
         if Spared::new(&all).is(&found) {
             return Err(format!("process {} is one that is never stopped", self.pid));
         }
-        Ok(Stopped::of(&found))
+        self.runs_that(found).map(|found| Stopped::of(&found))
     }
 
     /// The process, when all that the command says of it is so.
@@ -52,9 +52,12 @@ impl Named<'_> {
     /// # Errors
     /// What is not so.
     pub fn identify(&self, booted: Timestamp) -> Result<Life, String> {
+        self.runs_that(self.begun_then(booted)?)
+    }
+
+    fn begun_then(&self, booted: Timestamp) -> Result<Life, String> {
         let pid = self.pid;
-        let is_gone = || format!("there is no process {pid}");
-        let found = life(pid).filter(Life::runs).ok_or_else(is_gone)?;
+        let found = life(pid).filter(Life::runs).ok_or_else(|| self.is_gone())?;
         let after = Duration::from_nanos(found.started.saturating_mul(1_000_000_000 / TICKS_PER_SECOND));
         let began = [booted.plus(after), boot_by_clock().plus(after)];
         if !began.iter().any(|began| close(*began, self.started)) {
@@ -64,13 +67,22 @@ impl Named<'_> {
                 self.started
             ));
         }
+        Ok(found)
+    }
+
+    fn runs_that(&self, found: Life) -> Result<Life, String> {
+        let pid = self.pid;
         let sha256 =
             program_hash(pid).map_err(|error| format!("what process {pid} runs cannot be read: {error}"))?;
         if sha256 != self.sha256 {
             return Err(format!("process {pid} runs {sha256}, not {}", self.sha256));
         }
         let same = life(pid).is_some_and(|life| life.started == found.started && life.runs());
-        if same { Ok(found) } else { Err(is_gone()) }
+        if same { Ok(found) } else { Err(self.is_gone()) }
+    }
+
+    fn is_gone(&self) -> String {
+        format!("there is no process {}", self.pid)
     }
 }
 
