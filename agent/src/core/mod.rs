@@ -201,18 +201,24 @@ struct Core {
     service: service::Service,
 }
 
+/// As whom the agent goes on. One that starts is not being removed any more.
+fn identity_in(layout: &Layout) -> Identity {
+    retire::forget(layout);
+    let identity = Identity::default();
+    read_enrolment(layout).into_iter().for_each(|enrolment| identity.set(enrolment));
+    identity
+}
+
 impl Core {
     fn start(loaded: &Loaded, layout: Layout) -> Result<Self, CoreError> {
         let config = loaded.config.clone();
         let boot = boot_id()?;
         let ledger = Arc::new(open_ledger(&config, &layout)?);
         record_start(loaded, &layout, &ledger, &boot)?;
-        retire::forget(&layout);
-        let identity = Identity::default();
-        read_enrolment(&layout).into_iter().for_each(|enrolment| identity.set(enrolment));
+        let identity = identity_in(&layout);
         let (sensors_stop, link_stop) = (stop_signal()?, stop_signal()?);
-        let (statuses, link_status) = (Statuses::default(), LinkStatus::default());
-        let respond_status = RespondStatus::default();
+        let (statuses, link_status, respond_status) =
+            (Statuses::default(), LinkStatus::default(), RespondStatus::default());
         let cosigned = Cosigned::new(&layout, ledger.heads(), identity.clone());
         let (watch, acts) = (Watch::default(), OwnActs::default());
         let start = Start::new(loaded, &layout, &ledger, &boot, &respond_status, (&watch, &acts));
@@ -253,9 +259,9 @@ impl Core {
             cosigned,
             started: Moment::now(),
         };
-        let server = Server::start(sources).map_err(system("open the local socket"))?;
-        let service = service::Service::new(ledger.health(), statuses.clone());
         let mut core = Self {
+            server: Server::start(sources).map_err(system("open the local socket"))?,
+            service: service::Service::new(ledger.health(), statuses.clone()),
             config,
             layout,
             ledger,
@@ -269,11 +275,9 @@ impl Core {
             preserver,
             preserver_handle,
             link: None,
-            server,
             sensors_stop,
             link_stop,
             give_back: sys::GiveBack::default(),
-            service,
         };
         core.start_link();
         Ok(core)
