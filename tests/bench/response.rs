@@ -1,6 +1,6 @@
-//! `bench-response latency [ORDERS]`: from `soc send` of a signed isolation to its receipt `confirmed` at the collector, and how far from
-//! its time a lease ends with the agent dead. `bench-response fleet [AGENTS]`: from `soc send` of one isolation of all of them, each
-//! in a network of its own on this machine, to the last one's `confirmed`. `bench-response rounds [COUNT [SEED]]`: see `picket_tests::rounds`; exit code 0 when the victim
+//! `bench-response latency [ORDERS [busy]]`: from `soc send` of a signed isolation to its receipt `confirmed` at the collector, with all
+//! processors busy if that is wanted, and how far from its time a lease ends with the agent dead. `bench-response fleet [AGENTS]`: from `soc send` of one isolation of all of them, each
+//! in a network of its own on this machine, to the last one's `confirmed`. `bench-response rounds [COUNT [SEED [RUNG]]]`: see `picket_tests::rounds`; exit code 0 when the victim
 //! was as before after each.
 
 use std::process::ExitCode;
@@ -22,20 +22,32 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     match words.first().map(String::as_str) {
-        Some("latency") => latency(dir.path(), number(1, 50)),
+        Some("latency") => {
+            let busy = words.get(2).is_some_and(|word| word == "busy");
+            latency(dir.path(), number(1, 100), busy);
+        }
         Some("fleet") => fleet(dir.path(), u8::try_from(number(1, 50)).unwrap_or(u8::MAX).clamp(1, 200)),
         Some("rounds") => {
             let count = u32::try_from(number(1, 1_000)).unwrap_or(u32::MAX);
-            let outcome = rounds::run(dir.path(), count, number(2, 20_261_129), |what| println!("{what}"));
+            let rung = words.get(3).map(String::as_str);
+            let outcome = rounds::run(dir.path(), count, number(2, any()), rung, |what| println!("{what}"));
             println!("{outcome:#?}");
-            return if outcome.differences.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+            return if outcome.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
         }
         _ => {
-            eprintln!("bench-response latency [ORDERS] | fleet [AGENTS] | rounds [COUNT [SEED]]");
+            eprintln!(
+                "bench-response latency [ORDERS [busy]] | fleet [AGENTS] | rounds [COUNT [SEED [RUNG]]]"
+            );
             return ExitCode::from(3);
         }
     }
     ExitCode::SUCCESS
+}
+
+/// A seed that is another one each time.
+fn any() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    since.as_secs()
 }
 
 /// A host of the fleet; its network goes with it.
@@ -106,10 +118,31 @@ fn fleet(dir: &std::path::Path, size: u8) {
     );
 }
 
-fn latency(dir: &std::path::Path, orders: u64) {
+/// Keeps all processors busy as long as it lives.
+struct Busy(Vec<std::process::Child>);
+
+impl Busy {
+    fn start() -> Self {
+        let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let spin = || std::process::Command::new("sh").args(["-c", "while :; do :; done"]).spawn();
+        Self((0..processors).filter_map(|_| spin().ok()).collect())
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        for child in &mut self.0 {
+            // They end by nothing else.
+            let _ended = (child.kill(), child.wait());
+        }
+    }
+}
+
+fn latency(dir: &std::path::Path, orders: u64, busy: bool) {
     let cable = cable();
     let collector = Collector::start_on(dir, COLLECTOR);
     let mut site = Site::start(dir, &cable, &collector, "");
+    let spinning = busy.then(Busy::start);
     let mut took = Vec::new();
     for number in 0..orders {
         let path = site.write(&format!("isolate-{number}"), &["isolate", "--lease", "10m"]);
@@ -119,11 +152,13 @@ fn latency(dir: &std::path::Path, orders: u64) {
         took.push(begin.elapsed());
         site.agent.run(&["release"]);
     }
+    drop(spinning);
     took.sort_unstable();
     let at = |per_cent: usize| took.get((took.len() * per_cent / 100).min(took.len().saturating_sub(1)));
     let millis = |at: Option<&Duration>| at.copied().unwrap_or_default().as_millis();
     println!(
-        "isolate, soc send to confirmed: p50 {} ms, p99 {} ms, worst {} ms of {}",
+        "isolate, soc send to confirmed, {}: p50 {} ms, p99 {} ms, worst {} ms of {}",
+        if busy { "all processors busy" } else { "nothing else running" },
         millis(at(50)),
         millis(at(99)),
         millis(took.last()),
