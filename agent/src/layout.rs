@@ -177,12 +177,8 @@ pub fn read_file(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
 /// there is either the old or the new content.
 pub fn write_durably(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let parent = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
-    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_string_lossy();
-    let temporary = parent.join(format!(".{name}.new"));
-    match std::fs::remove_file(&temporary) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
+    let temporary = temporary(path).ok_or(io::ErrorKind::InvalidInput)?;
+    remove_if_there(&temporary)?;
     let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
     // Whatever the umask took away.
     file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(mode))?;
@@ -190,6 +186,31 @@ pub fn write_durably(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     file.sync_all()?;
     std::fs::rename(&temporary, path)?;
     std::fs::File::open(parent)?.sync_all()
+}
+
+/// Removes a file that [`write_durably`] writes, with what a crash left of writing it.
+///
+/// # Errors
+/// What is there and cannot be removed.
+pub fn remove_written(path: &Path) -> io::Result<()> {
+    temporary(path).map_or(Ok(()), |temporary| remove_if_there(&temporary))?;
+    remove_if_there(path)
+}
+
+/// Removes a file, if there is one.
+///
+/// # Errors
+/// It is there and cannot be removed.
+pub fn remove_if_there(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn temporary(path: &Path) -> Option<PathBuf> {
+    let name = path.file_name()?.to_string_lossy();
+    Some(path.with_file_name(format!(".{name}.new")))
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use rustix::fs::{FlockOperation, Gid, Mode, OFlags, Uid, fchmod, fchown, fcntl_l
 use rustix::io::Errno;
 
 use super::attributes;
+use crate::layout::remove_if_there;
 
 /// Longest file that is changed, in bytes.
 const FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
@@ -92,6 +93,8 @@ impl Shadow {
     ) -> Result<bool, ShadowError> {
         // Held until the file is replaced: it is let go when it is closed.
         let _lock = self.lock()?;
+        // What a crash left of writing it holds passwords' hashes, and is not wanted any more whatever there is to do.
+        remove_if_there(&self.beside()).map_err(self.io())?;
         let (file, content) = self.read()?;
         match replaced(&content, user, old, new).map_err(|why| self.missing(why, user))? {
             None => Ok(false),
@@ -146,16 +149,17 @@ impl Shadow {
         Ok((file, content))
     }
 
+    /// Where it is written before it takes its place.
+    fn beside(&self) -> PathBuf {
+        let mut name = std::ffi::OsString::from(".picket-");
+        name.push(self.path.file_name().unwrap_or_default());
+        self.path.with_file_name(name)
+    }
+
     /// In place of `former`, at once and durably.
     fn write(&self, former: &File, content: &[u8]) -> io::Result<()> {
         let parent = self.path.parent().ok_or(io::ErrorKind::InvalidInput)?;
-        let mut name = std::ffi::OsString::from(".picket-");
-        name.push(self.path.file_name().ok_or(io::ErrorKind::InvalidInput)?);
-        let beside = parent.join(name);
-        match std::fs::remove_file(&beside) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+        let beside = self.beside();
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let mut new = File::from(rustix::fs::open(&beside, flags, Mode::empty())?);
         let written = copy_attributes(former, &new)

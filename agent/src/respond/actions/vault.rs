@@ -165,6 +165,8 @@ impl Vault {
             Err(error) if is_absent(&error) => return Ok(()),
             Err(error) => return Err(failed(error)),
         };
+        // What a crash left of putting it back.
+        let _none = unlinkat(&parent, &self.returning, AtFlags::empty()).is_err();
         let back = match exists(&parent, &self.hidden) {
             true => rename(&parent, &self.hidden, name),
             false if exists(&parent, name) => Err(Errno::EXIST),
@@ -200,7 +202,6 @@ impl Vault {
         parent: &OwnedFd,
         name: &OsStr,
     ) -> io::Result<Result<(), Errno>> {
-        let _none = unlinkat(parent, &self.returning, AtFlags::empty()).is_err();
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mut new = File::from(openat(parent, &self.returning, flags, Mode::RUSR | Mode::WUSR)?);
         let written = File::open(self.content())

@@ -12,7 +12,7 @@ use rustix::process::Signal;
 use uuid::Uuid;
 
 use super::signal;
-use crate::layout::{read_file, write_durably};
+use crate::layout::{read_file, remove_written, write_durably};
 use crate::respond::freeze_store;
 use crate::respond::freeze_tree::{Stopped, is_stopped};
 use crate::sense::processes::{Life, life, living};
@@ -103,12 +103,8 @@ impl Hold {
         let others = self.others(&boot);
         let goes_on = |process: &&Stopped| lives(process) && !others.contains(process);
         own.iter().filter(goes_on).for_each(|process| signal(process, Signal::CONT));
-        match std::fs::remove_file(self.file()) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(format!("the note of who was stopped cannot be removed: {error}"))
-            }
-            _ => Ok(()),
-        }
+        remove_written(&self.file())
+            .map_err(|error| format!("the note of who was stopped cannot be removed: {error}"))
     }
 
     fn file(&self) -> PathBuf {

@@ -175,3 +175,12 @@ proptest! {
         prop_assert_eq!(replaced(&changed, &user, &new, &old).unwrap(), Some(content));
     }
 }
+
+#[test]
+fn what_a_crash_left_of_writing_goes_though_there_is_nothing_to_change() {
+    let (directory, shadow) = file(&format!("{ALICE}\n"));
+    let left = directory.path().join(".picket-shadow");
+    std::fs::write(&left, "half of it").unwrap();
+    assert!(!shadow.replace("alice", "1", "", |_, _| ()).unwrap());
+    assert!(!left.exists());
+}

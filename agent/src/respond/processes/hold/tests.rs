@@ -167,3 +167,13 @@ fn began(pid: u32) -> Timestamp {
 fn hex_of(bytes: &[u8]) -> String {
     picket_protocol::crypto::hex(&picket_protocol::crypto::sha256(&[bytes]))
 }
+
+#[test]
+fn what_a_crash_left_of_writing_the_note_goes_with_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let stopped = directory.path().join("stopped");
+    std::fs::create_dir(&stopped).unwrap();
+    std::fs::write(stopped.join(format!(".{ONE}.json.new")), "half of it").unwrap();
+    Hold::new(directory.path(), ONE).let_go().unwrap();
+    assert_eq!(std::fs::read_dir(&stopped).unwrap().count(), 0);
+}
