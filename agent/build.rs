@@ -11,7 +11,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-env-changed=PATH");
     println!("cargo:rerun-if-env-changed=PICKET_BPF");
     let committed = std::env::var_os("PICKET_BPF").is_some_and(|choice| choice == "committed");
-    for program in ["processes", "network", "connects"] {
+    for program in ["processes", "network", "connects", "block"] {
         let built = PathBuf::from(std::env::var("OUT_DIR")?).join(format!("{program}.bpf.o"));
         if committed || !compile(Path::new(&format!("bpf/{program}.bpf.c")), &built) {
             std::fs::copy(format!("bpf/{program}.bpf.o"), &built)?;

@@ -1,5 +1,6 @@
-//! What a block of many networks costs: seconds until the kernel has it, memory that the kernel takes for it, and what a packet that
-//! is none of them costs beside one that passes a block of ten.
+//! What a block of many networks costs: seconds until the kernel has it, memory that the kernel takes for it, what a packet that
+//! is none of them costs beside one that passes a block of ten, and what a packet that is dropped costs by the block's tables and
+//! early (XDP, in the driver and right behind it).
 //!
 //! `cargo run --release --example blocks_bench [NETWORKS]`, as root. Two network namespaces with a cable; the sender's own processor
 //! time holds the way through the receiver's firewall, which runs in it.
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use picket_agent::respond::actions::block::Blocked;
 use picket_agent::respond::actions::exempt::Exempt;
+use picket_agent::respond::early_drop::EarlyDrop;
 use picket_agent::respond::firewall::{Family, Firewall};
 use picket_protocol::action::Network;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -49,16 +51,66 @@ fn main() {
     let (none, few, many) = (packet(0), packet(10), packet(count));
     let cost = |with: Duration| with.saturating_sub(none).as_nanos().max(1) as f64;
     println!("look-up among {count} networks beside 10: {:.2} times", cost(many) / cost(few));
+    dropped(&cable, &mut firewall, count);
     drop(receiver);
+}
+
+/// What the receiver spends on a packet of a source among so many that are blocked: by tables, and early.
+fn dropped(cable: &Cable, firewall: &mut Firewall, count: u32) {
+    let source: Ipv4Addr = "10.196.0.1".parse().unwrap();
+    let networks = (0..count).map(other).chain([Network::host(source.into())]).collect();
+    let blocked = Blocked { networks, exempt: Exempt::default() };
+    let best = |to: &str| {
+        let sender = UdpSocket::bind((source, 0)).unwrap();
+        sender.connect(to).unwrap();
+        (0..ROUNDS).map(|_| send(&sender)).min().unwrap()
+    };
+    cable.enter("s");
+    // A device that drops at once: what is left is what the receiver spends.
+    let name = cable.name("s");
+    ip(&["-n", &name, "link", "add", "none0", "type", "dummy"]);
+    ip(&["-n", &name, "link", "set", "none0", "up"]);
+    ip(&["-n", &name, "route", "add", "10.197.0.2/32", "dev", "none0"]);
+    let sending = best("10.197.0.2:9");
+    cable.enter("r");
+    let tables = blocked.tables(Uuid::from_u128(8));
+    firewall.put(&tables, HOUR).unwrap();
+    cable.enter("s");
+    let by_tables = best("10.196.0.2:9").saturating_sub(sending);
+    println!(
+        "a packet dropped by tables: {} ns beyond {} of sending",
+        by_tables.as_nanos(),
+        sending.as_nanos()
+    );
+    for mtu in ["1500", "9000"] {
+        // The driver of a cable takes no program while the other end sends what does not fit into a page.
+        ip(&["-n", &name, "link", "set", "eth0", "mtu", mtu]);
+        cable.enter("r");
+        let mut early = EarlyDrop::new(vec!["eth0".to_owned()]);
+        let begin = Instant::now();
+        let told = early.put(Uuid::from_u128(8), || blocked.sources(), HOUR);
+        let took = begin.elapsed();
+        cable.enter("s");
+        let early_cost = best("10.196.0.2:9").saturating_sub(sending);
+        let ratio = by_tables.as_nanos() as f64 / early_cost.as_nanos().max(1) as f64;
+        println!(
+            "dropped early ({}): {} ns, {ratio:.1} times less; {:.3} s until it stood",
+            told.pointer("/0/xdp").and_then(|mode| mode.as_str()).unwrap_or("refused"),
+            early_cost.as_nanos(),
+            took.as_secs_f64()
+        );
+    }
+}
+
+/// The one of that number that is not the sender's.
+fn other(number: u32) -> Network {
+    let length = if number.is_multiple_of(3) { 32 } else { 24 };
+    Network::new(Ipv4Addr::from(0x0b00_0000 + number * 256).into(), length).unwrap()
 }
 
 /// Puts a block of so many networks of 24 and 32 bits, none of which is the sender's.
 fn put(firewall: &mut Firewall, count: u32) -> Vec<(Family, String)> {
-    let one = |number: u32| {
-        let length = if number.is_multiple_of(3) { 32 } else { 24 };
-        Network::new(Ipv4Addr::from(0x0b00_0000 + number * 256).into(), length).unwrap()
-    };
-    let blocked = Blocked { networks: (0..count).map(one).collect(), exempt: Exempt::default() };
+    let blocked = Blocked { networks: (0..count).map(other).collect(), exempt: Exempt::default() };
     let begin = Instant::now();
     let tables = blocked.tables(Uuid::from_u128(7));
     firewall.put(&tables, HOUR).unwrap();

@@ -178,6 +178,8 @@ pub struct ResponseConfig {
     pub freeze_lease: Duration,
     /// `rung`: how the firewall is told, default the best that works.
     pub rung: Option<FirewallRung>,
+    /// `xdp`: interfaces on which blocks are dropped early, none by default.
+    pub xdp: Vec<String>,
 }
 
 /// `[ledger]`: how long records are kept.
@@ -399,7 +401,12 @@ impl Default for NetworkConfig {
 
 impl Default for ResponseConfig {
     fn default() -> Self {
-        Self { freeze_mass_change: false, freeze_lease: Duration::from_secs(15 * MINUTE), rung: None }
+        Self {
+            freeze_mass_change: false,
+            freeze_lease: Duration::from_secs(15 * MINUTE),
+            rung: None,
+            xdp: Vec::new(),
+        }
     }
 }
 

@@ -101,6 +101,7 @@ impl Lab {
             database: self.layout.database(),
             offline: self.layout.released_offline(),
             rung: None,
+            xdp: Vec::new(),
             acts: Default::default(),
             boot: BOOT.to_owned(),
             status: RespondStatus::default(),

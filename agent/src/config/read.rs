@@ -13,6 +13,7 @@ use super::{
     LedgerConfig, ListenersConfig, LoginsConfig, MIB, MINUTE, NeighboursConfig, NetworkConfig, Problem,
     ResponseConfig, ServiceLog, UplinkConfig,
 };
+use crate::respond::early_drop::INTERFACES_MAX;
 use crate::respond::firewall::Rung as FirewallRung;
 use crate::sense::network::Rung;
 
@@ -50,6 +51,10 @@ pub(super) fn config(text: &str) -> Result<Config, Vec<Problem>> {
     };
     if config.state_dir == config.run_dir {
         top.reject("run_dir", "must not be the same directory as state_dir".to_owned());
+    }
+    if matches!(config.network.rung, Some(Rung::Xdp | Rung::XdpGeneric)) && !config.response.xdp.is_empty() {
+        let why = "an interface takes one XDP program, and network.rung has it: leave one of them out";
+        top.reject("response.xdp", why.to_owned());
     }
     top.finish();
     let problems = document.into_problems();
@@ -199,6 +204,7 @@ fn response(mut section: Section<'_, '_>) -> ResponseConfig {
         freeze_mass_change: section.boolean("freeze_mass_change", default.freeze_mass_change),
         freeze_lease: section.duration("freeze_lease", default.freeze_lease, lease),
         rung: section.text("rung", default.rung, firewall_rung),
+        xdp: section.texts("xdp", default.xdp, INTERFACES_MAX, interface),
     };
     section.finish();
     config
@@ -307,6 +313,15 @@ fn firewall_rung(text: &str) -> Result<Option<FirewallRung>, String> {
     }
     let names = || FirewallRung::ALL.map(FirewallRung::name).join(", ");
     FirewallRung::named(text).map(Some).ok_or_else(|| format!("must be one of auto, {}", names()))
+}
+
+/// As the kernel takes them (`dev_valid_name`).
+fn interface(text: &str) -> Result<String, String> {
+    let bytes = text.bytes();
+    let is_name = (1..=15).contains(&text.len())
+        && !matches!(text, "." | "..")
+        && bytes.into_iter().all(|byte| byte.is_ascii_graphic() && byte != b'/' && byte != b':');
+    if is_name { Ok(text.to_owned()) } else { Err("must hold names of interfaces, like \"eth0\"".to_owned()) }
 }
 
 fn network_rung(text: &str) -> Result<Option<Rung>, String> {

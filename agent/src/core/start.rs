@@ -182,6 +182,7 @@ impl<'a> Start<'a> {
             database: self.layout.database(),
             offline: self.layout.released_offline(),
             rung: self.config.response.rung,
+            xdp: self.config.response.xdp.clone(),
             acts: self.acts.clone(),
             boot: self.boot.to_owned(),
             status: self.status.clone(),

@@ -15,6 +15,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::continuity::Continuity;
+use super::early_drop::EarlyDrop;
 use super::firewall::{Ladder, Rung, Table};
 use super::own_acts::OwnActs;
 use super::processes::Named;
@@ -274,12 +275,13 @@ pub struct Levers {
     /// Control groups that the tables of isolated units name, by action.
     groups: BTreeMap<Uuid, u64>,
     watch: Watch,
+    early: EarlyDrop,
 }
 
 impl Levers {
     /// Levers whose tables are put by that mechanism; by the best one when none is wanted.
-    pub fn new(rung: Option<Rung>, watch: Watch, acts: OwnActs) -> Self {
-        Self { firewall: Ladder::new(rung, acts.clone()), acts, groups: BTreeMap::new(), watch }
+    pub fn new(rung: Option<Rung>, watch: Watch, acts: OwnActs, early: EarlyDrop) -> Self {
+        Self { firewall: Ladder::new(rung, acts.clone()), acts, groups: BTreeMap::new(), watch, early }
     }
 
     /// How tables are put here.

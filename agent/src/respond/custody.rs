@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::actions::{Applied, Deed, Levers, Prepared, Surroundings};
+use super::early_drop::EarlyDrop;
 use super::engine::SEAL_TIMEOUT;
 use super::firewall::Rung;
 use super::in_force::{self, InForce, Phase};
@@ -71,6 +72,8 @@ pub struct Context {
     pub offline: PathBuf,
     /// How tables are put into the kernel; by the best mechanism when none is wanted.
     pub rung: Option<Rung>,
+    /// Interfaces on which blocks are dropped early.
+    pub xdp: Vec<String>,
     /// Told of what is done to the host.
     pub acts: OwnActs,
     /// This boot.
@@ -165,7 +168,8 @@ impl Custody {
         let resume = |act: InForce| InForce { lease: act.lease.clone().resume(&boot, now.boot), ..act };
         let in_force: Vec<InForce> = found.into_iter().map(resume).collect();
         let sequences = sequence::read(&context.database)?;
-        let levers = Levers::new(context.rung, context.watch.clone(), context.acts.clone());
+        let early = EarlyDrop::new(context.xdp.clone());
+        let levers = Levers::new(context.rung, context.watch.clone(), context.acts.clone(), early);
         let [saved, look, undo, looked] = [now.boot; 4];
         let (worker, handed, waiting, meddling) = (None, BTreeSet::new(), Vec::new(), None);
         let mut custody = Self {

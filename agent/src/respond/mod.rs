@@ -25,6 +25,7 @@ pub mod assess;
 pub mod automatic;
 pub mod continuity;
 pub mod custody;
+pub mod early_drop;
 pub mod engine;
 pub mod firewall;
 pub mod freeze;

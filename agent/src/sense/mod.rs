@@ -15,7 +15,7 @@ use crate::sys::Stop;
 use crate::turn::Turn;
 
 mod draft;
-mod explain;
+pub(crate) mod explain;
 pub mod files;
 pub mod host;
 pub mod keys;

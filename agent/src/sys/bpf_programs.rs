@@ -68,7 +68,7 @@ pub fn program_info(id: u32) -> io::Result<Option<ProgramInfo>> {
 }
 
 /// Attributes as the kernel takes them; all of ours are 32-bit words, the address in two of them.
-fn bytes_of<const N: usize>(words: &mut [u32; N]) -> (*mut u32, usize) {
+pub(super) fn bytes_of<const N: usize>(words: &mut [u32; N]) -> (*mut u32, usize) {
     (words.as_mut_ptr(), size_of_val(words))
 }
 
@@ -78,8 +78,8 @@ fn halves(address: u64) -> [u32; 2] {
     [u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes([e, f, g, h])]
 }
 
-fn bpf(command: libc::c_long, (attributes, size): (*mut u32, usize)) -> io::Result<i64> {
-    // SAFETY: `attributes` points to `size` bytes that are ours for the call (both callers pass an array of
+pub(super) fn bpf(command: libc::c_long, (attributes, size): (*mut u32, usize)) -> io::Result<i64> {
+    // SAFETY: `attributes` points to `size` bytes that are ours for the call (all callers pass an array of
     // their own), and addresses inside them lead to buffers of the length given beside them.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, attributes, size) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }

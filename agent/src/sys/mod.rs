@@ -1,6 +1,7 @@
 //! Raw system calls, each behind a safe face. The only module of the agent where `unsafe` is allowed.
 
 mod attempt;
+mod bpf_links;
 mod bpf_programs;
 mod child;
 #[cfg(test)]
@@ -20,6 +21,7 @@ mod writers;
 mod xtables;
 
 pub use attempt::{ACTS, attempt};
+pub use bpf_links::{attach_xdp, replace_xdp};
 #[cfg(test)]
 pub use bpf_programs::load_nothing;
 pub use bpf_programs::{ProgramInfo, next_program, program_info};

@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::exempt::Exempt;
 use super::{Applied, Deed, Levers, Plan, Surroundings, sever};
+use crate::respond::early_drop::Sources;
 use crate::respond::firewall::expression::{
     End, Expression, IPV4, IPV6, Rule, Verdict, address, family, mask,
 };
@@ -50,6 +51,14 @@ impl Blocked {
         let within = |address: IpAddr| self.networks.iter().any(|network| network.contains(address));
         let spared = self.exempt.addresses.iter().filter(|(address, _)| within(**address));
         spared.map(|(address, why)| (*address, why.as_str())).collect()
+    }
+
+    /// Whom an early drop may drop: nobody of whom the owner's list, or what the host needs, spares anything.
+    pub fn sources(&self) -> Sources {
+        let addresses = self.exempt.addresses.keys().map(|address| Network::host(*address));
+        let lists = self.exempt.continuity.iter().flat_map(|entry| entry.networks.iter().copied());
+        let collector = self.exempt.collector.iter().map(|collector| Network::host(collector.ip()));
+        Sources::new(&self.networks, addresses.chain(lists).chain(collector))
     }
 
     /// What it puts into the kernel.
@@ -107,6 +116,7 @@ impl Deed for Blocked {
 
     fn apply(&self, applied: &Applied, levers: &mut Levers) -> Result<Value, String> {
         levers.put(&self.tables(applied.id), applied.left)?;
+        let early = levers.early.put(applied.id, || self.sources(), applied.left);
         let blocked = |address: IpAddr| {
             self.networks.iter().any(|network| network.contains(address))
                 && !self.exempt.addresses.contains_key(&address)
@@ -116,10 +126,15 @@ impl Deed for Blocked {
             !blocked(remote.0)
                 || self.exempt.continuity.iter().any(|entry| sever::is_of(entry, tcp, local, remote))
         };
-        Ok(json!({ "connections_cut": sever::tcp(spares) }))
+        let mut done = json!({ "connections_cut": sever::tcp(spares) });
+        if let (Some(done), false) = (done.as_object_mut(), early.is_null()) {
+            done.insert("early_drop".to_owned(), early);
+        }
+        Ok(done)
     }
 
     fn arm(&self, applied: &Applied, levers: &mut Levers) -> Result<(), String> {
+        levers.early.arm(applied.id, applied.left);
         levers.arm(&self.tables(applied.id), applied.left)
     }
 
@@ -137,6 +152,7 @@ impl Deed for Blocked {
     }
 
     fn undo(&self, id: Uuid, levers: &mut Levers) -> Result<(), String> {
+        levers.early.remove(id);
         levers.remove(&self.tables(id))
     }
 
