@@ -67,6 +67,8 @@ pub struct Config {
     pub commands: CommandsConfig,
     /// `[evidence]`.
     pub evidence: EvidenceConfig,
+    /// `[metrics]`.
+    pub metrics: MetricsConfig,
 }
 
 /// `[files]`: what the file sensor watches.
@@ -226,6 +228,13 @@ pub struct EvidenceConfig {
     pub bytes_per_second: u64,
 }
 
+/// `[metrics]`: figures for a monitoring system.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MetricsConfig {
+    /// `textfile`: kept up to date for node-exporter. Default none.
+    pub textfile: Option<PathBuf>,
+}
+
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
 const GIB: u64 = 1024 * MIB;
@@ -235,7 +244,7 @@ const DAY: u64 = 24 * HOUR;
 
 /// What is watched when nobody says otherwise: programs, libraries that load by themselves, configuration, and
 /// the places from which something is started or somebody is let in.
-pub const DEFAULT_TREES: [&str; 34] = [
+pub const DEFAULT_TREES: [&str; 39] = [
     "/etc",
     "/usr/bin",
     "/usr/sbin",
@@ -270,6 +279,11 @@ pub const DEFAULT_TREES: [&str; 34] = [
     "/run/containerd/*.sock",
     "/run/podman/*.sock",
     "/run/crio/*.sock",
+    "/run/systemd/system/picket-agent.service.d",
+    "/run/systemd/system.control/picket-agent.service.d",
+    "/var/lib/picket/uplink/tls.key",
+    "/var/lib/picket/uplink/ca.crt",
+    "/var/lib/picket/core/enrolment.json",
 ];
 
 /// Where anybody may write, and what web servers show: files come and go there all day.
@@ -318,6 +332,7 @@ impl Default for Config {
             uplink: UplinkConfig::default(),
             commands: CommandsConfig::default(),
             evidence: EvidenceConfig::default(),
+            metrics: MetricsConfig::default(),
         }
     }
 }

@@ -9,6 +9,7 @@ pub mod clock;
 pub mod config;
 pub mod core;
 pub mod detect;
+pub mod doctor;
 pub mod enrolment;
 pub mod glob;
 #[cfg(any(test, fuzzing))]

@@ -10,13 +10,17 @@ use crate::config::{Config, ConfigError, Loaded};
 
 mod ack;
 mod baseline;
+mod bundle;
 mod check_config;
-mod client;
+pub mod client;
 mod commands;
+mod doctor;
 pub mod enroll;
 mod files;
 mod findings;
 mod hold_commands;
+mod journal;
+mod metrics;
 mod neighbours;
 mod net;
 pub mod output;
@@ -121,6 +125,9 @@ enum Subcommand {
     Window(window::Arguments),
     Verify(verify::Arguments),
     Probe(probe::Arguments),
+    Doctor(doctor::Arguments),
+    Bundle(bundle::Arguments),
+    Metrics(metrics::Arguments),
     Replay(replay::Arguments),
     CheckConfig(check_config::Arguments),
 }
@@ -171,6 +178,9 @@ fn parse_and_run(arguments: impl Iterator<Item = OsString>) -> Exit {
         Subcommand::Window(arguments) => window::run(&global, arguments),
         Subcommand::Verify(arguments) => verify::run(&global, arguments),
         Subcommand::Probe(arguments) => probe::run(&global, arguments),
+        Subcommand::Doctor(arguments) => doctor::run(&global, arguments),
+        Subcommand::Bundle(arguments) => bundle::run(&global, arguments),
+        Subcommand::Metrics(arguments) => metrics::run(&global, arguments),
         Subcommand::Replay(arguments) => replay::run(&global, arguments),
         Subcommand::CheckConfig(arguments) => check_config::run(&global, arguments),
     }

@@ -2,6 +2,10 @@
 
 use std::io::IsTerminal as _;
 
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+use super::journal::Journal;
 use super::{Exit, Global, output};
 use crate::core;
 
@@ -28,8 +32,13 @@ pub(super) fn run(global: &Global, _arguments: Arguments) -> Exit {
     }
 }
 
-/// The log goes to stderr; under systemd the journal adds the time itself.
+/// The log goes to stderr; under systemd to the journal, with its fields, which adds the time itself.
 fn start_log(json: bool) {
+    if let Some(journal) = Journal::open().filter(|_| !json) {
+        // Fails only when there is a log already.
+        let _started = tracing_subscriber::registry().with(journal).try_init().is_ok();
+        return;
+    }
     let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let builder = tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(colour).with_target(false);
     // Fails only when there is a log already.

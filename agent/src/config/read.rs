@@ -10,8 +10,8 @@ use super::document::{Document, Section};
 use super::thresholds::{neighbour_thresholds, network_thresholds, thresholds};
 use super::{
     CommandsConfig, Config, DAY, DefencesConfig, EvidenceConfig, FilesConfig, GIB, HOUR, HostConfig, KIB,
-    LedgerConfig, ListenersConfig, LoginsConfig, MIB, MINUTE, NeighboursConfig, NetworkConfig, Problem,
-    ResponseConfig, ServiceLog, UplinkConfig,
+    LedgerConfig, ListenersConfig, LoginsConfig, MIB, MINUTE, MetricsConfig, NeighboursConfig, NetworkConfig,
+    Problem, ResponseConfig, ServiceLog, UplinkConfig,
 };
 use crate::respond::early_drop::INTERFACES_MAX;
 use crate::respond::firewall::Rung as FirewallRung;
@@ -48,6 +48,7 @@ pub(super) fn config(text: &str) -> Result<Config, Vec<Problem>> {
         uplink: uplink(top.section("uplink")),
         commands: commands(top.section("commands")),
         evidence: evidence(top.section("evidence")),
+        metrics: metrics(top.section("metrics")),
     };
     if config.state_dir == config.run_dir {
         top.reject("run_dir", "must not be the same directory as state_dir".to_owned());
@@ -266,6 +267,22 @@ fn evidence(mut section: Section<'_, '_>) -> EvidenceConfig {
 
 fn seconds(count: u64) -> Duration {
     Duration::from_secs(count)
+}
+
+fn metrics(mut section: Section<'_, '_>) -> MetricsConfig {
+    let default = MetricsConfig::default();
+    let config = MetricsConfig { textfile: section.text("textfile", default.textfile, prom_file) };
+    section.finish();
+    config
+}
+
+/// node-exporter reads files of that name alone.
+fn prom_file(text: &str) -> Result<Option<PathBuf>, String> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let path = absolute(text).ok().filter(|path| path.extension().is_some_and(|end| end == "prom"));
+    path.map(Some).ok_or_else(|| "must be \"\" or an absolute path that ends in .prom".to_owned())
 }
 
 fn absolute(text: &str) -> Result<PathBuf, String> {

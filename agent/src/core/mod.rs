@@ -25,7 +25,7 @@ use crate::respond::preserve::{Preserver, PreserverHandle};
 use crate::respond::{self, Moment, RespondError, RespondStatus, Responder, Tools};
 use crate::sense::SensorState;
 use crate::sense::watch::Watch;
-use crate::status::{Server, Sources};
+use crate::status::{Server, Sources, Textfile};
 use crate::sys::{self, Account, Stop};
 use crate::uplink::{self, LedgerLink, LinkConfig, LinkHandle, LinkStatus, Upload};
 
@@ -40,8 +40,9 @@ mod start;
 mod takeover;
 pub mod trees;
 
+pub use capabilities::KEPT as CAPABILITIES_KEPT;
 pub use cosigned::{Cosigned, Identity};
-pub use sensors::{Files, Statuses, probe};
+pub use sensors::{Files, Statuses, agent_files, probe};
 use start::{Holders, Start, acknowledged, figures, open_ledger, read_enrolment, record_start};
 
 /// How long the agent may take to stop; what is not done by then is done at the next start.
@@ -194,7 +195,7 @@ struct Core {
     preserver: Preserver,
     preserver_handle: PreserverHandle,
     link: Option<LinkHandle>,
-    server: Server,
+    told: Told,
     sensors_stop: Stop,
     link_stop: Stop,
     give_back: sys::GiveBack,
@@ -226,7 +227,7 @@ impl Core {
         let (preserver, preserver_handle) = start.preserver(&sensors_stop)?;
         let engine = start.engine(&identity, &cosigned)?;
         let sensors = sensors::Sensors::start(
-            &config,
+            loaded,
             &ledger.sealer(),
             layout.database(),
             &sensors_stop,
@@ -260,7 +261,7 @@ impl Core {
             started: Moment::now(),
         };
         let mut core = Self {
-            server: Server::start(sources).map_err(system("open the local socket"))?,
+            told: Told::start(&config, sources)?,
             service: service::Service::new(ledger.health(), statuses.clone()),
             config,
             layout,
@@ -380,12 +381,33 @@ impl Core {
         if let Some(link) = self.link {
             link.join();
         }
-        self.server.stop();
+        self.told.stop();
         self.ledger.stop();
         drop(self.statuses);
         tracing::info!(reason, "the agent stopped");
         sealed?;
         Ok(())
+    }
+}
+
+/// Where others on this host hear how the agent fares: the local socket, and the file of figures where the configuration
+/// names one.
+struct Told {
+    server: Server,
+    textfile: Option<Textfile>,
+}
+
+impl Told {
+    fn start(config: &Config, sources: Sources) -> Result<Self, CoreError> {
+        let sources = Arc::new(sources);
+        let server = Server::start(Arc::clone(&sources)).map_err(system("open the local socket"))?;
+        let textfile = config.metrics.textfile.clone().map(|path| Textfile::start(path, sources));
+        Ok(Self { server, textfile: textfile.transpose().map_err(system("start a thread"))? })
+    }
+
+    fn stop(self) {
+        self.textfile.into_iter().for_each(Textfile::stop);
+        self.server.stop();
     }
 }
 

@@ -10,7 +10,9 @@ use picket_protocol::record::Draft;
 use serde_json::json;
 
 use super::{lifecycle, trees};
-use crate::config::{Config, FilesConfig};
+use crate::config::{Config, FilesConfig, Loaded};
+use crate::detect::files::AgentFiles;
+use crate::layout::Layout;
 use crate::ledger::Sealer;
 use crate::respond::assess::{Assess, Assessor};
 use crate::respond::freeze::Freezer;
@@ -86,7 +88,7 @@ pub struct Sensors {
 impl Sensors {
     /// Starts what the configuration turns on.
     pub fn start(
-        config: &Config,
+        loaded: &Loaded,
         sealer: &Sealer,
         database: PathBuf,
         stop: &Stop,
@@ -94,6 +96,7 @@ impl Sensors {
         figures: FigureSource,
         (freezer, watch, acts): (&Freezer, &Watch, &OwnActs),
     ) -> Self {
+        let config = &loaded.config;
         let trees = trees::resolve(&config.files.trees);
         let mut sensors = Self {
             handles: Vec::new(),
@@ -129,7 +132,8 @@ impl Sensors {
         let logs = trees::look_up(&config.files.logs);
         let quiet_trees = trees::resolve(&config.files.quiet_trees);
         let files_config = FilesConfig { trees, quiet_trees, logs, ..config.files.clone() };
-        let tuning = files::Tuning { freezer: freezer.clone(), ..files::Tuning::default() };
+        let agent = agent_files(loaded);
+        let tuning = files::Tuning { freezer: freezer.clone(), agent, ..files::Tuning::default() };
         sensors.scanner = sensors.keep("files", config.files.enabled, || {
             files::start_tuned(files_config, context("files"), tuning)
         });
@@ -253,6 +257,16 @@ impl Sensors {
             tracing::error!(error, "the failure was not recorded");
         }
     }
+}
+
+/// What on this host is the agent's own.
+pub fn agent_files(loaded: &Loaded) -> AgentFiles {
+    let config = &loaded.config;
+    let files = loaded.source.iter().chain([&loaded.policy, &config.logins.parsers_dir]);
+    // By the names that they have on the disk, as the sensor sees them.
+    let configuration = files.map(|path| path.canonicalize().unwrap_or_else(|_| path.clone())).collect();
+    let program = std::env::current_exe().ok();
+    AgentFiles::new(program, configuration, &Layout::new(&config.state_dir, &config.run_dir))
 }
 
 /// Without them findings name no session, and that is all.

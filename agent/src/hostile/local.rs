@@ -2,6 +2,7 @@
 
 use crate::config::Config;
 use crate::status::message::{FINDINGS_MAX, Request};
+use crate::uplink::examine::date;
 use crate::uplink::ipc::{Decoder, IpcError, Message};
 use crate::uplink::proxy::Response;
 
@@ -16,6 +17,13 @@ pub fn proxy(input: &[u8]) -> bool {
         return true;
     }
     false
+}
+
+/// The date of an answer is one short line of it.
+pub fn answer(input: &[u8]) -> bool {
+    let Some(date) = date(input) else { return false };
+    assert!(date.is_ascii() && !date.contains(['\r', '\n']) && date.len() <= 64);
+    true
 }
 
 /// One byte for how the rest is cut, which changes nothing; and what is read is written back.

@@ -60,6 +60,7 @@ pub const ALL: &[(&str, Check)] = &[
     ("rpm-header", packages::rpm_header),
     ("pip-record", packages::pip_record),
     ("proxy", local::proxy),
+    ("answer", local::answer),
     ("pipe", local::pipe),
     ("request", local::request),
     ("configuration", local::configuration),

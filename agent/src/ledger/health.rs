@@ -31,6 +31,9 @@ pub struct LedgerReport {
     pub commits_total: u64,
     /// Entries refused because their own state change failed, since start.
     pub rejected_total: u64,
+    /// Records of findings that were sealed since start, by severity, mildest first.
+    #[serde(default)]
+    pub findings_total: [u64; 5],
     /// Commits that failed and were tried again, since start.
     pub retries_total: u64,
     /// When the newest record was sealed.

@@ -3,7 +3,9 @@
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
+use picket_protocol::finding::Severity;
 use picket_protocol::message::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX};
+use picket_protocol::record::{Draft, Kind};
 
 use super::error::{AcknowledgeError, LedgerError};
 use super::heads::Heads;
@@ -129,10 +131,13 @@ impl Writer {
 
     fn answer(&self, group: &mut [Entry], committed: Committed) {
         self.report();
-        let mut rejected = 0;
+        let (mut rejected, mut findings) = (0, [0u64; 5]);
         for (entry, outcome) in group.iter_mut().zip(committed.outcomes) {
             match outcome {
-                Outcome::Sealed(sealed) => answer(entry, Ok(sealed)),
+                Outcome::Sealed(sealed) => {
+                    count_findings(&entry.drafts, &mut findings);
+                    answer(entry, Ok(sealed));
+                }
                 Outcome::Rejected(error) => {
                     rejected += 1;
                     tracing::error!(%error, "a state change was refused; its records were not sealed");
@@ -150,6 +155,9 @@ impl Writer {
             report.commits_total += 1;
             report.rejected_total += rejected;
             report.evicted_total += committed.evicted;
+            for (total, more) in report.findings_total.iter_mut().zip(findings) {
+                *total += more;
+            }
         });
     }
 
@@ -212,6 +220,14 @@ impl Writer {
             self.store.rotate(&seed, now)?;
         }
         self.store.erase_retired_keys()
+    }
+}
+
+fn count_findings(drafts: &[Draft], counts: &mut [u64; 5]) {
+    for draft in drafts.iter().filter(|draft| draft.kind == Kind::Finding) {
+        for (severity, count) in Severity::ALL.iter().zip(counts.iter_mut()) {
+            *count += u64::from(*severity == draft.severity);
+        }
     }
 }
 

@@ -17,13 +17,13 @@ mod changes;
 pub mod expression;
 mod ladder;
 pub mod legacy;
-mod program;
+pub mod program;
 pub mod script;
 pub mod table;
 
 use changes::Changes;
 pub use changes::Meddled;
-pub use ladder::{Ladder, Rung};
+pub use ladder::{Ladder, Rung, probe};
 pub use table::{Chain, Family, Hook, PREFIX, Set, Table};
 
 const GET_TABLE: u16 = (10 << 8) | 1;

@@ -51,6 +51,8 @@ pub enum Request {
         /// Absolute; none for all watched trees.
         paths: Vec<PathBuf>,
     },
+    /// Figures for a monitoring system, one [`super::metrics::Family`] each name.
+    Metrics {},
     /// What is watched and what keeps the file sensor busy: a [`super::spending::FilesReport`].
     Files {},
     /// What the agent spends: a [`super::spending::TopReport`].

@@ -6,6 +6,7 @@
 
 mod accept;
 pub mod message;
+pub mod metrics;
 mod person;
 pub use person::own as own_person;
 mod quieten;
@@ -13,8 +14,10 @@ mod report;
 mod server;
 pub mod show;
 pub mod spending;
+mod textfile;
 pub mod window;
 
 pub use message::{FindingQuery, HOLD_SECONDS_MAX, Reply, Request};
 pub use report::{Cosignature, LedgerStatus, Protection, Sources, StatusReport};
 pub use server::Server;
+pub use textfile::Textfile;

@@ -18,6 +18,7 @@ use super::accept;
 use super::message::{
     COMMANDS_MAX, FindingQuery, HOLD_SECONDS_MAX, REQUEST_BYTES_MAX, Reply, Request, WindowAction,
 };
+use super::metrics::families;
 use super::person::{group, peer};
 use super::report::Sources;
 use super::show::show;
@@ -71,16 +72,11 @@ impl Server {
     ///
     /// # Errors
     /// When somebody listens on it already, or it cannot be made.
-    pub fn start(sources: Sources) -> io::Result<Self> {
+    pub fn start(sources: Arc<Sources>) -> io::Result<Self> {
         let path = sources.layout.socket();
         let listener = listen(&path)?;
         let (stop, clients) = (Stop::new()?, Clients::default());
-        let accepting = Accepting {
-            sources: Arc::new(sources),
-            listener,
-            stop: stop.clone(),
-            clients: Arc::clone(&clients),
-        };
+        let accepting = Accepting { sources, listener, stop: stop.clone(), clients: Arc::clone(&clients) };
         let thread = std::thread::Builder::new().name("status".to_owned()).spawn(move || accepting.run())?;
         Ok(Self { path, stop, clients, thread })
     }
@@ -250,6 +246,7 @@ fn changes(request: &Request) -> bool {
         | Request::Sessions {}
         | Request::Neighbours {}
         | Request::Net {}
+        | Request::Metrics {}
         | Request::Show { .. }
         | Request::Files {}
         | Request::Top {} => false,
@@ -278,6 +275,9 @@ fn handle(
         Request::Sessions {} => return sessions(client, sources),
         Request::Neighbours {} => return neighbours(client, sources),
         Request::Net {} => serde_json::to_value(sources.line.figures()).map_err(|error| error.to_string()),
+        Request::Metrics {} => {
+            serde_json::to_value(families(&sources.report(Moment::now()))).map_err(|error| error.to_string())
+        }
         Request::Show { id, diff } => show(&sources.layout, &id, diff)
             .and_then(|shown| serde_json::to_value(shown).map_err(|error| error.to_string())),
         Request::Scan { paths } => scan(&paths, client, sources),

@@ -85,11 +85,7 @@ impl Credentials {
         let text = Zeroizing::new(read_bounded(key)?);
         let text = std::str::from_utf8(&text).map_err(|_| CredentialError::Key(key.to_owned()))?;
         let pair = KeyPair::from_pem(text).map_err(|_| CredentialError::Key(key.to_owned()))?;
-        let read = |path: &Path| {
-            let refused = |source| CredentialError::Certificate { path: path.to_owned(), source };
-            from_pem(&read_bounded(path)?).map_err(refused)
-        };
-        let (certificate_der, ca) = (read(certificate)?, read(ca)?);
+        let (certificate_der, ca) = (read_certificate(certificate)?, read_certificate(ca)?);
         let refused = |source| CredentialError::Certificate { path: certificate.to_owned(), source };
         let facts = Facts::read(&certificate_der).map_err(refused)?;
         if facts.public_key != pair.subject_public_key_info() {
@@ -168,6 +164,12 @@ pub fn request(key: &KeyPair, subject: (Option<&str>, Option<&str>)) -> Result<S
 
 fn private(key: &KeyPair) -> PrivateKeyDer<'static> {
     PrivateKeyDer::Pkcs8(key.serialize_der().into())
+}
+
+/// Reads a file that holds one certificate, PEM.
+pub fn read_certificate(path: &Path) -> Result<CertificateDer<'static>, CredentialError> {
+    let refused = |source| CredentialError::Certificate { path: path.to_owned(), source };
+    from_pem(&read_bounded(path)?).map_err(refused)
 }
 
 fn read_bounded(path: &Path) -> Result<Vec<u8>, CredentialError> {

@@ -118,27 +118,67 @@ impl Target {
 
     /// Connects. Resolving blocks the thread: without a connection there is nothing else to do.
     pub async fn dial(&self, config: Arc<ClientConfig>) -> Result<Dialled, DialError> {
-        let (host, port) = match &self.proxy {
+        let addresses = self.find()?;
+        let mut stream = self.connect(&addresses).await?;
+        let peer = stream.peer_addr().map(|peer| peer.to_string()).unwrap_or_default();
+        self.tunnel(&mut stream).await?;
+        let mut stream = self.handshake(stream, config).await?;
+        stream.get_mut().1.set_buffer_limit(Some(TLS_BUFFER_BYTES));
+        Ok(Dialled { stream, peer, addresses })
+    }
+
+    /// Whom the TCP connection goes to: the proxy when there is one.
+    pub fn next(&self) -> (&str, u16) {
+        match &self.proxy {
             Some(proxy) => (proxy.host.as_str(), proxy.port),
             None => (self.host.as_str(), self.port),
-        };
-        let addresses = resolve(host, port, &self.known)?;
-        let mut stream = connect(host, port, &addresses, &self.known).await?;
-        let peer = stream.peer_addr().map(|peer| peer.to_string()).unwrap_or_default();
-        if let Some(proxy) = &self.proxy {
-            let tunnel = timeout(TUNNEL_TIMEOUT, open_tunnel(&mut stream, proxy, &self.address));
-            tunnel.await.map_err(|_| DialError::Timeout("the proxy's tunnel"))??;
         }
+    }
+
+    /// The collector's name or address.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// Whether the way goes through a proxy.
+    pub fn has_proxy(&self) -> bool {
+        self.proxy.is_some()
+    }
+
+    /// Where the name of [`Target::next`] leads. Blocks the thread.
+    pub(super) fn find(&self) -> Result<Vec<SocketAddr>, DialError> {
+        let (host, port) = self.next();
+        resolve(host, port, &self.known)
+    }
+
+    /// A TCP connection to the first of these addresses that takes it.
+    pub(super) async fn connect(&self, addresses: &[SocketAddr]) -> Result<TcpStream, DialError> {
+        let (host, port) = self.next();
+        connect(host, port, addresses, &self.known).await
+    }
+
+    /// Has the proxy open its tunnel, when there is one.
+    pub(super) async fn tunnel(&self, stream: &mut TcpStream) -> Result<(), DialError> {
+        let Some(proxy) = &self.proxy else { return Ok(()) };
+        let tunnel = timeout(TUNNEL_TIMEOUT, open_tunnel(stream, proxy, &self.address));
+        tunnel.await.map_err(|_| DialError::Timeout("the proxy's tunnel"))?
+    }
+
+    /// TLS over it, with the first protocol that `config` names.
+    pub(super) async fn handshake(
+        &self,
+        stream: TcpStream,
+        config: Arc<ClientConfig>,
+    ) -> Result<TlsStream<TcpStream>, DialError> {
         let expected = config.alpn_protocols.first().cloned();
         let handshake = TlsConnector::from(config).connect(self.name.clone(), stream);
         let handshake = timeout(HANDSHAKE_TIMEOUT, handshake).await;
-        let mut stream =
+        let stream =
             handshake.map_err(|_| DialError::Timeout("the TLS handshake"))?.map_err(|e| tls_error(&e))?;
         if stream.get_ref().1.alpn_protocol() != expected.as_deref() {
             return Err(DialError::Tls("the server does not speak Picket's protocol".to_owned()));
         }
-        stream.get_mut().1.set_buffer_limit(Some(TLS_BUFFER_BYTES));
-        Ok(Dialled { stream, peer, addresses })
+        Ok(stream)
     }
 }
 

@@ -305,7 +305,7 @@ impl Driver {
                 self.last_words = Some(reason.clone());
                 self.complain(reason, None);
             }
-            Notice::Attempted { .. } => {}
+            Notice::Attempted { .. } | Notice::Examined(_) => {}
         }
         Ok(())
     }

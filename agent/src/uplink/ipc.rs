@@ -59,6 +59,15 @@ pub enum Task {
         /// Base64 of the SHA-256 of the collector's CA certificate.
         ca: String,
     },
+    /// Go the way to the collector once, say of each step what became of it ([`Notice::Examined`]), and end.
+    Examine {
+        /// The private key, PEM.
+        key: PathBuf,
+        /// The client certificate, PEM.
+        certificate: PathBuf,
+        /// The collector's CA, PEM.
+        ca: PathBuf,
+    },
     /// Close the sandbox as for the network, then try what it must prevent: see [`crate::sys::attempt`].
     Attempt {
         /// What to try.
@@ -82,6 +91,41 @@ pub struct Close {
     pub reason: String,
     /// Not to dial again before that many milliseconds; None leaves it to the back-off.
     pub retry_after_ms: Option<u64>,
+}
+
+/// The steps of the way to the collector, in their order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Step {
+    /// The key and the certificates are opened.
+    Keys,
+    /// The name is looked up: the proxy's when there is one.
+    Name,
+    /// The TCP connection.
+    Connection,
+    /// The proxy's tunnel; only where there is a proxy.
+    Proxy,
+    /// The TLS handshake.
+    Tls,
+    /// An answer to a plain question.
+    Answer,
+}
+
+/// What became of a step.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Examined {
+    /// Which.
+    pub step: Step,
+    /// Why it failed, in a sentence.
+    pub failure: Option<String>,
+    /// How long it took.
+    pub milliseconds: u64,
+    /// Of [`Step::Name`] and [`Step::Connection`]: where to.
+    #[serde(default)]
+    pub addresses: Vec<SocketAddr>,
+    /// Of [`Step::Answer`]: the collector's `Date`, as it wrote it.
+    #[serde(default)]
+    pub date: Option<String>,
 }
 
 /// What the uplink tells the core.
@@ -130,6 +174,8 @@ pub enum Notice {
         /// `allowed`, or `refused: …`.
         outcome: String,
     },
+    /// A step of [`Task::Examine`]; none follows one that failed, but for [`Step::Keys`].
+    Examined(Examined),
     /// The uplink cannot go on; it exits after this.
     Failed {
         /// Why, and what to do.

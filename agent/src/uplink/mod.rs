@@ -16,6 +16,7 @@ pub mod dial;
 mod driver;
 pub mod enrolling;
 pub mod evidence;
+pub mod examine;
 pub mod ipc;
 pub mod joining;
 pub mod link;
@@ -30,6 +31,7 @@ mod source;
 pub mod status;
 pub mod syscalls;
 pub mod tls;
+pub mod way;
 
 pub use evidence::{EvidenceSource, Upload};
 pub use link::{

@@ -23,7 +23,7 @@ use super::dial::{Target, TargetError};
 use super::ipc::{Decoder, IpcError, Message, Notice, Settings, Task};
 use super::relay::Ended;
 use super::sandbox::{self, Plan, SandboxError};
-use super::{enrolling, relay};
+use super::{enrolling, examine, relay};
 
 /// Exit code that asks for a new process at once: the resolver's files may have been replaced, and the sandbox
 /// knows only those that were there when it closed.
@@ -61,6 +61,7 @@ pub enum UplinkError {
 enum Prepared {
     Connect(Box<Credentials>),
     Enrol(Hash),
+    Examine(examine::Means),
     Attempt(String),
 }
 
@@ -113,6 +114,10 @@ fn run(socket: &UnixStream) -> Result<Ended, UplinkError> {
                 enrolling::run(core, decoder, &target, ca).await?;
                 Ok(Ended::CoreClosed)
             }
+            Prepared::Examine(means) => {
+                examine::run(core, decoder, &target, means).await?;
+                Ok(Ended::CoreClosed)
+            }
             Prepared::Attempt(act) => {
                 attempt(&mut core, &act).await?;
                 Ok(Ended::CoreClosed)
@@ -144,6 +149,7 @@ fn prepare(task: &Task) -> Result<Prepared, UplinkError> {
         Task::Connect { key, certificate, ca } => {
             Prepared::Connect(Box::new(Credentials::open(key, certificate, ca)?))
         }
+        Task::Examine { key, certificate, ca } => Prepared::Examine(examine::open(key, certificate, ca)),
         Task::Enrol { ca } => Prepared::Enrol(from_base64_exact(ca).ok_or(UplinkError::NoCa)?),
         Task::Attempt { act } => Prepared::Attempt(act.clone()),
     })

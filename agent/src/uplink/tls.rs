@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use picket_protocol::crypto::{Hash, sha256};
-use picket_protocol::message::{ALPN_AGENT, ALPN_ENROLL};
+use picket_protocol::message::{ALPN_AGENT, ALPN_ENROLL, ALPN_HTTP};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::CryptoProvider;
@@ -45,6 +45,21 @@ pub fn agent_config(
     config.alpn_protocols = vec![ALPN_AGENT.to_vec()];
     config.resumption = Resumption::in_memory_sessions(SESSIONS_MAX);
     Ok(Arc::new(config))
+}
+
+/// The configuration of one plain question to the collector: as `config`, without a ticket and by HTTP.
+pub fn question_config(config: &ClientConfig) -> Arc<ClientConfig> {
+    let mut config = config.clone();
+    config.alpn_protocols = vec![ALPN_HTTP.to_vec()];
+    config.resumption = Resumption::disabled();
+    Arc::new(config)
+}
+
+/// The same for a host whose own key or certificate is of no use: the collector proves itself, and we do not.
+pub fn nameless_config(ca: CertificateDer<'static>) -> Result<Arc<ClientConfig>, Error> {
+    let verifier =
+        WebPkiServerVerifier::builder_with_provider(roots(ca)?, provider()).build().map_err(other)?;
+    Ok(question_config(&builder()?.with_webpki_verifier(verifier).with_no_client_auth()))
 }
 
 /// The configuration of an enrolment: the server's chain must hold the CA certificate with this digest.

@@ -11,6 +11,7 @@ use picket_protocol::time::Timestamp;
 use uuid::Uuid;
 
 use super::acceptance::Acceptance;
+use super::agent::AgentFiles;
 use super::quiet::{self, Quiet};
 use crate::detect::acts::Stage as Acts;
 use crate::detect::logs::Logs;
@@ -42,6 +43,8 @@ pub struct Detector {
     pub canaries: Canaries,
     /// Where files come and go all day.
     pub quiet: Arc<Quiet>,
+    /// What is the agent's own.
+    pub agent: AgentFiles,
     /// Explains what package managers did.
     pub packages: Packages,
     /// Gathers what is one act.
@@ -80,7 +83,8 @@ impl Detector {
             self.mass.observe(change, now, new_id)
         };
         let finding = super::finding(change, new_id());
-        let mut finding = finding.filter(|finding| !is_quiet || quiet::says_something(change, finding));
+        let finding = finding.filter(|finding| !is_quiet || quiet::says_something(change, finding));
+        let mut finding = self.agent.judge(change, finding);
         if let Some(finding) = &mut finding {
             if let (Some(id), Some(evidence)) = (seen.part_of, finding.evidence.as_object_mut()) {
                 evidence.insert("part_of".to_owned(), id.to_string().into());

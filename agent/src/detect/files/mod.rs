@@ -8,6 +8,7 @@
 //! content and permissions) give none; the sensor still takes them into the baseline.
 
 pub mod acceptance;
+mod agent;
 mod class;
 mod detector;
 pub mod diff;
@@ -22,6 +23,7 @@ use std::path::Path;
 use picket_protocol::finding::{Entity, Finding, Severity, Text, printable};
 use uuid::Uuid;
 
+pub use agent::AgentFiles;
 pub use class::Class;
 pub use detector::{Detector, Outcome};
 pub use evidence::{Aspect, BeneathFacts, FileEvidence, ObjectFacts, Said};

@@ -31,7 +31,7 @@ fn state(kind: Kind, mode: u32, digest: u8) -> ObjectState {
     ObjectState { meta, content, ..ObjectState::default() }
 }
 
-fn file(mode: u32, digest: u8) -> ObjectState {
+pub(super) fn file(mode: u32, digest: u8) -> ObjectState {
     state(Kind::File, mode, digest)
 }
 

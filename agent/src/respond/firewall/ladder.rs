@@ -9,6 +9,7 @@ use super::script::Script;
 use super::{Family, Firewall, Table, legacy};
 use crate::netlink::batch::Refused;
 use crate::respond::own_acts::OwnActs;
+use crate::sense::RungProbe;
 
 /// The mechanisms, best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,6 +45,26 @@ impl Rung {
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|rung| rung.name() == name)
     }
+}
+
+/// Which mechanisms can be used here. Nothing is changed; whether the kernel takes every rule shows only when one is put.
+pub fn probe() -> Vec<RungProbe> {
+    let program = |rung: Rung, name: &str, gives: &str| match super::program::locate(name) {
+        Ok(path) => of(rung, Ok(format!("{}: {gives}", path.display()))),
+        Err(why) => of(rung, Err(why)),
+    };
+    let netlink = Firewall::open().and_then(|mut firewall| firewall.names());
+    let netlink = netlink.map(|_| "tables of its own in the kernel, all of an action at once".to_owned());
+    vec![
+        of(Rung::Nftables, netlink.map_err(|error| format!("nftables refuses: {error}"))),
+        program(Rung::Nft, "nft", "the same through a program"),
+        program(Rung::Iptables, "iptables-restore", "chains among the host's own; no rates, no units"),
+    ]
+}
+
+fn of(rung: Rung, came: Result<String, String>) -> RungProbe {
+    let usable = came.is_ok();
+    RungProbe { rung: rung.name().to_owned(), usable, reason: came.unwrap_or_else(|why| why) }
 }
 
 /// Why a rung did not do it.

@@ -46,6 +46,14 @@ pub fn run(program: &str, arguments: &[&str], input: Option<&str>) -> Result<Ran
     Err(format!("{program}: {}", said.lines().next().unwrap_or("it failed").trim()))
 }
 
+/// Where a program lies that may be run.
+///
+/// # Errors
+/// Why there is none.
+pub fn locate(program: &str) -> Result<PathBuf, String> {
+    find(&PLACES, program)
+}
+
 /// The program of that name, in the first of the places that has one.
 fn find(places: &[&str], name: &str) -> Result<PathBuf, String> {
     for place in places {

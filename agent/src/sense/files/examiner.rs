@@ -157,6 +157,7 @@ impl Examiner {
         let logs = LogBook::restore(known, grown, tuning.silence);
         let packages = Packages::open(&tuning.packages_root, &context.database)?;
         let mut detector = Detector::new(tuning.mass_change, habits);
+        detector.agent = tuning.agent.clone();
         detector.packages = packages.stage(clock::now())?;
         detector.acts = packages.acts()?;
         Ok(Self {

@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use super::dirty::DIRTY_PATHS_MAX;
+use crate::detect::files::AgentFiles;
 use crate::detect::logs::silence;
 use crate::detect::mass_change::Thresholds;
 use crate::respond::freeze::Freezer;
@@ -35,6 +36,8 @@ pub struct Tuning {
     pub freezer: Freezer,
     /// Events that this process caused are not looked at.
     pub own_pid: Option<i32>,
+    /// What is the agent's own.
+    pub agent: AgentFiles,
     /// The root of the host whose package databases are asked.
     pub packages_root: PathBuf,
 }
@@ -53,6 +56,7 @@ impl Default for Tuning {
             silence: silence::Thresholds::default(),
             freezer: Freezer::default(),
             own_pid: i32::try_from(std::process::id()).ok(),
+            agent: AgentFiles::default(),
             packages_root: PathBuf::from("/"),
         }
     }
