@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 
 use picket_protocol::age::{self, Recipient};
+use picket_protocol::backup::Manifest;
 use picket_protocol::bundle::Bundle;
 use picket_protocol::checkpoint::{Checkpoint, SignedCheckpoint, verify_cosignature};
 use picket_protocol::command::{Command, Receipt};
@@ -55,6 +56,7 @@ pub const ALL: &[(&str, Check)] = &[
     ("age", age_file),
     ("archive", archive),
     ("manifest", manifest),
+    ("backup", backup),
 ];
 
 /// The seeds of the keys that sign the corpus.
@@ -303,6 +305,14 @@ fn manifest(input: &[u8]) -> bool {
     entry.iter().for_each(comes_back);
     sealed.iter().for_each(comes_back);
     head.is_ok() || entry.is_ok() || sealed.is_ok()
+}
+
+/// What stands first in a backup of a collector.
+fn backup(input: &[u8]) -> bool {
+    let Ok(manifest) = Manifest::parse(input) else { return false };
+    let text = serde_json::to_vec(&manifest).expect("what was read can be written");
+    assert_eq!(Manifest::parse(&text).as_ref(), Ok(&manifest), "it comes back");
+    true
 }
 
 /// Two keys of `soc keygen`, and those of OpenSSH that sign the corpus.

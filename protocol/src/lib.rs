@@ -8,6 +8,7 @@
 
 pub mod action;
 pub mod age;
+pub mod backup;
 pub mod bundle;
 pub mod checkpoint;
 pub mod command;

@@ -1,12 +1,15 @@
-//! The headers of tar archives (POSIX.1-2017 `pax`, ustar with extended headers), as far as bundles of evidence need them:
-//! regular files with a name, a size and a time. What is written here, GNU tar and bsdtar extract.
+//! The headers of tar archives (POSIX.1-2017 `pax`, ustar with extended headers), as far as bundles of evidence and backups of the
+//! collector need them: regular files with a name, a size and a time. What is written here, GNU tar and bsdtar extract. A size that
+//! eleven octal digits do not hold is written in binary, as GNU tar does (`0x80`, then big-endian).
 
 /// Archives are made of blocks of that size.
 pub const BLOCK_BYTES: usize = 512;
 /// Longest name.
 pub const NAME_BYTES_MAX: usize = 16 * 1024;
-/// Largest file: what eleven octal digits hold.
-pub const FILE_BYTES_MAX: u64 = (1 << 33) - 1;
+/// Largest file.
+pub const FILE_BYTES_MAX: u64 = 1 << 50;
+/// What eleven octal digits hold.
+const OCTAL_MAX: u64 = (1 << 33) - 1;
 /// Longest extended header that is read.
 pub const EXTENDED_BYTES_MAX: u64 = 64 * 1024;
 /// Names up to that length need no extended header.
@@ -94,7 +97,7 @@ pub fn parse(bytes: &[u8; BLOCK_BYTES]) -> Result<Block, TarError> {
     if sum != checksum(bytes) {
         return Err(TarError("a checksum does not fit"));
     }
-    let size = octal(field(124, 12)).ok_or(TarError("a size is no number"))?;
+    let size = size(field(124, 12)).ok_or(TarError("a size is no number, or too large"))?;
     let mtime = octal(field(136, 12)).ok_or(TarError("a time is no number"))?;
     match field(156, 1) {
         [EXTENDED] if size <= EXTENDED_BYTES_MAX => Ok(Block::Extended(size)),
@@ -137,7 +140,7 @@ fn record(key: &str, value: &str) -> Vec<u8> {
 
 fn block(name: &[u8], size: u64, mtime: u64, kind: u8) -> [u8; BLOCK_BYTES] {
     let mut bytes = [0; BLOCK_BYTES];
-    let mtime = mtime.min(FILE_BYTES_MAX);
+    let mtime = mtime.min(OCTAL_MAX);
     let mut put = |from: usize, field: &[u8]| {
         for (place, byte) in bytes.iter_mut().skip(from).zip(field) {
             *place = *byte;
@@ -147,7 +150,11 @@ fn block(name: &[u8], size: u64, mtime: u64, kind: u8) -> [u8; BLOCK_BYTES] {
     put(100, b"0000600\0");
     put(108, b"0000000\0");
     put(116, b"0000000\0");
-    put(124, format!("{size:011o}\0").as_bytes());
+    if size > OCTAL_MAX {
+        put(124, &[&[0x80, 0, 0, 0][..], &size.to_be_bytes()].concat());
+    } else {
+        put(124, format!("{size:011o}\0").as_bytes());
+    }
     put(136, format!("{mtime:011o}\0").as_bytes());
     put(148, b"        ");
     put(156, &[kind]);
@@ -167,6 +174,13 @@ fn checksum(bytes: &[u8; BLOCK_BYTES]) -> u64 {
     let blank =
         |(at, byte): (usize, &u8)| if (148..156).contains(&at) { u64::from(b' ') } else { u64::from(*byte) };
     bytes.iter().enumerate().map(blank).sum()
+}
+
+/// Octal, or binary where octal digits would not do: a size has one form.
+fn size(field: &[u8]) -> Option<u64> {
+    let Some(bytes) = field.strip_prefix(&[0x80, 0, 0, 0]) else { return octal(field) };
+    let size = u64::from_be_bytes(bytes.try_into().ok()?);
+    (OCTAL_MAX + 1..=FILE_BYTES_MAX).contains(&size).then_some(size)
 }
 
 fn octal(field: &[u8]) -> Option<u64> {
@@ -198,7 +212,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn headers_are_read_back(name in "[ -~ä]{1,300}", size in 0..=FILE_BYTES_MAX, mtime in 0..=FILE_BYTES_MAX) {
+        fn headers_are_read_back(name in "[ -~ä]{1,300}", size in 0..=FILE_BYTES_MAX, mtime in 0..=OCTAL_MAX) {
             let header = Header { name, size, mtime };
             let bytes = header.to_bytes().expect("within bounds");
             prop_assert_eq!(bytes.len() % BLOCK_BYTES, 0);

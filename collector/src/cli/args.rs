@@ -18,6 +18,9 @@ Examples:
   collector host list
   collector host revoke 0199c2ad-5b0e-7cc3-98c4-dc0c0c07398f --reason 'sold'
   collector trust install root.json
+  collector backup /var/backups                         all but evidence, in one file, while the collector runs
+  collector restore picket-collector-20261129T215000Z.tar.zst --data-dir /srv/collector
+  collector rotate-certificate                          a new key and certificate of the server, at once
 
 Commands other than init and run work through the running collector, or on its database when it does not run.
 Exit codes: 0 fine, 1 refused, 2 failing, 3 usage.";
@@ -62,6 +65,55 @@ pub enum Action {
     /// Trust roots, which say whose commands agents obey: install, show
     #[command(subcommand)]
     Trust(Trust),
+    /// Take a backup into one file, while the collector runs or not
+    #[command(after_help = BACKUP)]
+    Backup(Backup),
+    /// Make a collector of a backup, in an empty directory
+    #[command(after_help = RESTORE)]
+    Restore(Restore),
+    /// Replace the server's key and certificate at once; connections go on
+    #[command(
+        after_help = "Without it both are replaced 60 days before they end, and when the configured names change. Agents and soc know the CA\nand notice nothing.\n\nExample:\n  collector rotate-certificate --json"
+    )]
+    RotateCertificate,
+}
+
+const BACKUP: &str = "\
+It holds the configuration, the CA, the witness key and the database: whoever has it can be this collector. It is written
+0600 and under its name once it is whole; nothing is overwritten. What agents send meanwhile is in the next one.
+
+Examples:
+  collector backup /var/backups                                a directory: picket-collector-TIME.tar.zst in it
+  collector backup --with-evidence /var/backups/all.tar.zst
+  collector backup - | age -r age1... > collector.tar.zst.age  encrypted before it is on a disk";
+
+const RESTORE: &str = "\
+The directory (--data-dir) must be empty or not exist, and no collector may run on it. All of the archive is checked before any
+of it counts. Called by root, the files are given to the directory's owner. Agents then send what the backup lacks, and both
+sides record it. What was decided after the backup is not known any more: revoke again, remove operators again, install newer
+trust roots again, enrol newer hosts again. Join strings that were given out are void.
+
+Examples:
+  collector restore picket-collector-20261129T215000Z.tar.zst
+  age -d -i key.txt collector.tar.zst.age | collector restore - --data-dir /srv/collector";
+
+/// `collector backup`.
+#[derive(Debug, Args)]
+pub struct Backup {
+    /// A file that is not there yet, a directory, or - for standard output
+    #[arg(value_name = "FILE|DIR|-")]
+    pub target: PathBuf,
+    /// With the bundles of evidence that are complete, as agents have encrypted them
+    #[arg(long)]
+    pub with_evidence: bool,
+}
+
+/// `collector restore`.
+#[derive(Debug, Args)]
+pub struct Restore {
+    /// The backup, or - for standard input
+    #[arg(value_name = "FILE|-")]
+    pub source: PathBuf,
 }
 
 /// `collector init`.

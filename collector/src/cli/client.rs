@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 use super::CliError;
 use crate::server::Shared;
 use crate::server::admin::{Admin, Answer, Request};
+use crate::server::certificate::ServerCertificate;
 use crate::server::data_dir::{DataDir, DataDirError, LOCK_LOOK, LOCK_WAIT, RunLock};
 use crate::server::shared::wall_clock;
 
@@ -37,7 +38,9 @@ pub fn ask(directory: &Path, request: Request) -> Result<Value, CliError> {
             let shared =
                 Arc::new(Shared::new(store, witness, authority.pem().to_owned(), findings, wall_clock));
             let address = config.advertised(config.port);
-            Admin { shared, address, ca: authority.digest() }.execute(request)
+            let certificate = ServerCertificate::new(directory, None);
+            let (authority, config, certificate) = (&authority, &config, &certificate);
+            Admin { shared, address, authority, config, certificate }.execute(request)
         }
     };
     match answer {

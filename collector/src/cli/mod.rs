@@ -1,6 +1,8 @@
 //! `collector`: the vendor's command line for the collector itself. One file per subcommand.
 
 mod args;
+mod backup;
+mod certificate;
 mod client;
 mod host;
 mod init;
@@ -17,6 +19,7 @@ use clap::Parser as _;
 use args::{Action, Arguments};
 use output::Output;
 
+use crate::backup::BackupError;
 use crate::server::run::RunError;
 
 /// Why a subcommand did not do what it was asked for. The number is the exit code.
@@ -54,6 +57,16 @@ impl From<crate::server::data_dir::DataDirError> for CliError {
             Config { .. } | Missing(_) => Self::Usage(error.to_string()),
             Exists(_) => Self::Refused(error.to_string()),
             other => Self::failed(other),
+        }
+    }
+}
+
+impl From<BackupError> for CliError {
+    fn from(error: BackupError) -> Self {
+        match error {
+            BackupError::DataDir(error) => error.into(),
+            error if error.is_refusal() => Self::Refused(error.to_string()),
+            error => Self::failed(error),
         }
     }
 }
@@ -102,5 +115,8 @@ fn execute(arguments: Arguments, output: &Output) -> Result<(), CliError> {
         Action::Host(host) => host::run(directory, host, output),
         Action::Operator(operator) => operator::run(directory, operator, output),
         Action::Trust(trust) => trust::run(directory, trust, output),
+        Action::Backup(arguments) => backup::back_up(directory, &arguments, output),
+        Action::Restore(arguments) => backup::restore(directory, &arguments, output),
+        Action::RotateCertificate => certificate::rotate(directory, output),
     }
 }

@@ -20,6 +20,12 @@ impl Output {
         drop(writeln!(out, "{}", all.trim_end_matches('\n')));
     }
 
+    /// As [`Output::show`], on stderr: where what was asked for goes to standard output.
+    pub fn note(&self, value: &Value, text: impl FnOnce(&Value) -> String) {
+        let all = if self.json { value.to_string() } else { text(value) };
+        drop(writeln!(std::io::stderr().lock(), "{}", all.trim_end_matches('\n')));
+    }
+
     /// Prints an error on stderr.
     pub fn error(&self, text: &str) {
         let mut out = std::io::stderr().lock();

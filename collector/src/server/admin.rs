@@ -19,6 +19,9 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
+use super::authority::Authority;
+use super::certificate::ServerCertificate;
+use super::config::Config;
 use super::data_dir::random;
 use super::shared::Shared;
 use super::state::{ServerState, stopped};
@@ -91,6 +94,8 @@ pub enum Request {
     },
     /// The trust roots in force.
     Trusts,
+    /// Replaces the server's key and certificate.
+    RotateCertificate,
 }
 
 /// What is answered.
@@ -106,13 +111,17 @@ pub enum Answer {
 }
 
 /// What requests work on.
-pub struct Admin {
+pub struct Admin<'a> {
     /// The store and the live connections (none, when the collector does not run).
     pub shared: Arc<Shared>,
     /// `host:port` for join strings.
     pub address: String,
-    /// SHA-256 of the CA's certificate.
-    pub ca: Hash,
+    /// The CA.
+    pub authority: &'a Authority,
+    /// The configuration.
+    pub config: &'a Config,
+    /// The server's own certificate.
+    pub certificate: &'a ServerCertificate,
 }
 
 enum Fault {
@@ -140,7 +149,7 @@ fn failed(why: impl ToString) -> Fault {
     Fault::Failed(why.to_string())
 }
 
-impl Admin {
+impl Admin<'_> {
     /// Carries out a request. Blocks.
     pub fn execute(&self, request: Request) -> Answer {
         let result = match request {
@@ -164,12 +173,20 @@ impl Admin {
                 let rows = self.shared.store.trusts();
                 rows.map_err(Fault::from).map(|rows| Value::Array(rows.iter().map(trust).collect()))
             }
+            Request::RotateCertificate => self.rotate_certificate(),
         };
         match result {
             Ok(value) => Answer::Done(value),
             Err(Fault::Refused(why)) => Answer::Refused(why),
             Err(Fault::Failed(why)) => Answer::Failed(why),
         }
+    }
+
+    fn rotate_certificate(&self) -> Result<Value, Fault> {
+        let now = (self.shared.clock)();
+        let shown = self.certificate.replace(self.authority, self.config, now).map_err(failed)?;
+        tracing::info!(sha256 = shown.sha256, "the server's certificate was replaced, as asked for");
+        serde_json::to_value(shown).map_err(failed)
     }
 
     fn token(&self, tenant: Tenant, seconds: u64, uses: u32) -> Result<Value, Fault> {
@@ -180,7 +197,12 @@ impl Admin {
         let now = (self.shared.clock)();
         let expires = now.plus(Duration::from_secs(seconds));
         let trust_root = self.shared.store.trust(&tenant)?.map(|row| payload_digest(&row)).transpose()?;
-        let join = Join { address: self.address.clone(), token: token.clone(), ca: self.ca, trust_root };
+        let join = Join {
+            address: self.address.clone(),
+            token: token.clone(),
+            ca: self.authority.digest(),
+            trust_root,
+        };
         let text = join.to_text().map_err(|_| {
             refused(format!("{:?} cannot be dialled: correct `address` in collector.toml", self.address))
         })?;
@@ -269,13 +291,18 @@ pub fn bind(path: &Path) -> io::Result<UnixListener> {
 ///
 /// # Errors
 /// When the socket's file cannot be removed at the end.
-pub async fn serve(state: Arc<ServerState>, listener: UnixListener, path: &Path) -> io::Result<()> {
+pub async fn serve(
+    state: Arc<ServerState>,
+    certificate: ServerCertificate,
+    listener: UnixListener,
+    path: &Path,
+) -> io::Result<()> {
     let mut stopping = state.stopping.subscribe();
     let mut requests = JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept(), if requests.len() < REQUESTS_MAX => match accepted {
-                Ok((stream, _)) => drop(requests.spawn(answer(state.clone(), stream))),
+                Ok((stream, _)) => drop(requests.spawn(answer(state.clone(), certificate.clone(), stream))),
                 Err(error) => {
                     tracing::error!(%error, "the admin socket");
                     tokio::time::sleep(Duration::from_millis(200)).await;
@@ -289,18 +316,23 @@ pub async fn serve(state: Arc<ServerState>, listener: UnixListener, path: &Path)
     std::fs::remove_file(path)
 }
 
-async fn answer(state: Arc<ServerState>, mut stream: UnixStream) {
+async fn answer(state: Arc<ServerState>, certificate: ServerCertificate, mut stream: UnixStream) {
     let exchange = async {
         let mut line = Zeroizing::new(Vec::new());
         (&mut stream).take(REQUEST_BYTES_MAX).read_to_end(&mut line).await?;
         let answer = match serde_json::from_slice::<Request>(&line) {
             Ok(request) => {
-                let admin = Admin {
-                    shared: state.shared.clone(),
-                    address: state.advertised(),
-                    ca: state.authority.digest(),
-                };
-                let done = tokio::task::spawn_blocking(move || admin.execute(request)).await;
+                let done = tokio::task::spawn_blocking(move || {
+                    let admin = Admin {
+                        shared: state.shared.clone(),
+                        address: state.advertised(),
+                        authority: &state.authority,
+                        config: &state.config,
+                        certificate: &certificate,
+                    };
+                    admin.execute(request)
+                })
+                .await;
                 done.unwrap_or_else(|_| Answer::Failed("the request failed inside the collector".to_owned()))
             }
             Err(error) => Answer::Refused(format!("not a request: {error}")),

@@ -68,8 +68,12 @@ pub struct Identity {
     pub tenant: Tenant,
     /// The certificate's serial number.
     pub serial: Vec<u8>,
+    /// Its beginning.
+    pub begins: Timestamp,
     /// Its end.
     pub expires: Timestamp,
+    /// SHA-256 of its public key (SubjectPublicKeyInfo).
+    pub key: Hash,
 }
 
 fn ca_error(error: impl ToString) -> AuthorityError {
@@ -196,9 +200,26 @@ impl Identity {
         let agent = name.and_then(AgentId::parse).ok_or(NotAnAgent("no agent id"))?;
         let tenant = subject.iter_organization().next().and_then(|name| name.as_str().ok());
         let tenant = tenant.and_then(Tenant::parse).ok_or(NotAnAgent("no tenant"))?;
+        let begins = Timestamp::from_seconds(certificate.validity().not_before.timestamp());
         let expires = Timestamp::from_seconds(certificate.validity().not_after.timestamp());
-        Ok(Self { agent, tenant, serial: certificate.raw_serial().to_vec(), expires })
+        let key = sha256(&[certificate.public_key().raw]);
+        Ok(Self { agent, tenant, serial: certificate.raw_serial().to_vec(), begins, expires, key })
     }
+}
+
+/// A certificate (DER) as PEM (RFC 7468).
+pub fn pem_of(der: &[u8]) -> String {
+    let mut text = "-----BEGIN CERTIFICATE-----\n".to_owned();
+    let mut line = 0;
+    for letter in picket_protocol::crypto::to_base64(der).chars() {
+        if line == 64 {
+            text.push('\n');
+            line = 0;
+        }
+        text.push(letter);
+        line += 1;
+    }
+    text + "\n-----END CERTIFICATE-----\n"
 }
 
 /// From when to when a certificate (PEM) is valid.

@@ -16,7 +16,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -34,7 +34,7 @@ use super::witness::Witness;
 use crate::store::{FindingRow, SqliteStore, StoreError};
 
 /// Longest file of ours that is read.
-const FILE_BYTES_MAX: u64 = 256 * 1024;
+pub const FILE_BYTES_MAX: u64 = 256 * 1024;
 
 /// Why the directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -117,6 +117,24 @@ impl DataDir {
     /// The file `name` in it.
     pub fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
+    }
+
+    /// The directory itself.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What is in one of the small files.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is a key that others may read.
+    pub fn contents(&self, name: &str) -> Result<Vec<u8>, DataDirError> {
+        let path = Path::new(name);
+        if path.extension().is_some_and(|end| end == "key") {
+            self.read_secret(name)
+        } else {
+            self.read(name)
+        }
     }
 
     /// The admin socket.
@@ -206,7 +224,11 @@ impl DataDir {
         self.write_server(authority, config, now)
     }
 
-    fn write_server(
+    /// Makes the server a new key and certificate.
+    ///
+    /// # Errors
+    /// When the files cannot be written.
+    pub fn write_server(
         &self,
         authority: &Authority,
         config: &Config,
@@ -322,6 +344,11 @@ impl DataDir {
                 _ => {}
             }
             let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&draft)?;
+            // A command of root's must not leave the collector a file that it cannot read.
+            if rustix::process::geteuid().is_root() {
+                let owner = fs::metadata(&self.path)?;
+                std::os::unix::fs::fchown(&file, Some(owner.uid()), Some(owner.gid()))?;
+            }
             file.write_all(bytes)?;
             file.sync_all()?;
             fs::rename(&draft, &path)?;

@@ -10,12 +10,12 @@ use picket_protocol::message::Bye;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 
-use super::authority::Identity;
+use super::authority::{Identity, pem_of, validity_of};
 use super::connection::Connection;
 use super::session::RETRY_SOON;
 use super::state::{ServerState, jittered};
 use super::wire::say_bye;
-use crate::store::{Admission, HostState, LedgerHead, OwnFinding};
+use crate::store::{Admission, Certificate, HostState, LedgerHead, OwnFinding, StoreError};
 
 /// Longest wait for the end of the connection that this one replaces.
 const REPLACE_TIME_MAX: Duration = Duration::from_secs(15);
@@ -27,11 +27,12 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     certificate: Option<&[u8]>,
     peer: SocketAddr,
 ) {
-    let identity = certificate.map(Identity::read);
-    let identity = match identity {
-        Some(Ok(identity)) => identity,
-        Some(Err(error)) => return turn_away(state, stream, peer, "refused", &error.to_string()).await,
-        None => return turn_away(state, stream, peer, "refused", "no client certificate").await,
+    let Some(certificate) = certificate else {
+        return turn_away(state, stream, peer, "refused", "no client certificate").await;
+    };
+    let identity = match Identity::read(certificate) {
+        Ok(identity) => identity,
+        Err(error) => return turn_away(state, stream, peer, "refused", &error.to_string()).await,
     };
     if identity.expires <= state.now() {
         let detail = format!("the certificate ended at {}: enrol the host anew", identity.expires);
@@ -54,7 +55,7 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     if *state.stopping.borrow() {
         return turn_away(state, stream, peer, "shutting-down", "the collector stops").await;
     }
-    match admit(state, &identity).await {
+    match admit(state, &identity, certificate).await {
         Ok(head) => {
             let connection = Connection::new(state, identity.agent, seat, head, peer);
             Box::pin(connection.run(stream)).await;
@@ -82,22 +83,41 @@ pub(super) fn farewell(reason: &str, detail: &str, retry_after: u64) -> Bye {
 }
 
 /// What the TLS layer cannot know, also of a resumed session: is this still the host's certificate?
-async fn admit(state: &Arc<ServerState>, identity: &Identity) -> Result<LedgerHead, (&'static str, String)> {
+async fn admit(
+    state: &Arc<ServerState>,
+    identity: &Identity,
+    certificate: &[u8],
+) -> Result<LedgerHead, (&'static str, String)> {
     let agent = identity.agent;
+    let silent = |error: StoreError| {
+        tracing::error!(%agent, %error, "the store does not answer");
+        ("refused", "the store does not answer; try again later".to_owned())
+    };
     let found = state
         .blocking(move |state| Ok((state.shared.store.admission(agent)?, state.shared.store.ledger(agent)?)))
         .await;
-    let (admission, head) = found.map_err(|error| {
-        tracing::error!(%agent, %error, "the store does not answer");
-        ("refused", "the store does not answer; try again later".to_owned())
-    })?;
+    let (admission, head) = found.map_err(silent)?;
     let unknown = || ("refused", "this agent is not known here: enrol the host anew".to_owned());
     let (admission, head) = admission.zip(head).ok_or_else(unknown)?;
-    check(identity, &admission)?;
+    if check(identity, &admission)? == Known::Later {
+        tracing::warn!(%agent, "its certificate is newer than this store: it was renewed before the store was restored");
+        let (serial, expires, tls_key) = (identity.serial.clone(), identity.expires, identity.key);
+        let renewed = Certificate { pem: pem_of(certificate), serial, expires, tls_key };
+        state.blocking(move |state| state.shared.store.renew(agent, renewed)).await.map_err(silent)?;
+    }
     Ok(head)
 }
 
-fn check(identity: &Identity, admission: &Admission) -> Result<(), (&'static str, String)> {
+/// How a certificate that may come in stands to the store.
+#[derive(Debug, PartialEq, Eq)]
+enum Known {
+    /// It is the host's, or the one before.
+    Current,
+    /// The store knows an earlier one for the same key: it comes from a backup.
+    Later,
+}
+
+fn check(identity: &Identity, admission: &Admission) -> Result<Known, (&'static str, String)> {
     match admission.state {
         HostState::Revoked => return Err(("revoked", "the vendor revoked this host".to_owned())),
         HostState::Forked => {
@@ -107,10 +127,14 @@ fn check(identity: &Identity, admission: &Admission) -> Result<(), (&'static str
     }
     let serials = [Some(&admission.serial), admission.previous_serial.as_ref()];
     let current = serials.into_iter().flatten().any(|serial| *serial == identity.serial);
-    if admission.tenant == identity.tenant && current {
-        Ok(())
-    } else {
-        Err(("refused", "this certificate was replaced".to_owned()))
+    // Only this CA issues, and only for the key that the host enrolled with. One that was replaced began earlier, so that
+    // it does not come in again by this way.
+    let begun = validity_of(&admission.certificate).map(|(begin, _)| begin);
+    let later = admission.tls_key == identity.key && begun.is_ok_and(|begun| begun < identity.begins);
+    match (admission.tenant == identity.tenant, current, later) {
+        (true, true, _) => Ok(Known::Current),
+        (true, false, true) => Ok(Known::Later),
+        _ => Err(("refused", "this certificate was replaced".to_owned())),
     }
 }
 

@@ -82,7 +82,8 @@ pub struct EvidenceItem {
     pub held: u64,
 }
 
-type Key = (AgentId, Uuid);
+/// Whose bundle, and by which command.
+pub type Key = (AgentId, Uuid);
 type Slot = Arc<Mutex<EvidenceItem>>;
 
 /// See the module's description.
@@ -342,6 +343,34 @@ impl EvidenceStore {
         File::open(host)?.sync_all()?;
         File::open(&self.directory)?.sync_all()
     }
+}
+
+/// Which bundles below `directory` are complete, in order; none when there is no such directory. Changes nothing.
+///
+/// # Errors
+/// What the file system says, or that a description cannot be read.
+pub fn complete_bundles(directory: &Path) -> io::Result<Vec<Key>> {
+    let mut found = Vec::new();
+    let hosts = match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(found),
+        hosts => hosts?,
+    };
+    for host in hosts {
+        let host = host?;
+        let Some(agent) = host.file_name().to_str().and_then(AgentId::parse) else { continue };
+        for file in fs::read_dir(host.path())? {
+            let path = file?.path();
+            if path.extension().is_some_and(|end| end == "json") {
+                let named = |error| io::Error::other(format!("{}: {error}", path.display()));
+                let item = read_item(&path).map_err(named)?;
+                if item.agent == agent && item.state == EvidenceState::Complete {
+                    found.push((agent, item.command));
+                }
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
 }
 
 /// What the agent's ledger says of a bundle, and where.

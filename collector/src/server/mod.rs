@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod authority;
+pub mod certificate;
 pub mod chain;
 pub mod config;
 mod connection;

@@ -12,6 +12,7 @@ use tokio::sync::broadcast;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use super::certificate::ServerCertificate;
 use super::data_dir::{DataDir, DataDirError, RunLock};
 use super::listener::{Listener, ServeApi, SharedTls};
 use super::shared::{LIVE_FINDINGS_MAX, Shared, wall_clock};
@@ -96,14 +97,18 @@ impl Running {
     fn spawn_all(&mut self, socket: TcpListener, local: UnixListener, directory: DataDir, tls: SharedTls) {
         let listener = Arc::new(Listener::new(self.state.clone(), tls.clone(), serve_api(&self.state)));
         self.tasks.push(("listener", tokio::spawn(listener.run(socket))));
-        let (state, path) = (self.state.clone(), directory.admin_socket());
-        self.tasks
-            .push(("admin socket", tokio::spawn(async move { admin::serve(state, local, &path).await })));
+        let path = directory.admin_socket();
+        let certificate = ServerCertificate::new(directory, Some(tls));
+        let (state, own) = (self.state.clone(), certificate.clone());
+        self.tasks.push((
+            "admin socket",
+            tokio::spawn(async move { admin::serve(state, own, local, &path).await }),
+        ));
         let state = self.state.clone();
         self.tasks.push((
             "watch",
             tokio::spawn(async move {
-                watch::run(state, directory, tls).await;
+                watch::run(state, certificate).await;
                 Ok(())
             }),
         ));

@@ -4,15 +4,13 @@
 //! Nobody is judged by a clock that was just set, nor for a time in which this process did not run (a machine that
 //! was suspended, a process that was stopped): every host is given the whole patience anew.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use picket_protocol::time::Timestamp;
 
-use super::data_dir::DataDir;
-use super::listener::SharedTls;
+use super::certificate::ServerCertificate;
 use super::state::{ServerState, stopped};
-use super::tls;
 use crate::store::{ExpiryStage, StoreError};
 
 /// Heartbeats that a host may miss.
@@ -21,7 +19,7 @@ const MISSED_MAX: u32 = 3;
 const CERTIFICATES_EVERY: Duration = Duration::from_secs(3_600);
 
 /// Looks every quarter of a heartbeat, until the collector stops.
-pub async fn run(state: Arc<ServerState>, directory: DataDir, tls: SharedTls) {
+pub async fn run(state: Arc<ServerState>, certificate: ServerCertificate) {
     let mut stopping = state.stopping.subscribe();
     let every = state.config.heartbeat / 4;
     let mut ears = Ears::new(state.now(), Instant::now());
@@ -49,7 +47,7 @@ pub async fn run(state: Arc<ServerState>, directory: DataDir, tls: SharedTls) {
         if let Err(error) = outcome {
             tracing::error!(%error, "silent hosts and certificates could not be looked at");
         }
-        if certificates && let Err(error) = renew_own(&state, &directory, &tls, now) {
+        if certificates && let Err(error) = certificate.keep_fresh(&state.authority, &state.config, now) {
             tracing::error!(%error, "the server's certificate could not be looked at");
         }
     }
@@ -101,18 +99,6 @@ fn look(state: &ServerState, heard: bool, now: Timestamp, certificates: bool) ->
 fn minus(time: Timestamp, duration: Duration) -> Timestamp {
     let nanos = i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX);
     Timestamp::from_nanos(time.nanos().saturating_sub(nanos))
-}
-
-fn renew_own(
-    state: &ServerState,
-    directory: &DataDir,
-    shared: &SharedTls,
-    now: Timestamp,
-) -> Result<(), Box<dyn std::error::Error>> {
-    let pair = directory.server_pair(&state.authority, &state.config, now)?;
-    let fresh = tls::server_config(&state.authority, &pair, directory.ticket_seed()?)?;
-    *shared.write().unwrap_or_else(PoisonError::into_inner) = fresh;
-    Ok(())
 }
 
 #[cfg(test)]

@@ -97,6 +97,8 @@ pub struct Admission {
     pub previous_serial: Option<Vec<u8>>,
     /// SHA-256 of its TLS public key (SubjectPublicKeyInfo): renewals are for the same one.
     pub tls_key: Hash,
+    /// Its certificate, PEM.
+    pub certificate: String,
 }
 
 /// A certificate that was issued to an agent.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use picket_collector::server::admin::{Admin, Answer, Request};
+use picket_collector::server::certificate::ServerCertificate;
 use picket_collector::server::config::Config;
 use picket_collector::server::data_dir::DataDir;
 use picket_collector::server::run::Running;
@@ -80,10 +81,19 @@ impl Lab {
 
     /// What the admin socket would answer.
     pub async fn admin(&self, request: Request) -> Answer {
-        let state = self.running.state();
-        let admin =
-            Admin { shared: state.shared.clone(), address: state.advertised(), ca: state.authority.digest() };
-        tokio::task::spawn_blocking(move || admin.execute(request)).await.unwrap()
+        let state = self.running.state().clone();
+        let certificate = ServerCertificate::new(DataDir::new(&self.data_dir()), None);
+        let execute = move || {
+            let admin = Admin {
+                shared: state.shared.clone(),
+                address: state.advertised(),
+                authority: &state.authority,
+                config: &state.config,
+                certificate: &certificate,
+            };
+            admin.execute(request)
+        };
+        tokio::task::spawn_blocking(execute).await.unwrap()
     }
 
     pub async fn done(&self, request: Request) -> Value {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use picket_protocol::action::{Process, Profile};
 use picket_protocol::age::{Recipient, identity_text};
+use picket_protocol::backup::{self, Name};
 use picket_protocol::bundle::{Bundle, FORMAT, HandOver};
 use picket_protocol::checkpoint::{Checkpoint, SignedCheckpoint};
 use picket_protocol::command::{self, Action, Check, Command, Outcome, Receipt};
@@ -48,6 +49,7 @@ pub fn all() -> Vec<Seed> {
     openssh(&mut seeds);
     proofs(&mut seeds, &ledger);
     evidence(&mut seeds);
+    backup(&mut seeds);
     seeds
 }
 
@@ -462,6 +464,8 @@ fn evidence(seeds: &mut Vec<Seed>) {
     add(seeds, "archive", "good-extended", &long[..tar::BLOCK_BYTES]);
     add(seeds, "archive", "good-long-name", format!("130 path={}\n", "x".repeat(120)));
     add(seeds, "archive", "good-end", tar::end());
+    let large = tar::Header { name: "collector.db".to_owned(), size: 1 << 40, mtime: 0 }.to_bytes().unwrap();
+    add(seeds, "archive", "good-large", large);
     add(seeds, "archive", "bad-long-name", format!("129 path={}\n", "x".repeat(120)));
     let mut changed = file("a");
     changed[0] = b'b';
@@ -503,6 +507,27 @@ fn evidence(seeds: &mut Vec<Seed>) {
     add(seeds, "manifest", "good-sealed", serde_json::to_vec(&sealed).unwrap());
     add(seeds, "manifest", "bad-no-name", "{\"size\":3}");
     add(seeds, "manifest", "bad-recipient", serde_json::to_string(&sealed).unwrap().replace("age1", "agf1"));
+}
+
+fn backup(seeds: &mut Vec<Seed>) {
+    let digest = hex(&sha256(&[b"content"]));
+    let entry = |name| backup::Entry { name, size: 7, sha256: digest.clone() };
+    let bundle = chunk().evidence;
+    let more = [Name::EvidenceDescription(agent(), bundle), Name::Evidence(agent(), bundle)];
+    let manifest = backup::Manifest {
+        format: backup::FORMAT.to_owned(),
+        taken: time(0),
+        collector: "0.1.0".to_owned(),
+        ca_sha256: digest.clone(),
+        hosts: 1,
+        records: 9,
+        files: Name::NEEDED.into_iter().chain(more).map(entry).collect(),
+    };
+    let text = serde_json::to_string(&manifest).unwrap();
+    add(seeds, "backup", "good-manifest", text.clone());
+    add(seeds, "backup", "bad-name", text.replace("\"ca.key\"", "\"../ca.key\""));
+    add(seeds, "backup", "bad-later-format", text.replace(backup::FORMAT, "picket-collector-backup/2"));
+    add(seeds, "backup", "bad-digest", text.replace(&digest, "00"));
 }
 
 fn frames(seeds: &mut Vec<Seed>, ledger: &Ledger) {

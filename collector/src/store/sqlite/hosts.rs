@@ -92,7 +92,7 @@ pub(super) fn one(tx: &Transaction<'_>, agent: AgentId) -> Result<Option<Host>, 
 
 /// What the front door asks.
 pub(super) fn admission(tx: &Transaction<'_>, agent: AgentId) -> Result<Option<Admission>, StoreError> {
-    let sql = "SELECT t.name, h.state, h.state_reason, h.serial, h.previous_serial, h.tls_key
+    let sql = "SELECT t.name, h.state, h.state_reason, h.serial, h.previous_serial, h.tls_key, h.certificate
                FROM host h JOIN tenant t ON t.no = h.tenant_no WHERE h.agent = ?";
     let read = |row: &Row<'_>| {
         Ok(Admission {
@@ -102,6 +102,7 @@ pub(super) fn admission(tx: &Transaction<'_>, agent: AgentId) -> Result<Option<A
             serial: row.get(3)?,
             previous_serial: row.get(4)?,
             tls_key: row.get(5)?,
+            certificate: row.get(6)?,
         })
     };
     Ok(tx.prepare_cached(sql)?.query_row([agent.0.as_bytes()], read).optional()?)

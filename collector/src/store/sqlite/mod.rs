@@ -4,6 +4,7 @@
 //! A full or failing disk fails whole groups: nothing of them is kept, nothing acknowledged, and the next
 //! group is tried afresh.
 
+pub mod backup;
 mod commands;
 mod findings;
 mod hosts;

@@ -97,10 +97,20 @@ pub(super) fn prepare(connection: &mut Connection) -> Result<(), StoreError> {
             transaction.pragma_update(None, "user_version", VERSION)?;
             Ok(transaction.commit()?)
         }
-        _ => Err(StoreError::Unavailable(format!(
-            "the database has version {found}, this program knows {VERSION}: it was written by a newer collector"
-        ))),
+        _ => Err(newer(found)),
     }
+}
+
+/// Refuses tables of a version that this program does not know; changes nothing.
+pub(super) fn check_version(connection: &Connection) -> Result<(), StoreError> {
+    let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    if (1..=VERSION).contains(&found) { Ok(()) } else { Err(newer(found)) }
+}
+
+fn newer(found: i64) -> StoreError {
+    StoreError::Unavailable(format!(
+        "the database has version {found}, this program knows {VERSION}: it was written by a newer collector"
+    ))
 }
 
 /// Settings of every connection. The page cache is in KiB.
