@@ -3,7 +3,7 @@
 # shellcheck shell=bash disable=SC2154 # what the sourcing script sets
 
 # What is in the tree; the tree is kept as an archive under the digest of this list.
-readonly TREE_PACKAGES=systemd,systemd-sysv,dbus,udev,libpam-systemd,procps,iproute2,nftables,openssh-server,openssh-client,iputils-ping,bpftool,adduser,ca-certificates,apparmor,rsyslog
+readonly TREE_PACKAGES=systemd,systemd-sysv,dbus,udev,libpam-systemd,procps,iproute2,nftables,openssh-server,openssh-client,iputils-ping,bpftool,adduser,ca-certificates,apparmor,rsyslog,python3,python3-apt
 readonly TREE_CACHE=/var/cache/picket-tests
 readonly MACHINE_ADDRESS=10.77.0.2
 tree='' machine_pid='' outer_pid='' near='' far='' cgroup=''
@@ -25,6 +25,8 @@ unpack_tree() {
   fi
   tree=$work/tree
   mkdir "$tree" && tar -C "$tree" -xpf "$archive"
+  # The root of a directory of mktemp's is closed to every service that does not run as root.
+  chmod 755 "$tree"
   echo customer >"$tree/etc/hostname"
   printf '127.0.0.1 localhost customer\n10.77.0.3 collector\n' >"$tree/etc/hosts"
   printf '[Match]\nName=eth0\n[Network]\nAddress=%s/24\nLinkLocalAddressing=no\nIPv6AcceptRA=no\n' "$MACHINE_ADDRESS" >"$tree/etc/systemd/network/eth0.network"
