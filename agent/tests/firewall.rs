@@ -2,15 +2,19 @@
 #![expect(clippy::unwrap_used, reason = "tests fail loudly")]
 
 use std::net::SocketAddr;
-use std::process::Command;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use picket_agent::respond::actions::block::Blocked;
 use picket_agent::respond::actions::close_port::ClosedPort;
 use picket_agent::respond::actions::exempt::Exempt;
 use picket_agent::respond::actions::isolate::Isolation;
+use picket_agent::respond::actions::isolate_unit::UnitIsolation;
 use picket_agent::respond::actions::rate_limit::Limit;
 use picket_agent::respond::continuity::{Continuity, Direction};
+use picket_agent::respond::firewall::groups::{self, Groups};
 use picket_agent::respond::firewall::script::Script;
 use picket_agent::respond::firewall::{Family, Firewall, Table};
 use picket_protocol::action::{Limited, Network, Transport};
@@ -288,5 +292,190 @@ fn what_the_program_did_for_the_agent_is_told_from_what_it_did_for_others() {
         assert!(script.hear().is_some());
         script.put(&tables, HOUR).unwrap();
         assert_eq!((script.hear(), Script::own().unwrap().len()), (None, 2));
+    });
+}
+
+/// A control group of the test's own, with a network in which 192.0.2.0/24 and 2001:db8::/64 lie behind a card that takes everything.
+struct Lab(PathBuf);
+
+impl Lab {
+    fn new() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let path = groups::root().unwrap().join(format!("picket-test-{}-{number}", std::process::id()));
+        std::fs::create_dir(&path).unwrap();
+        run("ip", &["link", "add", "card", "type", "veth", "peer", "name", "other"]);
+        run("ip", &["addr", "add", "192.0.2.1/24", "dev", "card"]);
+        run("ip", &["addr", "add", "2001:db8::1/64", "dev", "card", "nodad"]);
+        for device in ["card", "other"] {
+            run("ip", &["link", "set", device, "up"]);
+        }
+        Self(path)
+    }
+
+    /// A script in a group.
+    fn script(&self, group: &Path, script: &str) -> Command {
+        let mut command = Command::new("sh");
+        let enter = format!("echo $$ >{}/cgroup.procs; {script}", group.display());
+        command.args(["-c", &enter]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+    }
+
+    fn is_sent_from(&self, group: &Path, to: &str) -> bool {
+        self.script(group, &format!("echo x | socat -u - {to}")).status().unwrap().success()
+    }
+
+    /// Whether a datagram from a process in the group goes out, to an address as socat writes it.
+    fn is_sent(&self, to: &str) -> bool {
+        self.is_sent_from(&self.0, to)
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        let _left = std::fs::remove_dir(&self.0).is_err();
+    }
+}
+
+#[test]
+fn programs_at_a_control_group_pass_what_an_isolation_spares_and_nothing_else() {
+    alone(|| {
+        let lab = Lab::new();
+        let mut groups = Groups::at(&lab.0);
+        let mut isolation = isolation();
+        isolation.continuity.push(Continuity {
+            name: "name server".to_owned(),
+            direction: Direction::Out,
+            protocol: Some(Transport::Udp),
+            networks: vec!["192.0.2.0/25".parse().unwrap(), "2001:db8::/96".parse().unwrap()],
+            ports: vec!["53-54".parse().unwrap()],
+        });
+        assert!(lab.is_sent("UDP4:192.0.2.7:9"));
+        groups.put(&isolation.tables(ID), HOUR).unwrap();
+        let sent = [
+            "UDP4:192.0.2.7:9",
+            "UDP6:[2001:db8::7]:9",
+            "UDP4:192.0.2.7:53",
+            "UDP4:192.0.2.7:54",
+            "UDP4:192.0.2.7:55",
+            "UDP6:[2001:db8::7]:53",
+            "UDP6:[2001:db8::7]:52",
+            "UDP4:192.0.2.130:53",
+            "UDP4:127.0.0.1:9",
+            "UDP6:[::1]:9",
+            "UDP4:192.0.2.7:67,sourceport=68",
+        ]
+        .map(|to| lab.is_sent(to));
+        assert_eq!(sent, [false, false, true, true, false, true, false, false, true, true, true]);
+        // More renewals in a moment than any address needs.
+        let burst = "yes x | head -c 200 | socat -u -b 2 - UDP4:192.0.2.7:67,sourceport=68";
+        assert!(!lab.script(&lab.0, burst).status().unwrap().success());
+        run("sh", &["-c", "echo x | socat -u - UDP4:192.0.2.7:9"]);
+        groups.remove(&isolation.tables(ID).map(|table| table.name)).unwrap();
+        assert!(lab.is_sent("UDP4:192.0.2.7:9"));
+    });
+}
+
+#[test]
+fn programs_at_a_control_group_are_replaced_end_with_their_lease_and_are_found_again() {
+    alone(|| {
+        let lab = Lab::new();
+        let group = lab.0.clone();
+        let tables = isolation().tables(ID);
+        let names = [tables[0].name.clone()];
+        let mut groups = Groups::at(&group);
+        groups.put(&tables, HOUR).unwrap();
+        groups.put(&tables, HOUR).unwrap();
+        assert_eq!(groups.is_whole(), Ok(true));
+        assert!(!lab.is_sent("UDP4:192.0.2.7:9"));
+        // Who is dead holds nothing, and it stays all the same.
+        drop(groups);
+        assert!(!lab.is_sent("UDP4:192.0.2.7:9"));
+        let mut next = Groups::at(&group);
+        next.put(&tables, Duration::from_millis(1_500)).unwrap();
+        assert!(!lab.is_sent("UDP4:192.0.2.7:9"));
+        let begin = Instant::now();
+        while !lab.is_sent("UDP4:192.0.2.7:9") {
+            assert!(begin.elapsed() < Duration::from_secs(10), "the program lets all pass");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert!(begin.elapsed() > Duration::from_millis(500), "and not before");
+        assert_eq!(next.is_whole(), Ok(true), "it is there yet");
+        // An agent elsewhere leaves it alone; one of this network takes it away.
+        let at = group.clone();
+        alone(move || assert_eq!(Groups::at(&at).remove_all(), Ok(Vec::new())));
+        assert_eq!(next.is_whole(), Ok(true));
+        assert_eq!(Groups::at(&group).remove_all(), Ok(vec!["pi_dc0c0c07398f".to_owned()]));
+        assert_eq!(next.is_whole(), Ok(false));
+        assert!(next.look().is_some());
+        next.remove(&names).unwrap();
+        assert_eq!(next.is_whole(), Ok(true));
+    });
+}
+
+#[test]
+fn programs_at_a_control_group_block_networks_and_units() {
+    alone(|| {
+        let lab = Lab::new();
+        let mut groups = Groups::at(&lab.0);
+        let networks = ["192.0.2.128/25", "192.0.2.7", "2001:db8::/126"].map(|text| text.parse().unwrap());
+        let block = Blocked { networks: networks.to_vec(), exempt: exempt() };
+        groups.put(&block.tables(ID), HOUR).unwrap();
+        let sent = [
+            "UDP4:192.0.2.7:9",
+            "UDP4:192.0.2.8:9",
+            "UDP4:192.0.2.129:9",
+            "UDP6:[2001:db8::3]:9",
+            "UDP6:[2001:db8::7]:9",
+        ];
+        assert_eq!(sent.map(|to| lab.is_sent(to)), [false, true, false, false, true]);
+        let unit = lab.0.join("web.service");
+        std::fs::create_dir(&unit).unwrap();
+        let inner = unit.join("inner");
+        std::fs::create_dir(&inner).unwrap();
+        let id = std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(&unit).unwrap());
+        let other = Uuid::from_u128(7);
+        let isolated = UnitIsolation { unit: "web.service".to_owned(), continuity: Vec::new() };
+        groups.put(&isolated.tables_of(other, id, 1), HOUR).unwrap();
+        for (group, passes) in [(&lab.0, true), (&unit, false), (&inner, false)] {
+            assert_eq!(lab.is_sent_from(group, "UDP4:192.0.2.8:9"), passes, "{}", group.display());
+            assert!(lab.is_sent_from(group, "UDP4:127.0.0.1:9"));
+        }
+        let names = [block.tables(ID)[0].name.clone(), isolated.tables_of(other, id, 1)[0].name.clone()];
+        groups.remove(&names[1..]).unwrap();
+        assert!(lab.is_sent_from(&inner, "UDP4:192.0.2.8:9"));
+        assert!(!lab.is_sent("UDP4:192.0.2.7:9"), "the other goes on");
+        groups.remove(&names).unwrap();
+        assert!(lab.is_sent("UDP4:192.0.2.7:9"));
+        for group in [inner, unit] {
+            std::fs::remove_dir(group).unwrap();
+        }
+    });
+}
+
+#[test]
+fn what_a_control_group_is_not_told_is_refused_and_what_it_is_told_is_bounded() {
+    alone(|| {
+        let lab = Lab::new();
+        let mut groups = Groups::at(&lab.0);
+        let port = ClosedPort { protocol: Transport::Udp, port: 53, exempt: exempt() };
+        groups.put(&port.tables(ID), HOUR).unwrap();
+        groups.put(&Blocked { networks: many(20_000), exempt: exempt() }.tables(ID), HOUR).unwrap();
+        let limit =
+            Limit { protocol: Limited::Udp, port: None, per_second: 5, exempt: exempt(), cookies: false };
+        assert!(groups.put(&limit.tables(ID), HOUR).unwrap_err().contains("a rate for each address"));
+        let entry = |number: u16| Continuity {
+            name: number.to_string(),
+            direction: Direction::Out,
+            protocol: Some(Transport::Tcp),
+            networks: vec![format!("2001:db8:{number:x}:1::7").parse().unwrap()],
+            ports: vec![format!("{}-65535", number + 1).parse().unwrap()],
+        };
+        let of = |count| Isolation { continuity: (0..count).map(entry).collect(), ..isolation() };
+        // All that one way may have, which the kernel's verifier goes through.
+        groups.put(&of(495).tables(ID), HOUR).unwrap();
+        assert!(!lab.is_sent("UDP4:192.0.2.7:9"));
+        assert!(groups.put(&of(513).tables(ID), HOUR).unwrap_err().contains("512"));
+        groups.remove(&[of(1).tables(ID)[0].name.clone()]).unwrap();
     });
 }

@@ -10,6 +10,7 @@ pub mod cable;
 pub mod capture;
 pub mod chaos;
 pub mod collector;
+pub mod group;
 pub mod host;
 pub mod lab;
 pub mod named;

@@ -1,12 +1,14 @@
 //! Isolation on the ways by which hosts reach their collector, and of what hosts carry for others.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests fail loudly")]
 
+use std::io::{Read as _, Write as _};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use picket_tests::cable::{Cable, ip};
 use picket_tests::capture::{Capture, LEAKS};
 use picket_tests::collector::{Collector, free_port};
+use picket_tests::group::Group;
 use picket_tests::proxy::connect_proxy_on;
 use picket_tests::site::{ATTACKER, COLLECTOR, Site, VICTIM, cable};
 use picket_tests::{wait_for, wait_for_within};
@@ -258,6 +260,192 @@ fn the_program_nft_isolates_where_netlink_is_refused() {
     site.agent.kill();
     site.agent.run(&["release", "--offline"]);
     assert_eq!((site.ruleset(), site.pings()), (String::new(), [true, true]));
+}
+
+/// Whether one ping from a process of the group on the victim is answered.
+fn pings_from(site: &Site<'_>, group: &Group, address: &str) -> bool {
+    let mut ping = site.on_victim(&[&group.joined(), &["ping", "-c", "1", "-W", "1", address][..]].concat());
+    ping.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap().success()
+}
+
+/// Serves `echo` over TCP on a port of the victim, in the group.
+fn serve_in(site: &Site<'_>, group: &Group, port: u16) -> Program {
+    let listen = format!("TCP-LISTEN:{port},fork,reuseaddr");
+    let mut socat = site.on_victim(&[&group.joined(), &["socat", &listen, "EXEC:cat"][..]].concat());
+    let child = Program(socat.stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+    wait_for("the victim's service", || site.connect(port));
+    child
+}
+
+/// Whether what is sent comes back.
+fn echoes(stream: &mut std::net::TcpStream) -> bool {
+    let mut back = [0];
+    stream.write_all(b"x").and_then(|()| stream.read_exact(&mut back)).is_ok()
+}
+
+#[test]
+fn programs_at_control_groups_isolate_where_no_firewall_is_to_be_had() {
+    let dir = tempfile::tempdir().unwrap();
+    let group = Group::new();
+    let cable = group.within(cable);
+    let collector = Collector::start_on(dir.path(), COLLECTOR);
+    let policy = format!(
+        "[[continuity]]\nname = \"the replica\"\ndirection = \"in\"\nprotocol = \"tcp\"\nnetworks = [\"{ATTACKER}\"]\n\
+         ports = [\"7007\"]\n"
+    );
+    let rung = "[response]\nrung = \"cgroup-bpf\"\n";
+    let mut site = Site::start_with(dir.path(), &cable, &collector, &policy, rung, &group.words());
+    let (_spared, _other) = (serve_in(&site, &group, 7_007), serve_in(&site, &group, 7_008));
+    let mut established = site.connect(7_008).unwrap();
+    assert!(echoes(&mut established) && pings_from(&site, &group, ATTACKER));
+    let cut = |site: &Site<'_>| !pings_from(site, &group, ATTACKER) && site.connect(7_008).is_none();
+    let command = site.order("isolate", &["isolate", "--lease", "35s"]);
+    let applied = site.wait(&command, "applied");
+    assert_eq!(applied.pointer("/body/detail/rung").unwrap(), "cgroup-bpf", "{applied}");
+    assert!(applied["title"].as_str().unwrap().contains("passes on for others"), "{applied}");
+    site.wait(&command, "confirmed");
+    assert!(cut(&site) && !echoes(&mut established));
+    assert!(
+        site.connect(7_007).is_some_and(|mut stream| echoes(&mut stream)),
+        "but for what the owner names"
+    );
+    assert_eq!(site.ruleset(), "");
+    // Somebody detaches it.
+    group.detach();
+    wait_for("it to be back", || (group.programs().len() == 2).then_some(()));
+    wait_for("the record of it", || {
+        let records = site.agent.json(&["findings", "--all", "--limit", "1000"]);
+        records.into_iter().find(|record| record["body"]["event"] == "action-restored")
+    });
+    assert!(cut(&site));
+    // Killed, and started again.
+    site.agent.kill();
+    assert!(cut(&site), "it stays when the agent is dead");
+    let before = group.programs();
+    site.agent.resume();
+    wait_for("the next agent's own", || {
+        let programs = group.programs();
+        (programs.len() == 2 && programs.iter().all(|program| !before.contains(program))).then_some(())
+    });
+    assert!(cut(&site));
+    // The lease ends with the agent dead.
+    site.agent.kill();
+    wait_for("the lease to end", || pings_from(&site, &group, ATTACKER).then_some(()));
+    assert!(site.connect(7_008).is_some_and(|mut stream| echoes(&mut stream)));
+    assert_eq!(group.programs().len(), 2);
+    site.agent.resume();
+    site.wait(&command, "expired");
+    assert_eq!(group.programs(), Vec::new());
+    // What it cannot do is refused with the reason.
+    let limit =
+        site.order("limit", &["rate-limit", "--protocol", "udp", "--per-second", "5", "--lease", "10m"]);
+    let failed = site.wait(&limit, "failed");
+    assert!(failed["title"].as_str().unwrap().contains("cgroup BPF"), "{failed}");
+    // One unit alone, and then nothing at all, without the agent.
+    let unit = group.below("web.service");
+    let mut waits = site.on_victim(&[&unit.joined(), &["sleep", "1000"][..]].concat());
+    let waits = Program(waits.spawn().unwrap());
+    let isolated = site.order("unit", &["isolate-unit", "--unit", "web.service", "--lease", "10m"]);
+    site.wait(&isolated, "confirmed");
+    assert_eq!([&unit, &group].map(|group| pings_from(&site, group, ATTACKER)), [false, true]);
+    site.agent.kill();
+    site.agent.run(&["release", "--offline"]);
+    assert_eq!((group.programs(), pings_from(&site, &unit, ATTACKER)), (Vec::new(), true));
+    drop(waits);
+}
+
+#[test]
+fn programs_at_control_groups_isolate_with_ipv6_alone() {
+    let (victim, attacker, place) = ("fd99::2", "fd99::1", "fd99::3");
+    let dir = tempfile::tempdir().unwrap();
+    let group = Group::new();
+    let cable = group.within(Cable::new);
+    let (near, far) = (cable.near(), cable.far());
+    for (namespace, device) in [(&near, "near0"), (&far, "far0")] {
+        ip(&["-n", namespace, "-4", "addr", "flush", "dev", device]);
+    }
+    for (namespace, device, address) in
+        [(&near, "near0", victim), (&far, "far0", attacker), (&far, "far0", place)]
+    {
+        ip(&["-n", namespace, "addr", "add", &format!("{address}/64"), "dev", device, "nodad"]);
+    }
+    cable.enter_far();
+    let collector = Collector::start_on(dir.path(), &format!("[{place}]"));
+    let rung = "[response]\nrung = \"cgroup-bpf\"\n";
+    let site = Site::start_with(dir.path(), &cable, &collector, "", rung, &group.words());
+    wait_for("both to know each other", || pings_from(&site, &group, attacker).then_some(()));
+    let command = site.order("isolate", &ISOLATE);
+    site.wait(&command, "confirmed");
+    assert!(!pings_from(&site, &group, attacker));
+    // Both forget where the other is, and find out again: the kernel's own questions go out by sockets of the group.
+    for (namespace, device) in [(&near, "near0"), (&far, "far0")] {
+        ip(&["-n", namespace, "neigh", "flush", "dev", device]);
+    }
+    std::fs::write(site.agent.watched().join("still-heard"), "x").unwrap();
+    collector.wait_finding("file.created", "still-heard");
+    assert!(!pings_from(&site, &group, attacker));
+    site.agent.run(&["release"]);
+    assert!(pings_from(&site, &group, attacker));
+    assert_eq!(group.programs(), Vec::new());
+}
+
+/// Refuses sockets of netfilter, as a kernel without it does, to what it starts: all of them, or those that only the agent opens (the
+/// programs of netfilter open theirs without `SOCK_CLOEXEC`).
+const REFUSE: &str = r#"
+import ctypes, os, platform, struct, sys
+call = {"x86_64": 41, "aarch64": 198}[platform.machine()]
+flag = 0x80000 if sys.argv[1] == "own" else 0
+def op(code, number, yes=0, no=0): return struct.pack("=HBBI", code, yes, no, number)
+load, equal, keep, answer = 0x20, 0x15, 0x54, 0x06
+code = b"".join([op(load, 0), op(equal, call, 0, 8), op(load, 16), op(equal, 16, 0, 6), op(load, 32), op(equal, 12, 0, 4),
+    op(load, 24), op(keep, flag), op(equal, flag, 0, 1), op(answer, 0x50000 | 93), op(answer, 0x7fff0000)])
+room = ctypes.create_string_buffer(code, len(code))
+class Program(ctypes.Structure): _fields_ = [("length", ctypes.c_ushort), ("code", ctypes.c_void_p)]
+program = Program(len(code) // 8, ctypes.addressof(room))
+if ctypes.CDLL(None, use_errno=True).prctl(22, 2, ctypes.byref(program), 0, 0): sys.exit("no filter")
+os.execvp(sys.argv[2], sys.argv[2:])
+"#;
+/// Takes the program `nft` away from what it starts.
+const NO_NFT: &str = "empty=$(mktemp); mount --bind \"$empty\" /usr/sbin/nft; rm \"$empty\"; exec \"$@\"";
+
+#[test]
+fn without_a_wish_it_is_the_next_rung_and_the_receipt_says_why() {
+    let dir = tempfile::tempdir().unwrap();
+    let group = Group::new();
+    let cable = group.within(cable);
+    let collector = Collector::start_on(dir.path(), COLLECTOR);
+    let near = format!("--net=/run/netns/{}", cable.near());
+    let refusing = |whose: &'static str, first: &[&'static str]| -> Vec<String> {
+        let words =
+            [&["nsenter", &near], &group.words()[..], first, &["/usr/bin/python3", "-c", REFUSE, whose]];
+        words.concat().into_iter().map(str::to_owned).collect()
+    };
+    let no_nft: &[&str] = &["sh", "-ec", NO_NFT, "sh"];
+    let steps = [
+        (refusing("own", &[]), "nft", &["nftables cannot be used here"][..]),
+        (refusing("own", no_nft), "iptables", &["nftables cannot be used here", "nft"]),
+        (refusing("all", &[]), "cgroup-bpf", &["nftables cannot be used here", "; nft: ", "; iptables"]),
+    ];
+    let mut site = Site::start_with(dir.path(), &cable, &collector, "", "", &group.words());
+    for (words, rung, reasons) in steps {
+        site.agent.stop();
+        site.agent.run_by(&words.iter().map(String::as_str).collect::<Vec<_>>());
+        site.agent.resume();
+        site.agent.wait_until_ready();
+        let command = site.order(rung, &ISOLATE);
+        let applied = site.wait(&command, "applied");
+        assert_eq!(applied.pointer("/body/detail/rung").unwrap(), rung, "{applied}");
+        let because = applied.pointer("/body/detail/rung_because").unwrap().as_str().unwrap();
+        assert!(reasons.iter().all(|reason| because.contains(reason)), "{rung}: {because}");
+        site.wait(&command, "confirmed");
+        assert!(!pings_from(&site, &group, ATTACKER));
+        site.agent.run(&["release"]);
+        site.wait(&command, "released");
+        assert!(pings_from(&site, &group, ATTACKER));
+        // The program iptables leaves chains of its own, which are empty.
+        assert!(!site.ruleset().to_lowercase().contains("picket"), "{}", site.ruleset());
+        assert_eq!(group.programs(), Vec::new());
+    }
 }
 
 #[test]

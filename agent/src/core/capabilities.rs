@@ -16,7 +16,7 @@ pub const KEPT: [(Capability, &str); 17] = [
     ),
     (
         Capability::CAP_NET_ADMIN,
-        "defences: read firewall rules and hear of their changes; network: count in drivers and queues",
+        "defences: read firewall rules and hear of their changes; network: count in drivers and queues; respond: firewall rules, BPF programs at control groups",
     ),
     (
         Capability::CAP_NET_RAW,

@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::continuity::Continuity;
 use super::early_drop::EarlyDrop;
-use super::firewall::{Ladder, Rung, Table};
+use super::firewall::{Ladder, PutBy, Rung, Table};
 use super::own_acts::OwnActs;
 use super::processes::Named;
 use crate::config::policy::Policy;
@@ -274,6 +274,7 @@ pub struct Levers {
     pub acts: OwnActs,
     /// Control groups that the tables of isolated units name, by action.
     groups: BTreeMap<Uuid, u64>,
+    put_by: Option<PutBy>,
     watch: Watch,
     early: EarlyDrop,
 }
@@ -281,7 +282,8 @@ pub struct Levers {
 impl Levers {
     /// Levers whose tables are put by that mechanism; by the best one when none is wanted.
     pub fn new(rung: Option<Rung>, watch: Watch, acts: OwnActs, early: EarlyDrop) -> Self {
-        Self { firewall: Ladder::new(rung, acts.clone()), acts, groups: BTreeMap::new(), watch, early }
+        let firewall = Ladder::new(rung, acts.clone());
+        Self { firewall, acts, groups: BTreeMap::new(), put_by: None, watch, early }
     }
 
     /// How tables are put here.
@@ -306,7 +308,13 @@ impl Levers {
     }
 
     fn put(&mut self, tables: &[Table], left: Duration) -> Result<(), String> {
-        self.firewall.put(tables, left)
+        self.put_by = Some(self.firewall.put(tables, left)?);
+        Ok(())
+    }
+
+    /// How tables were put since this was last asked; none when none were.
+    pub fn take_put_by(&mut self) -> Option<PutBy> {
+        self.put_by.take()
     }
 
     fn arm(&mut self, tables: &[Table], left: Duration) -> Result<(), String> {

@@ -22,7 +22,7 @@ use uuid::Uuid;
 use super::actions::{Applied, Deed, Levers, Prepared, Surroundings};
 use super::early_drop::EarlyDrop;
 use super::engine::SEAL_TIMEOUT;
-use super::firewall::Rung;
+use super::firewall::{PutBy, Rung};
 use super::in_force::{self, InForce, Phase};
 use super::lease::{Lease, SAVE_INTERVAL};
 use super::own_acts::OwnActs;
@@ -256,7 +256,8 @@ impl Custody {
         let deed = act.prepared.deed();
         let left = act.lease.remaining(now.boot);
         let held = unconfirmed(deed, left);
-        let detail = match deed.apply(&Applied { id, left: held }, &mut self.levers) {
+        let _earlier = self.levers.take_put_by();
+        let done = match deed.apply(&Applied { id, left: held }, &mut self.levers) {
             Ok(detail) => detail,
             Err(why) => {
                 let title = format!("Not done: {}", safe(&why));
@@ -264,12 +265,15 @@ impl Custody {
             }
         };
         let plan = deed.plan();
-        let title = plan.lines.first().cloned().unwrap_or_default();
+        let mut title = plan.lines.first().cloned().unwrap_or_default();
         let lease = act.lease.remaining(now.boot).as_secs();
-        let detail = json!({
-            "action": act.prepared.name(), "rung": self.levers.firewall().rung().name(), "plan": plan, "lease_seconds": lease, "done": detail,
+        let mut detail = json!({
+            "action": act.prepared.name(), "plan": plan, "lease_seconds": lease, "done": done,
             "confirm_within_seconds": CONFIRM_WITHIN.as_secs(),
         });
+        if let Some(by) = self.levers.take_put_by() {
+            tell_rung(&by, &mut title, &mut detail);
+        }
         let applied = InForce { phase: Phase::Applied, ..act };
         let writes = vec![in_force::put(&applied), in_force::tell(id, Outcome::Applied, &title, now.wall)];
         let size = match self.receipt(&applied.subject(), Outcome::Applied, &title, detail, writes) {
@@ -544,6 +548,20 @@ impl Custody {
 
     fn show(&self) {
         self.context.status.set_in_force(&self.in_force, &self.sequences);
+    }
+}
+
+/// By which mechanism it was done, why by no better one, and what it does less.
+fn tell_rung(by: &PutBy, title: &mut String, detail: &mut Value) {
+    if let Some(limits) = by.limits {
+        title.push(' ');
+        title.push_str(limits);
+    }
+    if let Some(detail) = detail.as_object_mut() {
+        detail.insert("rung".to_owned(), by.rung.name().into());
+        let because = by.because.as_deref().map(safe);
+        detail.extend(because.map(|because| ("rung_because".to_owned(), because.into())));
+        detail.extend(by.limits.map(|limits| ("rung_limits".to_owned(), limits.into())));
     }
 }
 

@@ -15,6 +15,7 @@ use crate::netlink::{Netlink, attribute, name};
 
 mod changes;
 pub mod expression;
+pub mod groups;
 mod ladder;
 pub mod legacy;
 pub mod program;
@@ -23,7 +24,7 @@ pub mod table;
 
 use changes::Changes;
 pub use changes::Meddled;
-pub use ladder::{Ladder, Rung, probe};
+pub use ladder::{Ladder, PutBy, Rung, probe};
 pub use table::{Chain, Family, Hook, PREFIX, Set, Table};
 
 const GET_TABLE: u16 = (10 << 8) | 1;

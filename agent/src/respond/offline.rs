@@ -36,7 +36,7 @@ pub struct Note {
 pub struct Report {
     /// Actions of which the agent's database told.
     pub actions: Vec<ReleasedAction>,
-    /// Tables of nftables that were removed without that.
+    /// Tables of nftables, chains of iptables and BPF programs that were removed without that.
     pub tables: Vec<String>,
     /// Processes that go on.
     pub processes: usize,
@@ -88,6 +88,10 @@ pub fn release(layout: &Layout, boot: &str, by: Person, time: Timestamp) -> Repo
 fn remove_tables(levers: &mut Levers, report: &mut Report) {
     // Where there is no iptables, nothing was done by it.
     report.tables.extend(legacy::remove_all().unwrap_or_default());
+    match levers.firewall().groups().remove_all() {
+        Ok(programs) => report.tables.extend(programs),
+        Err(why) => report.problems.push(why),
+    }
     let firewall = match levers.firewall().nftables() {
         Ok(firewall) => firewall,
         Err(why) => return remove_by_program(why, report),

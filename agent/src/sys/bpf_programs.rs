@@ -44,19 +44,9 @@ pub fn next_program(after: u32) -> io::Result<Option<u32>> {
 /// # Errors
 /// As [`next_program`].
 pub fn program_info(id: u32) -> io::Result<Option<ProgramInfo>> {
-    let mut attributes = [id, 0, 0, 0];
-    let fd = match bpf(PROG_GET_FD_BY_ID, bytes_of(&mut attributes)) {
-        Ok(fd) => i32::try_from(fd).map_err(|_| io::ErrorKind::InvalidData)?,
-        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    // SAFETY: the kernel has just made this descriptor for us, and nobody else has it.
-    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    let Some(fd) = by_number(PROG_GET_FD_BY_ID, id)? else { return Ok(None) };
     let mut info = [0u8; INFO_BYTES];
-    let [low, high] = halves(info.as_mut_ptr() as u64);
-    let length = u32::try_from(INFO_BYTES).unwrap_or_default();
-    let mut attributes = [fd.as_raw_fd().cast_unsigned(), length, low, high];
-    bpf(OBJ_GET_INFO_BY_FD, bytes_of(&mut attributes))?;
+    describe(&fd, &mut info)?;
     let word = |at: usize| -> u32 {
         let bytes = info.get(at..at + 4).and_then(|bytes| bytes.try_into().ok());
         bytes.map_or(0, u32::from_ne_bytes)
@@ -67,13 +57,38 @@ pub fn program_info(id: u32) -> io::Result<Option<ProgramInfo>> {
     Ok(Some(ProgramInfo { kind: word(0), tag, uid: word(48), name }))
 }
 
+/// Opens the program or map of that number; none when it is gone.
+pub(super) fn by_number(command: libc::c_long, id: u32) -> io::Result<Option<OwnedFd>> {
+    let mut attributes = [id, 0, 0, 0];
+    match bpf(command, bytes_of(&mut attributes)) {
+        Ok(fd) => descriptor(fd).map(Some),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// What the kernel gave as a new descriptor.
+pub(super) fn descriptor(fd: i64) -> io::Result<OwnedFd> {
+    let fd = i32::try_from(fd).map_err(|_| io::ErrorKind::InvalidData)?;
+    // SAFETY: the callers pass what a command that makes a descriptor has just given, which nobody else has.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// What the kernel says of a program or map: as much of it as `info` has room for.
+pub(super) fn describe(fd: &OwnedFd, info: &mut [u8]) -> io::Result<()> {
+    let [low, high] = halves(info.as_mut_ptr() as u64);
+    let length = u32::try_from(info.len()).unwrap_or_default();
+    let mut attributes = [fd.as_raw_fd().cast_unsigned(), length, low, high];
+    bpf(OBJ_GET_INFO_BY_FD, bytes_of(&mut attributes)).map(drop)
+}
+
 /// Attributes as the kernel takes them; all of ours are 32-bit words, the address in two of them.
 pub(super) fn bytes_of<const N: usize>(words: &mut [u32; N]) -> (*mut u32, usize) {
     (words.as_mut_ptr(), size_of_val(words))
 }
 
 /// The two words of an address, in memory order.
-fn halves(address: u64) -> [u32; 2] {
+pub(super) fn halves(address: u64) -> [u32; 2] {
     let [a, b, c, d, e, f, g, h] = address.to_ne_bytes();
     [u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes([e, f, g, h])]
 }

@@ -8,6 +8,7 @@ mod child;
 mod counting;
 mod fanotify;
 mod frames;
+mod group_programs;
 mod mapped;
 mod memory;
 mod packet_ring;
@@ -33,6 +34,9 @@ pub use fanotify::{
     open_by_handle,
 };
 pub use frames::{FrameSocket, RawFrame};
+pub use group_programs::{
+    BpfMap, GroupProgram, Way, attach_group_program, detach_group_program, group_programs,
+};
 pub use mapped::MappedArray;
 pub use memory::{GiveBack, give_back_heap, share_one_heap};
 pub use packet_ring::{Captured, PacketRing, PacketSocket};

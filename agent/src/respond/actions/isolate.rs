@@ -146,8 +146,8 @@ impl Deed for Isolation {
     fn plan(&self) -> Plan {
         let collector: Vec<String> = self.collector.iter().map(ToString::to_string).collect();
         let mut lines = vec![
-            "All traffic to, from and through this host is cut, established connections as well, by a table of \
-             nftables of its own that the kernel disarms when the lease ends."
+            "All traffic to, from and through this host is cut, established connections as well; the kernel \
+             itself ends that with the lease."
                 .to_owned(),
             format!("Goes on: loopback, the agent's connection to {}", collector.join(", ")),
             "Goes on: what keeps the addresses alive (ARP, neighbour discovery, renewal by DHCP)".to_owned(),

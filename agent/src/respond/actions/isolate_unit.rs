@@ -13,9 +13,9 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{Applied, Deed, Levers, Plan, Surroundings};
-use crate::layout::read_file;
 use crate::respond::continuity::Continuity;
 use crate::respond::firewall::expression::{Expression, Load, Rule, Verdict, loopback, rule};
+use crate::respond::firewall::groups;
 use crate::respond::firewall::table::{Chain, Family, Hook, PREFIX, Table};
 
 /// Groups that are gone through for a unit, and how deep.
@@ -23,7 +23,6 @@ const GROUPS_MAX: usize = 20_000;
 const DEPTH_MAX: usize = 12;
 /// Processes of a unit whose network namespace is looked at.
 const PROCESSES_MAX: usize = 256;
-const MOUNTS_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 /// An isolated unit, prepared.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -60,8 +59,13 @@ impl UnitIsolation {
     }
 
     fn tables(&self, id: Uuid, group: Group) -> [Table; 1] {
+        self.tables_of(id, group.id, group.level)
+    }
+
+    /// What it puts into the kernel, of the control group with that number at that depth.
+    pub fn tables_of(&self, id: Uuid, group: u64, level: u32) -> [Table; 1] {
         let of_unit = || -> Rule {
-            vec![Expression::Load(Load::Cgroup(group.level)), Expression::Is(group.id.to_ne_bytes().to_vec())]
+            vec![Expression::Load(Load::Cgroup(level)), Expression::Is(group.to_ne_bytes().to_vec())]
         };
         let chain = |hook, interface, last: Expression| {
             let mut rules = vec![rule([loopback(interface)], Verdict::Return)];
@@ -113,7 +117,9 @@ impl Deed for UnitIsolation {
     }
 
     fn arm(&self, applied: &Applied, levers: &mut Levers) -> Result<(), String> {
-        levers.arm(&self.tables(applied.id, Self::nowhere()), applied.left)
+        // Some rungs put the whole anew.
+        let group = self.group().unwrap_or(Self::nowhere());
+        levers.arm(&self.tables(applied.id, group), applied.left)
     }
 
     /// The agent is not in the unit, so that it cannot try for it.
@@ -130,19 +136,9 @@ impl Deed for UnitIsolation {
     }
 }
 
-/// Where control groups of version 2 are mounted.
+/// Where control groups are.
 fn root() -> Result<PathBuf, String> {
-    let none =
-        || "control groups of version 2 are not mounted here: isolate the host, or close its port".to_owned();
-    let bytes = read_file(Path::new("/proc/self/mountinfo"), MOUNTS_BYTES_MAX).map_err(|_| none())?;
-    let text = String::from_utf8_lossy(&bytes);
-    let of_line = |line: &str| {
-        let (place, kind) = line.split_once(" - ")?;
-        let is_it = kind.split(' ').next() == Some("cgroup2");
-        let mount = place.split(' ').nth(4)?;
-        is_it.then(|| PathBuf::from(mount))
-    };
-    text.lines().find_map(of_line).ok_or_else(none)
+    groups::root().map_err(|why| format!("{why}: isolate the host, or close its port"))
 }
 
 fn find(root: &Path, unit: &str) -> Result<(PathBuf, Group), String> {

@@ -51,8 +51,11 @@ impl Custody {
         }
     }
 
-    /// What the kernel knows under another number now is applied anew.
+    /// What nobody tells of is looked at, and what the kernel knows under another number now is applied anew.
     pub(super) fn look_after(&mut self, now: Moment) {
+        if let Some(by) = self.levers.firewall().look() {
+            self.meddled(&by, now);
+        }
         let is_gone = |levers: &mut Levers, act: &InForce| levers.has_moved(act.id, &act.prepared);
         let gone: Vec<InForce> =
             self.in_force.iter().filter(|act| is_gone(&mut self.levers, act)).cloned().collect();

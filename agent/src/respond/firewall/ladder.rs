@@ -1,10 +1,11 @@
-//! Which mechanism puts the agent's tables: nftables by netlink, else by the program `nft`, else iptables, else it is refused with the
-//! reasons of all.
+//! Which mechanism puts the agent's tables: nftables by netlink, else by the program `nft`, else iptables, else BPF at control groups, else
+//! it is refused with the reasons of all.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::changes::Meddled;
+use super::groups::Groups;
 use super::script::Script;
 use super::{Family, Firewall, Table, legacy};
 use crate::netlink::batch::Refused;
@@ -23,13 +24,15 @@ pub enum Rung {
     Nft,
     /// By the programs of iptables.
     Iptables,
+    /// By BPF programs at control groups.
+    CgroupBpf,
 }
 
 impl Rung {
     /// All of them, best first.
-    pub const ALL: [Self; 4] = [Self::Nftables, Self::Shared, Self::Nft, Self::Iptables];
+    pub const ALL: [Self; 5] = [Self::Nftables, Self::Shared, Self::Nft, Self::Iptables, Self::CgroupBpf];
     /// Those that are tried where none is wanted.
-    const TRIED: [Self; 3] = [Self::Nftables, Self::Nft, Self::Iptables];
+    const TRIED: [Self; 4] = [Self::Nftables, Self::Nft, Self::Iptables, Self::CgroupBpf];
 
     /// Its name.
     pub fn name(self) -> &'static str {
@@ -38,6 +41,7 @@ impl Rung {
             Self::Shared => "nftables-shared",
             Self::Nft => "nft",
             Self::Iptables => "iptables",
+            Self::CgroupBpf => "cgroup-bpf",
         }
     }
 
@@ -55,10 +59,12 @@ pub fn probe() -> Vec<RungProbe> {
     };
     let netlink = Firewall::open().and_then(|mut firewall| firewall.names());
     let netlink = netlink.map(|_| "tables of its own in the kernel, all of an action at once".to_owned());
+    let groups = Groups::default().is_usable();
     vec![
         of(Rung::Nftables, netlink.map_err(|error| format!("nftables refuses: {error}"))),
         program(Rung::Nft, "nft", "the same through a program"),
         program(Rung::Iptables, "iptables-restore", "chains among the host's own; no rates, no units"),
+        of(Rung::CgroupBpf, groups.map(|()| "programs at the sockets of this host; no rates".to_owned())),
     ]
 }
 
@@ -88,14 +94,26 @@ impl Failure {
     }
 }
 
+/// How tables were put, for whoever reads of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PutBy {
+    /// The mechanism.
+    pub rung: Rung,
+    /// Why not by a better one, where that was found out.
+    pub because: Option<String>,
+    /// What it does less than the best, in sentences.
+    pub limits: Option<&'static str>,
+}
+
 /// The ladder.
 #[derive(Debug, Default)]
 pub struct Ladder {
     wanted: Option<Rung>,
-    /// The best that was found to work, where none is wanted.
-    found: Option<Rung>,
+    /// The best that was found to work, where none is wanted, and why those above it do not.
+    found: Option<(Rung, String)>,
     nftables: Option<Firewall>,
     script: Script,
+    groups: Groups,
     /// By which tables were put: whoever removes them looks at each.
     used: BTreeSet<Rung>,
     /// Told of the chains of iptables, which the host's own lie beside.
@@ -110,7 +128,13 @@ impl Ladder {
 
     /// The mechanism that is used.
     pub fn rung(&self) -> Rung {
-        self.wanted.or(self.found).unwrap_or(Rung::Nftables)
+        let found = self.found.as_ref().map(|(rung, _)| *rung);
+        self.wanted.or(found).unwrap_or(Rung::Nftables)
+    }
+
+    /// The programs at control groups.
+    pub fn groups(&mut self) -> &mut Groups {
+        &mut self.groups
     }
 
     /// The socket of nftables.
@@ -134,17 +158,23 @@ impl Ladder {
         match self.rung() {
             Rung::Nftables | Rung::Shared => self.nftables.as_ref().and_then(Firewall::events),
             Rung::Nft => self.script.events(),
-            Rung::Iptables => None,
+            Rung::Iptables | Rung::CgroupBpf => None,
         }
     }
 
-    /// Reads what was heard: whether somebody else changed a table of the agent, and who. Of iptables nothing is heard.
+    /// Reads what was heard: whether somebody else changed a table of the agent, and who. Of iptables nothing is heard,
+    /// and of control groups nothing either: see [`Ladder::look`].
     pub fn hear(&mut self) -> Option<Meddled> {
         match self.rung() {
             Rung::Nftables | Rung::Shared => self.nftables.as_mut().and_then(Firewall::hear),
             Rung::Nft => self.script.hear(),
-            Rung::Iptables => None,
+            Rung::Iptables | Rung::CgroupBpf => None,
         }
+    }
+
+    /// Looks whether what nobody tells of is still in place; to be called now and then.
+    pub fn look(&self) -> Option<Meddled> {
+        self.groups.look()
     }
 
     /// Hears of changes no more.
@@ -157,14 +187,20 @@ impl Ladder {
     ///
     /// # Errors
     /// What each mechanism said.
-    pub fn put(&mut self, tables: &[Table], left: Duration) -> Result<(), String> {
+    pub fn put(&mut self, tables: &[Table], left: Duration) -> Result<PutBy, String> {
         let (rung, refused) = self.descend(|ladder, rung| ladder.put_by(rung, tables, left))?;
         if let Some(why) = refused {
             tracing::warn!(why, rung = rung.name(), "a lower rung of the firewall is used");
-            self.found = Some(rung);
+            let above = self.found.take().map(|(_, above)| format!("{above}; ")).unwrap_or_default();
+            self.found = Some((rung, above + &why));
         }
         self.used.insert(rung);
-        Ok(())
+        let limits = match rung {
+            Rung::Nftables | Rung::Shared | Rung::Nft => None,
+            Rung::Iptables => Some(legacy::LIMITS),
+            Rung::CgroupBpf => Some(self.groups.limits()),
+        };
+        Ok(PutBy { rung, because: self.found.as_ref().map(|(_, why)| why.clone()), limits })
     }
 
     /// From the rung that is used downward: the first that does it, and why those above did not.
@@ -199,7 +235,12 @@ impl Ladder {
                 firewall.put(tables, left).map_err(|error| Failure::of_kernel(&error))
             }
             Rung::Nft => self.script.put(tables, left).map_err(Failure::next),
-            Rung::Iptables => self.put_legacy(tables, left).map_err(Failure::last),
+            Rung::Iptables => self.put_legacy(tables, left).map_err(|why| {
+                // One family may have been put; what is left of it ends with its lease.
+                let _left = inet(tables).try_for_each(|table| legacy::remove(&table.name)).is_err();
+                Failure::next(why)
+            }),
+            Rung::CgroupBpf => self.groups.put(tables, left).map_err(Failure::last),
         }
     }
 
@@ -214,6 +255,8 @@ impl Ladder {
             }
             Rung::Nft => self.script.arm(tables, left),
             Rung::Iptables => self.put_legacy(tables, left),
+            // Its end is in the program, which nobody changes.
+            Rung::CgroupBpf => self.groups.put(tables, left),
         }
     }
 
@@ -223,11 +266,13 @@ impl Ladder {
     }
 
     /// Removes what is there of tables: by each mechanism that put some in this run, or what an earlier one put by the first that
-    /// can be used.
+    /// can be used, and by control groups in any case: an earlier run may have stood lower than this one.
     ///
     /// # Errors
     /// What is left.
     pub fn remove(&mut self, tables: &[Table]) -> Result<(), String> {
+        let names: Vec<String> = inet(tables).map(|table| table.name.clone()).collect();
+        self.groups.remove(&names)?;
         if self.used.is_empty() {
             return self.descend(|ladder, rung| ladder.remove_by(rung, tables)).map(drop);
         }
@@ -247,11 +292,18 @@ impl Ladder {
             }
             Rung::Nft => self.script.remove(&named).map_err(Failure::next),
             Rung::Iptables => {
-                let mut inet = tables.iter().filter(|table| table.family == Family::Inet);
-                inet.try_for_each(|table| legacy::remove(&table.name)).map_err(Failure::last)
+                legacy::is_usable().map_err(Failure::next)?;
+                inet(tables).try_for_each(|table| legacy::remove(&table.name)).map_err(Failure::last)
             }
+            // Done by whoever calls this.
+            Rung::CgroupBpf => Ok(()),
         }
     }
+}
+
+/// Those that see IPv4 and IPv6.
+fn inet(tables: &[Table]) -> impl Iterator<Item = &Table> {
+    tables.iter().filter(|table| table.family == Family::Inet)
 }
 
 /// Whether the kernel lacks something, rather than that it is wrong: `EOPNOTSUPP`, `EPROTONOSUPPORT`, `EAFNOSUPPORT`, `EINVAL`,

@@ -18,6 +18,9 @@ mod words;
 
 pub use words::NETWORKS_MAX;
 
+/// What whoever reads a receipt is to know of this rung.
+pub const LIMITS: &str = "What goes from port to port of a bridge is not seen by this rung; its lease follows the wall clock, and what \
+                          others change of it is not put back.";
 /// All chains of the agent begin so; the kernel takes 28 characters.
 const PREFIX: &str = "PICKET-";
 /// How long the programs wait for others that hold their lock, in seconds.
@@ -76,6 +79,14 @@ pub fn counts(tables: &[Table]) -> Result<Chains, String> {
         }
     }
     Ok(counted)
+}
+
+/// Whether the programs are there and show their rules.
+///
+/// # Errors
+/// Why they cannot be used.
+pub fn is_usable() -> Result<(), String> {
+    PROGRAMS.into_iter().try_for_each(|programs| chains(programs).map(drop))
 }
 
 /// Removes what is there of a table, by its name.
