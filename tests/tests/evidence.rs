@@ -271,7 +271,7 @@ fn look(unpacked: &Path, dir: &Path, word: &str) {
         assert_eq!(entry(end).unwrap_or_else(|| panic!("{end}"))["skipped"].as_str(), Some(why), "{end}");
     }
     let sparse = entry("chosen/sparse").unwrap();
-    assert_eq!((sparse["whole"].as_u64(), sparse["size"].as_u64()), (Some(10 << 30), Some(256 << 20)));
+    assert_eq!((sparse["whole"].as_u64(), sparse["size"].as_u64()), (Some(10 << 30), Some(0)), "a hole");
 
     let memory = fs::read_dir(unpacked.join("memory")).unwrap().next().unwrap().unwrap().path();
     let secret = format!("{word}+{word}");
@@ -424,9 +424,20 @@ fn no_disk_is_filled() {
     lab.agent.wait_until_ready();
     let chosen = lab.chosen().to_str().unwrap().to_owned();
     let command = lab.order(&collector, "keep", &["--path", &chosen, "--lease", "1h"]);
+    let applied = receipt(&collector, &command, "applied");
+    let sealed = &applied["body"]["detail"]["evidence"];
+    assert!(sealed["skipped"]["room"].as_u64() > Some(0), "it says that room was short: {sealed:#}");
+    assert!(sealed["sealed_bytes"].as_u64().unwrap() < 5 << 20, "{sealed:#}");
+    receipt(&collector, &command, "confirmed");
+
+    // Without any room nothing is begun.
+    let full = lab.spool().join("full");
+    random(&full, 4 << 20);
+    let command = lab.order(&collector, "none", &["--path", &chosen, "--lease", "1h"]);
     let failed = receipt(&collector, &command, "failed");
     assert!(failed["title"].as_str().unwrap().contains("must stay free"), "{failed:#}");
-    assert!(fs::read_dir(lab.spool()).unwrap().next().is_none(), "what was begun is removed");
+    fs::remove_file(full).unwrap();
+    assert!(fs::read_dir(lab.spool()).unwrap().next().is_none());
 
     // One that fits goes through.
     fs::remove_file(lab.chosen().join("random")).unwrap();
@@ -474,9 +485,10 @@ fn a_crash_while_it_collects_begins_it_anew_and_holds_nothing_else_up() {
     let dir = tempfile::tempdir().unwrap();
     let collector = Collector::start(dir.path());
     let mut lab = Lab::start(dir.path(), &collector, "");
-    // Zeros, which take time and no room.
+    // Zeros before a byte, which take time and no room.
     for number in 0..16 {
-        fs::File::create(lab.chosen().join(format!("{number}"))).unwrap().set_len(10 << 30).unwrap();
+        let file = fs::File::create(lab.chosen().join(format!("{number}"))).unwrap();
+        file.write_all_at(b"x", (256 << 20) - 1).unwrap();
     }
     let chosen = lab.chosen().to_str().unwrap().to_owned();
     let command = lab.order(&collector, "keep", &["--path", &chosen, "--lease", "1h"]);

@@ -34,6 +34,7 @@ pub mod freeze_tree;
 pub mod in_force;
 pub mod keeper;
 pub mod lease;
+mod lease_break;
 mod motd;
 pub mod offline;
 pub mod own_acts;

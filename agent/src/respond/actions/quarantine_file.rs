@@ -22,6 +22,7 @@ use uuid::Uuid;
 
 use super::vault::Vault;
 use super::{Applied, Deed, Levers, Plan, Surroundings};
+use crate::respond::lease_break;
 use crate::respond::processes::hash_of;
 use crate::respond::receipt::safe;
 use crate::sense::files::place;
@@ -203,7 +204,7 @@ fn digest(text: &str) -> Option<[u8; 32]> {
 
 /// Room, hash and kind, before anything changes.
 fn examine(path: &str, sha256: &str) -> Result<u64, String> {
-    let mut file = open(Path::new(path))?;
+    let mut file = open_within(Path::new(path), lease_break::within())?;
     let shown = safe(path);
     let metadata = file.metadata().map_err(|error| format!("{shown}: {error}"))?;
     if metadata.nlink() > 1 {
@@ -225,8 +226,13 @@ fn examine(path: &str, sha256: &str) -> Result<u64, String> {
     Err(format!("the content of {shown} is {found}, not {sha256}"))
 }
 
-/// The regular file at the path. What is something else is not opened: that alone can have effects.
 fn open(path: &Path) -> Result<File, String> {
+    open_within(path, Duration::ZERO)
+}
+
+/// The regular file at the path; a lease that somebody holds on it has so long to end. What is something else is not opened:
+/// that alone can have effects.
+fn open_within(path: &Path, within: Duration) -> Result<File, String> {
     let shown = || safe(&path.to_string_lossy());
     let failed = |error: std::io::Error| match error.raw_os_error() {
         Some(libc::ELOOP) => format!("the way to {} goes through a symbolic link", shown()),
@@ -243,9 +249,11 @@ fn open(path: &Path) -> Result<File, String> {
     // The very same, whatever is at the path by now.
     let way = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&found));
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let opened = rustix::fs::open(&way, flags | OFlags::NOATIME, Mode::empty())
-        .or_else(|_| rustix::fs::open(&way, flags, Mode::empty()));
-    opened.map(File::from).map_err(|error| failed(error.into()))
+    let opened = lease_break::open(within, || {
+        let opened = rustix::fs::open(&way, flags | OFlags::NOATIME, Mode::empty());
+        Ok(opened.or_else(|_| rustix::fs::open(&way, flags, Mode::empty()))?)
+    });
+    opened.map(File::from).map_err(failed)
 }
 
 fn hash(file: &mut File) -> Result<String, String> {

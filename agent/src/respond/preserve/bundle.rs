@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::io::{self, Read, Write as _};
 
 use picket_protocol::crypto::hex;
-use picket_protocol::evidence::{Entry, Head, MANIFEST_LINE_BYTES_MAX, MANIFEST_NAME, ManifestTree};
+use picket_protocol::evidence::{
+    Entry, Head, MANIFEST_LINE_BYTES_MAX, MANIFEST_LINES_MAX, MANIFEST_NAME, ManifestTree,
+};
 use picket_protocol::tar;
 use ring::digest;
 use zstd::stream::write::Encoder;
@@ -13,23 +15,57 @@ use super::spool::SealedFile;
 
 /// zstd's fastest ordinary level: the host has other work.
 const LEVEL: i32 = 1;
-/// Files in one bundle; what is beyond is counted only.
-const ENTRIES_MAX: u64 = 50_000;
-/// Longest manifest; what is beyond is counted only.
-const MANIFEST_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Bytes that one read takes.
 const READ_BYTES: usize = 128 * 1024;
+/// Room that the end of a bundle needs besides its manifest: what the encoder still holds, and the rest of the file that is cut.
+pub(super) const END_BYTES: u64 = 2 * 1024 * 1024;
+/// Bytes that are taken of one file.
+pub const FILE_BYTES_MAX: u64 = 256 * 1024 * 1024;
+
+/// What one place may put into a bundle, so that whoever can write there crowds nothing else out. What is left of it goes down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Share {
+    /// Bytes of files before they are compressed: what compresses to nothing takes time all the same.
+    pub bytes: u64,
+    /// Bytes that are taken of one file.
+    pub file: u64,
+    /// Files.
+    pub entries: u64,
+    /// Bytes of the manifest.
+    pub manifest: u64,
+    /// Names that are looked at, whatever they are of.
+    pub names: u64,
+}
+
+impl Share {
+    /// All of a bundle.
+    pub const WHOLE: Self =
+        Self { bytes: 16 << 30, file: FILE_BYTES_MAX, entries: 50_000, manifest: 16 << 20, names: 2_000_000 };
+    /// One path of a profile.
+    pub const ROOT: Self =
+        Self { bytes: 4 << 30, file: FILE_BYTES_MAX, entries: 20_000, manifest: 4 << 20, names: 500_000 };
+    /// What a profile takes below all homes.
+    pub const HOMES: Self =
+        Self { bytes: 2 << 30, file: 64 << 20, entries: 10_000, manifest: 3 << 20, names: 200_000 };
+    /// Below one home.
+    pub const HOME: Self =
+        Self { bytes: 128 << 20, file: 64 << 20, entries: 1_000, manifest: 256 << 10, names: 10_000 };
+
+    fn is_over(&self) -> bool {
+        self.bytes == 0 || self.entries == 0 || self.manifest == 0 || self.names == 0
+    }
+}
 
 /// Why collecting ends.
 #[derive(Debug, thiserror::Error)]
 pub enum Stopped {
-    /// The spool cannot be written, or must not be filled.
+    /// The spool cannot be written.
     #[error(transparent)]
     Spool(#[from] io::Error),
     /// It was told to.
     #[error("it was stopped")]
     Cancelled,
-    /// It takes too long.
+    /// It takes too long: a bundle ends with what it has then.
     #[error("it was not done in time")]
     Late,
 }
@@ -51,7 +87,7 @@ pub struct Written {
     pub sealed: (u64, String),
 }
 
-/// A bundle that is being written.
+/// A bundle that is being written. When time or room is short it takes no more, and what it has is sealed.
 pub struct Bundle<'a> {
     archive: Encoder<'static, SealedFile>,
     manifest: Vec<u8>,
@@ -60,6 +96,10 @@ pub struct Bundle<'a> {
     plain: u64,
     skipped: BTreeMap<String, u64>,
     sealed_max: u64,
+    /// What is left of the whole, then of each place within which it is.
+    shares: Vec<Share>,
+    /// Why it takes no more for good.
+    ended: Option<&'static str>,
     may_go_on: &'a dyn Fn() -> Result<(), Stopped>,
 }
 
@@ -68,10 +108,11 @@ impl<'a> Bundle<'a> {
     ///
     /// # Errors
     /// When memory is short, or the head cannot be written.
-    pub fn begin(
+    pub(super) fn begin(
         file: SealedFile,
         head: &Head,
         sealed_max: u64,
+        whole: Share,
         may_go_on: &'a dyn Fn() -> Result<(), Stopped>,
     ) -> Result<Self, Stopped> {
         let archive = Encoder::new(file, LEVEL)?;
@@ -83,17 +124,69 @@ impl<'a> Bundle<'a> {
             plain: 0,
             skipped: BTreeMap::new(),
             sealed_max,
+            shares: vec![whole],
+            ended: None,
             may_go_on,
         };
         bundle.line(&serde_json::to_vec(head).map_err(io::Error::from)?);
         Ok(bundle)
     }
 
-    /// Whether it takes more; when not, what comes is skipped as `bundle-full`.
-    pub fn is_full(&self) -> bool {
-        self.entries >= ENTRIES_MAX
-            || self.archive.get_ref().written() >= self.sealed_max
-            || self.manifest.len() >= MANIFEST_BYTES_MAX
+    /// Largest bundle, in bytes as it is encrypted.
+    pub fn sealed_max(&self) -> u64 {
+        self.sealed_max
+    }
+
+    /// Why it takes no more now, by a word: `late`, `room`, `bundle-full`; `place-full` where it is only the place's share.
+    pub fn full(&self) -> Option<&'static str> {
+        let mut shares = self.shares.iter();
+        let whole = shares.next().is_none_or(Share::is_over);
+        self.ended
+            .or((whole || !self.has_lines()).then_some("bundle-full"))
+            .or(shares.any(Share::is_over).then_some("place-full"))
+    }
+
+    /// Whether anything more is taken.
+    ///
+    /// # Errors
+    /// See [`Stopped`].
+    pub fn may_take(&mut self) -> Result<bool, Stopped> {
+        self.ask()?;
+        Ok(self.full().is_none())
+    }
+
+    /// Counts a name that is looked at; whether anything more is taken.
+    ///
+    /// # Errors
+    /// See [`Stopped`].
+    pub fn next_name(&mut self) -> Result<bool, Stopped> {
+        self.shares.iter_mut().for_each(|share| share.names = share.names.saturating_sub(1));
+        self.may_take()
+    }
+
+    /// Takes what `fill` gives it, as much as that share allows; where it was too small, the manifest says so of `name`.
+    ///
+    /// # Errors
+    /// See [`Stopped`].
+    pub(super) fn within(
+        &mut self,
+        name: &str,
+        share: Share,
+        fill: impl FnOnce(&mut Self) -> Result<(), Stopped>,
+    ) -> Result<(), Stopped> {
+        self.shares.push(share);
+        fill(self)?;
+        if self.shares.pop().is_some_and(|share| share.is_over()) {
+            let text = "this place had its share of the bundle; there may be more";
+            let entry = Entry { name: name.to_owned(), note: Some(text.to_owned()), ..Entry::default() };
+            self.skip(entry, "place-full");
+        }
+        Ok(())
+    }
+
+    /// Bytes that are taken of one file here.
+    pub fn file_max(&self) -> u64 {
+        self.shares.iter().map(|share| share.file).min().unwrap_or(0)
     }
 
     /// Adds what is in memory.
@@ -124,9 +217,10 @@ impl<'a> Bundle<'a> {
         source: &mut dyn Read,
         changed: &dyn Fn() -> bool,
     ) -> Result<(), Stopped> {
-        (self.may_go_on)()?;
-        if self.is_full() {
-            self.skip(entry, "bundle-full");
+        self.ask()?;
+        let fits = self.shares.iter().all(|share| size <= share.bytes);
+        if let Some(why) = self.full().or((!fits).then_some("place-full")) {
+            self.skip(entry, why);
             return Ok(());
         }
         let mtime = entry.modified.map_or(0, |time| u64::try_from(time.seconds()).unwrap_or(0));
@@ -150,6 +244,10 @@ impl<'a> Bundle<'a> {
         entry.sha256 = Some(sha256);
         self.entries += 1;
         self.plain = self.plain.saturating_add(size);
+        for share in &mut self.shares {
+            share.entries = share.entries.saturating_sub(1);
+            share.bytes = share.bytes.saturating_sub(size);
+        }
         self.entry(&entry);
         Ok(())
     }
@@ -157,7 +255,7 @@ impl<'a> Bundle<'a> {
     /// Notes what is not in the bundle, by a word that says why.
     pub fn skip(&mut self, mut entry: Entry, why: &str) {
         self.count(why);
-        if self.manifest.len() < MANIFEST_BYTES_MAX {
+        if self.shares.iter().all(|share| share.manifest > 0) && self.has_lines() {
             entry.skipped = Some(why.to_owned());
             self.entry(&entry);
         }
@@ -168,12 +266,17 @@ impl<'a> Bundle<'a> {
         *self.skipped.entry(why.to_owned()).or_default() += 1;
     }
 
+    #[cfg(test)]
+    pub fn manifest(&self) -> &[u8] {
+        &self.manifest
+    }
+
     /// Adds the manifest and ends it, durably.
     ///
     /// # Errors
     /// See [`Stopped`].
     pub fn finish(mut self) -> Result<Written, Stopped> {
-        (self.may_go_on)()?;
+        self.ask()?;
         let size = u64::try_from(self.manifest.len()).unwrap_or(u64::MAX);
         let header = tar::Header { name: MANIFEST_NAME.to_owned(), size, mtime: 0 };
         self.archive.write_all(&header.to_bytes().map_err(io::Error::other)?)?;
@@ -191,12 +294,40 @@ impl<'a> Bundle<'a> {
         })
     }
 
+    /// Whether it goes on at all; when time or room is short, it takes no more from now on.
+    fn ask(&mut self) -> Result<(), Stopped> {
+        let late = match (self.may_go_on)() {
+            Ok(()) => false,
+            Err(Stopped::Late) => true,
+            Err(other) => return Err(other),
+        };
+        let end = u64::try_from(self.manifest.len()).unwrap_or(u64::MAX).saturating_add(END_BYTES);
+        let file = self.archive.get_mut();
+        file.leave(end);
+        let why = match () {
+            () if self.ended.is_some() => return Ok(()),
+            () if late => "late",
+            () if file.is_short() => "room",
+            () if file.written() >= self.sealed_max => "bundle-full",
+            () => return Ok(()),
+        };
+        self.ended = Some(why);
+        self.count(why);
+        let (name, skipped) = ("bundle".to_owned(), Some(why.to_owned()));
+        let note = Some("collecting ended here; what follows was not taken".to_owned());
+        self.entry(&Entry { name, skipped, note, ..Entry::default() });
+        Ok(())
+    }
+
     /// Writes exactly `size` bytes; gives their SHA-256, and why not all of them are the source's.
     fn content(&mut self, size: u64, source: &mut dyn Read) -> Result<(String, Option<String>), Stopped> {
         let mut hash = digest::Context::new(&digest::SHA256);
         let (mut buffer, mut left, mut why) = (vec![0; READ_BYTES], size, None);
         while left > 0 {
-            (self.may_go_on)()?;
+            self.ask()?;
+            if let (None, Some(word)) = (&why, self.ended) {
+                why = Some(format!("from byte {} on it was not read ({word}), zeros follow", size - left));
+            }
             let length = usize::try_from(left).unwrap_or(READ_BYTES).min(READ_BYTES);
             let piece = buffer.get_mut(..length).unwrap_or_default();
             let count = if why.is_some() { fill(piece) } else { read(source, piece, size - left, &mut why) };
@@ -206,6 +337,11 @@ impl<'a> Bundle<'a> {
             left -= u64::try_from(count).unwrap_or(left);
         }
         Ok((hex(hash.finish().as_ref()), why))
+    }
+
+    /// Who opens a bundle takes no longer manifest; where collecting ended is always told.
+    fn has_lines(&self) -> bool {
+        usize::try_from(self.tree.lines()).is_ok_and(|lines| lines + 2 < MANIFEST_LINES_MAX)
     }
 
     fn entry(&mut self, entry: &Entry) {
@@ -221,6 +357,8 @@ impl<'a> Bundle<'a> {
         self.tree.push(line);
         self.manifest.extend_from_slice(line);
         self.manifest.push(b'\n');
+        let length = u64::try_from(line.len()).unwrap_or(u64::MAX).saturating_add(1);
+        self.shares.iter_mut().for_each(|share| share.manifest = share.manifest.saturating_sub(length));
     }
 }
 

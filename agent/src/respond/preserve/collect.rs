@@ -1,17 +1,20 @@
-//! What is collected for a command, in the order of RFC 3227, 2.1: what is lost first comes first.
+//! What is collected for a command, in the order of RFC 3227, 2.1: what is lost first comes first. Each place has its share: who can
+//! write to one crowds nothing else out. When time or room is short the bundle ends with what it has, and says so.
 
-use std::path::Path;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use picket_protocol::action::{Process, Profile};
 use picket_protocol::age::{Recipient, Sealer};
-use picket_protocol::evidence::{FORMAT, Head, Sealed};
+use picket_protocol::evidence::{FORMAT, Head, Sealed, name_of};
 use ring::rand::SystemRandom;
 
-use super::bundle::{Bundle, Stopped};
-use super::files::{Files, Part};
+use super::bundle::{Bundle, Share, Stopped};
+use super::content::Part;
+use super::files::{FOLDER, Files};
 use super::spool::Spool;
-use super::{places, processes, system};
+use super::{memory, places, processes, system};
 use crate::sys::{DiskPriority, set_disk_priority};
 
 /// How long collecting may take: it yields to all else.
@@ -36,7 +39,7 @@ impl Collection<'_> {
         self.spool.has_room()?;
         let sealing = Sealer::begin(self.recipients, &SystemRandom::new()).map_err(std::io::Error::other)?;
         let file = self.spool.create(self.head.command, &sealing.0, sealing.1)?;
-        let mut bundle = Bundle::begin(file, &self.head, self.sealed_max, may_go_on)?;
+        let mut bundle = Bundle::begin(file, &self.head, self.sealed_max, Share::WHOLE, may_go_on)?;
         self.fill(&mut bundle)?;
         let written = bundle.finish()?;
         Ok(Sealed {
@@ -55,28 +58,54 @@ impl Collection<'_> {
     }
 
     fn fill(&self, bundle: &mut Bundle<'_>) -> Result<(), Stopped> {
-        if let (Some(Process { pid, .. }), Some(started)) = (&self.head.process, self.started) {
-            processes::memory(*pid, started, bundle)?;
-        }
         let mut files = Files::new(self.own);
+        if let (Some(Process { pid, .. }), Some(started)) = (&self.head.process, self.started) {
+            memory::memory(*pid, started, files.mounts(), bundle)?;
+        }
         let (volatile, lasting): (Vec<Profile>, Vec<Profile>) =
             self.head.profiles.iter().partition(|profile| **profile <= Profile::Kernel);
         for profile in volatile {
-            match profile {
-                Profile::Processes => processes::take(bundle)?,
-                Profile::Network => system::network(bundle)?,
-                _ => system::kernel(bundle)?,
-            }
+            bundle.within(profile.name(), Share::ROOT, |bundle| match profile {
+                Profile::Processes => processes::take(files.mounts(), bundle),
+                Profile::Network => system::network(bundle),
+                _ => system::kernel(bundle),
+            })?;
         }
         for path in &self.head.paths {
             files.take(Path::new(path), Part::Beginning, true, bundle)?;
         }
         for profile in lasting {
-            let part = if places::grows(profile) { Part::End } else { Part::Beginning };
-            places::of(profile).iter().try_for_each(|path| files.take(path, part, false, bundle))?;
+            self::lasting(profile, &mut files, bundle)?;
         }
-        Ok(())
+        bundle.within("leased", Share::ROOT, |bundle| files.leased(bundle))
     }
+}
+
+fn lasting(profile: Profile, files: &mut Files, bundle: &mut Bundle<'_>) -> Result<(), Stopped> {
+    let part = if places::grows(profile) { Part::End } else { Part::Beginning };
+    for path in places::of(profile, files.mounts()) {
+        bundle.within(&in_bundle(&path), Share::ROOT, |bundle| files.take(&path, part, false, bundle))?;
+    }
+    let homes = places::of_homes(profile);
+    bundle.within(profile.name(), Share::HOMES, |bundle| {
+        homes.iter().try_for_each(|(home, paths)| of_home(home, paths, part, files, bundle))
+    })
+}
+
+fn of_home(
+    home: &Path,
+    paths: &[PathBuf],
+    part: Part,
+    files: &mut Files,
+    bundle: &mut Bundle<'_>,
+) -> Result<(), Stopped> {
+    bundle.within(&in_bundle(home), Share::HOME, |bundle| {
+        paths.iter().try_for_each(|path| files.take(path, part, false, bundle))
+    })
+}
+
+fn in_bundle(path: &Path) -> String {
+    name_of(FOLDER, path.as_os_str().as_bytes())
 }
 
 fn yield_to_all() {

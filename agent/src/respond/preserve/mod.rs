@@ -15,17 +15,24 @@
 //! | `spool` | encrypted files, and room for them |
 //! | `bundle` | one bundle while it is written |
 //! | `collect` | what goes into it, in which order |
-//! | `files`, `places`, `processes`, `system` | the kinds of evidence |
+//! | `files`, `content`, `places`, `processes`, `memory`, `system` | the kinds of evidence |
+//! | `mounts`, `own` | what is left alone: file systems that may never answer, and the agent's own |
 
 mod bundle;
 mod collect;
+mod content;
 mod files;
 mod keeper;
+mod memory;
+mod mounts;
+mod own;
 mod places;
 mod processes;
 mod spool;
 mod state;
 mod system;
+#[cfg(test)]
+mod tests;
 
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};

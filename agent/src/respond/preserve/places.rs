@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use picket_protocol::action::Profile;
 
+use super::mounts::{Kind, Mounts};
 use crate::layout::read_file;
 
 /// Longest `/etc/passwd` that is read for homes.
@@ -96,7 +97,7 @@ const PERSISTENCE: &[&str] = &[
     "/etc/nsswitch.conf",
 ];
 
-/// Below each home.
+/// Below each home: the home's share goes to single files first.
 const PERSISTENCE_OF_USERS: &[&str] = &[
     ".ssh/authorized_keys",
     ".ssh/authorized_keys2",
@@ -111,27 +112,33 @@ const PERSISTENCE_OF_USERS: &[&str] = &[
     ".zshrc",
     ".zshenv",
     ".zprofile",
-    ".config/systemd/user",
-    ".config/autostart",
     ".config/fish/config.fish",
     ".pam_environment",
+    ".config/systemd/user",
+    ".config/autostart",
 ];
 
-/// Files and directories of a profile; none of those that are no files.
-pub(super) fn of(profile: Profile) -> Vec<PathBuf> {
-    let plain = |globs: &[&str]| globs.iter().flat_map(|glob| expand(glob)).collect::<Vec<_>>();
-    let below_homes = |names: &[&str]| {
-        let of_home = |home: PathBuf| names.iter().map(move |name| home.join(name)).collect::<Vec<_>>();
-        homes().into_iter().flat_map(of_home).collect::<Vec<_>>()
+/// Files and directories of a profile that belong to the host; none of those profiles that are no files.
+pub(super) fn of(profile: Profile, mounts: &Mounts) -> Vec<PathBuf> {
+    let globs: &[&str] = match profile {
+        Profile::Processes | Profile::Network | Profile::Kernel | Profile::Histories => &[],
+        Profile::Logins => LOGINS,
+        Profile::Persistence => PERSISTENCE,
+        Profile::Journal => &["/run/log/journal", "/var/log/journal"],
+        Profile::Logs => &["/var/log"],
     };
-    match profile {
-        Profile::Processes | Profile::Network | Profile::Kernel => Vec::new(),
-        Profile::Logins => plain(LOGINS),
-        Profile::Histories => below_homes(HISTORIES),
-        Profile::Persistence => [plain(PERSISTENCE), below_homes(PERSISTENCE_OF_USERS)].concat(),
-        Profile::Journal => plain(&["/run/log/journal", "/var/log/journal"]),
-        Profile::Logs => plain(&["/var/log"]),
-    }
+    globs.iter().flat_map(|glob| expand(glob, mounts)).collect()
+}
+
+/// Homes, each with what a profile takes below it.
+pub(super) fn of_homes(profile: Profile) -> Vec<(PathBuf, Vec<PathBuf>)> {
+    let names = match profile {
+        Profile::Histories => HISTORIES,
+        Profile::Persistence => PERSISTENCE_OF_USERS,
+        _ => return Vec::new(),
+    };
+    let below = |home: &Path| names.iter().map(|name| home.join(name)).collect();
+    homes().into_iter().map(|home| (home.clone(), below(&home))).collect()
 }
 
 /// Whether what is there only grows, so that its end is worth more than its beginning.
@@ -161,8 +168,8 @@ fn homes() -> Vec<PathBuf> {
     homes
 }
 
-/// What a path stands for, in order; a path without `*` for itself.
-fn expand(glob: &str) -> Vec<PathBuf> {
+/// What a path stands for, in order; a path without `*` for itself, and so does one on a file system that is not entered.
+fn expand(glob: &str, mounts: &Mounts) -> Vec<PathBuf> {
     let path = Path::new(glob);
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return vec![path.to_owned()] };
     let name = name.as_bytes();
@@ -171,6 +178,9 @@ fn expand(glob: &str) -> Vec<PathBuf> {
     let fits = |name: &[u8]| {
         name.len() >= before.len() + after.len() && name.starts_with(before) && name.ends_with(after)
     };
+    if mounts.holding(parent).is_some_and(|kind| kind != Kind::Local) {
+        return vec![parent.to_owned()];
+    }
     let Ok(entries) = std::fs::read_dir(parent) else { return Vec::new() };
     let names = entries.flatten().map(|entry| entry.file_name()).filter(|name| fits(name.as_bytes()));
     let mut found: Vec<PathBuf> = names.take(MATCHES_MAX).map(|name| parent.join(name)).collect();
@@ -188,7 +198,7 @@ mod tests {
         for name in ["wtmp", "wtmp.1", "btmp", "xwtmp"] {
             std::fs::write(directory.path().join(name), "").expect("written");
         }
-        let glob = |name: &str| expand(directory.path().join(name).to_str().expect("text"));
+        let glob = |name: &str| expand(directory.path().join(name).to_str().expect("text"), &Mounts::now());
         let names = |paths: Vec<PathBuf>| -> Vec<String> {
             paths.iter().filter_map(|path| Some(path.file_name()?.to_str()?.to_owned())).collect()
         };

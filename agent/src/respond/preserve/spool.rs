@@ -12,8 +12,12 @@ use picket_protocol::crypto::hex;
 use ring::digest;
 use uuid::Uuid;
 
+use super::bundle::END_BYTES;
+
 /// Room is looked at once in so many bytes.
 const LOOK_EVERY: u64 = 1024 * 1024;
+/// What the end of a bundle takes at most once room is short: its manifest, and zeros for the rest of one file.
+const END_BYTES_MAX: u64 = 24 * 1024 * 1024;
 
 /// How much of the disk is never used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,7 +66,7 @@ impl Spool {
     /// # Errors
     /// See [`Room::has`].
     pub fn has_room(&self) -> io::Result<()> {
-        self.room.has(&self.directory, LOOK_EVERY)
+        self.room.has(&self.directory, END_BYTES)
     }
 
     fn path(&self, id: Uuid) -> PathBuf {
@@ -87,6 +91,8 @@ impl Spool {
             hash: digest::Context::new(&digest::SHA256),
             written: 0,
             looked: 0,
+            end: END_BYTES,
+            short_at: None,
             room: self.room,
             directory: self.directory.clone(),
             pending: Vec::new(),
@@ -164,6 +170,8 @@ pub struct SealedFile {
     hash: digest::Context,
     written: u64,
     looked: u64,
+    end: u64,
+    short_at: Option<u64>,
     room: Room,
     directory: PathBuf,
     pending: Vec<u8>,
@@ -173,6 +181,16 @@ impl SealedFile {
     /// Bytes so far.
     pub fn written(&self) -> u64 {
         self.written
+    }
+
+    /// So many bytes are to be left for its end.
+    pub fn leave(&mut self, end: u64) {
+        self.end = end;
+    }
+
+    /// Whether there is room for its end only.
+    pub fn is_short(&self) -> bool {
+        self.short_at.is_some()
     }
 
     /// Ends it, durably; gives its size and SHA-256 in hex.
@@ -191,9 +209,23 @@ impl SealedFile {
 
     fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
         let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-        if self.written.saturating_add(length) >= self.looked {
-            self.room.has(&self.directory, LOOK_EVERY.max(length))?;
-            self.looked = self.written.saturating_add(LOOK_EVERY);
+        let after = self.written.saturating_add(length);
+        match self.short_at {
+            // It is up to who writes to come to an end.
+            Some(short_at) if after > short_at.saturating_add(END_BYTES_MAX) => {
+                let why = format!("no more may be written to {}", self.directory.display());
+                return Err(io::Error::new(io::ErrorKind::StorageFull, why));
+            }
+            None if after >= self.looked => {
+                self.looked = self.written.saturating_add(LOOK_EVERY);
+                match self.room.has(&self.directory, self.end.saturating_add(LOOK_EVERY.max(length))) {
+                    Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                        self.short_at = Some(self.written);
+                    }
+                    other => other?,
+                }
+            }
+            _ => {}
         }
         self.file.write_all(bytes)?;
         self.hash.update(bytes);

@@ -130,6 +130,10 @@ fn namespaces() -> Vec<(String, String)> {
 /// A text of the kernel's, which has no size before it is read. What this kernel has not is passed over.
 fn text(path: &Path, name: String, bundle: &mut Bundle<'_>) -> Result<(), Stopped> {
     let mut entry = Entry { name, ..Entry::default() };
+    if !bundle.may_take()? {
+        bundle.skip(entry, bundle.full().unwrap_or("bundle-full"));
+        return Ok(());
+    }
     let mut bytes = Vec::new();
     let read = File::open(path).and_then(|file| file.take(TEXT_BYTES_MAX).read_to_end(&mut bytes));
     match read {

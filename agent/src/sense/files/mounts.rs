@@ -71,17 +71,39 @@ impl Mount {
 pub fn parse(text: &[u8]) -> Vec<Mount> {
     // A host of containers has thousands, and reads them at each change.
     let mut newest: HashMap<PathBuf, (usize, String)> = HashMap::new();
-    for (place, line) in text.split(|&byte| byte == b'\n').enumerate() {
-        let mut fields = line.split(|&byte| byte == b' ');
-        let Some(point) = fields.nth(4).map(unescape) else { continue };
-        let Some(filesystem) = fields.skip_while(|&field| field != b"-").nth(1) else { continue };
-        let filesystem = String::from_utf8_lossy(filesystem).into_owned();
+    for (place, Line { point, filesystem, .. }) in lines(text).enumerate() {
         newest.insert(point, (place, filesystem));
     }
     let mut mounts: Vec<(usize, Mount)> =
         newest.into_iter().map(|(point, (place, filesystem))| (place, Mount { point, filesystem })).collect();
     mounts.sort_unstable_by_key(|(place, _)| *place);
     mounts.into_iter().map(|(_, mount)| mount).collect()
+}
+
+/// One line of mountinfo.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Line {
+    /// The kernel's number of the mount.
+    pub id: u64,
+    /// Major and minor number of the file system's device.
+    pub device: (u32, u32),
+    /// Where.
+    pub point: PathBuf,
+    /// `ext4`, `fuse.sshfs` …
+    pub filesystem: String,
+}
+
+/// The lines of mountinfo, hidden mounts among them, in the order of the kernel's. Others than of that form are passed over.
+pub fn lines(text: &[u8]) -> impl Iterator<Item = Line> {
+    text.split(|&byte| byte == b'\n').filter_map(|line| {
+        let mut fields = line.split(|&byte| byte == b' ');
+        let id = std::str::from_utf8(fields.next()?).ok()?.parse().ok()?;
+        let (major, minor) = std::str::from_utf8(fields.nth(1)?).ok()?.split_once(':')?;
+        let device = (major.parse().ok()?, minor.parse().ok()?);
+        let point = unescape(fields.nth(1)?);
+        let filesystem = fields.skip_while(|&field| field != b"-").nth(1)?;
+        Some(Line { id, device, point, filesystem: String::from_utf8_lossy(filesystem).into_owned() })
+    })
 }
 
 /// A path of the mount table: `\040` is a blank, and so on, three octal digits.
