@@ -224,3 +224,10 @@ pub struct Receipt {
     #[serde(default, skip_serializing_if = "serde_json::Value::is_null")]
     pub detail: serde_json::Value,
 }
+
+impl Receipt {
+    /// What it is about, by its one id: the command, or of a step its act.
+    pub fn about(&self) -> Option<uuid::Uuid> {
+        self.step.as_ref().map(|step| step.act).or(self.command)
+    }
+}

@@ -10,7 +10,7 @@
 //!
 //! | bytes | meaning |
 //! |---|---|
-//! | 16 | id of the command |
+//! | 16 | id of the command, or of the act where a step of a playbook collected it |
 //! | 8 | offset of the first byte, big-endian |
 //! | 8 | size of the whole file, big-endian |
 //! | 0 to 262,144 | bytes |
@@ -47,7 +47,7 @@ pub const REASON_BYTES_MAX: usize = 512;
 pub struct Head {
     /// [`FORMAT`].
     pub format: String,
-    /// The command that ordered it.
+    /// The command that ordered it, or of a playbook's step its act.
     pub command: uuid::Uuid,
     /// Of which host.
     pub agent: AgentId,
@@ -171,7 +171,7 @@ pub fn name_of(folder: &str, path: &[u8]) -> String {
 /// A piece of an encrypted bundle.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chunk {
-    /// The command.
+    /// The command, or of a playbook's step its act.
     pub evidence: uuid::Uuid,
     /// Place of the first byte.
     pub offset: u64,
@@ -226,7 +226,7 @@ impl Chunk {
 /// The collector's answer to a chunk.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Held {
-    /// The command.
+    /// The command, or of a playbook's step its act.
     pub evidence: uuid::Uuid,
     /// So many bytes from the beginning on are durable.
     pub held: u64,

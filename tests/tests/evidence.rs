@@ -399,10 +399,29 @@ fn audit(collector: &Collector) -> String {
 struct Small(PathBuf);
 
 impl Small {
-    fn mount(path: &Path) -> Self {
+    fn mount(path: &Path, mib: u64) -> Self {
         fs::create_dir_all(path).unwrap();
-        stdout_of(Command::new("mount").args(["-t", "tmpfs", "-o", "size=6m,mode=700", "none"]).arg(path));
+        let options = format!("size={mib}m,mode=700");
+        stdout_of(Command::new("mount").args(["-t", "tmpfs", "-o", &options, "none"]).arg(path));
         Self(path.to_owned())
+    }
+
+    fn free_mib(&self) -> u64 {
+        let figures = rustix::fs::statvfs(&self.0).unwrap();
+        (figures.f_bavail * figures.f_frsize) >> 20
+    }
+
+    /// Others write so much to it, or as much as there is room for.
+    fn fill(&self, name: &str, mib: u64) -> PathBuf {
+        let path = self.0.join(name);
+        let mut file = fs::File::create(&path).unwrap();
+        let block = vec![b'x'; 1 << 16];
+        for _ in 0..mib << 4 {
+            if file.write_all(&block).is_err() {
+                break;
+            }
+        }
+        path
     }
 }
 
@@ -419,7 +438,7 @@ fn no_disk_is_filled() {
     let mut lab = Lab::start(dir.path(), &collector, "");
     random(&lab.chosen().join("random"), 16 << 20);
     lab.agent.stop();
-    let small = Small::mount(&lab.spool());
+    let small = Small::mount(&lab.spool(), 6);
     lab.agent.resume();
     lab.agent.wait_until_ready();
     let chosen = lab.chosen().to_str().unwrap().to_owned();
@@ -445,6 +464,70 @@ fn no_disk_is_filled() {
     let command = lab.order(&collector, "small", &["--path", &chosen, "--lease", "1h"]);
     receipt(&collector, &command, "confirmed");
     lab.agent.stop();
+    drop(small);
+}
+
+/// Whoever fills the collector's disk, findings go on, evidence waits, and operators know why.
+#[test]
+fn a_collector_whose_disk_fills_up_takes_the_rest_when_there_is_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let small = Small::mount(&dir.path().join("collector"), 96);
+    let limits = "[evidence]\nfree_mib_min = 24\nhost_mib_max = 20\n";
+    let mut collector = Collector::start_with(dir.path(), limits);
+    {
+        let lab = Lab::start(dir.path(), &collector, "bytes_per_second = \"3 MiB\"\n");
+        random(&lab.chosen().join("random"), 12 << 20);
+        let chosen = lab.chosen().to_str().unwrap().to_owned();
+        let order = |name: &str| lab.order(&collector, name, &["--path", &chosen, "--lease", "1h"]);
+        let command = order("first");
+        wait_for("the upload to be under way", || {
+            (item(&collector, &command)?["held"].as_u64()? > 1 << 20).then_some(())
+        });
+        let others = small.fill("others", small.free_mib() - 16);
+        let waits = |command: &str, state: &str, why: &str| {
+            wait_for(&format!("{command} to wait"), || {
+                let item = item(&collector, command)?;
+                let is = item["state"] == state && item["waits"].as_str()?.contains(why);
+                is.then(|| item["held"].as_u64()).flatten()
+            })
+        };
+        let held = waits(&command, "receiving", "24 MiB must stay free (evidence.free_mib_min)");
+        collector.wait_finding("collector.evidence-waits", &command);
+        let shown = collector.soc(&["evidence", "list", "--all"]);
+        assert!(shown.contains("must stay free"), "{shown}");
+        wait_for("the agent to know why", || {
+            lab.agent.status()?.to_string().contains("must stay free").then_some(())
+        });
+        // What matters more goes on.
+        let watched = lab.agent.watched();
+        fs::write(watched.join("meanwhile"), "x").unwrap();
+        collector.wait_finding("file.created", "meanwhile");
+        // Even the last byte is taken by others: nothing is lost that was not acknowledged.
+        let rest = small.fill("rest", 96);
+        fs::write(watched.join("without-room"), "x").unwrap();
+        wait_for("the finding on the host", || {
+            let found = lab.agent.json(&["findings", "--limit", "20"]);
+            found.iter().any(|finding| finding.to_string().contains("without-room")).then_some(())
+        });
+        assert!(small.free_mib() == 0 && item(&collector, &command).unwrap()["held"].as_u64() == Some(held));
+        fs::remove_file(rest).unwrap();
+        collector.wait_finding("file.created", "without-room");
+        fs::remove_file(others).unwrap();
+        receipt(&collector, &command, "confirmed");
+        let done = item(&collector, &command).unwrap();
+        assert!(done["state"] == "complete" && done["waits"].is_null(), "{done:#}");
+
+        // Too much of one host waits as a whole, until some is deleted.
+        let second = order("second");
+        assert_eq!(waits(&second, "waiting", "evidence.host_mib_max"), 0);
+        collector.wait_finding("collector.evidence-waits", &second);
+        collector.soc(&["evidence", "delete", &command]);
+        receipt(&collector, &second, "confirmed");
+        let opened = dir.path().join("second.tar.zst").to_str().unwrap().to_owned();
+        let identity = lab.operators.identity();
+        collector.soc(&["evidence", "get", &second, "-o", &opened, "--identity", &identity]);
+    }
+    collector.stop();
     drop(small);
 }
 

@@ -162,6 +162,7 @@ pub async fn receipts(
     let full = parameters.full.unwrap_or(false);
     let query = ReceiptQuery {
         command: parameters.command.as_deref().map(request::uuid).transpose()?,
+        act: None,
         agent: parameters.host.as_deref().map(request::agent).transpose()?,
         tenant: parameters.tenant.as_deref().map(request::tenant).transpose()?,
         before: cursor::parse_optional(List::Receipts, parameters.cursor.as_deref())?,

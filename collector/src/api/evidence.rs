@@ -183,12 +183,14 @@ fn show(shared: &Shared, item: EvidenceItem) -> Result<Evidence, ApiError> {
         host.map(|host| (host.hostname, host.tenant.as_str().to_owned())).unwrap_or_default();
     Ok(Evidence {
         command: item.command,
+        playbook: item.playbook,
         agent: item.agent,
         hostname,
         tenant,
         state: word(&item.state),
         size: item.size,
         held: item.held,
+        waits: item.waits,
         sha256: item.sha256,
         root: item.root,
         seq: item.seq,

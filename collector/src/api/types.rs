@@ -445,9 +445,12 @@ pub struct EvidenceList {
 /// A bundle of evidence.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Evidence {
-    /// The command that ordered it.
+    /// The command that ordered it, or of a playbook's step its act.
     #[schema(value_type = String)]
     pub command: uuid::Uuid,
+    /// The command of that playbook.
+    #[schema(value_type = Option<String>)]
+    pub playbook: Option<uuid::Uuid>,
     /// The agent.
     #[schema(value_type = String)]
     pub agent: AgentId,
@@ -455,12 +458,14 @@ pub struct Evidence {
     pub hostname: String,
     /// Whose host.
     pub tenant: String,
-    /// `receiving`, `complete`, `mismatch` (what came was not what was sealed), `deleted`.
+    /// `waiting` (none of it is here, for want of room), `receiving`, `complete`, `mismatch` (what came was not what was sealed), `deleted`.
     pub state: String,
     /// Bytes.
     pub size: u64,
     /// Bytes that are here.
     pub held: u64,
+    /// Why no more of it is taken now.
+    pub waits: Option<String>,
     /// SHA-256 in hex, as it was sealed.
     pub sha256: String,
     /// Root of its manifest in hex, as it was sealed.

@@ -246,8 +246,8 @@ impl<'a> Reading<'a> {
             Ok(receipt) => {
                 let title = cut(&receipt.title);
                 let Receipt { command, outcome, step, check, .. } = receipt;
-                let of_step = step.is_some();
-                let receipt = ReceiptIndex { command, outcome, of_step, check, title };
+                let act = step.map(|step| step.act);
+                let receipt = ReceiptIndex { command, outcome, act, check, title };
                 self.entries.push(Entry::Receipt { seq, time, receipt });
             }
             Err(error) => self.cannot_read(seq, &error.to_string()),

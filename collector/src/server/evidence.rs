@@ -3,6 +3,13 @@
 //! `evidence/<agent>/<command>.age` and `.json` in the data directory, 0600. Taken is only what a sealed receipt `applied` of the
 //! agent tells of, with its size; complete it is when the SHA-256 is the one in that receipt, and no finding says otherwise.
 //! An agent is told how much is durable, and nothing else.
+//!
+//! After a start the last piece's worth of what was being received is asked for again: after a loss of power a file may end in
+//! zeros. Pieces are made durable one by one, so that no more than that can be in doubt.
+//!
+//! What there is no room for waits on its host, and asks again every [`RETRY_SOON`] seconds. Why is told to the agent, in the list of
+//! evidence, in the log and by a finding. Room on the disk is looked at before each piece, so that evidence never takes what the database
+//! beside it needs.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -13,20 +20,22 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use picket_protocol::command::{Outcome, Receipt};
 use picket_protocol::crypto::hex;
-use picket_protocol::evidence::{Chunk, DETAIL, Held, HeldRefusal, Sealed};
+use picket_protocol::evidence::{CHUNK_BYTES_MAX, Chunk, DETAIL, Held, HeldRefusal, Sealed};
 use picket_protocol::identity::AgentId;
 use picket_protocol::record::Record;
 use picket_protocol::time::Timestamp;
 use ring::digest;
 use uuid::Uuid;
 
-use crate::store::{OwnFinding, ReceiptQuery, Store, StoreError};
+use crate::store::{OwnFinding, ReceiptQuery, ReceiptRow, Store, StoreError};
 
+/// Bytes of one piece at most.
+const PIECE_BYTES_MAX: u64 = CHUNK_BYTES_MAX as u64;
 /// Longest description of one bundle.
 const ITEM_BYTES_MAX: u64 = 64 * 1024;
-/// Seconds until an agent asks again whose receipt has not come yet.
+/// Seconds until an agent asks again whose receipt has not come yet, or for whose evidence there was no room.
 const RETRY_SOON: u64 = 30;
-/// Until one asks again that was refused for good, or for want of room.
+/// Until one asks again that was refused for good.
 const RETRY_LATE: u64 = 3_600;
 /// Bundles of one host that are remembered, also those that were deleted.
 const ITEMS_PER_HOST_MAX: usize = 1_000;
@@ -46,6 +55,8 @@ pub struct EvidenceLimits {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum EvidenceState {
+    /// None of it is here, for want of room. Forgotten when the collector ends; the agent asks again.
+    Waiting,
     /// Some of it is here.
     Receiving,
     /// All of it is, and is what was sealed.
@@ -59,8 +70,11 @@ pub enum EvidenceState {
 /// One bundle.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct EvidenceItem {
-    /// The command that ordered it.
+    /// The command that ordered it, or of a playbook's step its act.
     pub command: Uuid,
+    /// The command of that playbook.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub playbook: Option<Uuid>,
     /// The agent.
     pub agent: AgentId,
     /// Place of its receipt in the agent's ledger.
@@ -80,6 +94,12 @@ pub struct EvidenceItem {
     /// Bytes that are here.
     #[serde(skip)]
     pub held: u64,
+    /// Why no more of it is taken now.
+    #[serde(skip)]
+    pub waits: Option<String>,
+    /// There is a finding about that.
+    #[serde(skip)]
+    told: bool,
 }
 
 /// Whose bundle, and by which command.
@@ -114,8 +134,7 @@ impl EvidenceStore {
                 }
                 match read_item(&path) {
                     Ok(item) if item.agent == agent => {
-                        let held = fs::metadata(path.with_extension("age")).map_or(0, |found| found.len());
-                        let item = EvidenceItem { held: held.min(item.size), ..item };
+                        let item = EvidenceItem { held: durable(&path.with_extension("age"), &item), ..item };
                         lock(&store.items).insert((agent, item.command), Arc::new(Mutex::new(item)));
                     }
                     Ok(_) => tracing::error!(path = %path.display(), "evidence lies under another host"),
@@ -187,11 +206,14 @@ impl EvidenceStore {
         let known = lock(&self.items).get(&(agent, chunk.evidence)).cloned();
         let slot = match known {
             Some(slot) => slot,
-            None => match self.begin(agent, chunk, store, now)? {
+            None => match self.announce(agent, chunk, store, now)? {
                 Ok(slot) => slot,
                 Err((reason, retry_after)) => return Ok((refuse(chunk, 0, reason, retry_after), None)),
             },
         };
+        // Looked at before this one is locked, since it looks at all.
+        let waiting = lock(&slot).state == EvidenceState::Waiting;
+        let room = if waiting { self.has_room(agent, chunk.total) } else { Ok(()) };
         let mut item = lock(&slot);
         if item.size != chunk.total {
             return Ok((refuse(chunk, 0, "its size is not the sealed one".to_owned(), RETRY_LATE), None));
@@ -199,8 +221,15 @@ impl EvidenceStore {
         if item.state == EvidenceState::Deleted {
             return Ok((refuse(chunk, 0, "an operator deleted it".to_owned(), RETRY_LATE), None));
         }
+        if let Err(why) = room {
+            return Ok(wait(&mut item, chunk, why, now));
+        }
         match self.put(&mut item, chunk, now) {
             Ok(None) => {
+                // A question tells nothing about room.
+                if !chunk.bytes.is_empty() {
+                    item.waits = None;
+                }
                 let complete = item.state == EvidenceState::Complete;
                 Ok((Held { evidence: chunk.evidence, held: item.held, complete, refused: None }, None))
             }
@@ -210,69 +239,62 @@ impl EvidenceStore {
                 Ok((refuse(chunk, 0, reason, RETRY_LATE), Some(finding)))
             }
             Err(error) => {
-                tracing::error!(%agent, command = %chunk.evidence, %error, "evidence cannot be kept");
-                Ok((
-                    refuse(
-                        chunk,
-                        item.held,
-                        "the collector cannot keep it at the moment".to_owned(),
-                        RETRY_SOON,
-                    ),
-                    None,
-                ))
+                // Our own sentence, or the system's.
+                let own = error.get_ref().map(ToString::to_string);
+                let why = own.unwrap_or_else(|| format!("the collector cannot keep it: {error}"));
+                Ok(wait(&mut item, chunk, why, now))
             }
         }
     }
 
-    /// A bundle that is not known yet: there must be a receipt, and room.
-    fn begin(
+    /// A bundle that is not known yet: there must be a receipt. It waits for room.
+    fn announce(
         &self,
         agent: AgentId,
         chunk: &Chunk,
         store: &dyn Store,
         now: Timestamp,
     ) -> Result<Result<Slot, (String, u64)>, StoreError> {
-        let Some((seq, sealed)) = sealed(agent, chunk.evidence, store)? else {
+        let Some((receipt, sealed)) = sealed(agent, chunk.evidence, store)? else {
             return Ok(Err(("no sealed receipt tells of it yet".to_owned(), RETRY_SOON)));
         };
         if sealed.sealed_bytes != chunk.total {
             return Ok(Err(("its size is not the sealed one".to_owned(), RETRY_LATE)));
         }
-        if let Err(why) = self.has_room(agent, chunk.total) {
+        if self.list(Some(agent)).len() >= ITEMS_PER_HOST_MAX {
+            let why = format!("{ITEMS_PER_HOST_MAX} bundles of this host are known already");
             return Ok(Err((why, RETRY_LATE)));
         }
         let item = EvidenceItem {
             command: chunk.evidence,
+            playbook: receipt.command.filter(|_| receipt.act.is_some()),
             agent,
-            seq,
+            seq: receipt.seq,
             size: sealed.sealed_bytes,
             sha256: sealed.sealed_sha256,
             root: sealed.root,
-            state: EvidenceState::Receiving,
+            state: EvidenceState::Waiting,
             began: now,
             completed: None,
             held: 0,
+            waits: None,
+            told: false,
         };
-        if let Err(error) = self.describe(&item) {
-            tracing::error!(%agent, command = %chunk.evidence, %error, "evidence cannot be kept");
-            return Ok(Err(("the collector cannot keep it at the moment".to_owned(), RETRY_SOON)));
-        }
         let mut items = lock(&self.items);
         let slot = items.entry((agent, chunk.evidence)).or_insert_with(|| Arc::new(Mutex::new(item)));
         Ok(Ok(Arc::clone(slot)))
     }
 
-    /// What is announced counts, whether it has come or not.
+    /// What is begun counts, whether it has come or not.
     fn has_room(&self, agent: AgentId, more: u64) -> Result<(), String> {
         let all = self.list(None);
         let bytes = |of: &dyn Fn(&&EvidenceItem) -> bool| {
-            let kept = all.iter().filter(|item| item.state != EvidenceState::Deleted).filter(of);
+            let begun =
+                |item: &&EvidenceItem| !matches!(item.state, EvidenceState::Deleted | EvidenceState::Waiting);
+            let kept = all.iter().filter(begun).filter(of);
             kept.map(|item| item.size).fold(more, u64::saturating_add)
         };
         let of_host = |item: &&EvidenceItem| item.agent == agent;
-        if all.iter().filter(of_host).count() >= ITEMS_PER_HOST_MAX {
-            return Err(format!("{ITEMS_PER_HOST_MAX} bundles of this host are known already"));
-        }
         if bytes(&of_host) > self.limits.host_bytes_max {
             return Err(
                 "the evidence of this host would be over its bound (evidence.host_mib_max): delete some"
@@ -282,12 +304,20 @@ impl EvidenceStore {
         if bytes(&|_| true) > self.limits.bytes_max {
             return Err("all evidence would be over its bound (evidence.mib_max): delete some".to_owned());
         }
-        let figures = rustix::fs::statvfs(&self.directory).map_err(|error| error.to_string())?;
+        self.disk_has_room(more).map_err(|error| error.to_string())
+    }
+
+    fn disk_has_room(&self, more: u64) -> io::Result<()> {
+        let figures = rustix::fs::statvfs(&self.directory)?;
         let free = figures.f_bavail.saturating_mul(figures.f_frsize);
-        if free < self.limits.free_bytes_min.saturating_add(more) {
-            return Err("the collector's disk has no room for it (evidence.free_mib_min)".to_owned());
+        if free >= self.limits.free_bytes_min.saturating_add(more) {
+            return Ok(());
         }
-        Ok(())
+        let keep = self.limits.free_bytes_min >> 20;
+        let why = format!(
+            "the collector's disk has no room for it: {keep} MiB must stay free (evidence.free_mib_min)"
+        );
+        Err(io::Error::new(io::ErrorKind::StorageFull, why))
     }
 
     /// Writes what continues what is there, durably; when it is all, compares. Gives the SHA-256 that does not fit.
@@ -296,13 +326,15 @@ impl EvidenceStore {
             return Ok(None);
         }
         let path = self.path(item.agent, item.command, "age");
-        if item.state == EvidenceState::Mismatch {
-            *item = EvidenceItem { state: EvidenceState::Receiving, held: 0, ..item.clone() };
-            self.describe(item)?;
+        if matches!(item.state, EvidenceState::Waiting | EvidenceState::Mismatch) {
+            let begun = EvidenceItem { state: EvidenceState::Receiving, held: 0, ..item.clone() };
+            self.describe(&begun)?;
+            *item = begun;
         }
         let file =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path)?;
         if !chunk.bytes.is_empty() && chunk.offset == item.held {
+            self.disk_has_room(u64::try_from(chunk.bytes.len()).unwrap_or(0))?;
             file.write_all_at(&chunk.bytes, chunk.offset)?;
             file.sync_data()?;
             item.held = item.held.saturating_add(u64::try_from(chunk.bytes.len()).unwrap_or(0));
@@ -345,6 +377,26 @@ impl EvidenceStore {
     }
 }
 
+/// Bytes of a bundle that are durable for certain.
+fn durable(path: &Path, item: &EvidenceItem) -> u64 {
+    let length = fs::metadata(path).map_or(0, |found| found.len()).min(item.size);
+    match item.state {
+        EvidenceState::Complete => length,
+        _ => length.saturating_sub(PIECE_BYTES_MAX),
+    }
+}
+
+/// It waits on its host. Told in the log when the reason is a new one, and by a finding once.
+fn wait(item: &mut EvidenceItem, chunk: &Chunk, why: String, now: Timestamp) -> Taken {
+    if item.waits.as_ref() != Some(&why) {
+        tracing::warn!(agent = %item.agent, command = %item.command, why, "evidence is not taken for now");
+    }
+    let finding = OwnFinding::evidence_waits(item.agent, item.command, (item.held, item.size), &why, now);
+    let finding = Some(finding).filter(|_| !item.told);
+    (item.told, item.waits) = (true, Some(why.clone()));
+    (refuse(chunk, item.held, why, RETRY_SOON), finding)
+}
+
 /// Which bundles below `directory` are complete, in order; none when there is no such directory. Changes nothing.
 ///
 /// # Errors
@@ -373,18 +425,25 @@ pub fn complete_bundles(directory: &Path) -> io::Result<Vec<Key>> {
     Ok(found)
 }
 
-/// What the agent's ledger says of a bundle, and where.
-fn sealed(agent: AgentId, command: Uuid, store: &dyn Store) -> Result<Option<(u64, Sealed)>, StoreError> {
-    let query = ReceiptQuery { command: Some(command), agent: Some(agent), ..ReceiptQuery::default() };
-    let receipts = store.receipts(&query)?;
-    let Some(row) = receipts.items.iter().find(|row| row.outcome == Outcome::Applied) else {
-        return Ok(None);
+/// What the agent's ledger says of a bundle, and where: by a command's own receipt, or by that of a step.
+fn sealed(agent: AgentId, id: Uuid, store: &dyn Store) -> Result<Option<(ReceiptRow, Sealed)>, StoreError> {
+    let applied = |query: ReceiptQuery| -> Result<Option<ReceiptRow>, StoreError> {
+        let act = query.act;
+        let receipts = store.receipts(&ReceiptQuery { agent: Some(agent), ..query })?;
+        let is_meant = |row: &ReceiptRow| row.outcome == Outcome::Applied && row.act == act;
+        Ok(receipts.items.into_iter().find(is_meant))
     };
+    let of_step = applied(ReceiptQuery { act: Some(id), ..ReceiptQuery::default() })?;
+    let row = match of_step {
+        Some(row) => Some(row),
+        None => applied(ReceiptQuery { command: Some(id), ..ReceiptQuery::default() })?,
+    };
+    let Some(row) = row else { return Ok(None) };
     let record = store.record(agent, row.seq)?;
     let receipt = record.and_then(|bytes| Record::parse(&bytes).ok()?.body::<Receipt>().ok());
     let detail = receipt.and_then(|receipt| receipt.detail.get(DETAIL).cloned());
     let sealed = detail.and_then(|detail| serde_json::from_value::<Sealed>(detail).ok());
-    Ok(sealed.map(|sealed| (row.seq, sealed)))
+    Ok(sealed.map(|sealed| (row, sealed)))
 }
 
 fn refuse(chunk: &Chunk, held: u64, reason: String, retry_after: u64) -> Held {

@@ -39,7 +39,7 @@ const PIECE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Differences that are printed.
 const SHOWN_MAX: usize = 50;
 
-const COLUMNS: [Column; 7] = [
+const COLUMNS: [Column; 9] = [
     Column { head: "BEGAN", width_max: 20 },
     Column { head: "HOST", width_max: 24 },
     Column { head: "STATE", width_max: 10 },
@@ -47,6 +47,8 @@ const COLUMNS: [Column; 7] = [
     Column { head: "HELD", width_max: 14 },
     Column { head: "COMMAND", width_max: 36 },
     Column { head: "AGENT", width_max: 36 },
+    Column { head: "PLAYBOOK", width_max: 36 },
+    Column { head: "WHY IT WAITS", width_max: 160 },
 ];
 
 /// `soc evidence …`.
@@ -90,10 +92,12 @@ fn row(item: &Evidence) -> Vec<Cell> {
         Cell::new(item.held.to_string()),
         Cell::new(item.command.to_string()),
         Cell::new(item.agent.to_string()),
+        Cell::new(item.playbook.map_or("-".to_owned(), |playbook| playbook.to_string())),
+        Cell::new(item.waits.as_deref().unwrap_or("-")),
     ]
 }
 
-/// The bundle of a command; of several hosts only with one of them named.
+/// The bundle of a command, also of a playbook; of several hosts only with one of them named.
 async fn find(client: &Client, id: Uuid, host: Option<&str>) -> Result<Evidence, SocError> {
     let agent = match host {
         Some(host) => Some(resolve(client, host).await?.agent),
@@ -101,12 +105,12 @@ async fn find(client: &Client, id: Uuid, host: Option<&str>) -> Result<Evidence,
     };
     let filter = [("host", agent.map(|agent| agent.to_string()))];
     let list: EvidenceList = client.get(&with_query("/evidence", &filter)).await?;
-    let mut found = list.items.into_iter().filter(|item| item.command == id);
+    let mut found = list.items.into_iter().filter(|item| item.command == id || item.playbook == Some(id));
     match (found.next(), found.next()) {
         (Some(item), None) => Ok(item),
-        (Some(_), Some(_)) => {
-            Err(SocError::Usage(format!("several hosts have evidence of {id}: name one with --host")))
-        }
+        (Some(_), Some(_)) => Err(SocError::Usage(format!(
+            "there are several bundles of {id}: name a host with --host, or one bundle as COMMAND in soc evidence list"
+        ))),
         (None, _) => Err(SocError::Bad(format!("the collector has no evidence of {id}"))),
     }
 }
@@ -200,7 +204,7 @@ fn receipt_of(verdict: &Verdict, agent: AgentId, command: Option<Uuid>) -> Resul
         verdict.outcome.as_ref().map_err(|why| format!("the receipt's proof does not hold: {why}"))?;
     let receipt = Record::parse(&proven.record).ok().and_then(|record| record.body::<Receipt>().ok());
     let receipt = receipt.ok_or("the proven record is no receipt")?;
-    let about = verdict.claimed.agent == agent && command.is_none_or(|id| receipt.command == Some(id));
+    let about = verdict.claimed.agent == agent && command.is_none_or(|id| receipt.about() == Some(id));
     if !about || receipt.outcome != Outcome::Applied {
         return Err("the proven receipt is not about this evidence".to_owned());
     }

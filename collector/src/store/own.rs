@@ -11,6 +11,7 @@
 //! | `collector.certificate-expiring` | low | the certificate ends soon and was not renewed |
 //! | `collector.certificate-expired` | high | the certificate has ended |
 //! | `collector.evidence-mismatch` | high | evidence came that is not what its agent had sealed |
+//! | `collector.evidence-waits` | medium | evidence is not taken for want of room; told once for each bundle in a run of the collector |
 //! | `collector.unreadable` | low | sealed findings or receipts whose body this collector cannot read |
 
 use picket_protocol::finding::{Entity, Finding, Observed, Severity};
@@ -50,6 +51,8 @@ pub const UNREADABLE: &str = "collector.unreadable";
 
 /// The rule of [`OwnFinding::evidence_mismatch`].
 pub const EVIDENCE_MISMATCH: &str = "collector.evidence-mismatch";
+/// The rule of [`OwnFinding::evidence_waits`].
+pub const EVIDENCE_WAITS: &str = "collector.evidence-waits";
 
 impl OwnFinding {
     fn new(
@@ -153,6 +156,19 @@ impl OwnFinding {
         let title = format!("Evidence of command {command} came that is not what the agent had sealed");
         let evidence = json!({"command": command, "sealed_sha256": sealed, "found_sha256": found});
         Self::new(agent, now, (EVIDENCE_MISMATCH, Severity::High), title, evidence)
+    }
+
+    /// Of the bundle of `command` no more than `held` bytes are taken for now; `why` is a clause for a person.
+    pub fn evidence_waits(
+        agent: AgentId,
+        command: uuid::Uuid,
+        (held, size): (u64, u64),
+        why: &str,
+        now: Timestamp,
+    ) -> Self {
+        let title = format!("Evidence of command {command} waits on its host: {why}");
+        let evidence = json!({"command": command, "held": held, "size": size, "why": why});
+        Self::new(agent, now, (EVIDENCE_WAITS, Severity::Medium), title, evidence)
     }
 
     /// `count` records from `first` on have bodies that are not what their kind asks for; `why` is the first reason.

@@ -296,8 +296,8 @@ pub struct ReceiptIndex {
     pub command: Option<uuid::Uuid>,
     /// What became of it.
     pub outcome: Outcome,
-    /// Whether it is about a step of it only.
-    pub of_step: bool,
+    /// The step's act, where it is about a step of it only.
+    pub act: Option<uuid::Uuid>,
     /// The check that refused it.
     pub check: Option<Check>,
     /// Its title, cut to [`super::TITLE_BYTES_MAX`].
@@ -521,6 +521,8 @@ pub struct ReceiptRow {
     pub received: Timestamp,
     /// The command.
     pub command: Option<uuid::Uuid>,
+    /// The step's act, where it is about a step only.
+    pub act: Option<uuid::Uuid>,
     /// The command is known here, and is not this agent's: it answers for others.
     pub foreign: bool,
     /// What became of it.
@@ -536,6 +538,8 @@ pub struct ReceiptRow {
 pub struct ReceiptQuery {
     /// For this command.
     pub command: Option<uuid::Uuid>,
+    /// For the step of a command that has this act.
+    pub act: Option<uuid::Uuid>,
     /// By this agent.
     pub agent: Option<AgentId>,
     /// Of this tenant.

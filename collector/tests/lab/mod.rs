@@ -237,7 +237,7 @@ impl Lab {
     pub fn seal_receipt_as(&self, host: &mut Host, receipt: &Receipt, told: &Receipt) {
         let draft = Draft::new(Kind::Receipt, Severity::Info, receipt).unwrap();
         let index = ReceiptIndex {
-            of_step: told.step.is_some(),
+            act: told.step.as_ref().map(|step| step.act),
             command: told.command,
             outcome: told.outcome,
             check: told.check,

@@ -35,7 +35,7 @@ pub enum EvidenceAction {
     /// Delete evidence at the collector; its receipt stays, and that you did is noted
     #[command(after_help = "Example:\n  soc evidence delete 0199c2ad-5b0e-7cc3-98c4-dc0c0c07398f")]
     Delete {
-        /// The command that ordered it
+        /// The command that ordered it, also of a playbook
         #[arg(value_name = "ID")]
         id: uuid::Uuid,
         /// Of this host, when the command named several
@@ -56,7 +56,7 @@ pub enum EvidenceAction {
 /// What to fetch.
 #[derive(Debug, Args)]
 pub struct EvidenceGetArguments {
-    /// The command that ordered it
+    /// The command that ordered it, also of a playbook
     #[arg(value_name = "ID")]
     pub id: uuid::Uuid,
     /// Of this host, when the command named several

@@ -219,11 +219,12 @@ pub(super) fn keep_receipt(
     let outcome = word(&receipt.outcome);
     let check = receipt.check.map(|check| word(&check));
     let command = receipt.command.map(|id| id.as_bytes().to_vec());
+    let act = receipt.act.map(|id| id.as_bytes().to_vec());
     write
         .tx
         .prepare_cached(
-            "INSERT INTO receipt (agent_no, seq, time, received, command, outcome, refused_by, title)
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO receipt (agent_no, seq, time, received, command, outcome, refused_by, title, act)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
         )?
         .execute(params![
             owner.no,
@@ -233,17 +234,19 @@ pub(super) fn keep_receipt(
             command,
             outcome,
             check,
-            receipt.title
+            receipt.title,
+            act
         ])?;
     // A refused repetition says nothing about the first: the command may still be at work.
     if command.is_some() && receipt.check != Some(Check::Replay) {
-        let early = receipt.of_step || matches!(receipt.outcome, Outcome::Received | Outcome::Applied);
+        let of_step = receipt.act.is_some();
+        let early = of_step || matches!(receipt.outcome, Outcome::Received | Outcome::Applied);
         // A step's receipt is no last word, and takes none back.
         let sql =
             "UPDATE delivery SET outcome = ?1, interim = (SELECT probed FROM command WHERE id = ?3) AND ?2
                    WHERE command_no = (SELECT no FROM command WHERE id = ?3) AND agent_no = ?4
                    AND (NOT ?5 OR outcome IS NULL OR interim = 1)";
-        write.tx.prepare_cached(sql)?.execute(params![outcome, early, command, owner.no, receipt.of_step])?;
+        write.tx.prepare_cached(sql)?.execute(params![outcome, early, command, owner.no, of_step])?;
     }
     Ok(())
 }
@@ -253,6 +256,9 @@ pub(super) fn receipts(tx: &Transaction<'_>, query: &ReceiptQuery) -> Result<Pag
     let mut conditions = Conditions::default();
     if let Some(command) = query.command {
         conditions.add("r.command = ?", command.as_bytes().to_vec());
+    }
+    if let Some(act) = query.act {
+        conditions.add("r.act = ?", act.as_bytes().to_vec());
     }
     if let Some(agent) = query.agent {
         conditions.add("h.agent = ?", agent.0.as_bytes().to_vec());
@@ -270,7 +276,7 @@ pub(super) fn receipts(tx: &Transaction<'_>, query: &ReceiptQuery) -> Result<Pag
     let sql = format!(
         "SELECT r.no, h.agent, t.name, h.hostname, r.seq, r.time, r.received, r.command, r.outcome, r.refused_by,
          r.title, EXISTS (SELECT 1 FROM command c WHERE c.id = r.command) AND NOT EXISTS (SELECT 1 FROM command c
-         JOIN delivery d ON d.command_no = c.no WHERE c.id = r.command AND d.agent_no = r.agent_no)
+         JOIN delivery d ON d.command_no = c.no WHERE c.id = r.command AND d.agent_no = r.agent_no), r.act
          FROM receipt r JOIN host h ON h.no = r.agent_no JOIN tenant t ON t.no = h.tenant_no{}
          ORDER BY r.no {order} LIMIT {}",
         conditions.text,
@@ -281,6 +287,7 @@ pub(super) fn receipts(tx: &Transaction<'_>, query: &ReceiptQuery) -> Result<Pag
 
 fn read_receipt(row: &Row<'_>) -> rusqlite::Result<ReceiptRow> {
     let command: Option<[u8; 16]> = row.get(7)?;
+    let act: Option<[u8; 16]> = row.get(12)?;
     let check: Option<String> = row.get(9)?;
     Ok(ReceiptRow {
         no: count_column(row, 0)?,
@@ -291,6 +298,7 @@ fn read_receipt(row: &Row<'_>) -> rusqlite::Result<ReceiptRow> {
         time: time_column(row, 5)?,
         received: time_column(row, 6)?,
         command: command.map(uuid::Uuid::from_bytes),
+        act: act.map(uuid::Uuid::from_bytes),
         foreign: row.get(11)?,
         outcome: word_column(row, 8)?,
         check: check.map(|_| word_column(row, 9)).transpose()?,

@@ -6,7 +6,7 @@ use rusqlite::Connection;
 use super::super::StoreError;
 
 /// Version of the tables, in `PRAGMA user_version`.
-const VERSION: i64 = 2;
+const VERSION: i64 = 3;
 /// Bits of a place in a ledger: a trillion records an agent.
 pub(super) const SEQ_BITS: u32 = 40;
 /// Most agents that one store numbers.
@@ -81,12 +81,19 @@ CREATE INDEX delivery_due ON delivery (expires) WHERE outcome IS NULL;
 CREATE INDEX delivery_interim ON delivery (command_no) WHERE interim = 1;
 ";
 
+/// From version 2 to 3: evidence of a step is found by the step's act. No row of version 2 tells of any.
+const ACTS: &str = "
+ALTER TABLE receipt ADD COLUMN act BLOB;
+CREATE INDEX receipt_act ON receipt (act) WHERE act IS NOT NULL;
+";
+
 /// Makes the tables, brings older ones up, or refuses those of a version that this program does not know.
 pub(super) fn prepare(connection: &mut Connection) -> Result<(), StoreError> {
     let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     let steps: &[&str] = match found {
-        0 => &[TABLES, CONTAINMENT],
-        1 => &[CONTAINMENT],
+        0 => &[TABLES, CONTAINMENT, ACTS],
+        1 => &[CONTAINMENT, ACTS],
+        2 => &[ACTS],
         _ => &[],
     };
     match found {
