@@ -2,6 +2,9 @@
 //! argument, so nothing here waits.
 #![expect(clippy::unwrap_used, reason = "tests fail loudly")]
 
+#[path = "playbooks/evidence.rs"]
+mod evidence;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
@@ -13,11 +16,13 @@ use picket_agent::ledger::{Ledger, RecordFilter, create_first_key};
 use picket_agent::respond::actions::Surroundings;
 use picket_agent::respond::custody::{Context, Custody, Order};
 use picket_agent::respond::lease::Lease;
+use picket_agent::respond::preserve::Parties;
 use picket_agent::respond::receipt::Subject;
 use picket_agent::respond::work::Work;
 use picket_agent::respond::{Moment, Person, RespondStatus, sequence, store};
 use picket_agent::sense::watch::Watch;
 use picket_protocol::action::Action;
+use picket_protocol::age::Recipient;
 use picket_protocol::command::{Outcome, Receipt};
 use picket_protocol::crypto::{hex, sha256};
 use picket_protocol::finding::{Finding, Observed, Severity};
@@ -30,6 +35,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 const COMMAND: Uuid = Uuid::from_u128(0x0199_c2ad_5b0e_7cc3_98c4_dc0c_0c07_398f);
+const AGENT: AgentId = AgentId(Uuid::from_u128(1));
 const BOOT: &str = "boot-1";
 const TICK: Duration = Duration::from_millis(100);
 const SEAL: Duration = Duration::from_secs(30);
@@ -46,6 +52,8 @@ struct Lab {
     watch: Watch,
     collector: std::net::SocketAddr,
     acknowledged: u64,
+    /// To whom evidence is encrypted.
+    recipients: Vec<Recipient>,
 }
 
 impl Lab {
@@ -60,9 +68,8 @@ impl Lab {
         let layout = Layout::new(&directory.path().join("state"), &directory.path().join("run"));
         std::fs::create_dir_all(layout.ledger_keys()).unwrap();
         create_first_key(&layout).unwrap();
-        let agent = AgentId(Uuid::from_u128(1));
         let schemas = picket_agent::core::schemas();
-        let ledger = Ledger::open(&layout, &LedgerConfig::default(), agent, &schemas).unwrap();
+        let ledger = Ledger::open(&layout, &LedgerConfig::default(), AGENT, &schemas).unwrap();
         // The test's clock runs ahead of that by which records are sealed: an hour is never caught up.
         let start = Timestamp::from(std::time::SystemTime::now() - Duration::from_secs(3_600));
         let (_, work) = sync_channel(1);
@@ -77,6 +84,7 @@ impl Lab {
             watch: Watch::default(),
             collector,
             acknowledged,
+            recipients: vec![Recipient([7; 32])],
         };
         lab.begin();
         lab
@@ -125,7 +133,12 @@ impl Lab {
     }
 
     fn order_as(&mut self, id: Uuid, action: Action, lease: u64) {
-        let order = Order {
+        let (order, now) = (self.order_of(id, action, lease), self.now());
+        self.custody().begin(order, now);
+    }
+
+    fn order_of(&self, id: Uuid, action: Action, lease: u64) -> Order {
+        Order {
             id,
             action,
             lease: Duration::from_secs(lease),
@@ -137,9 +150,8 @@ impl Lab {
             },
             reason: "why".to_owned(),
             ticket: "T-1".to_owned(),
-        };
-        let now = self.now();
-        self.custody().begin(order, now);
+            parties: Some(Parties { agent: AGENT, recipients: self.recipients.clone() }),
+        }
     }
 
     fn tick(&mut self) {

@@ -36,7 +36,8 @@ pub struct Step {
     pub lease: u64,
     /// When it is done at all.
     pub when: Condition,
-    /// Within how many seconds it must have succeeded, 1 to 86,400; later it counts as failed, and what it did is undone.
+    /// Within how many seconds it must have succeeded, 1 to 86,400; later it counts as failed, and what it did is undone. Evidence
+    /// succeeds when it is sealed; that it is handed over is not waited for.
     pub timeout: u64,
     /// What becomes of the playbook when it fails.
     pub otherwise: Otherwise,
@@ -136,7 +137,7 @@ pub(crate) fn check(name: &str, steps: &[Step]) -> Result<(), &'static str> {
         bounds(is_name(&step.name), "playbook has a step without a name of a-z, 0-9 and - (40 at most)")?;
         bounds(
             fits_in(&step.action),
-            "playbook has a step that none may have: advise, drill, preserve, restore or a playbook",
+            "playbook has a step that none may have: advise, drill, restore or a playbook",
         )?;
         step.action.check()?;
         bounds(
@@ -149,10 +150,10 @@ pub(crate) fn check(name: &str, steps: &[Step]) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// Messages, exercises, evidence and other sequences stand for themselves.
+/// Messages, exercises and other sequences stand for themselves.
 fn fits_in(action: &Action) -> bool {
-    use Action::{Advise, Drill, Playbook, Preserve, Restore};
-    !matches!(action, Advise { .. } | Drill { .. } | Preserve { .. } | Restore { .. } | Playbook { .. })
+    use Action::{Advise, Drill, Playbook, Restore};
+    !matches!(action, Advise { .. } | Drill { .. } | Restore { .. } | Playbook { .. })
 }
 
 impl Condition {

@@ -115,6 +115,14 @@ impl<'a> Site<'a> {
         receipts.iter().filter_map(outcome).collect()
     }
 
+    /// Outcomes of a step of a command so far, in their order.
+    pub fn outcomes_of_step(&self, command: &str, step: &str) -> Vec<String> {
+        let receipts = self.collector.soc_json(&["receipts", "--command", command, "--full"]);
+        let is = |receipt: &&Value| receipt.pointer("/body/step/name").and_then(Value::as_str) == Some(step);
+        let outcome = |receipt: &Value| Some(receipt.get("outcome")?.as_str()?.to_owned());
+        receipts.iter().filter(is).filter_map(outcome).collect()
+    }
+
     /// Waits for the receipt about a step of `command` with that outcome.
     pub fn wait_step(&self, command: &str, step: &str, outcome: &str) -> Value {
         self.wait_about(command, Some(step), outcome)

@@ -346,7 +346,7 @@ fn a_stolen_account_is_contained_by_its_playbook_and_given_back() {
     lab.wait_session(lab.frida);
     lab.wait_session(lab.gerd);
     let before = lab.shadow();
-    let set = ["--set", "user=frida", "--lease", "1h"];
+    let set = ["--set", "user=frida", "--set", "evidence=processes,logins", "--lease", "1h"];
     let command = lab.play("stolen", &[&["contain-stolen-account"][..], &set].concat());
     let whole = wait_for("the last word", || {
         let receipts = lab.collector.soc_json(&["receipts", "--command", &command, "--full"]);
@@ -356,7 +356,7 @@ fn a_stolen_account_is_contained_by_its_playbook_and_given_back() {
         })
     });
     assert_eq!(whole["outcome"], "confirmed", "{whole}");
-    assert!(whole["title"].as_str().unwrap().contains("3 succeeded"), "{whole}");
+    assert!(whole["title"].as_str().unwrap().contains("4 succeeded"), "{whole}");
     lab.visit("key", "frida", "true").expect_err("her key does not let the thief in again");
     lab.visit("key", "gerd", "true").unwrap();
     wait_for("the thief's sessions to end", || processes_of(lab.frida).is_empty().then_some(()));

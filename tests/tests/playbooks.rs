@@ -1,13 +1,26 @@
 //! The playbooks that are shipped, each against what it is for, ordered by operators on a real wire; and what a playbook may not do.
 #![expect(clippy::unwrap_used, reason = "tests fail loudly")]
 
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
+use picket_tests::cable::Cable;
 use picket_tests::collector::Collector;
 use picket_tests::named::NamedProcess;
+use picket_tests::process::{output, stdout_of};
 use picket_tests::site::{ATTACKER, COLLECTOR, Site, VICTIM, cable};
 use picket_tests::{wait_for, wait_for_within};
 use serde_json::Value;
+
+/// All evidence of a host takes a while, on a machine that does other work.
+const LONG: Duration = Duration::from_secs(240);
+
+/// A site whose agent may use the disk, however full it is.
+fn start<'a>(dir: &Path, cable: &'a Cable, collector: &'a Collector, policy: &str) -> Site<'a> {
+    let disk = "[evidence]\nfree_bytes_min = \"1 MiB\"\nfree_percent_min = 0\n";
+    Site::start_with(dir, cable, collector, policy, disk, &[])
+}
 
 /// Ends with the test.
 struct Program(Child);
@@ -61,11 +74,11 @@ fn end(site: &Site<'_>, command: &str) {
 }
 
 #[test]
-fn ransomware_is_stopped_and_cut_off() {
+fn ransomware_is_stopped_and_cut_off_and_evidence_passes_the_isolation() {
     let dir = tempfile::tempdir().unwrap();
     let cable = cable();
     let collector = Collector::start_on(dir.path(), COLLECTOR);
-    let site = Site::start(dir.path(), &cable, &collector, "");
+    let site = start(dir.path(), &cable, &collector, "");
     // It writes one file after the other over, and never ends.
     let at = site.agent.watched().join("documents");
     std::fs::create_dir(&at).unwrap();
@@ -76,12 +89,19 @@ fn ransomware_is_stopped_and_cut_off() {
     let writer = Program::start(writer);
     wait_for("its first files", || at.join("5.locked").exists().then_some(()));
     let command = play(&site, "contain-ransomware", &process(&writer.named()));
+    wait_for_within("all its evidence to be sealed", LONG, || {
+        let outcomes = site.outcomes_of_step(&command, "preserve");
+        assert!(!outcomes.contains(&"failed".to_owned()), "{outcomes:?}");
+        outcomes.contains(&"applied".to_owned()).then_some(())
+    });
     let whole = site.wait_whole(&command, "confirmed");
-    assert!(whole["title"].as_str().unwrap().contains("4 succeeded"), "{whole}");
+    assert!(whole["title"].as_str().unwrap().contains("6 succeeded"), "{whole}");
     assert_eq!(writer.state(), 'T', "it writes no more");
     assert_eq!(site.pings(), [false, false]);
     let scanned = site.wait_step(&command, "scan", "applied");
-    assert!(scanned["title"].as_str().unwrap().starts_with("Step 3 of 4, scan: "), "{scanned}");
+    assert!(scanned["title"].as_str().unwrap().starts_with("Step 5 of 6, scan: "), "{scanned}");
+    preserved(&site, dir.path(), &command);
+    assert_eq!((site.pings(), writer.state()), ([false, false], 'T'), "all the while it was cut off");
 
     // What people read.
     let commands = site.agent.run(&["commands"]);
@@ -90,7 +110,7 @@ fn ransomware_is_stopped_and_cut_off() {
     }
     let status = site.agent.command(&["status"]).output().unwrap();
     let status = String::from_utf8_lossy(&status.stdout);
-    assert!(status.contains("contain-ransomware") && status.contains("4 steps"), "{status}");
+    assert!(status.contains("contain-ransomware") && status.contains("6 steps"), "{status}");
     let shown = site.collector.soc(&["command", "show", &command]);
     assert!(shown.contains("playbook contain-ransomware"), "{shown}");
     // One step alone, by its act; then all of it.
@@ -102,12 +122,43 @@ fn ransomware_is_stopped_and_cut_off() {
     end(&site, &command);
 }
 
+/// Both bundles of a host that is cut off are at the collector, are what was sealed, and hold what they should.
+fn preserved(site: &Site<'_>, dir: &Path, command: &str) {
+    let identity = site.operators.identity();
+    let at = |name: &str| dir.join(name).to_str().unwrap().to_owned();
+    let several = output(&mut site.collector.soc_command(&["evidence", "get", command, "-o", &at("which")]));
+    assert!(String::from_utf8_lossy(&several.stderr).contains("several bundles"), "{several:?}");
+    for (step, inside) in [("memory", "memory/"), ("preserve", "network/tcp")] {
+        wait_for_within("the evidence at the collector", LONG, || {
+            let list = site.collector.soc_json(&["evidence", "list", "--all"]);
+            let act = act_of(site, command, step);
+            let is = |item: &&Value| item["command"] == act && item["playbook"] == command;
+            list.iter().find(is).filter(|item| item["state"] == "complete").map(|_| ())
+        });
+        site.wait_step(command, step, "confirmed");
+        let (act, sealed, opened) = (act_of(site, command, step), at("it.age"), at("it.tar.zst"));
+        site.collector.soc(&["evidence", "get", &act, "-o", &sealed]);
+        let witness = site.collector.witness();
+        let verify = ["evidence", "verify", &sealed, "--witness", &witness, "--identity", &identity];
+        let shown = site.collector.soc(&verify);
+        assert!(shown.contains("files is what was sealed"), "{shown}");
+        site.collector.soc(&["evidence", "get", &act, "-o", &opened, "--identity", &identity]);
+        let names = stdout_of(Command::new("tar").args(["--zstd", "-tf", &opened]));
+        assert!(names.contains(inside), "{names}");
+    }
+}
+
+fn act_of(site: &Site<'_>, command: &str, step: &str) -> String {
+    let receipt = site.wait_step(command, step, "applied");
+    receipt.pointer("/body/step/act").and_then(Value::as_str).unwrap().to_owned()
+}
+
 #[test]
 fn a_defaced_web_server_is_cut_off_and_the_page_taken_away() {
     let dir = tempfile::tempdir().unwrap();
     let cable = cable();
     let collector = Collector::start_on(dir.path(), COLLECTOR);
-    let site = Site::start(dir.path(), &cable, &collector, "");
+    let site = start(dir.path(), &cable, &collector, "");
     let root = site.agent.watched().canonicalize().unwrap();
     std::fs::write(root.join("index.html"), "hello").unwrap();
     let mut server = site.on_victim(&["python3", "-m", "http.server", "8080", "--bind", VICTIM]);
@@ -131,10 +182,11 @@ fn a_defaced_web_server_is_cut_off_and_the_page_taken_away() {
     let sum = Command::new("sha256sum").arg(&path).output().unwrap();
     let sha256 = String::from_utf8(sum.stdout).unwrap().split_whitespace().next().unwrap().to_owned();
     let sets = [format!("file={path}"), format!("sha256={sha256}"), format!("files={}", root.display())];
-    let sets = sets.into_iter().chain(["port=8080".to_owned()]).flat_map(|set| ["--set".to_owned(), set]);
+    let more = ["port=8080".to_owned(), "evidence=network,logins".to_owned()];
+    let sets = sets.into_iter().chain(more).flat_map(|set| ["--set".to_owned(), set]);
     let command = play(&site, "contain-defacement", &sets.collect::<Vec<_>>());
     let whole = site.wait_whole(&command, "confirmed");
-    assert!(whole["title"].as_str().unwrap().contains("4 succeeded"), "{whole}");
+    assert!(whole["title"].as_str().unwrap().contains("5 succeeded"), "{whole}");
     assert_eq!(get("index.html"), None, "nobody sees it any more");
     assert!(!root.join("shell.php").exists() && root.join("index.html").exists());
     assert_eq!(site.pings(), [true, true], "the host goes on");
@@ -147,7 +199,7 @@ fn a_flood_is_limited_and_its_sender_blocked() {
     let dir = tempfile::tempdir().unwrap();
     let cable = cable();
     let collector = Collector::start_on(dir.path(), COLLECTOR);
-    let site = Site::start(dir.path(), &cable, &collector, "");
+    let site = start(dir.path(), &cable, &collector, "");
     let answered = |from: &str| {
         let flood = ["-q", "-c", "200", "-i", "0.005", "-W", "1", "-I", from, VICTIM];
         let out = Command::new("ping").args(flood).output().unwrap();
@@ -156,7 +208,7 @@ fn a_flood_is_limited_and_its_sender_blocked() {
         received.split(' ').next().unwrap().parse::<u32>().unwrap()
     };
     assert_eq!(answered(ATTACKER), 200);
-    let sets = ["--set", "protocol=icmp", "--set", "per-second=5"];
+    let sets = ["--set", "protocol=icmp", "--set", "per-second=5", "--set", "evidence=network"];
     let command = play(&site, "contain-flood", &owned(&sets));
     site.wait_whole(&command, "confirmed");
     let limited = answered(ATTACKER);
@@ -165,7 +217,7 @@ fn a_flood_is_limited_and_its_sender_blocked() {
     let from = format!("from={ATTACKER}");
     let command = play(&site, "contain-flood", &owned(&[&sets[..], &["--set", &from]].concat()));
     let whole = site.wait_whole(&command, "confirmed");
-    assert!(whole["title"].as_str().unwrap().contains("3 succeeded"), "{whole}");
+    assert!(whole["title"].as_str().unwrap().contains("4 succeeded"), "{whole}");
     assert_eq!(answered(ATTACKER), 0);
     end(&site, &command);
 }
@@ -175,7 +227,7 @@ fn a_host_that_attacks_others_is_stopped_or_cut_off() {
     let dir = tempfile::tempdir().unwrap();
     let cable = cable();
     let collector = Collector::start_on(dir.path(), COLLECTOR);
-    let site = Site::start(dir.path(), &cable, &collector, "");
+    let site = start(dir.path(), &cable, &collector, "");
     let attack = site.on_victim(&[
         "bash",
         "-c",
@@ -185,10 +237,10 @@ fn a_host_that_attacks_others_is_stopped_or_cut_off() {
     // `ip netns exec` becomes the program.
     wait_for("the program", || attack.exe().ends_with("bash").then_some(()));
     let named = attack.named();
-    let victims = owned(&["--set", &format!("victims={ATTACKER}")]);
+    let victims = owned(&["--set", &format!("victims={ATTACKER}"), "--set", "evidence=network"]);
     let command = play(&site, "contain-outbound-attack", &[process(&named), victims].concat());
     let whole = site.wait_whole(&command, "confirmed");
-    assert!(whole["title"].as_str().unwrap().contains("3 succeeded, 1 skipped"), "{whole}");
+    assert!(whole["title"].as_str().unwrap().contains("5 succeeded, 1 skipped"), "{whole}");
     site.wait_step(&command, "isolate", "skipped");
     assert_eq!(attack.state(), 'T');
     assert_eq!(site.pings(), [false, false], "whom it attacked is out of its reach");
@@ -196,9 +248,10 @@ fn a_host_that_attacks_others_is_stopped_or_cut_off() {
 
     // A process that cannot be stopped, since it is another one by now: the whole host.
     let wrong = NamedProcess { sha256: "00".repeat(32), ..named };
-    let command = play(&site, "contain-outbound-attack", &process(&wrong));
+    let network = owned(&["--set", "evidence=network"]);
+    let command = play(&site, "contain-outbound-attack", &[process(&wrong), network].concat());
     let whole = site.wait_whole(&command, "confirmed");
-    assert!(whole["title"].as_str().unwrap().contains("2 succeeded, 1 failed"), "{whole}");
+    assert!(whole["title"].as_str().unwrap().contains("3 succeeded, 2 failed"), "{whole}");
     site.wait_step(&command, "freeze", "failed");
     site.wait_step(&command, "isolate", "confirmed");
     assert_eq!(site.pings(), [false, false]);
@@ -212,7 +265,7 @@ impl Program {
 }
 
 /// A playbook of the test's own.
-fn own(dir: &std::path::Path, steps: &[(&str, &str)]) -> String {
+fn own(dir: &Path, steps: &[(&str, &str)]) -> String {
     let mut text = "name = \"own\"\nsummary = \"of the test\"\n".to_owned();
     for (name, lines) in steps {
         text += &format!("[[steps]]\nname = \"{name}\"\ntimeout = \"60s\"\notherwise = \"stop\"\n{lines}\n");
@@ -224,6 +277,8 @@ fn own(dir: &std::path::Path, steps: &[(&str, &str)]) -> String {
 
 const ISOLATE: (&str, &str) = ("isolate", "action = \"isolate\"\nlease = \"$lease\"");
 const SCAN: (&str, &str) = ("scan", "action = \"scan\"\nwith = { paths = [] }");
+const KEEP: (&str, &str) =
+    ("keep", "action = \"preserve\"\nwith = { profiles = [\"network\"], paths = [] }\nlease = \"$lease\"");
 const CLOSE: (&str, &str) =
     ("close", "action = \"close-port\"\nwith = { protocol = \"tcp\", port = 7007 }\nlease = \"$lease\"");
 
@@ -233,7 +288,7 @@ fn a_step_that_the_host_does_not_allow_refuses_the_whole_before_anything_is_done
     let cable = cable();
     let collector = Collector::start_on(dir.path(), COLLECTOR);
     // By the owner's policy two must sign that a port is closed; alice alone may order the rest.
-    let site = Site::start(dir.path(), &cable, &collector, "[signers]\nclose-port = 2\n");
+    let site = start(dir.path(), &cable, &collector, "[signers]\nclose-port = 2\n");
     let file = own(dir.path(), &[ISOLATE, SCAN, CLOSE]);
     let command = site.play("own", &["--file", &file, "--lease", "10m"]);
     let refused = site.wait_whole(&command, "refused");
@@ -258,9 +313,9 @@ fn a_playbook_outlives_kills_of_the_agent_and_does_no_step_twice() {
     let dir = tempfile::tempdir().unwrap();
     let cable = cable();
     let collector = Collector::start_on(dir.path(), COLLECTOR);
-    let mut site = Site::start(dir.path(), &cable, &collector, "");
-    let file = own(dir.path(), &[ISOLATE, SCAN, CLOSE]);
-    for step in ["isolate", "scan", "close"] {
+    let mut site = start(dir.path(), &cable, &collector, "");
+    let file = own(dir.path(), &[ISOLATE, SCAN, KEEP, CLOSE]);
+    for step in ["isolate", "scan", "keep", "close"] {
         let command = site.play(step, &["--file", &file, "--lease", "10m"]);
         // In that step, or just after it.
         wait_for(&format!("{step} to begin"), || {
@@ -271,7 +326,8 @@ fn a_playbook_outlives_kills_of_the_agent_and_does_no_step_twice() {
         site.agent.kill();
         site.agent.resume();
         let whole = site.wait_whole(&command, "confirmed");
-        assert!(whole["title"].as_str().unwrap().contains("3 succeeded"), "{whole}");
+        assert!(whole["title"].as_str().unwrap().contains("4 succeeded"), "{whole}");
+        site.wait_step(&command, "keep", "confirmed");
         let receipts = collector.soc_json(&["receipts", "--command", &command, "--full"]);
         let count = |step: &str, outcome: &str| {
             let is =
@@ -279,8 +335,14 @@ fn a_playbook_outlives_kills_of_the_agent_and_does_no_step_twice() {
             receipts.iter().filter(is).count()
         };
         assert_eq!(
-            [count("isolate", "confirmed"), count("scan", "applied"), count("close", "confirmed")],
-            [1; 3]
+            [
+                count("isolate", "confirmed"),
+                count("scan", "applied"),
+                count("keep", "applied"),
+                count("keep", "confirmed"),
+                count("close", "confirmed")
+            ],
+            [1; 5]
         );
         site.agent.wait_until_ready();
         end(&site, &command);
@@ -293,7 +355,7 @@ fn a_playbook_outlives_kills_of_the_agent_and_does_no_step_twice() {
     assert_eq!(site.pings(), [true, true]);
     site.agent.resume();
     site.wait_whole(&command, "released");
-    wait_for_within("nothing to be under way", std::time::Duration::from_secs(30), || {
+    wait_for_within("nothing to be under way", Duration::from_secs(30), || {
         let status = site.agent.status()?;
         let playbooks = status.pointer("/commands/playbooks")?.as_array()?.is_empty();
         (playbooks && site.ruleset().is_empty()).then_some(())

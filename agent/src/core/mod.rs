@@ -224,7 +224,7 @@ impl Core {
         let (watch, acts) = (Watch::default(), OwnActs::default());
         let start = Start::new(loaded, &layout, &ledger, &boot, &respond_status, (&watch, &acts));
         let (keeper, freezer, holders) = start.holders(&link_status, &sensors_stop)?;
-        let (preserver, preserver_handle) = start.preserver(&sensors_stop)?;
+        let (preserver, preserver_handle) = start.preserver(&keeper, &sensors_stop)?;
         let engine = start.engine(&identity, &cosigned)?;
         let sensors = sensors::Sensors::start(
             loaded,

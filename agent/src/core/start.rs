@@ -148,10 +148,15 @@ impl<'a> Start<'a> {
     }
 
     /// Takes up evidence that waits, or was being collected.
-    pub(super) fn preserver(&self, stop: &Stop) -> Result<(Preserver, PreserverHandle), RespondError> {
+    pub(super) fn preserver(
+        &self,
+        keeper: &Keeper,
+        stop: &Stop,
+    ) -> Result<(Preserver, PreserverHandle), RespondError> {
+        let keeper_of_steps = keeper.clone();
         let config = &self.config.evidence;
         let room = Room { bytes_min: config.free_bytes_min, percent_min: config.free_percent_min };
-        preserve::start(preserve::Context {
+        let (preserver, handle) = preserve::start(preserve::Context {
             sealer: self.ledger.sealer(),
             database: self.layout.database(),
             spool: Spool::new(self.layout.evidence(), room),
@@ -160,8 +165,11 @@ impl<'a> Start<'a> {
             booted: boot_by_clock(),
             boot: self.boot.to_owned(),
             status: self.status.clone(),
+            steps: Arc::new(move |told| keeper_of_steps.preserved(told)),
             stop: stop.clone(),
-        })
+        })?;
+        keeper.set_preserver(Arc::new(preserver.clone()));
+        Ok((preserver, handle))
     }
 
     /// Puts in place again what is in force, before anything that senses is started.

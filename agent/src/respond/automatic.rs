@@ -170,6 +170,7 @@ impl Follower {
             },
             reason: format!("finding {}: {}", finding.id, safe(&finding.title)),
             ticket: String::new(),
+            parties: None,
         };
         if let Err(order) = self.context.keeper.carry_out(order) {
             let title =

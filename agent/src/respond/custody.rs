@@ -26,6 +26,7 @@ use super::firewall::{PutBy, Rung};
 use super::in_force::{self, InForce, Phase};
 use super::lease::{Lease, SAVE_INTERVAL};
 use super::own_acts::OwnActs;
+use super::preserve::{self, Parties};
 use super::receipt::{Subject, lifecycle, safe};
 use super::sequence::{self, Sequence};
 use super::status::RespondStatus;
@@ -35,10 +36,13 @@ use crate::ledger::{Sealer, StateWrite};
 use crate::sense::watch::Watch;
 
 mod at_once;
+mod evidence;
 mod guard;
 mod restore;
 mod resume;
 mod steps;
+
+pub use evidence::{Preserves, StepReceipt};
 
 /// Actions in force at once; more are answered with a failure.
 pub const ACTIONS_MAX: usize = 64;
@@ -103,6 +107,8 @@ pub struct Order {
     pub reason: String,
     /// The vendor's case, from outside.
     pub ticket: String,
+    /// Of evidence that it collects.
+    pub parties: Option<Parties>,
 }
 
 /// What was released.
@@ -145,7 +151,8 @@ pub struct Custody {
     in_force: Vec<InForce>,
     sequences: Vec<Sequence>,
     worker: Option<SyncSender<Work>>,
-    /// Acts that the worker has.
+    preserver: Option<Arc<dyn Preserves>>,
+    /// Acts that the worker has, or who preserves.
     handed: BTreeSet<Uuid>,
     waiting: Vec<Waiting>,
     saved: Duration,
@@ -171,13 +178,15 @@ impl Custody {
         let early = EarlyDrop::new(context.xdp.clone());
         let levers = Levers::new(context.rung, context.watch.clone(), context.acts.clone(), early);
         let [saved, look, undo, looked] = [now.boot; 4];
-        let (worker, handed, waiting, meddling) = (None, BTreeSet::new(), Vec::new(), None);
+        let handed = preserve::read(&context.database)?.into_iter().map(|act| act.id).collect();
+        let (worker, preserver, waiting, meddling) = (None, None, Vec::new(), None);
         let mut custody = Self {
             context,
             levers,
             in_force,
             sequences,
             worker,
+            preserver,
             handed,
             waiting,
             saved,

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use picket_protocol::age::Recipient;
 use picket_protocol::command::{Action, Check, Command, Outcome};
 use picket_protocol::finding::Severity;
 use picket_protocol::identity::{AgentId, Tenant};
@@ -16,7 +15,7 @@ use uuid::Uuid;
 
 use super::custody::Order;
 use super::lease::{Lease, SAVE_INTERVAL};
-use super::preserve::PreserveOrder;
+use super::preserve::Parties;
 use super::receipt::{RefusalLimit, Subject, envelope_digest, lifecycle, safe};
 use super::status::{RespondStatus, TrustSummary};
 use super::store::{self, Advice, NewCommand, Store};
@@ -96,7 +95,7 @@ pub enum Task {
     /// By the keeper.
     Order(Order),
     /// By who keeps evidence.
-    Preserve(Box<PreserveOrder>),
+    Preserve(Box<Order>),
 }
 
 /// See the module.
@@ -329,15 +328,6 @@ impl Engine {
         subject: Subject,
         row: NewCommand,
     ) -> Result<Option<Task>, RespondError> {
-        let recipients = self.recipients();
-        if matches!(command.action, Action::Preserve { .. }) && recipients.is_empty() {
-            let title = "Not collected: the trust root of this host names nobody to encrypt evidence to; make the next one \
-                         with soc trust new --evidence-recipient age1…";
-            let draft = subject.receipt(Outcome::Failed, None, title, Value::Null)?;
-            let row = NewCommand { state: Outcome::Failed.as_str(), title: title.to_owned(), ..row };
-            self.context.sealer.seal_durably(vec![draft], vec![store::insert_command(row)], SEAL_TIMEOUT)?;
-            return Ok(None);
-        }
         let title = format!("Accepted: {}", safe(&command.action.describe()));
         let detail = json!({ "action": command.action.name(), "lease_seconds": command.lease });
         let mut drafts = vec![subject.receipt(Outcome::Received, None, &title, detail)?];
@@ -352,16 +342,15 @@ impl Engine {
             subject,
             reason: command.reason,
             ticket: command.ticket,
+            parties: self.parties(),
         };
-        Ok(Some(match self.identity.as_ref().filter(|_| preserves) {
-            Some((agent, _)) => Task::Preserve(Box::new(PreserveOrder { order, agent: *agent, recipients })),
-            None => Task::Order(order),
-        }))
+        Ok(Some(if preserves { Task::Preserve(Box::new(order)) } else { Task::Order(order) }))
     }
 
-    /// To whom evidence is encrypted.
-    fn recipients(&self) -> Vec<Recipient> {
-        self.pinned.root().map(|root| root.evidence.iter().copied().collect()).unwrap_or_default()
+    fn parties(&self) -> Option<Parties> {
+        let (agent, _) = self.identity.as_ref()?;
+        let recipients = self.pinned.root().map(|root| root.evidence.iter().copied().collect());
+        Some(Parties { agent: *agent, recipients: recipients.unwrap_or_default() })
     }
 
     fn advise(&mut self, advice: Advice, row: NewCommand, subject: &Subject) -> Result<(), RespondError> {

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::os::fd::AsFd as _;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::custody::{Custody, Order, ReleasedAction};
+use super::custody::{Custody, Order, Preserves, ReleasedAction, StepReceipt};
 use super::work::Work;
 use super::{Moment, Person, RespondError};
 use crate::sys::Wake;
@@ -25,6 +26,8 @@ enum Job {
     Order(Box<Order>),
     Worker(Option<SyncSender<Work>>),
     Worked(Uuid, Result<(String, Value), String>),
+    Preserver(Arc<dyn Preserves>),
+    Preserved(Box<StepReceipt>, SyncSender<Result<u64, RespondError>>),
     Release(Option<Uuid>, Person, SyncSender<Result<Vec<ReleasedAction>, RespondError>>),
     Stop,
 }
@@ -97,6 +100,24 @@ impl Keeper {
         self.wake.ring();
     }
 
+    /// See [`Custody::set_preserver`].
+    pub fn set_preserver(&self, preserver: Arc<dyn Preserves>) {
+        // Fails only when the keeper has stopped.
+        let _stopped = self.jobs.send(Job::Preserver(preserver)).is_err();
+        self.wake.ring();
+    }
+
+    /// See [`Custody::preserved`]. Waits for the keeper, who never waits for who calls this.
+    ///
+    /// # Errors
+    /// As there, or the keeper has stopped.
+    pub fn preserved(&self, told: StepReceipt) -> Result<u64, RespondError> {
+        let (reply, answer) = sync_channel(1);
+        self.jobs.send(Job::Preserved(Box::new(told), reply)).map_err(|_| RespondError::Busy)?;
+        self.wake.ring();
+        answer.recv().unwrap_or(Err(RespondError::Busy))
+    }
+
     /// See [`Custody::release`].
     ///
     /// # Errors
@@ -118,6 +139,11 @@ fn run(mut custody: Custody, queue: &Receiver<Job>, wake: &Wake) {
                 Ok(Job::Order(order)) => custody.begin(*order, Moment::now()),
                 Ok(Job::Worker(worker)) => custody.set_worker(worker),
                 Ok(Job::Worked(act, result)) => custody.worked(act, result, Moment::now()),
+                Ok(Job::Preserver(preserver)) => custody.set_preserver(preserver),
+                Ok(Job::Preserved(told, reply)) => {
+                    // Fails only when the agent stops.
+                    let _gone = reply.try_send(custody.preserved(*told)).is_err();
+                }
                 Ok(Job::Release(id, person, reply)) => {
                     // Whoever asked may have gone away meanwhile.
                     let _gone = reply.try_send(custody.release(id, &person, Moment::now())).is_err();

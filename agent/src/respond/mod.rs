@@ -48,6 +48,7 @@ pub mod trust;
 pub mod verify;
 pub mod work;
 
+use custody::Preserves as _;
 pub use engine::{Context, Engine, RespondError, Task};
 pub use freeze_store::SCHEMA as FREEZE_SCHEMA;
 pub use in_force::SCHEMA as IN_FORCE_SCHEMA;
@@ -234,8 +235,8 @@ impl Hands {
                 }
             }
             Task::Preserve(order) => {
-                if let Err(refused) = self.preserver.carry_out(order) {
-                    self.tools.refuse_busy(refused.order.id, &refused.order.subject);
+                if let Err(order) = self.preserver.carry_out(order) {
+                    self.tools.refuse_busy(order.id, &order.subject);
                 }
             }
         }

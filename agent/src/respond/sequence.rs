@@ -18,6 +18,7 @@ use uuid::Uuid;
 use super::Moment;
 use super::custody::Order;
 use super::lease::Lease;
+use super::preserve::Parties;
 use super::receipt::Subject;
 use crate::ledger::StateWrite;
 
@@ -87,13 +88,18 @@ impl Doing {
         }
     }
 
-    /// Whether a receipt `applied` is followed by another one.
+    /// Whether only a receipt after `applied` says that it does what it should.
     pub fn is_probed(&self) -> bool {
         match self {
-            Self::Act(action) => action.is_probed(),
+            Self::Act(action) => action.is_probed() && !self.preserves(),
             Self::Open { .. } => true,
             Self::Verify { .. } | Self::Release => false,
         }
+    }
+
+    /// Whether it collects evidence: `applied` says that this is sealed, and a later receipt that the collector has it.
+    pub fn preserves(&self) -> bool {
+        matches!(self, Self::Act(Action::Preserve { .. }))
     }
 }
 
@@ -120,6 +126,9 @@ pub struct Stage {
     pub until: Option<Lease>,
     /// When it was begun.
     pub began: Option<Timestamp>,
+    /// Evidence that it collected waits on this host for the collector.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub kept: bool,
 }
 
 /// A sequence.
@@ -148,6 +157,9 @@ pub struct Sequence {
     pub ticket: String,
     /// When it began.
     pub since: Timestamp,
+    /// Of evidence that its steps collect.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parties: Option<Parties>,
 }
 
 /// What is to be done next.
@@ -187,6 +199,7 @@ impl Sequence {
             title: String::new(),
             until: None,
             began: None,
+            kept: false,
         });
         Some(Self {
             id: order.id,
@@ -200,6 +213,7 @@ impl Sequence {
             reason: order.reason.clone(),
             ticket: order.ticket.clone(),
             since: now,
+            parties: order.parties.clone(),
         })
     }
 
@@ -245,13 +259,17 @@ impl Sequence {
         if over {
             self.left = Some(outcome);
         }
+        if stage.doing.preserves() {
+            stage.kept = outcome == Outcome::Applied;
+        }
         let begun = stage.state == StepState::Begun;
+        let open = begun || stage.state == StepState::Waiting;
         stage.state = match outcome {
             Outcome::Received => StepState::Begun,
             Outcome::Applied if stage.doing.is_probed() => stage.state,
             Outcome::Applied | Outcome::Confirmed if begun => StepState::Succeeded,
             Outcome::Skipped => StepState::Skipped,
-            Outcome::Failed | Outcome::Reverted | Outcome::Refused => StepState::Failed,
+            Outcome::Failed | Outcome::Reverted | Outcome::Refused if open => StepState::Failed,
             // Ended before it was confirmed.
             Outcome::Expired | Outcome::Released if begun => StepState::Failed,
             _ => stage.state,
@@ -304,6 +322,7 @@ impl Sequence {
             subject: self.subject_of(stage),
             reason: self.reason.clone(),
             ticket: self.ticket.clone(),
+            parties: self.parties.clone(),
         }
     }
 }

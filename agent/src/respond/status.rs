@@ -191,7 +191,8 @@ struct State {
 impl State {
     fn playbook(&self, sequence: &Sequence, now: Duration) -> PlaybookReport {
         let step = |stage: &Stage| {
-            let act = self.in_force.iter().find(|act| act.id == stage.step.act);
+            let act = self.in_force.iter().find(|act| act.id == stage.step.act).map(|act| &act.lease);
+            let evidence = self.evidence.iter().find(|act| act.id == stage.step.act).map(|act| &act.lease);
             let until = stage.until.as_ref().filter(|_| stage.state == StepState::Begun);
             StepReport {
                 name: stage.step.name.clone(),
@@ -200,7 +201,7 @@ impl State {
                 state: stage.state,
                 title: stage.title.clone(),
                 seconds_to_succeed: until.map(|until| until.remaining(now).as_secs()),
-                seconds_left: act.map(|act| act.lease.remaining(now).as_secs()),
+                seconds_left: act.or(evidence).map(|lease| lease.remaining(now).as_secs()),
             }
         };
         PlaybookReport {
@@ -258,7 +259,7 @@ impl RespondStatus {
             let held = state.evidence_held.get(&act.id);
             InForceReport {
                 id: act.id,
-                playbook: None,
+                playbook: act.step.as_ref().map(|(command, _)| *command),
                 action: "preserve".to_owned(),
                 plan: act.plan(held.map(|(held, _)| *held), held.and_then(|(_, refused)| refused.as_deref())),
                 phase: if act.sealed.is_some() { Phase::Applied } else { Phase::Applying },

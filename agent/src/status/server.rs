@@ -28,7 +28,7 @@ use crate::ledger::{KeptRecord, Reader};
 use crate::respond::custody::Released;
 use crate::respond::store::{CommandRow, Store};
 use crate::respond::work::SCAN_DEADLINE;
-use crate::respond::{Moment, Person};
+use crate::respond::{Moment, Person, RespondError};
 use crate::sense::files::ScanProgress;
 use crate::sys::Stop;
 use uuid::Uuid;
@@ -267,7 +267,7 @@ fn handle(
     stop: &Stop,
     person: Person,
 ) -> io::Result<Answer> {
-    let words = |error: crate::respond::RespondError| error.to_string();
+    let words = |error: RespondError| error.to_string();
     Ok(match request {
         Request::Status {} => serde_json::to_value(sources.report(Moment::now())).map_err(|e| e.to_string()),
         Request::Findings(query) => return findings(&query, client, sources, stop),
@@ -313,12 +313,13 @@ fn handle(
 
 /// What is in force ends, whatever hinders one part of it.
 fn release(id: Option<Uuid>, person: &Person, sources: &Sources) -> Result<serde_json::Value, String> {
-    let words = |error: crate::respond::RespondError| error.to_string();
+    let words = |error: RespondError| error.to_string();
+    let actions = sources.keeper.release(id, person.clone());
+    // After that, so that no further step of a playbook is begun meanwhile. What one of them holds the other does not know.
     let evidence = sources.preserver.release(id, person.clone()).map_err(words)?;
-    // What one of them holds the other does not know.
-    let actions = match id {
-        Some(_) if !evidence.is_empty() => Ok(Vec::new()),
-        _ => sources.keeper.release(id, person.clone()),
+    let actions = match actions {
+        Err(RespondError::NotInForce(_)) if !evidence.is_empty() => Ok(Vec::new()),
+        actions => actions,
     };
     let frozen = if id.is_none() { sources.freezer.release(person.clone()) } else { Ok(Vec::new()) };
     let actions = actions.map_err(words)?.into_iter().chain(evidence).collect();

@@ -5,7 +5,7 @@ use picket_protocol::playbook::{Condition, Otherwise, Step};
 
 use super::*;
 
-const ACTIONS: [&str; 4] = ["isolate", "end-sessions", "scan", "rate-limit"];
+const ACTIONS: [&str; 5] = ["isolate", "end-sessions", "scan", "preserve", "rate-limit"];
 
 /// The action of that number in [`ACTIONS`].
 fn action(number: usize) -> Action {
@@ -13,6 +13,7 @@ fn action(number: usize) -> Action {
         0 => Action::Isolate {},
         1 => Action::EndSessions { user: "frida".to_owned() },
         2 => Action::Scan { paths: Vec::new() },
+        3 => Action::Preserve { profiles: Profile::ALL.into(), paths: Vec::new(), process: None },
         _ => Action::RateLimit { protocol: Limited::Icmp, port: None, per_second: 5 },
     }
 }
@@ -30,7 +31,7 @@ fn playbook(steps: Vec<Step>) -> Command {
 /// What a role may: any keys of four, any actions, and so on.
 fn a_role() -> impl Strategy<Value = Role> {
     let keys = prop::sample::subsequence(vec![1u8, 2, 3, 4], 2..=4);
-    let actions = prop::sample::subsequence(ACTIONS.to_vec(), 1..=4);
+    let actions = prop::sample::subsequence(ACTIONS.to_vec(), 1..=5);
     let bounds = prop::collection::vec((1u32..3, 1u32..4), 1..3);
     (keys, 1u32..3, actions, bounds, prop::sample::select(vec![0u64, 60, 600])).prop_map(
         |(keys, threshold, actions, bounds, lease_seconds_max)| Role {
@@ -75,8 +76,8 @@ proptest! {
     fn a_playbook_passes_exactly_when_each_of_its_steps_would_alone(
         roles in prop::collection::vec(a_role(), 1..4),
         signers in prop::sample::subsequence(vec![1u8, 2, 3, 4], 2..=4),
-        parts in prop::collection::vec((0usize..4, prop::sample::select(vec![0u64, 60, 600])), 1..4),
-        allowed in prop::sample::subsequence(ACTIONS.to_vec(), 2..=4),
+        parts in prop::collection::vec((0usize..5, prop::sample::select(vec![0u64, 60, 600])), 1..4),
+        allowed in prop::sample::subsequence(ACTIONS.to_vec(), 2..=5),
         wanted in prop::sample::select(vec![1u32, 1, 2, 3]),
         others in 0u128..3,
         (held, seen) in (prop::bool::weighted(0.05), prop::bool::weighted(0.05)),

@@ -1,5 +1,6 @@
 //! Does the steps of sequences, one after the other: see [`crate::respond::sequence`] for what is decided.
 
+use picket_protocol::action::Action;
 use picket_protocol::command::Outcome;
 use picket_protocol::finding::{Finding, Severity};
 use picket_protocol::playbook::is_meant;
@@ -50,7 +51,7 @@ impl Custody {
                 let goes_on = match &stage.doing {
                     // Opened again with the isolation itself, and ended once only.
                     Doing::Open { .. } | Doing::Release => true,
-                    doing => self.in_force.iter().any(|act| act.id == stage.step.act) || is_work(doing),
+                    doing => self.in_force.iter().any(|act| act.id == stage.step.act) || is_handed_on(doing),
                 };
                 if !goes_on {
                     let title = "The agent was stopped while it carried the step out";
@@ -88,6 +89,8 @@ impl Custody {
         match sequence.next() {
             Next::Await(stage) => {
                 let late = stage.until.as_ref().is_none_or(|until| until.remaining(now.boot).is_zero());
+                // Who collects is there a moment after the start.
+                let late = late && (!stage.doing.preserves() || self.preserver.is_some());
                 match &stage.doing {
                     Doing::Open { .. } => return self.look_at_opened(&sequence, stage, late, now),
                     Doing::Release => return self.release_isolation(&sequence, stage, now),
@@ -147,7 +150,7 @@ impl Custody {
         self.change_sequence(sequence.id, |own, boot| own.begin(stage.step.act, boot, now));
         let action = match &stage.doing {
             Doing::Open { service } => return self.open_service(sequence, stage, *service, now),
-            Doing::Act(action) if action.is_probed() => Some(action),
+            Doing::Act(action) if action.is_probed() && !is_handed_on(&stage.doing) => Some(action),
             doing => {
                 // What has no undo of its own: that it was begun is durable before it is.
                 let written =
@@ -158,7 +161,7 @@ impl Custody {
                     return true;
                 }
                 match doing {
-                    Doing::Act(action) if !is_work(doing) => Some(action),
+                    Doing::Act(action) if !is_handed_on(doing) => Some(action),
                     _ => None,
                 }
             }
@@ -169,8 +172,11 @@ impl Custody {
         true
     }
 
-    /// Gives a step that takes long to the worker, once in each run of the agent.
+    /// Gives a step that takes long to who does it: to the worker, once in each run of the agent, or to who preserves, once.
     fn hand_on(&mut self, sequence: &Sequence, stage: &Stage, now: Moment) {
+        if let Doing::Act(action @ Action::Preserve { .. }) = &stage.doing {
+            return self.hand_to_preserver(sequence, stage, sequence.order(stage, action));
+        }
         let Some(worker) = self.worker.as_ref().filter(|_| !self.handed.contains(&stage.step.act)) else {
             return;
         };
@@ -203,6 +209,9 @@ impl Custody {
     }
 
     fn time_out(&mut self, sequence: &Sequence, stage: &Stage, now: Moment) {
+        if stage.doing.preserves() {
+            return self.abandon(sequence, stage, now);
+        }
         let title = format!("Undone, because it was not confirmed within the step's {} s", stage.timeout);
         if self.in_force.iter().any(|act| act.id == stage.step.act) {
             return self.end(stage.step.act, Outcome::Reverted, &title, Value::Null, now);
@@ -244,7 +253,7 @@ impl Custody {
 
     /// Forgets a sequence once nothing of it is in force; of one that was done, that is told.
     fn leave(&mut self, sequence: &Sequence, end: Outcome, now: Moment) {
-        if self.in_force.iter().any(|act| sequence.has(act.id)) {
+        if self.in_force.iter().any(|act| sequence.has(act.id)) || self.keeps_evidence(sequence) {
             return;
         }
         self.sequences.retain(|own| own.id != sequence.id);
@@ -335,9 +344,9 @@ impl Custody {
     }
 }
 
-/// Whether it is done by the worker, and may be done again.
-fn is_work(doing: &Doing) -> bool {
-    work_kind(doing).is_some()
+/// Whether others do it: the worker, who may do it again, or who preserves, who knows of what was begun.
+fn is_handed_on(doing: &Doing) -> bool {
+    work_kind(doing).is_some() || doing.preserves()
 }
 
 fn work_kind(doing: &Doing) -> Option<WorkKind> {

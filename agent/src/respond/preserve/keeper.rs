@@ -16,10 +16,10 @@ use uuid::Uuid;
 use super::bundle::Stopped;
 use super::collect::{COLLECT_WITHIN, Collection};
 use super::state::{self, Preserving};
-use super::{ATTEMPTS_MAX, BUNDLES_MAX, Context, Job, Offer, PreserveOrder};
+use super::{ATTEMPTS_MAX, BUNDLES_MAX, Context, Job, Offer};
 use crate::config::format_size;
 use crate::ledger::StateWrite;
-use crate::respond::custody::ReleasedAction;
+use crate::respond::custody::{Order, ReleasedAction, StepReceipt};
 use crate::respond::engine::SEAL_TIMEOUT;
 use crate::respond::lease::{Lease, SAVE_INTERVAL};
 use crate::respond::processes::Named;
@@ -102,26 +102,24 @@ impl Keeper {
         }
     }
 
-    /// Takes an order, up to the receipt `received`, which was sealed before.
-    pub fn begin(&mut self, order: PreserveOrder, now: Moment) {
-        let PreserveOrder { order, agent, recipients } = order;
-        let Action::Preserve { profiles, paths, process } = order.action else { return };
-        if self.held.len() >= BUNDLES_MAX {
-            let title =
-                format!("{BUNDLES_MAX} bundles of evidence are collected or wait for the collector already");
+    /// Takes an order, whose receipt `received` was sealed before where it is a command.
+    pub fn begin(&mut self, order: Order, now: Moment) {
+        if let Err(why) = self.may_begin(&order) {
+            let title = format!("Not collected: {}", safe(&why));
             return self.answer(&order.subject, order.id, Outcome::Failed, &title, Value::Null, now);
         }
-        if let Err(error) = self.context.spool.has_room() {
-            let title = format!("Not collected: {}", safe(&error.to_string()));
-            return self.answer(&order.subject, order.id, Outcome::Failed, &title, Value::Null, now);
-        }
+        let (Action::Preserve { profiles, paths, process }, Some(parties)) = (order.action, order.parties)
+        else {
+            return;
+        };
         let act = Preserving {
             id: order.id,
-            agent,
+            step: order.subject.id.zip(order.subject.step.clone()),
+            agent: parties.agent,
             profiles,
             paths,
             process,
-            recipients,
+            recipients: parties.recipients,
             attempts: 0,
             sealed: None,
             after: 0,
@@ -139,6 +137,38 @@ impl Keeper {
             return self.answer(&order.subject, order.id, Outcome::Failed, &title, Value::Null, now);
         }
         self.held.push(act);
+    }
+
+    fn may_begin(&self, order: &Order) -> Result<(), String> {
+        if order.parties.as_ref().is_none_or(|parties| parties.recipients.is_empty()) {
+            let why = "the trust root of this host names nobody to encrypt evidence to; make the next one with \
+                       soc trust new --evidence-recipient age1…";
+            return Err(why.to_owned());
+        }
+        if self.held.len() >= BUNDLES_MAX {
+            return Err(format!("{BUNDLES_MAX} bundles are collected or wait for the collector already"));
+        }
+        self.context.spool.has_room().map_err(|error| error.to_string())
+    }
+
+    /// A step waits no more for what is collected: it goes without a word, since its end was told.
+    pub fn abandon(&mut self, act: Uuid) {
+        if !self.held.iter().any(|held| held.id == act) {
+            return;
+        }
+        self.cancel(act);
+        if let Err(error) = self.write(vec![state::remove(act)]) {
+            tracing::warn!(%error, %act, "evidence that nobody waits for is still written down; the next start ends it");
+        }
+        self.held.retain(|held| held.id != act);
+        self.remove(act);
+        self.show();
+    }
+
+    fn cancel(&self, id: Uuid) {
+        if let Some(collecting) = self.collecting.as_ref().filter(|collecting| collecting.id == id) {
+            collecting.cancel.store(true, Ordering::Relaxed);
+        }
     }
 
     /// A bundle is in the spool, or is not.
@@ -182,6 +212,7 @@ impl Keeper {
             vec![state::put(&applied), told],
         ) {
             Ok(after) => applied.after = after,
+            Err(RespondError::NotInForce(_)) => return self.abandon(id),
             Err(error) => {
                 // Nobody is told of what has no record: it is collected anew, or not at all.
                 tracing::error!(%error, %id, "the receipt of evidence was not sealed");
@@ -215,7 +246,7 @@ impl Keeper {
 
     /// Ends what local root wants ended.
     pub fn release(&mut self, id: Option<Uuid>, person: &Person, now: Moment) -> Vec<ReleasedAction> {
-        let meant = |act: &&Preserving| id.is_none_or(|id| act.id == id);
+        let meant = |act: &&Preserving| id.is_none_or(|id| act.id == id || act.command() == id);
         let meant: Vec<Uuid> = self.held.iter().filter(meant).map(|act| act.id).collect();
         let detail = json!({ "by": person, "released": now.wall });
         for id in &meant {
@@ -339,15 +370,17 @@ impl Keeper {
     /// It is over, whatever hinders: the record of it is tried until it is sealed, the file goes with it.
     fn end(&mut self, id: Uuid, outcome: Outcome, title: &str, detail: Value, now: Moment) {
         let Some(act) = self.held.iter().find(|act| act.id == id).cloned() else { return };
-        if let Some(collecting) = self.collecting.as_ref().filter(|collecting| collecting.id == id) {
-            collecting.cancel.store(true, Ordering::Relaxed);
-        }
+        self.cancel(id);
         let told = store::update_command(id, outcome, title.to_owned(), now.wall);
         let writes = vec![state::remove(id), told];
-        if let Err(error) = self.receipt(&act.subject(), outcome, title, detail.clone(), writes) {
-            tracing::error!(%error, %id, "the end of evidence was not recorded; trying again");
-            self.unrecorded.push((id, outcome, title.to_owned(), detail));
-            return;
+        match self.receipt(&act.subject(), outcome, title, detail.clone(), writes) {
+            Ok(_) => {}
+            Err(RespondError::NotInForce(_)) => return self.abandon(id),
+            Err(error) => {
+                tracing::error!(%error, %id, "the end of evidence was not recorded; trying again");
+                self.unrecorded.push((id, outcome, title.to_owned(), detail));
+                return;
+            }
         }
         self.held.retain(|act| act.id != id);
         // A thread that still writes to it removes it when it ends.
@@ -390,6 +423,10 @@ impl Keeper {
         detail: Value,
         writes: Vec<StateWrite>,
     ) -> Result<u64, RespondError> {
+        if subject.step.is_some() {
+            let (subject, title) = (subject.clone(), title.to_owned());
+            return (self.context.steps)(StepReceipt { subject, outcome, title, detail, writes });
+        }
         let draft = subject.receipt(outcome, None, title, detail)?;
         let sealed = self.context.sealer.seal_durably(vec![draft], writes, SEAL_TIMEOUT)?;
         Ok(sealed.first.saturating_add(sealed.count))

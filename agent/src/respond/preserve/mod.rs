@@ -8,6 +8,9 @@
 //! so do actions and findings: collecting has a thread of its own, of the lowest priority. A crash while it collects begins it
 //! anew, at most [`ATTEMPTS_MAX`] times; one while it is handed over goes on where the collector is.
 //!
+//! As the step of a playbook it has the step's act for an id. Its receipts are then sealed by who keeps the playbook
+//! ([`super::custody`]), in one transaction with the step and with what is kept here.
+//!
 //! | file | does |
 //! |---|---|
 //! | `keeper` | holds what is ordered, collected and handed over |
@@ -45,7 +48,7 @@ use picket_protocol::evidence::Sealed;
 use picket_protocol::identity::AgentId;
 use uuid::Uuid;
 
-use super::custody::{Order, ReleasedAction};
+use super::custody::{Order, Preserves, ReleasedAction, StepReceipt};
 use super::status::RespondStatus;
 use super::{Moment, Person, RespondError};
 use crate::ledger::Sealer;
@@ -54,6 +57,7 @@ use crate::uplink::EvidenceSource;
 use keeper::Keeper;
 
 pub use spool::{Room, Spool};
+pub(super) use state::remove;
 pub use state::{Preserving, SCHEMA, read};
 
 /// Bundles that are collected or wait; more are answered with a failure.
@@ -84,23 +88,24 @@ pub struct Context {
     pub boot: String,
     /// What `agent status` shows.
     pub status: RespondStatus,
+    /// Seals receipts about steps of playbooks; gives the size of the ledger then.
+    pub steps: Arc<dyn Fn(StepReceipt) -> Result<u64, RespondError> + Send + Sync>,
     /// Set when the agent stops.
     pub stop: Stop,
 }
 
-/// A command that is to be carried out.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PreserveOrder {
-    /// The command.
-    pub order: Order,
+/// Whose evidence it is and who can open it, as it was when the command was accepted.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Parties {
     /// This host.
     pub agent: AgentId,
-    /// To whom it is encrypted.
+    /// To whom it is encrypted: those of the trust root.
     pub recipients: Vec<Recipient>,
 }
 
 enum Job {
-    Order(Box<PreserveOrder>),
+    Order(Box<Order>),
+    Abandon(Uuid),
     Collected(Uuid, Result<Sealed, String>),
     Complete(Uuid),
     Release(Option<Uuid>, Person, SyncSender<Result<Vec<ReleasedAction>, RespondError>>),
@@ -167,6 +172,7 @@ fn run(mut keeper: Keeper, queue: &Receiver<Job>) {
         let now = Moment::now();
         match job {
             Ok(Job::Order(order)) => keeper.begin(*order, now),
+            Ok(Job::Abandon(act)) => keeper.abandon(act),
             Ok(Job::Collected(id, result)) => keeper.collected(id, result, now),
             Ok(Job::Complete(id)) => keeper.complete(id, now),
             Ok(Job::Release(id, person, reply)) => {
@@ -180,12 +186,8 @@ fn run(mut keeper: Keeper, queue: &Receiver<Job>) {
     }
 }
 
-impl Preserver {
-    /// Has an order carried out; gives it back when too many wait.
-    ///
-    /// # Errors
-    /// The order.
-    pub fn carry_out(&self, order: Box<PreserveOrder>) -> Result<(), Box<PreserveOrder>> {
+impl Preserves for Preserver {
+    fn carry_out(&self, order: Box<Order>) -> Result<(), Box<Order>> {
         match self.jobs.try_send(Job::Order(order)) {
             Err(TrySendError::Full(Job::Order(order)) | TrySendError::Disconnected(Job::Order(order))) => {
                 Err(order)
@@ -194,7 +196,14 @@ impl Preserver {
         }
     }
 
-    /// Ends what local root wants ended: one, or all when `id` is absent. Nothing when there is no such.
+    fn abandon(&self, act: Uuid) {
+        // Not taken when too much waits: what is collected then is refused as one that nobody waits for.
+        let _full = self.jobs.try_send(Job::Abandon(act)).is_err();
+    }
+}
+
+impl Preserver {
+    /// Ends what local root wants ended: a command, the act of a step, or all when `id` is absent. Nothing when there is no such.
     ///
     /// # Errors
     /// It does not answer.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use picket_protocol::action::{Process, Profile};
 use picket_protocol::age::Recipient;
+use picket_protocol::command::ReceiptStep;
 use picket_protocol::evidence::Sealed;
 use picket_protocol::identity::AgentId;
 use picket_protocol::time::Timestamp;
@@ -17,14 +18,17 @@ use crate::respond::lease::Lease;
 use crate::respond::receipt::Subject;
 use crate::respond::store::{self, write_lease};
 
-/// Table of this module: one row a command, in JSON; its lease is a row of the table of leases.
+/// Table of this module: one row a command or act, in JSON; its lease is a row of the table of leases.
 pub const SCHEMA: &str = "CREATE TABLE IF NOT EXISTS evidence (id TEXT PRIMARY KEY, state TEXT NOT NULL);";
 
 /// Evidence that is collected, or waits for the collector.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Preserving {
-    /// The command.
+    /// The command, or of a playbook's step its act.
     pub id: Uuid,
+    /// The command and the step, where it is that of a playbook.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<(Uuid, ReceiptStep)>,
     /// This host.
     pub agent: AgentId,
     /// What was ordered.
@@ -72,11 +76,16 @@ impl Preserving {
         lines
     }
 
+    /// The command that it is of.
+    pub fn command(&self) -> Uuid {
+        self.step.as_ref().map_or(self.id, |(command, _)| *command)
+    }
+
     /// For its receipts.
     pub fn subject(&self) -> Subject {
         Subject {
-            id: Some(self.id),
-            step: None,
+            id: Some(self.command()),
+            step: self.step.as_ref().map(|(_, step)| step.clone()),
             signers: self.signers.clone(),
             envelope_sha256: self.envelope_sha256.clone(),
         }

@@ -22,6 +22,7 @@ fn sequence(steps: Vec<Step>) -> Sequence {
         },
         reason: String::new(),
         ticket: String::new(),
+        parties: None,
     };
     Sequence::of(&order, Timestamp::default()).unwrap()
 }
@@ -76,6 +77,39 @@ fn what_fails_stops_the_sequence_or_not() {
 }
 
 #[test]
+fn evidence_that_is_sealed_is_enough_and_is_kept_until_it_is_handed_over() {
+    let preserve =
+        Action::Preserve { profiles: Default::default(), paths: vec!["/x".to_owned()], process: None };
+    let new = || {
+        let steps = vec![
+            step("preserve", preserve.clone(), Otherwise::Stop),
+            step("isolate", Action::Isolate {}, Otherwise::Stop),
+        ];
+        sequence(steps)
+    };
+    let mut sequence = new();
+    told(&mut sequence, 1, &[]);
+    assert_eq!((next(&sequence), sequence.stages[0].kept), (("await", "preserve"), false));
+    told(&mut sequence, 1, &[Outcome::Applied]);
+    assert_eq!((next(&sequence), sequence.stages[0].kept), (("consider", "isolate"), true));
+    for (outcome, left) in [
+        (Outcome::Confirmed, None),
+        (Outcome::Failed, None),
+        (Outcome::Expired, Some(Outcome::Expired)),
+        (Outcome::Released, Some(Outcome::Released)),
+    ] {
+        let mut later = sequence.clone();
+        later.note(act_id(COMMAND, 1), outcome, "title");
+        assert_eq!(next(&later), ("consider", "isolate"), "what becomes of it later undoes no step");
+        assert_eq!((later.stages[0].kept, later.left), (false, left), "{outcome:?}");
+        let mut early = new();
+        told(&mut early, 1, &[outcome]);
+        let ends = if outcome == Outcome::Confirmed { "consider" } else { "stop" };
+        assert_eq!(next(&early).0, ends, "{outcome:?}");
+    }
+}
+
+#[test]
 fn conditions_are_about_what_came_before() {
     let mut sequence = two(Otherwise::GoOn);
     let nothing = |_: &str, _| Ok(false);
@@ -122,6 +156,7 @@ fn a_restore_has_its_steps_in_order() {
         },
         reason: String::new(),
         ticket: String::new(),
+        parties: None,
     };
     let sequence = Sequence::of(&order, Timestamp::default()).unwrap();
     let names: Vec<&str> = sequence.stages.iter().map(|stage| stage.step.name.as_str()).collect();

@@ -10,8 +10,8 @@
 //! [[steps]]
 //! name = "freeze"
 //! action = "freeze-account"      # with its members below `with`, in which "$user" stands for the parameter
-//! with = { user = "$user" }
-//! needs = ["user"]               # left out when one of these is not given
+//! with = { user = "$user" }      # a table in it is left out when a parameter in that is not given
+//! needs = ["user"]               # left out when one of these is not given, or an empty list
 //! when = "always"                # or succeeded STEP, failed STEP, found RULE within 1h, not-found RULE within 1h
 //! lease = "$lease"               # what the command line says, or a period; none where the action takes none
 //! timeout = "40s"
@@ -121,7 +121,8 @@ impl Template {
         let values = self.values(set)?;
         let (mut steps, mut left_out) = (Vec::new(), BTreeSet::new());
         for draft in &self.steps {
-            if draft.needs.iter().any(|name| !values.contains_key(name)) {
+            let is_given = |name: &String| values.get(name).is_some_and(|value| *value != json!([]));
+            if !draft.needs.iter().all(is_given) {
                 left_out.insert(draft.name.as_str());
                 continue;
             }
@@ -204,6 +205,12 @@ impl Template {
                 Otherwise::GoOn => "if it fails, the next step follows",
             };
             screen.field("", format!("{needs}{}; {lease}within {}; {otherwise}", step.when, step.timeout))?;
+            if step.action == "preserve" {
+                screen.field(
+                    "",
+                    "done when the evidence is sealed; the collector gets it meanwhile and afterwards",
+                )?;
+            }
         }
         Ok(())
     }
@@ -232,7 +239,7 @@ impl Kind {
 impl Draft {
     /// Parameters that its members stand for.
     fn references(&self) -> impl Iterator<Item = &str> {
-        self.with.values().filter_map(|value| value.as_str()?.strip_prefix('$'))
+        self.with.values().flat_map(texts).filter_map(|value| value.as_str()?.strip_prefix('$'))
     }
 
     /// The step; none when it could never be done, since it waits for the success of one that is left out.
@@ -245,13 +252,9 @@ impl Draft {
         let bad = |what: String| wrong(format!("step {}: {what}", self.name));
         let Some(when) = condition(&self.when, left_out).map_err(bad)? else { return Ok(None) };
         let mut action = Map::from_iter([("type".to_owned(), Value::from(self.action.as_str()))]);
-        for (member, value) in &self.with {
-            match value.as_str().and_then(|text| text.strip_prefix('$')) {
-                // An optional one that is not given is not there.
-                Some(name) => action.extend(values.get(name).map(|value| (member.clone(), value.clone()))),
-                None => drop(action.insert(member.clone(), value.clone())),
-            }
-        }
+        // An optional one that is not given is not there.
+        let with = self.with.iter();
+        action.extend(with.filter_map(|(member, value)| Some((member.clone(), filled(value, values)?))));
         let action = serde_json::from_value(action.into()).map_err(|error| bad(error.to_string()))?;
         let lease = match self.lease.as_deref() {
             None => Duration::ZERO,
@@ -261,6 +264,32 @@ impl Draft {
         let timeout = parse_period(&self.timeout).map_err(bad)?.as_secs();
         let (name, otherwise) = (self.name.clone(), self.otherwise);
         Ok(Some(Step { name, action, lease: lease.as_secs(), when, timeout, otherwise }))
+    }
+}
+
+/// A member, and all that is in it.
+fn texts(value: &Value) -> Vec<&Value> {
+    match value {
+        Value::Object(members) => members.values().flat_map(texts).collect(),
+        value => vec![value],
+    }
+}
+
+/// A member, with what parameters in it stand for; none when one of these is not given.
+fn filled(value: &Value, values: &BTreeMap<String, Value>) -> Option<Value> {
+    match value {
+        Value::String(text) => match text.strip_prefix('$') {
+            Some(name) => values.get(name).cloned(),
+            None => Some(value.clone()),
+        },
+        Value::Object(members) => {
+            let all: Option<Map<String, Value>> = members
+                .iter()
+                .map(|(member, value)| Some((member.clone(), filled(value, values)?)))
+                .collect();
+            all.map(Value::Object)
+        }
+        other => Some(other.clone()),
     }
 }
 

@@ -49,14 +49,19 @@ fn what_is_shipped_makes_commands_that_agents_take() {
     let sha = format!("program={}", "0a".repeat(32));
     let process = ["pid=4711", "started=2026-01-02T03:04:05.678Z", &sha];
     check("contain-ransomware", &[], RANSOMWARE);
-    check("contain-ransomware", &process, &[&["freeze"], RANSOMWARE].concat());
+    check("contain-ransomware", &process, RANSOMWARE_PROCESS);
     check("contain-stolen-account", &["user=deploy"], ACCOUNT);
     check("contain-stolen-account", &["user=deploy", "from=192.0.2.9,192.0.2.7"], ACCOUNT_FROM);
     check("contain-defacement", &[], DEFACEMENT);
     let file = format!("sha256={}", "0a".repeat(32));
     check("contain-defacement", &["file=/srv/www/x.php", &file, "files=/srv/www, /etc"], DEFACEMENT_FILE);
-    check("contain-flood", &["protocol=udp", "port=53"], &["limit", "assess"]);
-    check("contain-flood", &["protocol=icmp", "from=192.0.2.0/24"], &["limit", "block", "assess"]);
+    check("contain-flood", &["protocol=udp", "port=53"], &["limit", "preserve", "assess"]);
+    check(
+        "contain-flood",
+        &["protocol=icmp", "from=192.0.2.0/24"],
+        &["limit", "block", "preserve", "assess"],
+    );
+    check("contain-flood", &["protocol=icmp", "evidence="], &["limit", "assess"]);
     check("contain-outbound-attack", &[], OUTBOUND);
     check("contain-outbound-attack", &["victims=192.0.2.0/24"], &[&["shield"], OUTBOUND].concat());
     for (name, _) in SHIPPED {
@@ -64,12 +69,34 @@ fn what_is_shipped_makes_commands_that_agents_take() {
     }
 }
 
-const RANSOMWARE: &[&str] = &["isolate", "scan", "assess"];
-const ACCOUNT: &[&str] = &["freeze", "end-sessions", "assess"];
-const ACCOUNT_FROM: &[&str] = &["freeze", "end-sessions", "block", "assess"];
-const DEFACEMENT: &[&str] = &["close", "scan", "assess"];
-const DEFACEMENT_FILE: &[&str] = &["close", "quarantine", "scan", "assess"];
-const OUTBOUND: &[&str] = &["isolate", "assess"];
+const RANSOMWARE: &[&str] = &["isolate", "preserve", "scan", "assess"];
+const RANSOMWARE_PROCESS: &[&str] = &["freeze", "isolate", "memory", "preserve", "scan", "assess"];
+const ACCOUNT: &[&str] = &["freeze", "end-sessions", "preserve", "assess"];
+const ACCOUNT_FROM: &[&str] = &["freeze", "end-sessions", "block", "preserve", "assess"];
+const DEFACEMENT: &[&str] = &["close", "preserve", "scan", "assess"];
+const DEFACEMENT_FILE: &[&str] = &["close", "quarantine", "preserve", "scan", "assess"];
+const OUTBOUND: &[&str] = &["isolate", "preserve", "assess"];
+
+/// Whatever is preserved, the host is contained before.
+#[test]
+fn what_is_shipped_contains_first() {
+    let sha = format!("program={}", "0a".repeat(32));
+    let process = ["pid=4711", "started=2026-01-02T03:04:05.678Z", &sha];
+    for (name, set) in [
+        ("contain-ransomware", &process[..]),
+        ("contain-stolen-account", &["user=deploy", "from=192.0.2.7"]),
+        ("contain-defacement", &["files=/srv/www"]),
+        ("contain-flood", &["protocol=tcp", "from=192.0.2.7"]),
+        ("contain-outbound-attack", &process),
+    ] {
+        let steps = filled(name, set).unwrap();
+        let is = |step: &Step| matches!(step.action, Action::Preserve { .. });
+        let first = steps.iter().position(is).unwrap();
+        assert!(steps.iter().skip(first).all(|step| !step.action.intervenes()), "{name}");
+        assert!(steps.iter().take(first).any(|step| step.action.intervenes()), "{name}");
+        assert!(steps.iter().filter(|step| is(step)).all(|step| step.otherwise == Otherwise::GoOn), "{name}");
+    }
+}
 
 #[test]
 fn without_a_process_to_stop_the_host_is_cut_off_in_any_case() {
@@ -104,4 +131,31 @@ fn a_template_is_held_to_its_form() {
     ] {
         assert!(parse(&bad).is_err(), "{bad}");
     }
+}
+
+#[test]
+fn a_table_stands_for_parameters_as_well_and_is_left_out_without_them() {
+    let text = |pid: &str| {
+        format!(
+            "name = \"x\"\nsummary = \"y\"\n[parameters.number]\ntype = \"number\"\nhelp = \"z\"\noptional = true\n\
+             [parameters.kinds]\ntype = \"list\"\nhelp = \"z\"\ndefault = \"logs\"\n\
+             [[steps]]\nname = \"a\"\naction = \"preserve\"\nneeds = [\"kinds\"]\ntimeout = \"40s\"\notherwise = \"stop\"\n\
+             with = {{ profiles = \"$kinds\", paths = [], process = {{ pid = \"{pid}\", \
+             started = \"2026-01-02T03:04:05.678Z\", sha256 = \"00\" }} }}\n"
+        )
+    };
+    let filled = |set: &[&str]| {
+        let set: Vec<String> = set.iter().map(|text| (*text).to_owned()).collect();
+        match Template::parse(&text("$number")).unwrap().fill(&set, HOUR).unwrap() {
+            Action::Playbook { steps, .. } => steps.into_iter().map(|step| step.action).collect::<Vec<_>>(),
+            other => panic!("{other:?}"),
+        }
+    };
+    let pid = |actions: &[Action]| match actions {
+        [Action::Preserve { process, .. }] => process.as_ref().map(|process| process.pid),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!((pid(&filled(&["number=7"])), pid(&filled(&[]))), (Some(7), None));
+    assert_eq!(filled(&["kinds="]), [], "an empty list is none");
+    assert!(Template::parse(&text("$other")).is_err(), "there is no such parameter");
 }
