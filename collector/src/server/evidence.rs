@@ -7,20 +7,20 @@
 //! After a start the last piece's worth of what was being received is asked for again: after a loss of power a file may end in
 //! zeros. Pieces are made durable one by one, so that no more than that can be in doubt.
 //!
-//! What there is no room for waits on its host, and asks again every [`RETRY_SOON`] seconds. Why is told to the agent, in the list of
+//! What there is no room for waits on its host, and asks again every half minute. Why is told to the agent, in the list of
 //! evidence, in the log and by a finding. Room on the disk is looked at before each piece, so that evidence never takes what the database
 //! beside it needs.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use picket_protocol::command::{Outcome, Receipt};
 use picket_protocol::crypto::hex;
-use picket_protocol::evidence::{CHUNK_BYTES_MAX, Chunk, DETAIL, Held, HeldRefusal, Sealed};
+use picket_protocol::evidence::{Chunk, DETAIL, Held, Sealed};
 use picket_protocol::identity::AgentId;
 use picket_protocol::record::Record;
 use picket_protocol::time::Timestamp;
@@ -29,12 +29,11 @@ use uuid::Uuid;
 
 use crate::store::{OwnFinding, ReceiptQuery, ReceiptRow, Store, StoreError};
 
-/// Bytes of one piece at most.
-const PIECE_BYTES_MAX: u64 = CHUNK_BYTES_MAX as u64;
-/// Longest description of one bundle.
-const ITEM_BYTES_MAX: u64 = 64 * 1024;
-/// Seconds until an agent asks again whose receipt has not come yet, or for whose evidence there was no room.
-const RETRY_SOON: u64 = 30;
+mod item;
+
+pub use item::{EvidenceItem, EvidenceState};
+use item::{RETRY_SOON, durable, read_item, refuse, wait};
+
 /// Until one asks again that was refused for good.
 const RETRY_LATE: u64 = 3_600;
 /// Bundles of one host that are remembered, also those that were deleted.
@@ -49,57 +48,6 @@ pub struct EvidenceLimits {
     pub bytes_max: u64,
     /// Bytes of the disk that stay free.
     pub free_bytes_min: u64,
-}
-
-/// How far a bundle is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum EvidenceState {
-    /// None of it is here, for want of room. Forgotten when the collector ends; the agent asks again.
-    Waiting,
-    /// Some of it is here.
-    Receiving,
-    /// All of it is, and is what was sealed.
-    Complete,
-    /// What came was not what was sealed; it was thrown away.
-    Mismatch,
-    /// An operator deleted it.
-    Deleted,
-}
-
-/// One bundle.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct EvidenceItem {
-    /// The command that ordered it, or of a playbook's step its act.
-    pub command: Uuid,
-    /// The command of that playbook.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub playbook: Option<Uuid>,
-    /// The agent.
-    pub agent: AgentId,
-    /// Place of its receipt in the agent's ledger.
-    pub seq: u64,
-    /// Bytes.
-    pub size: u64,
-    /// SHA-256 in hex, as it was sealed.
-    pub sha256: String,
-    /// Root of its manifest in hex, as it was sealed.
-    pub root: String,
-    /// How far it is.
-    pub state: EvidenceState,
-    /// When the first piece came.
-    pub began: Timestamp,
-    /// When it was complete.
-    pub completed: Option<Timestamp>,
-    /// Bytes that are here.
-    #[serde(skip)]
-    pub held: u64,
-    /// Why no more of it is taken now.
-    #[serde(skip)]
-    pub waits: Option<String>,
-    /// There is a finding about that.
-    #[serde(skip)]
-    told: bool,
 }
 
 /// Whose bundle, and by which command.
@@ -377,26 +325,6 @@ impl EvidenceStore {
     }
 }
 
-/// Bytes of a bundle that are durable for certain.
-fn durable(path: &Path, item: &EvidenceItem) -> u64 {
-    let length = fs::metadata(path).map_or(0, |found| found.len()).min(item.size);
-    match item.state {
-        EvidenceState::Complete => length,
-        _ => length.saturating_sub(PIECE_BYTES_MAX),
-    }
-}
-
-/// It waits on its host. Told in the log when the reason is a new one, and by a finding once.
-fn wait(item: &mut EvidenceItem, chunk: &Chunk, why: String, now: Timestamp) -> Taken {
-    if item.waits.as_ref() != Some(&why) {
-        tracing::warn!(agent = %item.agent, command = %item.command, why, "evidence is not taken for now");
-    }
-    let finding = OwnFinding::evidence_waits(item.agent, item.command, (item.held, item.size), &why, now);
-    let finding = Some(finding).filter(|_| !item.told);
-    (item.told, item.waits) = (true, Some(why.clone()));
-    (refuse(chunk, item.held, why, RETRY_SOON), finding)
-}
-
 /// Which bundles below `directory` are complete, in order; none when there is no such directory. Changes nothing.
 ///
 /// # Errors
@@ -446,11 +374,6 @@ fn sealed(agent: AgentId, id: Uuid, store: &dyn Store) -> Result<Option<(Receipt
     Ok(sealed.map(|sealed| (row, sealed)))
 }
 
-fn refuse(chunk: &Chunk, held: u64, reason: String, retry_after: u64) -> Held {
-    let refused = Some(HeldRefusal { reason, retry_after });
-    Held { evidence: chunk.evidence, held, complete: false, refused }
-}
-
 fn hash(file: &File) -> io::Result<String> {
     let mut context = digest::Context::new(&digest::SHA256);
     let (mut buffer, mut at) = (vec![0; 128 * 1024], 0_u64);
@@ -462,12 +385,6 @@ fn hash(file: &File) -> io::Result<String> {
         context.update(buffer.get(..count).unwrap_or_default());
         at = at.saturating_add(u64::try_from(count).unwrap_or(0));
     }
-}
-
-fn read_item(path: &Path) -> io::Result<EvidenceItem> {
-    let mut bytes = Vec::new();
-    File::open(path)?.take(ITEM_BYTES_MAX).read_to_end(&mut bytes)?;
-    Ok(serde_json::from_slice(&bytes)?)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
