@@ -2,17 +2,16 @@
 //! host ends where the lease says.
 
 use std::path::Path;
-use std::time::Duration;
 
 use picket_protocol::command::{Outcome, ReceiptStep};
 use picket_protocol::time::Timestamp;
-use rusqlite::{Connection, OpenFlags, params};
 use uuid::Uuid;
 
 use super::actions::Prepared;
 use super::lease::Lease;
 use super::receipt::Subject;
-use super::store::{self, write_lease};
+use super::rows::Rows;
+use super::store;
 use crate::ledger::StateWrite;
 
 /// Table of this module: one row an action, in JSON; its lease is a row of the table of leases.
@@ -78,65 +77,34 @@ impl InForce {
     }
 }
 
+const ROWS: Rows =
+    Rows { table: "in_force", lease: Some("action"), unread: "agent release --offline undoes what it did" };
+
 /// Reads what is in force. A row that this version cannot read is left where it is, and told.
 ///
 /// # Errors
 /// What SQLite says.
 pub fn read(database: &Path) -> rusqlite::Result<Vec<InForce>> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(database, flags)?;
-    connection.busy_timeout(Duration::from_secs(5))?;
-    let mut statement = connection.prepare("SELECT id, state FROM in_force ORDER BY id")?;
-    let rows = statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?;
-    let mut found = Vec::new();
-    for row in rows {
-        let (id, state) = row?;
-        match serde_json::from_str::<InForce>(&state) {
-            Ok(act) => {
-                let lease = store::read_lease(&connection, &lease_name(act.id))?;
-                found.push(InForce { lease: lease.unwrap_or_else(Lease::over), ..act });
-            }
-            Err(error) => {
-                tracing::error!(%error, id, "an action in force cannot be read; agent release --offline undoes it")
-            }
-        }
-    }
-    Ok(found)
+    let found = ROWS.read::<InForce>(database)?;
+    Ok(found.into_iter().map(|(act, lease)| InForce { lease, ..act }).collect())
 }
 
 /// Writes an action down as it is, with its lease.
 pub fn put(act: &InForce) -> StateWrite {
-    let (id, lease) = (act.id, act.lease.clone());
-    let state = serde_json::to_string(act);
-    Box::new(move |transaction| {
-        let state = state
-            .as_ref()
-            .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.to_string().into()))?;
-        let sql = "INSERT OR REPLACE INTO in_force (id, state) VALUES (?1, ?2)";
-        transaction.execute(sql, params![id.to_string(), state])?;
-        write_lease(transaction, &lease_name(id), &lease)
-    })
+    ROWS.put(act.id, act, Some(&act.lease))
 }
 
 /// Saves what is left of its lease.
 pub fn save_lease(act: &InForce) -> StateWrite {
-    store::set_lease(lease_name(act.id), Some(act.lease.clone()))
+    ROWS.save_lease(act.id, &act.lease)
 }
 
 /// It is over.
 pub fn remove(id: Uuid) -> StateWrite {
-    Box::new(move |transaction| {
-        transaction.execute("DELETE FROM in_force WHERE id = ?1", [id.to_string()])?;
-        transaction.execute("DELETE FROM lease WHERE name = ?1", [lease_name(id)])?;
-        Ok(())
-    })
+    ROWS.remove(id)
 }
 
 /// What becomes of its command.
 pub fn tell(id: Uuid, outcome: Outcome, title: &str, now: Timestamp) -> StateWrite {
     store::update_command(id, outcome, title.to_owned(), now)
-}
-
-fn lease_name(id: Uuid) -> String {
-    format!("action {id}")
 }

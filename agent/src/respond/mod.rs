@@ -41,6 +41,7 @@ pub mod own_acts;
 pub mod preserve;
 pub mod processes;
 pub mod receipt;
+mod rows;
 pub mod sequence;
 pub mod status;
 pub mod store;

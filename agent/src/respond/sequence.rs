@@ -12,7 +12,6 @@ use picket_protocol::action::{Action, Service};
 use picket_protocol::command::{Outcome, ReceiptStep};
 use picket_protocol::playbook::{Condition, Otherwise, Step, act_id};
 use picket_protocol::time::Timestamp;
-use rusqlite::{Connection, OpenFlags, params};
 use uuid::Uuid;
 
 use super::Moment;
@@ -20,6 +19,7 @@ use super::custody::Order;
 use super::lease::Lease;
 use super::preserve::Parties;
 use super::receipt::Subject;
+use super::rows::Rows;
 use crate::ledger::StateWrite;
 
 /// Table of this module: one row a sequence, in JSON.
@@ -370,46 +370,24 @@ fn restore(services: &[Service], pause: u64, accept: &[String], watch: Duration)
     drafts
 }
 
+const ROWS: Rows = Rows { table: "sequence", lease: None, unread: "that sequence goes no further" };
+
 /// Reads what is under way. A row that this version cannot read is left where it is, and told.
 ///
 /// # Errors
 /// What SQLite says.
 pub fn read(database: &Path) -> rusqlite::Result<Vec<Sequence>> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(database, flags)?;
-    connection.busy_timeout(Duration::from_secs(5))?;
-    let mut statement = connection.prepare("SELECT id, state FROM sequence ORDER BY id")?;
-    let rows = statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?;
-    let mut found = Vec::new();
-    for row in rows {
-        let (id, state) = row?;
-        match serde_json::from_str(&state) {
-            Ok(sequence) => found.push(sequence),
-            Err(error) => {
-                tracing::error!(%error, id, "a sequence under way cannot be read; it goes no further")
-            }
-        }
-    }
-    Ok(found)
+    Ok(ROWS.read(database)?.into_iter().map(|(sequence, _)| sequence).collect())
 }
 
 /// Writes a sequence down as it is.
 pub fn put(sequence: &Sequence) -> StateWrite {
-    let (id, state) = (sequence.id, serde_json::to_string(sequence));
-    Box::new(move |transaction| {
-        let state = state
-            .as_ref()
-            .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.to_string().into()))?;
-        let sql = "INSERT OR REPLACE INTO sequence (id, state) VALUES (?1, ?2)";
-        transaction.execute(sql, params![id.to_string(), state]).map(|_| ())
-    })
+    ROWS.put(sequence.id, sequence, None)
 }
 
 /// It is over.
 pub fn remove(id: Uuid) -> StateWrite {
-    Box::new(move |transaction| {
-        transaction.execute("DELETE FROM sequence WHERE id = ?1", [id.to_string()]).map(|_| ())
-    })
+    ROWS.remove(id)
 }
 
 #[cfg(test)]

@@ -2,7 +2,6 @@
 //! collected is handed over or removed.
 
 use std::path::Path;
-use std::time::Duration;
 
 use picket_protocol::action::{Process, Profile};
 use picket_protocol::age::Recipient;
@@ -10,13 +9,12 @@ use picket_protocol::command::ReceiptStep;
 use picket_protocol::evidence::Sealed;
 use picket_protocol::identity::AgentId;
 use picket_protocol::time::Timestamp;
-use rusqlite::{Connection, OpenFlags, params};
 use uuid::Uuid;
 
 use crate::ledger::StateWrite;
 use crate::respond::lease::Lease;
 use crate::respond::receipt::Subject;
-use crate::respond::store::{self, write_lease};
+use crate::respond::rows::Rows;
 
 /// Table of this module: one row a command or act, in JSON; its lease is a row of the table of leases.
 pub const SCHEMA: &str = "CREATE TABLE IF NOT EXISTS evidence (id TEXT PRIMARY KEY, state TEXT NOT NULL);";
@@ -92,62 +90,29 @@ impl Preserving {
     }
 }
 
+const ROWS: Rows =
+    Rows { table: "evidence", lease: Some("evidence"), unread: "what was collected for it is removed" };
+
 /// Reads all of it. A row that this version cannot read is left where it is, and told.
 ///
 /// # Errors
 /// What SQLite says.
 pub fn read(database: &Path) -> rusqlite::Result<Vec<Preserving>> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(database, flags)?;
-    connection.busy_timeout(Duration::from_secs(5))?;
-    // One of an earlier version, which the agent brings up when it starts.
-    if !connection.table_exists(None, "evidence")? {
-        return Ok(Vec::new());
-    }
-    let mut statement = connection.prepare("SELECT id, state FROM evidence ORDER BY id")?;
-    let rows = statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?;
-    let mut found = Vec::new();
-    for row in rows {
-        let (id, state) = row?;
-        match serde_json::from_str::<Preserving>(&state) {
-            Ok(act) => {
-                let lease = store::read_lease(&connection, &lease_name(act.id))?;
-                found.push(Preserving { lease: lease.unwrap_or_else(Lease::over), ..act });
-            }
-            Err(error) => tracing::error!(%error, id, "evidence in the spool cannot be read"),
-        }
-    }
-    Ok(found)
+    let found = ROWS.read::<Preserving>(database)?;
+    Ok(found.into_iter().map(|(act, lease)| Preserving { lease, ..act }).collect())
 }
 
 /// Writes it down as it is, with its lease.
 pub fn put(act: &Preserving) -> StateWrite {
-    let (id, lease) = (act.id, act.lease.clone());
-    let state = serde_json::to_string(act);
-    Box::new(move |transaction| {
-        let state = state
-            .as_ref()
-            .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.to_string().into()))?;
-        let sql = "INSERT OR REPLACE INTO evidence (id, state) VALUES (?1, ?2)";
-        transaction.execute(sql, params![id.to_string(), state])?;
-        write_lease(transaction, &lease_name(id), &lease)
-    })
+    ROWS.put(act.id, act, Some(&act.lease))
 }
 
 /// Saves what is left of its lease.
 pub fn save_lease(act: &Preserving) -> StateWrite {
-    store::set_lease(lease_name(act.id), Some(act.lease.clone()))
+    ROWS.save_lease(act.id, &act.lease)
 }
 
 /// It is over.
 pub fn remove(id: Uuid) -> StateWrite {
-    Box::new(move |transaction| {
-        transaction.execute("DELETE FROM evidence WHERE id = ?1", [id.to_string()])?;
-        transaction.execute("DELETE FROM lease WHERE name = ?1", [lease_name(id)])?;
-        Ok(())
-    })
-}
-
-fn lease_name(id: Uuid) -> String {
-    format!("evidence {id}")
+    ROWS.remove(id)
 }
