@@ -14,7 +14,6 @@ use std::time::Duration;
 
 use picket_protocol::action::Action;
 use picket_protocol::command::Outcome;
-use picket_protocol::finding::Severity;
 use picket_protocol::record::Draft;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -27,15 +26,17 @@ use super::in_force::{self, InForce, Phase};
 use super::lease::{Lease, SAVE_INTERVAL};
 use super::own_acts::OwnActs;
 use super::preserve::{self, Parties};
-use super::receipt::{Subject, lifecycle, safe};
+use super::receipt::{Subject, safe};
 use super::sequence::{self, Sequence};
 use super::status::RespondStatus;
 use super::work::Work;
-use super::{Moment, Person, RespondError, store};
+use super::{Moment, RespondError, store};
 use crate::ledger::{Sealer, StateWrite};
 use crate::sense::watch::Watch;
 
 mod at_once;
+mod confirm;
+mod end;
 mod evidence;
 mod guard;
 mod restore;
@@ -347,156 +348,6 @@ impl Custody {
     /// What is held, for who waits on its events.
     pub fn levers(&self) -> &Levers {
         &self.levers
-    }
-
-    fn confirm(&mut self, waiting: Waiting, now: Moment) {
-        let Some(act) = self.in_force.iter().find(|act| act.id == waiting.id).cloned() else {
-            return self.waiting.retain(|other| other.id != waiting.id);
-        };
-        let deed = act.prepared.deed();
-        let heard = !deed.may_cut_off() || (self.context.acknowledged)() >= waiting.size;
-        let late = now.boot >= waiting.until;
-        if !late && (!heard || now.boot < waiting.probe) {
-            return;
-        }
-        let probed = if heard { deed.probe() } else { Err("the collector was not heard from".to_owned()) };
-        match probed {
-            Ok(detail) => self.confirmed(&act, detail, waiting, now),
-            Err(why) if late => {
-                let within = CONFIRM_WITHIN.as_secs();
-                let title =
-                    format!("Undone, because it could not be confirmed within {within} s: {}", safe(&why));
-                self.end(act.id, Outcome::Reverted, &title, Value::Null, now);
-            }
-            Err(_) => {
-                let again = now.boot.saturating_add(PROBE_AGAIN);
-                self.waiting
-                    .iter_mut()
-                    .filter(|other| other.id == act.id)
-                    .for_each(|other| other.probe = again);
-            }
-        }
-    }
-
-    fn confirmed(&mut self, act: &InForce, detail: Value, waiting: Waiting, now: Moment) {
-        self.waiting.retain(|other| other.id != act.id);
-        let applied = Applied { id: act.id, left: act.lease.remaining(now.boot) };
-        let deed = act.prepared.deed();
-        // From here on the kernel holds it for the whole lease. Who cannot renew it applies it anew.
-        let armed = deed.arm(&applied, &mut self.levers);
-        if let Err(why) = armed.or_else(|_| deed.apply(&applied, &mut self.levers).map(|_| ())) {
-            let title = format!("Undone, because it cannot be held: {}", safe(&why));
-            return self.end(act.id, Outcome::Reverted, &title, Value::Null, now);
-        }
-        let title = match &act.prepared {
-            Prepared::Isolate(_) => {
-                "The host is isolated: the collector answers, others are refused".to_owned()
-            }
-            other => format!("It is in force: {}", other.name()),
-        };
-        let millis = u64::try_from(now.boot.saturating_sub(waiting.began).as_millis()).unwrap_or(u64::MAX);
-        let detail = json!({ "probe": detail, "confirmed_after_ms": millis });
-        self.change(act.id, |act| act.phase = Phase::Confirmed);
-        let confirmed = InForce { phase: Phase::Confirmed, ..act.clone() };
-        let writes =
-            vec![in_force::put(&confirmed), in_force::tell(act.id, Outcome::Confirmed, &title, now.wall)];
-        if let Err(error) = self.receipt(&act.subject(), Outcome::Confirmed, &title, detail, writes) {
-            tracing::error!(%error, id = %act.id, "the receipt of an action was not sealed");
-        }
-    }
-
-    /// The undo does not wait for the disk.
-    fn end(&mut self, id: Uuid, outcome: Outcome, title: &str, detail: Value, now: Moment) {
-        let Some(act) = self.in_force.iter().find(|act| act.id == id).cloned() else { return };
-        self.waiting.retain(|waiting| waiting.id != id);
-        let undone = act.prepared.deed().undo(id, &mut self.levers);
-        self.apply_those_that_share(&act, now);
-        let (title, write) = match &undone {
-            Ok(()) => {
-                self.in_force.retain(|act| act.id != id);
-                let left =
-                    act.prepared.deed().leftover(id).map(|left| format!("; {left}")).unwrap_or_default();
-                (format!("{title}{left}"), in_force::remove(id))
-            }
-            Err(why) => {
-                self.change(id, |act| act.phase = Phase::Ending);
-                let ending = InForce { phase: Phase::Ending, ..act.clone() };
-                (
-                    format!("{title}; but not all is undone, which is tried again: {}", safe(why)),
-                    in_force::put(&ending),
-                )
-            }
-        };
-        let writes = vec![write, in_force::tell(id, outcome, &title, now.wall)];
-        if let Err(error) = self.receipt(&act.subject(), outcome, &title, detail, writes) {
-            tracing::error!(%error, %id, "the end of an action was not recorded");
-        }
-        if self.in_force.is_empty() {
-            self.levers.firewall().stop_listening();
-        }
-        self.show();
-    }
-
-    fn apply_those_that_share(&mut self, ended: &InForce, now: Moment) {
-        let shares = |act: &&InForce| act.id != ended.id && act.prepared.shares_with(&ended.prepared);
-        let sharing: Vec<InForce> = self.in_force.iter().filter(shares).cloned().collect();
-        sharing.iter().for_each(|act| self.put_back(act, now));
-    }
-
-    /// Ends actions because local root wants it: one, or all when `id` is absent.
-    ///
-    /// # Errors
-    /// When there is no such action.
-    pub fn release(
-        &mut self,
-        id: Option<Uuid>,
-        person: &Person,
-        now: Moment,
-    ) -> Result<Vec<ReleasedAction>, RespondError> {
-        let meant = |act: &&InForce| id.is_none_or(|id| act.id == id || act.command() == id);
-        let meant: Vec<InForce> = self.in_force.iter().filter(meant).cloned().collect();
-        let whole = |sequence: &&Sequence| id.is_none_or(|id| sequence.id == id);
-        let whole: Vec<Sequence> = self.sequences.iter().filter(whole).cloned().collect();
-        if let (Some(id), true) = (id, meant.is_empty() && whole.is_empty()) {
-            return Err(RespondError::NotInForce(id));
-        }
-        let detail = json!({ "by": person, "released": now.wall });
-        let mut released = Vec::new();
-        for sequence in whole {
-            self.end_sequence(sequence.id, &format!("Released by {person}"), detail.clone(), now);
-            released.push(ReleasedAction { id: sequence.id, action: sequence.name.clone(), problem: None });
-        }
-        for act in meant {
-            self.end(act.id, Outcome::Released, &format!("Released by {person}"), detail.clone(), now);
-            let left = self.in_force.iter().any(|other| other.id == act.id);
-            let problem = left.then(|| "not all is undone; it is tried again".to_owned());
-            released.push(ReleasedAction { id: act.id, action: act.prepared.name().to_owned(), problem });
-        }
-        Ok(released)
-    }
-
-    fn undo_again(&mut self, now: Moment) {
-        let ending = self.in_force.iter().filter(|act| act.phase == Phase::Ending);
-        for act in ending.cloned().collect::<Vec<_>>() {
-            if act.prepared.deed().undo(act.id, &mut self.levers).is_err() {
-                continue;
-            }
-            let left =
-                act.prepared.deed().leftover(act.id).map(|left| format!("; {left}")).unwrap_or_default();
-            let record = lifecycle(
-                Severity::Medium,
-                "action-undone",
-                format!("What {} had done is undone now{left}", act.prepared.name()),
-                json!({ "command": act.id }),
-            );
-            self.in_force.retain(|other| other.id != act.id);
-            self.apply_those_that_share(&act, now);
-            let removed = vec![in_force::remove(act.id)];
-            let sealed = record.map_err(RespondError::from).and_then(|draft| self.seal(vec![draft], removed));
-            if let Err(error) = sealed {
-                tracing::error!(%error, id = %act.id, "that an action is undone was not recorded");
-            }
-        }
     }
 
     /// Saves what is left of every lease.

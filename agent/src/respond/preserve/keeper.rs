@@ -1,20 +1,17 @@
 //! Holds what was ordered: collects one bundle after the other, hands them out, and ends them. Time is an argument; the thread
 //! around it is in the parent module.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{SyncSender, TrySendError};
+use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use picket_protocol::action::Action;
 use picket_protocol::command::Outcome;
-use picket_protocol::evidence::{DETAIL, FORMAT, Head, Sealed};
+use picket_protocol::evidence::{DETAIL, Sealed};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::bundle::Stopped;
-use super::collect::{COLLECT_WITHIN, Collection};
+use super::collecting::Collecting;
 use super::state::{self, Preserving};
 use super::{ATTEMPTS_MAX, BUNDLES_MAX, Context, Job, Offer};
 use crate::config::format_size;
@@ -22,22 +19,11 @@ use crate::ledger::StateWrite;
 use crate::respond::custody::{Order, ReleasedAction, StepReceipt};
 use crate::respond::engine::SEAL_TIMEOUT;
 use crate::respond::lease::{Lease, SAVE_INTERVAL};
-use crate::respond::processes::Named;
 use crate::respond::receipt::{Subject, safe};
 use crate::respond::{Moment, Person, RespondError, store};
 
 /// Pause before a record that was not sealed is tried again.
 const SEAL_AGAIN: Duration = Duration::from_secs(5);
-
-/// Pause before a full queue is tried again.
-const SEND_AGAIN: Duration = Duration::from_millis(100);
-
-/// A thread that collects.
-struct Collecting {
-    id: Uuid,
-    cancel: Arc<AtomicBool>,
-    thread: JoinHandle<()>,
-}
 
 /// See the module.
 pub(super) struct Keeper {
@@ -167,7 +153,7 @@ impl Keeper {
 
     fn cancel(&self, id: Uuid) {
         if let Some(collecting) = self.collecting.as_ref().filter(|collecting| collecting.id == id) {
-            collecting.cancel.store(true, Ordering::Relaxed);
+            collecting.cancel();
         }
     }
 
@@ -175,9 +161,8 @@ impl Keeper {
     pub fn collected(&mut self, id: Uuid, result: Result<Sealed, String>, now: Moment) {
         if self.collecting.as_ref().is_some_and(|collecting| collecting.id == id)
             && let Some(collecting) = self.collecting.take()
-            && collecting.thread.join().is_err()
         {
-            tracing::error!("the thread that collects evidence panicked");
+            collecting.join();
         }
         // It was ended meanwhile: what the thread left goes.
         let Some(act) = self.held.iter().find(|act| act.id == id).cloned() else { return self.remove(id) };
@@ -186,15 +171,7 @@ impl Keeper {
         }
         let sealed = match result {
             Ok(sealed) => sealed,
-            Err(why) => {
-                return self.end(
-                    id,
-                    Outcome::Failed,
-                    &format!("Not collected: {}", safe(&why)),
-                    Value::Null,
-                    now,
-                );
-            }
+            Err(why) => return self.fail(id, &why, now),
         };
         let title = format!(
             "{} files of evidence are collected, {} encrypted to the vendor",
@@ -268,9 +245,8 @@ impl Keeper {
             self.end(id, outcome, &title, detail, now);
         }
         let over = |act: &&Preserving| act.lease.remaining(now.boot).is_zero();
-        let ended = |act: &&Preserving| self.unrecorded.iter().any(|(ended, ..)| *ended == act.id);
         let over: Vec<Uuid> =
-            self.held.iter().filter(|act| over(act) && !ended(act)).map(|act| act.id).collect();
+            self.held.iter().filter(|act| over(act) && !self.has_ended(act.id)).map(|act| act.id).collect();
         for id in over {
             let title =
                 "The lease ended before the collector had all of the evidence; the copy here is removed";
@@ -298,16 +274,13 @@ impl Keeper {
     pub fn stop(mut self, now: Moment) {
         self.save(now);
         if let Some(collecting) = self.collecting.take() {
-            collecting.cancel.store(true, Ordering::Relaxed);
-            if collecting.thread.join().is_err() {
-                tracing::error!("the thread that collects evidence panicked");
-            }
+            collecting.cancel();
+            collecting.join();
         }
     }
 
     fn collect_next(&mut self, now: Moment) {
-        let ended = |id: Uuid| self.unrecorded.iter().any(|(ended, ..)| *ended == id);
-        let next = self.held.iter().find(|act| act.sealed.is_none() && !ended(act.id)).cloned();
+        let next = self.held.iter().find(|act| act.sealed.is_none() && !self.has_ended(act.id)).cloned();
         let Some(mut act) = next else { return };
         let id = act.id;
         act.attempts = act.attempts.saturating_add(1);
@@ -316,55 +289,19 @@ impl Keeper {
             return;
         }
         self.held.iter_mut().filter(|held| held.id == id).for_each(|held| held.attempts = act.attempts);
-        let started = match self.process(&act) {
-            Ok(started) => started,
-            Err(why) => {
-                return self.end(
-                    id,
-                    Outcome::Failed,
-                    &format!("Not collected: {}", safe(&why)),
-                    Value::Null,
-                    now,
-                );
-            }
-        };
-        let cancel = Arc::new(AtomicBool::new(false));
-        let (context, jobs, cancelled) = (self.context.clone(), self.jobs.clone(), Arc::clone(&cancel));
-        let body = move || {
-            let result = collect(&context, &act, started, &cancelled).map_err(|error| error.to_string());
-            let mut job = Job::Collected(id, result);
-            // Nobody takes it when the agent stops.
-            while let Err(TrySendError::Full(back)) = jobs.try_send(job) {
-                if context.stop.wait(SEND_AGAIN) {
-                    return;
-                }
-                job = back;
-            }
-        };
-        match std::thread::Builder::new().name("collect".to_owned()).spawn(body) {
-            Ok(thread) => self.collecting = Some(Collecting { id, cancel, thread }),
-            Err(error) => {
-                let title = format!("Not collected: no thread can be started: {error}");
-                self.end(id, Outcome::Failed, &title, Value::Null, now);
-            }
+        match Collecting::begin(&self.context, &self.jobs, act) {
+            Ok(collecting) => self.collecting = Some(collecting),
+            Err(why) => self.fail(id, &why, now),
         }
     }
 
-    /// When the process that is named began, in ticks; an error when it is another one, or the agent.
-    fn process(&self, act: &Preserving) -> Result<Option<u64>, String> {
-        let Some(process) = &act.process else { return Ok(None) };
-        let named = Named { pid: process.pid, started: process.started, sha256: &process.sha256 };
-        let found = named.identify(self.context.booted)?;
-        let own = std::fs::metadata("/proc/self/exe").ok();
-        let theirs = std::fs::metadata(format!("/proc/{}/exe", process.pid)).ok();
-        let file = |metadata: std::fs::Metadata| {
-            use std::os::unix::fs::MetadataExt as _;
-            (metadata.dev(), metadata.ino())
-        };
-        if own.map(file) == theirs.map(file) {
-            return Err("that process is the agent, whose memory holds its keys".to_owned());
-        }
-        Ok(Some(found.started))
+    fn fail(&mut self, id: Uuid, why: &str, now: Moment) {
+        self.end(id, Outcome::Failed, &format!("Not collected: {}", safe(why)), Value::Null, now);
+    }
+
+    /// Whether it has ended, and only the record of that is missing.
+    fn has_ended(&self, id: Uuid) -> bool {
+        self.unrecorded.iter().any(|(ended, ..)| *ended == id)
     }
 
     /// It is over, whatever hinders: the record of it is tried until it is sealed, the file goes with it.
@@ -441,41 +378,8 @@ impl Keeper {
         let ready = |act: &Preserving| {
             Some(Offer { id: act.id, total: act.sealed.as_ref()?.sealed_bytes, after: act.after })
         };
-        let ended = |offer: &Offer| self.unrecorded.iter().any(|(ended, ..)| *ended == offer.id);
-        let offers = self.held.iter().filter_map(ready).filter(|offer| !ended(offer)).collect();
+        let offers = self.held.iter().filter_map(ready).filter(|offer| !self.has_ended(offer.id)).collect();
         *self.offers.lock().unwrap_or_else(PoisonError::into_inner) = offers;
         self.context.status.set_evidence(&self.held);
     }
-}
-
-fn collect(
-    context: &Context,
-    act: &Preserving,
-    started: Option<u64>,
-    cancel: &AtomicBool,
-) -> Result<Sealed, Stopped> {
-    let until = crate::clock::since_boot().saturating_add(COLLECT_WITHIN);
-    let may_go_on = || match () {
-        () if cancel.load(Ordering::Relaxed) || context.stop.is_set() => Err(Stopped::Cancelled),
-        () if crate::clock::since_boot() >= until => Err(Stopped::Late),
-        () => Ok(()),
-    };
-    let head = Head {
-        format: FORMAT.to_owned(),
-        command: act.id,
-        agent: act.agent,
-        began: crate::clock::now(),
-        profiles: act.profiles.clone(),
-        paths: act.paths.clone(),
-        process: act.process.clone(),
-    };
-    let collection = Collection {
-        head,
-        recipients: &act.recipients,
-        started,
-        own: &context.own,
-        spool: &context.spool,
-        sealed_max: context.bundle_max,
-    };
-    collection.run(&may_go_on)
 }

@@ -17,12 +17,14 @@
 //! | `state` | the same in the database |
 //! | `spool` | encrypted files, and room for them |
 //! | `bundle` | one bundle while it is written |
+//! | `collecting` | the thread that does it |
 //! | `collect` | what goes into it, in which order |
 //! | `files`, `content`, `places`, `processes`, `memory`, `system` | the kinds of evidence |
 //! | `mounts`, `own` | what is left alone: file systems that may never answer, and the agent's own |
 
 mod bundle;
 mod collect;
+mod collecting;
 mod content;
 mod files;
 mod keeper;
