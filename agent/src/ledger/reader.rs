@@ -1,5 +1,6 @@
 //! Reading the ledger on a connection of one's own: batches to ship, records to show, proofs.
 
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use picket_protocol::bundle::HandOver;
@@ -168,31 +169,53 @@ impl Reader {
 
     /// Kept records that pass `filter`, newest first.
     pub fn records(&self, filter: &RecordFilter) -> Result<Vec<KeptRecord>, LedgerError> {
-        let sql = "SELECT seq, time, kind, severity, bytes FROM ledger_record
-                   WHERE seq < ?1 AND severity >= ?2 AND (?3 IS NULL OR kind = ?3) ORDER BY seq DESC";
-        let mut statement = self.connection.prepare_cached(sql)?;
-        let kind = if filter.rule.is_some() { Some(Kind::Finding) } else { filter.kind };
-        let before = filter.before.map_or(i64::MAX, int);
-        let mut rows = statement.query(params![before, filter.severity_min.rank(), kind.map(kind_code)])?;
         let mut found = Vec::new();
-        while found.len() < filter.limit {
+        self.visit(filter, |record| {
+            found.push(record);
+            ControlFlow::Continue(())
+        })?;
+        Ok(found)
+    }
+
+    /// Gives each kept record that passes `filter` to `visit`, newest first, until that breaks: nothing is kept here, so that
+    /// whoever looks for one among many needs no limit.
+    pub fn visit(
+        &self,
+        filter: &RecordFilter,
+        mut visit: impl FnMut(KeptRecord) -> ControlFlow<()>,
+    ) -> Result<(), LedgerError> {
+        // Kind and severity are looked at here, so that the first row that is too old ends it, whichever it is.
+        let sql =
+            "SELECT seq, time, kind, severity, bytes FROM ledger_record WHERE seq < ?1 ORDER BY seq DESC";
+        let mut statement = self.connection.prepare_cached(sql)?;
+        let wanted = if filter.rule.is_some() { Some(Kind::Finding) } else { filter.kind };
+        let mut rows = statement.query([filter.before.map_or(i64::MAX, int)])?;
+        let mut given = 0;
+        while given < filter.limit {
             let Some(row) = rows.next()? else { break };
             let time = Timestamp::from_nanos(row.get(1)?);
             if filter.since.is_some_and(|since| time < since) {
                 // Times never decrease along the ledger.
                 break;
             }
-            let bytes = row.get_ref(4)?.as_blob().map_err(rusqlite::Error::from)?;
-            if filter.rule.as_deref().is_some_and(|rule| !is_of_rule(bytes, rule)) {
-                continue;
-            }
             let (Some(kind), Some(severity)) = (kind_from_code(row.get(2)?), severity_from(row.get(3)?))
             else {
                 continue;
             };
-            found.push(KeptRecord { seq: number(row, 0)?, time, kind, severity, bytes: bytes.to_vec() });
+            if severity < filter.severity_min || wanted.is_some_and(|wanted| wanted != kind) {
+                continue;
+            }
+            let bytes = row.get_ref(4)?.as_blob().map_err(rusqlite::Error::from)?;
+            if filter.rule.as_deref().is_some_and(|rule| !is_of_rule(bytes, rule)) {
+                continue;
+            }
+            given += 1;
+            let record = KeptRecord { seq: number(row, 0)?, time, kind, severity, bytes: bytes.to_vec() };
+            if visit(record).is_break() {
+                break;
+            }
         }
-        Ok(found)
+        Ok(())
     }
 
     /// The newest findings whose id begins or ends with `part`, at most `max` of them.

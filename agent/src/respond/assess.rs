@@ -6,11 +6,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
+use std::ops::ControlFlow;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use picket_protocol::crypto::{hex, sha256};
 use picket_protocol::finding::{Entity, Finding, printable};
 use picket_protocol::record::{Kind, Record};
 use picket_protocol::time::Timestamp;
@@ -29,10 +32,12 @@ pub const WINDOW: Duration = Duration::from_secs(30 * 86_400);
 pub const ITEMS_MAX: usize = 100;
 /// Sessions that are told.
 const SESSIONS_MAX: usize = 50;
-/// Findings that are read.
+/// Findings that are held against what is there; a host with more is not assessed.
 const FINDINGS_MAX: usize = 10_000;
 /// Longest name of an item, in characters.
 const ITEM_CHARS_MAX: usize = 280;
+/// The rule of a socket that is new.
+const LISTENER: &str = "net.listener";
 /// Largest file whose content is looked at; a larger one counts as changed.
 const BYTES_MAX: u64 = 256 << 20;
 
@@ -58,9 +63,6 @@ pub struct Assessment {
     pub left_out: usize,
     /// Login sessions that are open.
     pub sessions: Vec<String>,
-    /// What could not be looked at, and why.
-    #[serde(default)]
-    pub unknown: Vec<String>,
 }
 
 /// Looks; the error is a sentence for the receipt.
@@ -83,7 +85,7 @@ impl Assessor {
     /// # Errors
     /// When the ledger cannot be read.
     pub fn assess(&self, now: Timestamp) -> Result<Assessment, String> {
-        let findings = self.findings(now)?;
+        let findings = findings(&self.database, now)?;
         let mut assessment = Assessment::default();
         let mut items: BTreeMap<String, Item> = BTreeMap::new();
         let mut add = |item: Item| {
@@ -98,37 +100,17 @@ impl Assessor {
                     .collect();
                 listeners(&findings, &open).into_iter().for_each(&mut add);
             }
-            None => assessment.unknown.push("listening ports: their sensor does not run".to_owned()),
+            None => add(Item {
+                item: "unknown listeners".to_owned(),
+                what: "Which programs listen could not be looked at: their sensor does not run".to_owned(),
+                finding: None,
+            }),
         }
         deleted_programs().into_iter().for_each(&mut add);
         assessment.left_out = items.len().saturating_sub(ITEMS_MAX);
         assessment.items = items.into_values().take(ITEMS_MAX).collect();
         assessment.sessions = self.open_sessions();
         Ok(assessment)
-    }
-
-    /// Unexplained findings of the window, each once as it was told last, the oldest first.
-    fn findings(&self, now: Timestamp) -> Result<Vec<Finding>, String> {
-        let window = i64::try_from(WINDOW.as_nanos()).unwrap_or(i64::MAX);
-        let since = Timestamp::from_nanos(now.nanos().saturating_sub(window));
-        let filter = RecordFilter {
-            kind: Some(Kind::Finding),
-            since: Some(since),
-            limit: FINDINGS_MAX,
-            ..RecordFilter::default()
-        };
-        let reader = Reader::open(&self.database).map_err(|error| error.to_string())?;
-        let records = reader.records(&filter).map_err(|error| error.to_string())?;
-        let mut seen = BTreeSet::new();
-        let mut findings: Vec<Finding> = records
-            .iter()
-            .filter_map(|record| {
-                Record::parse(&record.bytes).and_then(|record| record.body::<Finding>()).ok()
-            })
-            .filter(|finding| seen.insert(finding.id) && finding.explained_by.is_none() && !finding.drill)
-            .collect();
-        findings.reverse();
-        Ok(findings)
     }
 
     fn open_sessions(&self) -> Vec<String> {
@@ -167,6 +149,43 @@ impl Assessment {
     }
 }
 
+/// Unexplained findings of the window that can make an item, each once as it was told last, the oldest first.
+fn findings(database: &Path, now: Timestamp) -> Result<Vec<Finding>, String> {
+    let window = i64::try_from(WINDOW.as_nanos()).unwrap_or(i64::MAX);
+    let since = Timestamp::from_nanos(now.nanos().saturating_sub(window));
+    let filter = RecordFilter {
+        kind: Some(Kind::Finding),
+        since: Some(since),
+        limit: usize::MAX,
+        ..RecordFilter::default()
+    };
+    let reader = Reader::open(database).map_err(|error| error.to_string())?;
+    let (mut seen, mut findings) = (BTreeSet::new(), Vec::new());
+    // What does not count may be any number: a brute force that goes on for days must not push out what somebody planted.
+    let visited = reader.visit(&filter, |record| {
+        let finding = Record::parse(&record.bytes).and_then(|record| record.body::<Finding>());
+        let Ok(finding) = finding else { return ControlFlow::Continue(()) };
+        let is_newest = seen.insert(finding.id);
+        if is_newest && finding.explained_by.is_none() && !finding.drill && weighs(&finding) {
+            findings.push(finding);
+        }
+        if findings.len() > FINDINGS_MAX { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    visited.map_err(|error| error.to_string())?;
+    if findings.len() > FINDINGS_MAX {
+        return Err(format!(
+            "more than {FINDINGS_MAX} findings of the last 30 days speak against this host; it is to be looked at by people"
+        ));
+    }
+    findings.reverse();
+    Ok(findings)
+}
+
+/// Whether a finding can make an item at all.
+fn weighs(finding: &Finding) -> bool {
+    finding.rule == LISTENER || counts(finding)
+}
+
 /// Rules of files that count wherever the file lies.
 fn counts(finding: &Finding) -> bool {
     let rule = finding.rule.as_str();
@@ -188,7 +207,7 @@ fn files(findings: &[Finding]) -> Vec<Item> {
         }
     }
     let item = |(path, finding): (PathBuf, &Finding)| Item {
-        item: cut(&format!("{} {}", finding.rule, path.display())),
+        item: named(&finding.rule, &path),
         what: cut(&finding.title),
         finding: Some(finding.id),
     };
@@ -196,7 +215,6 @@ fn files(findings: &[Finding]) -> Vec<Item> {
 }
 
 fn path_of(bytes: &[u8]) -> PathBuf {
-    use std::os::unix::ffi::OsStrExt as _;
     std::ffi::OsStr::from_bytes(bytes).into()
 }
 
@@ -242,14 +260,14 @@ fn digest(path: &Path) -> Option<String> {
 /// Sockets that were new within the window, and listen still.
 fn listeners(findings: &[Finding], open: &BTreeSet<(String, u16, String)>) -> Vec<Item> {
     let mut items = Vec::new();
-    for finding in findings.iter().filter(|finding| finding.rule == "net.listener") {
+    for finding in findings.iter().filter(|finding| finding.rule == LISTENER) {
         let text = |name: &str| finding.evidence.get(name).and_then(Value::as_str).unwrap_or_default();
         let port =
             finding.evidence.get("port").and_then(Value::as_u64).and_then(|port| u16::try_from(port).ok());
         let Some(port) = port else { continue };
         let still = open.iter().find(|(protocol, number, _)| protocol == text("protocol") && *number == port);
         if let Some((protocol, _, program)) = still {
-            let item = cut(&format!("net.listener {protocol}/{port} {program}"));
+            let item = named(&format!("{LISTENER} {protocol}/{port}"), Path::new(program));
             items.push(Item { item, what: cut(&finding.title), finding: Some(finding.id) });
         }
     }
@@ -265,13 +283,25 @@ fn deleted_programs() -> Vec<Item> {
         let path = path_of(&path);
         if in_memory || !path.exists() {
             items.push(Item {
-                item: cut(&format!("process.deleted {}", path.display())),
+                item: named("process.deleted", &path),
                 what: cut(&format!("Process {pid} runs {}, which is no file any more", path.display())),
                 finding: None,
             });
         }
     }
     items
+}
+
+/// What operators accept an item by. A path that cannot be told as it is has its digest beside it: whoever plants one that looks the
+/// same has not planted what was accepted.
+fn named(begin: &str, path: &Path) -> String {
+    let whole = format!("{begin} {}", path.display());
+    let told = cut(&whole);
+    if path.to_str().is_some() && told == whole {
+        return told;
+    }
+    let digest = hex(&sha256(&[begin.as_bytes(), b"\0", path.as_os_str().as_bytes()]));
+    format!("{told}… (sha256 {digest})")
 }
 
 /// Text from outside, for a receipt, and for operators to repeat.

@@ -311,20 +311,43 @@ fn handle(
     })
 }
 
-/// What is in force ends, whatever hinders one part of it.
 fn release(id: Option<Uuid>, person: &Person, sources: &Sources) -> Result<serde_json::Value, String> {
-    let words = |error: RespondError| error.to_string();
-    let actions = sources.keeper.release(id, person.clone());
-    // After that, so that no further step of a playbook is begun meanwhile. What one of them holds the other does not know.
-    let evidence = sources.preserver.release(id, person.clone()).map_err(words)?;
-    let actions = match actions {
-        Err(RespondError::NotInForce(_)) if !evidence.is_empty() => Ok(Vec::new()),
-        actions => actions,
-    };
-    let frozen = if id.is_none() { sources.freezer.release(person.clone()) } else { Ok(Vec::new()) };
-    let actions = actions.map_err(words)?.into_iter().chain(evidence).collect();
-    let released = Released { actions, frozen: frozen.map_err(words)? };
+    let released = match id {
+        Some(id) => release_one(id, person, sources),
+        None => release_all(person, sources),
+    }?;
     serde_json::to_value(released).map_err(|error| error.to_string())
+}
+
+fn release_one(id: Uuid, person: &Person, sources: &Sources) -> Result<Released, String> {
+    let words = |error: RespondError| error.to_string();
+    let actions = sources.keeper.release(Some(id), person.clone());
+    // After that, so that no further step of a playbook is begun meanwhile. What one of them holds the other does not know.
+    let evidence = sources.preserver.release(Some(id), person.clone()).map_err(words)?;
+    let actions = match actions {
+        Err(RespondError::NotInForce(_)) if !evidence.is_empty() => Vec::new(),
+        actions => actions.map_err(words)?,
+    };
+    Ok(Released { actions: actions.into_iter().chain(evidence).collect(), frozen: Vec::new() })
+}
+
+/// Whatever hinders one part of it, the others end: what cuts the host off first, evidence, which harms nobody, last.
+fn release_all(person: &Person, sources: &Sources) -> Result<Released, String> {
+    let mut problems = Vec::new();
+    let mut actions = told("actions", sources.keeper.release(None, person.clone()), &mut problems);
+    let frozen = told("frozen processes", sources.freezer.release(person.clone()), &mut problems);
+    actions.extend(told("evidence", sources.preserver.release(None, person.clone()), &mut problems));
+    if problems.is_empty() {
+        return Ok(Released { actions, frozen });
+    }
+    Err(format!("not all is known to be released ({}); the rest is", problems.join("; ")))
+}
+
+fn told<T>(what: &str, released: Result<Vec<T>, RespondError>, problems: &mut Vec<String>) -> Vec<T> {
+    released.unwrap_or_else(|error| {
+        problems.push(format!("{what}: {error}"));
+        Vec::new()
+    })
 }
 
 fn scan(paths: &[PathBuf], client: &Client, sources: &Sources) -> Answer {

@@ -1,6 +1,5 @@
 use std::os::unix::fs::PermissionsExt as _;
 
-use picket_protocol::crypto::sha256;
 use picket_protocol::finding::{Observed, Severity, Text};
 use serde_json::json;
 
@@ -24,7 +23,7 @@ fn finding(number: u128, rule: &str, path: &Path, before: Value) -> Finding {
 
 fn facts(path: &Path) -> Value {
     let about = std::fs::metadata(path).unwrap();
-    let content = picket_protocol::crypto::hex(&sha256(&[&std::fs::read(path).unwrap()]));
+    let content = hex(&sha256(&[&std::fs::read(path).unwrap()]));
     json!({ "type": "file", "mode": format!("{:04o}", about.mode() & 0o7777), "uid": about.uid(), "gid": about.gid(),
         "sha256": content })
 }
@@ -94,4 +93,54 @@ fn what_operators_accept_is_left_out() {
     assert!(assessment.without(&["a".to_owned(), "b".to_owned()]).is_clean());
     let more = Assessment { left_out: 1, ..Assessment::default() };
     assert!(!more.is_clean(), "what is not named cannot be accepted");
+}
+
+#[test]
+fn no_number_of_findings_pushes_out_what_somebody_planted() {
+    let dir = tempfile::tempdir().unwrap();
+    let layout = crate::layout::Layout::new(&dir.path().join("state"), &dir.path().join("run"));
+    crate::ledger::create_first_key(&layout).unwrap();
+    let config = crate::config::Config::parse("").unwrap().ledger;
+    let keys = Box::new(crate::ledger::KeyDirectory::open(layout.ledger_keys()).unwrap());
+    let location = crate::ledger::Location::file(layout.database());
+    let agent = picket_protocol::identity::AgentId::parse("0192f0c0-1111-7222-8333-444455556666").unwrap();
+    let now = |seconds: u64| crate::ledger::Now {
+        wall: Timestamp::from_seconds(1_800_000_000 + i64::try_from(seconds).unwrap()),
+        boot: Duration::from_secs(seconds),
+    };
+    let mut store = crate::ledger::Store::open(&location, keys, config, agent, &[], now(0)).unwrap();
+    let draft = |finding: &Finding| {
+        picket_protocol::record::Draft::new(Kind::Finding, finding.severity, finding).unwrap()
+    };
+    let planted = finding(1, "persistence.cron", &dir.path().join("evil"), Value::Null);
+    let commit = |store: &mut crate::ledger::Store, drafts: Vec<_>, seconds| {
+        let mut group = vec![crate::ledger::Entry::new(drafts, Vec::new())];
+        let done = store.commit(&mut group, now(seconds)).unwrap().outcomes;
+        assert_eq!(done.len(), 1);
+    };
+    commit(&mut store, vec![draft(&planted)], 1);
+    let growing = finding(2, "login.bruteforce", Path::new("/x"), Value::Null);
+    for round in 0..11_u64 {
+        commit(&mut store, (0..1_000).map(|_| draft(&growing)).collect(), 2 + round);
+    }
+    let found = |seconds| {
+        let findings = findings(&layout.database(), now(seconds).wall).unwrap();
+        findings.into_iter().map(|finding| finding.id.as_u128()).collect::<Vec<_>>()
+    };
+    assert_eq!(found(60), [1]);
+    assert_eq!(found(40 * 86_400), [0_u128; 0], "what lies before the window");
+}
+
+#[test]
+fn paths_that_look_the_same_are_two_items() {
+    let long = format!("/{}", "x".repeat(400));
+    let names = [
+        named("persistence.cron", Path::new(&format!("{long}a"))),
+        named("persistence.cron", Path::new(&format!("{long}b"))),
+        named("persistence.cron", path_of(b"/\xff").as_path()),
+        named("persistence.cron", path_of(b"/\xfe").as_path()),
+        named("persistence.cron", Path::new("/\u{fffd}")),
+    ];
+    assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len(), "{names:?}");
+    assert_eq!(named("persistence.cron", Path::new("/etc/cron.d/x")), "persistence.cron /etc/cron.d/x");
 }

@@ -57,11 +57,13 @@ impl Custody {
         over: bool,
         now: Moment,
     ) -> bool {
-        let due = over || now.boot >= self.looked;
+        // Of several restores each is looked at in the same round.
+        let due =
+            over || self.looked == now.boot || now.boot >= self.looked.saturating_add(super::LOOK_AGAIN);
         if !due {
             return false;
         }
-        self.looked = now.boot.saturating_add(super::LOOK_AGAIN);
+        self.looked = now.boot;
         let since = stage.began.unwrap_or(now.wall);
         let alarm = match self.isolation_of(sequence) {
             Err(why) => Some((why, Value::Null)),

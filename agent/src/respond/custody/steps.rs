@@ -1,5 +1,7 @@
 //! Does the steps of sequences, one after the other: see [`crate::respond::sequence`] for what is decided.
 
+use std::ops::ControlFlow;
+
 use picket_protocol::action::Action;
 use picket_protocol::command::Outcome;
 use picket_protocol::finding::{Finding, Severity};
@@ -21,8 +23,6 @@ use crate::respond::work::{Work, WorkKind};
 
 /// Sequences under way at once; more are answered with a failure.
 pub const SEQUENCES_MAX: usize = 8;
-/// Findings that are read for one condition.
-const FINDINGS_MAX: usize = 1_000;
 
 impl Custody {
     /// Takes up a sequence, if the order is one. Its first step is begun by the next tick.
@@ -330,17 +330,21 @@ impl Custody {
         since: Timestamp,
         is_meant: impl Fn(&Finding) -> bool,
     ) -> Result<Option<Finding>, String> {
-        let (kind, limit) = (Some(Kind::Finding), FINDINGS_MAX);
+        let (kind, limit) = (Some(Kind::Finding), usize::MAX);
         let filter =
             RecordFilter { kind, severity_min, since: Some(since), limit, ..RecordFilter::default() };
         let reader = Reader::open(&self.context.database).map_err(|error| error.to_string())?;
-        let records = reader.records(&filter).map_err(|error| error.to_string())?;
-        let mut findings = records.iter().filter_map(|record| {
-            Record::parse(&record.bytes).and_then(|record| record.body::<Finding>()).ok()
+        let mut found = None;
+        // All of them: a limit would let whoever makes many findings hide one.
+        let visited = reader.visit(&filter, |record| {
+            let finding = Record::parse(&record.bytes).and_then(|record| record.body::<Finding>());
+            found = finding
+                .ok()
+                .filter(|finding| finding.explained_by.is_none() && !finding.drill && is_meant(finding));
+            if found.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
-        let counts =
-            |finding: &Finding| finding.explained_by.is_none() && !finding.drill && is_meant(finding);
-        Ok(findings.find(counts))
+        visited.map_err(|error| error.to_string())?;
+        Ok(found)
     }
 }
 
