@@ -1,7 +1,7 @@
 //! The sending side of the ledger's queue: what sensors and responders hold.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use picket_protocol::note::VerifierKey;
 use picket_protocol::record::Draft;
@@ -11,6 +11,12 @@ use super::health::LedgerHealth;
 
 /// Entries that may wait for the writer; a sender that finds the queue full waits.
 pub const QUEUE_ENTRIES_MAX: usize = 1_024;
+
+/// How long somebody waits for what he seals while the database cannot be written.
+pub const FAILING_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Pause before a full queue is tried again by who waits no longer than he said.
+const PLACE_PAUSE: Duration = Duration::from_millis(5);
 
 /// A change of the agent's state that is committed in the same transaction as the records of its entry.
 /// It is called again when the transaction failed (a full disk) and is tried anew: it must not give its
@@ -120,23 +126,30 @@ impl Sealer {
         Ok(answer)
     }
 
-    /// As [`Sealer::seal`], and waits until they are durable. While the queue is full it waits for a place
-    /// without regard to `timeout`, which runs from then on.
+    /// As [`Sealer::seal`], and waits until they are durable, `timeout` at most: for a place in the queue, and for the answer. While
+    /// the database cannot be written it is [`FAILING_TIMEOUT`] at most, since whoever waits has a host to care for.
     pub fn seal_durably(
         &self,
         drafts: Vec<Draft>,
         writes: Vec<StateWrite>,
         timeout: Duration,
     ) -> Result<Sealed, SealError> {
+        let failing = self.health.report().error.is_some();
+        let timeout = if failing { timeout.min(FAILING_TIMEOUT) } else { timeout };
+        let until = Instant::now() + timeout;
         let (done, answer) = sync_channel(1);
         let entry = Entry { done: Some(done), ..Entry::new(drafts, writes) };
-        self.send(entry).map_err(|Stopped| SealError::Stopped)?;
-        answer.recv_timeout(timeout).map_err(|error| match error {
-            RecvTimeoutError::Timeout => {
-                self.health.report().error.map_or(SealError::Timeout, SealError::Storage)
-            }
+        if !self.send_until(entry, until).map_err(|Stopped| SealError::Stopped)? {
+            return Err(self.too_late());
+        }
+        answer.recv_timeout(until.saturating_duration_since(Instant::now())).map_err(|error| match error {
+            RecvTimeoutError::Timeout => self.too_late(),
             RecvTimeoutError::Disconnected => SealError::Stopped,
         })?
+    }
+
+    fn too_late(&self) -> SealError {
+        self.health.report().error.map_or(SealError::Timeout, SealError::Storage)
     }
 
     pub(super) fn acknowledge(
@@ -167,11 +180,68 @@ impl Sealer {
         }
     }
 
+    /// Whether it came to stand in the queue by then.
+    fn send_until(&self, entry: Entry, until: Instant) -> Result<bool, Stopped> {
+        let mut entry = Box::new(entry);
+        self.health.queued();
+        loop {
+            entry = match self.queue.try_send(entry) {
+                Ok(()) => return Ok(true),
+                Err(TrySendError::Full(entry)) if Instant::now() < until => entry,
+                Err(TrySendError::Full(_)) => {
+                    self.health.taken();
+                    return Ok(false);
+                }
+                Err(TrySendError::Disconnected(_)) => {
+                    self.health.taken();
+                    return Err(Stopped);
+                }
+            };
+            std::thread::sleep(PLACE_PAUSE);
+        }
+    }
+
     fn send(&self, entry: Entry) -> Result<(), Stopped> {
         self.health.queued();
         self.queue.send(Box::new(entry)).map_err(|_entry| {
             self.health.taken();
             Stopped
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_waits_waits_no_longer_than_he_said_though_the_queue_is_full() {
+        let (sealer, _receiver) = Sealer::queue();
+        for _ in 0..QUEUE_ENTRIES_MAX {
+            sealer.seal(Vec::new(), Vec::new()).unwrap();
+        }
+        let refused = sealer.seal_durably(Vec::new(), Vec::new(), Duration::from_millis(30));
+        assert_eq!(refused, Err(SealError::Timeout));
+    }
+
+    #[test]
+    fn nobody_waits_long_for_a_database_that_cannot_be_written() {
+        let (sealer, receiver) = Sealer::queue();
+        sealer.health.update(|report| report.error = Some("the disk is full".to_owned()));
+        let began = Instant::now();
+        let refused = sealer.seal_durably(Vec::new(), Vec::new(), Duration::from_secs(600));
+        assert_eq!(refused, Err(SealError::Storage("the disk is full".to_owned())));
+        assert!(began.elapsed() < Duration::from_secs(60));
+        assert!(receiver.try_recv().is_ok(), "it is tried on");
+    }
+
+    #[test]
+    fn a_writer_that_is_gone_is_told_at_once() {
+        let (sealer, receiver) = Sealer::queue();
+        drop(receiver);
+        assert_eq!(
+            sealer.seal_durably(Vec::new(), Vec::new(), Duration::from_secs(600)),
+            Err(SealError::Stopped)
+        );
     }
 }

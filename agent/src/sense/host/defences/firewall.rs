@@ -151,13 +151,22 @@ fn calls_own(message: Message<'_>, own: &Chains) -> bool {
     }
     let Some((family, body)) = parts(message) else { return false };
     let table = attribute(body, 1).map(name).unwrap_or_default();
-    let called = attributes(attribute(body, 4).unwrap_or_default()).find_map(|(_, expression)| {
-        let kind = attribute(expression, 1).map(name)?;
+    let calls = |expression: &[u8]| {
         let verdict = attribute(attribute(attribute(expression, 2)?, 2)?, 2)?;
         let jumps = attribute(verdict, 1).and_then(number).map(u32::cast_signed) == Some(JUMP);
-        (kind == "immediate" && jumps).then(|| attribute(verdict, 2).map(name)).flatten()
-    });
-    called.is_some_and(|chain| own.contains_key(&(format!("{family} {table}"), chain)))
+        let chain = attribute(verdict, 2).map(name)?;
+        Some(jumps && own.contains_key(&(format!("{family} {table}"), chain)))
+    };
+    let mut called = false;
+    for (_, expression) in attributes(attribute(body, 4).unwrap_or_default()) {
+        match attribute(expression, 1).map(name).as_deref() {
+            Some("counter") => {}
+            // Once, at the end: what somebody put before it may accept, and a call behind that is never reached.
+            Some("immediate") if !called && calls(expression) == Some(true) => called = true,
+            _ => return false,
+        }
+    }
+    called
 }
 
 /// The agent's own tables only ever keep out more, and it looks after them itself. One of that name that sends traffic elsewhere is
@@ -323,5 +332,59 @@ impl Effect {
             },
             _ => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn part(kind: u16, content: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(4 + content.len()).unwrap();
+        let mut bytes = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
+        bytes.extend_from_slice(content);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    }
+
+    fn counter() -> Vec<u8> {
+        part(1, &part(1, b"counter\0"))
+    }
+
+    /// An expression with a verdict: to accept, or to jump to a chain.
+    fn verdict(code: i32, chain: Option<&[u8]>) -> Vec<u8> {
+        let mut verdict = part(1, &code.to_be_bytes());
+        verdict.extend(chain.map(|chain| part(2, chain)).unwrap_or_default());
+        let data = [part(1, &0_u32.to_be_bytes()), part(2, &part(2, &verdict))].concat();
+        part(1, &[part(1, b"immediate\0"), part(2, &data)].concat())
+    }
+
+    /// A rule of the chain INPUT in the table `ip filter`.
+    fn is_left_out(expressions: &[Vec<u8>]) -> bool {
+        let rule = [part(1, b"filter\0"), part(2, b"INPUT\0"), part(4, &expressions.concat())].concat();
+        let body = [&[2, 0, 0, 0], rule.as_slice()].concat();
+        let mut datagram = u32::try_from(16 + body.len()).unwrap().to_ne_bytes().to_vec();
+        datagram.extend((NFTABLES | 6).to_ne_bytes());
+        datagram.extend([0; 10]);
+        datagram.extend(body);
+        let own = Chains::from([(
+            ("ip filter".to_owned(), "PICKET-1".to_owned()),
+            ChainCounts { rules: 1, blocks: 1, accepts: 0 },
+        )]);
+        let message = messages(&datagram).next().unwrap();
+        calls_own(message, &own)
+    }
+
+    #[test]
+    fn a_rule_that_does_more_than_call_a_chain_of_the_agent_is_not_left_out() {
+        let call = || verdict(-3, Some(b"PICKET-1\0"));
+        assert!(is_left_out(&[call()]));
+        assert!(is_left_out(&[counter(), call()]));
+        assert!(!is_left_out(&[verdict(-3, Some(b"OTHER\0"))]));
+        assert!(!is_left_out(&[counter(), verdict(1, None), call()]), "it accepts before it calls");
+        assert!(!is_left_out(&[call(), verdict(1, None)]));
+        assert!(!is_left_out(&[part(1, &part(1, b"cmp\0")), call()]), "for some packets only");
+        assert!(!is_left_out(&[counter()]));
+        assert!(!is_left_out(&[]));
     }
 }
