@@ -297,3 +297,50 @@ fn what_would_cut_off_more_than_it_says_is_refused_or_spared() {
     echo.kill().unwrap();
     echo.wait().unwrap();
 }
+
+/// Whoever holds the database's lock for writing, as a full disk would: nothing can be sealed meanwhile.
+fn lock(database: &std::path::Path) -> std::process::Child {
+    let script = "import sqlite3, sys\n\
+                  database = sqlite3.connect(sys.argv[1], timeout=60, isolation_level=None)\n\
+                  database.execute('BEGIN IMMEDIATE')\n\
+                  print('locked', flush=True)\n\
+                  sys.stdin.read()\n";
+    let mut locker = Command::new("python3")
+        .args(["-c", script])
+        .arg(database)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = [0; 7];
+    locker.stdout.as_mut().unwrap().read_exact(&mut line).unwrap();
+    locker
+}
+
+#[test]
+fn what_root_releases_stays_released_though_it_cannot_be_recorded() {
+    let dir = tempfile::tempdir().unwrap();
+    let cable = cable();
+    let collector = Collector::start_on(dir.path(), COLLECTOR);
+    let mut site = Site::start(dir.path(), &cable, &collector, "");
+    let mut service = site.serve(7_007);
+    let close = ["close-port", "--protocol", "tcp", "--port", "7007", "--lease", "10m"];
+    let command = site.order("close", &close);
+    site.wait(&command, "confirmed");
+    assert!(site.connect(7_007).is_none());
+
+    let mut locker = lock(&site.agent.dir().join("state/core/agent.db"));
+    let answer = site.agent.run(&["release", "--all"]);
+    assert!(answer.contains("close-port"), "{answer}");
+    assert!(site.connect(7_007).is_some(), "undone, although nothing can be written");
+    site.agent.kill();
+    locker.kill().unwrap();
+    locker.wait().unwrap();
+
+    site.agent.resume();
+    site.wait(&command, "released");
+    assert!(site.connect(7_007).is_some());
+    assert_eq!(site.ruleset(), "", "it is not done again");
+    service.kill().unwrap();
+    service.wait().unwrap();
+}

@@ -134,18 +134,25 @@ impl Sealer {
         writes: Vec<StateWrite>,
         timeout: Duration,
     ) -> Result<Sealed, SealError> {
-        let failing = self.health.report().error.is_some();
-        let timeout = if failing { timeout.min(FAILING_TIMEOUT) } else { timeout };
         let until = Instant::now() + timeout;
         let (done, answer) = sync_channel(1);
         let entry = Entry { done: Some(done), ..Entry::new(drafts, writes) };
         if !self.send_until(entry, until).map_err(|Stopped| SealError::Stopped)? {
             return Err(self.too_late());
         }
-        answer.recv_timeout(until.saturating_duration_since(Instant::now())).map_err(|error| match error {
-            RecvTimeoutError::Timeout => self.too_late(),
-            RecvTimeoutError::Disconnected => SealError::Stopped,
-        })?
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            match answer.recv_timeout(left.min(FAILING_TIMEOUT)) {
+                Ok(answer) => return answer,
+                Err(RecvTimeoutError::Timeout) if left > FAILING_TIMEOUT && !self.is_failing() => {}
+                Err(RecvTimeoutError::Timeout) => return Err(self.too_late()),
+                Err(RecvTimeoutError::Disconnected) => return Err(SealError::Stopped),
+            }
+        }
+    }
+
+    fn is_failing(&self) -> bool {
+        self.health.report().error.is_some()
     }
 
     fn too_late(&self) -> SealError {
@@ -183,11 +190,13 @@ impl Sealer {
     /// Whether it came to stand in the queue by then.
     fn send_until(&self, entry: Entry, until: Instant) -> Result<bool, Stopped> {
         let mut entry = Box::new(entry);
+        let soon = Instant::now() + FAILING_TIMEOUT;
+        let waits_on = |own: &Self, now: Instant| now < until && (now < soon || !own.is_failing());
         self.health.queued();
         loop {
             entry = match self.queue.try_send(entry) {
                 Ok(()) => return Ok(true),
-                Err(TrySendError::Full(entry)) if Instant::now() < until => entry,
+                Err(TrySendError::Full(entry)) if waits_on(self, Instant::now()) => entry,
                 Err(TrySendError::Full(_)) => {
                     self.health.taken();
                     return Ok(false);

@@ -137,7 +137,11 @@ pub fn read(path: &Path) -> io::Result<Vec<Note>> {
     }
 }
 
-fn append(path: &Path, note: Note) -> io::Result<()> {
+/// Adds a note, durably.
+///
+/// # Errors
+/// What the disk says.
+pub(super) fn append(path: &Path, note: Note) -> io::Result<()> {
     // One that cannot be read is of no use to anybody.
     let mut notes = read(path).unwrap_or_default();
     notes.push(note);

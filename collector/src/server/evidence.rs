@@ -209,6 +209,10 @@ impl EvidenceStore {
         if sealed.sealed_bytes != chunk.total {
             return Ok(Err(("its size is not the sealed one".to_owned(), RETRY_LATE)));
         }
+        if !is_ordered(&receipt, store, now)? {
+            let why = "no command that this collector knows has this host preserve evidence".to_owned();
+            return Ok(Err((why, RETRY_LATE)));
+        }
         if self.list(Some(agent)).len() >= ITEMS_PER_HOST_MAX {
             let why = format!("{ITEMS_PER_HOST_MAX} bundles of this host are known already");
             return Ok(Err((why, RETRY_LATE)));
@@ -371,7 +375,16 @@ fn sealed(agent: AgentId, id: Uuid, store: &dyn Store) -> Result<Option<(Receipt
     let receipt = record.and_then(|bytes| Record::parse(&bytes).ok()?.body::<Receipt>().ok());
     let detail = receipt.and_then(|receipt| receipt.detail.get(DETAIL).cloned());
     let sealed = detail.and_then(|detail| serde_json::from_value::<Sealed>(detail).ok());
+    let is_digest = |text: &str| text.len() == 64 && text.bytes().all(|digit| digit.is_ascii_hexdigit());
+    let sealed = sealed.filter(|sealed| is_digest(&sealed.sealed_sha256) && is_digest(&sealed.root));
     Ok(sealed.map(|sealed| (row, sealed)))
+}
+
+/// Whether operators had this host preserve something: a host that makes receipts up is given no room.
+fn is_ordered(receipt: &ReceiptRow, store: &dyn Store, now: Timestamp) -> Result<bool, StoreError> {
+    let Some(id) = receipt.command.filter(|_| !receipt.foreign) else { return Ok(false) };
+    let command = store.command(id, now)?;
+    Ok(command.is_some_and(|command| matches!(command.row.action.as_str(), "preserve" | "playbook")))
 }
 
 fn hash(file: &File) -> io::Result<String> {

@@ -6,15 +6,29 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{Custody, ReleasedAction};
+use crate::ledger::StateWrite;
 use crate::respond::in_force::{self, InForce, Phase};
+use crate::respond::offline::{self, Note};
 use crate::respond::receipt::{lifecycle, safe};
 use crate::respond::sequence::Sequence;
 use crate::respond::{Moment, Person, RespondError};
 
+/// What was undone, and is to be recorded.
+struct Undone {
+    act: InForce,
+    title: String,
+    write: StateWrite,
+}
+
 impl Custody {
     /// The undo does not wait for the disk.
     pub(super) fn end(&mut self, id: Uuid, outcome: Outcome, title: &str, detail: Value, now: Moment) {
-        let Some(act) = self.in_force.iter().find(|act| act.id == id).cloned() else { return };
+        let Some(undone) = self.undo(id, title, now) else { return };
+        self.record(undone, outcome, detail, now);
+    }
+
+    fn undo(&mut self, id: Uuid, title: &str, now: Moment) -> Option<Undone> {
+        let act = self.in_force.iter().find(|act| act.id == id).cloned()?;
         self.waiting.retain(|waiting| waiting.id != id);
         let undone = act.prepared.deed().undo(id, &mut self.levers);
         self.apply_those_that_share(&act, now);
@@ -34,14 +48,22 @@ impl Custody {
                 )
             }
         };
-        let writes = vec![write, in_force::tell(id, outcome, &title, now.wall)];
-        if let Err(error) = self.receipt(&act.subject(), outcome, &title, detail, writes) {
-            tracing::error!(%error, %id, "the end of an action was not recorded");
-        }
         if self.in_force.is_empty() {
             self.levers.firewall().stop_listening();
         }
         self.show();
+        Some(Undone { act, title, write })
+    }
+
+    /// Whether it is durable. If not, it may become so as long as the agent runs.
+    fn record(&mut self, undone: Undone, outcome: Outcome, detail: Value, now: Moment) -> bool {
+        let Undone { act, title, write } = undone;
+        let writes = vec![write, in_force::tell(act.id, outcome, &title, now.wall)];
+        let sealed = self.receipt(&act.subject(), outcome, &title, detail, writes);
+        if let Err(error) = &sealed {
+            tracing::error!(%error, id = %act.id, "the end of an action was not recorded");
+        }
+        sealed.is_ok()
     }
 
     fn apply_those_that_share(&mut self, ended: &InForce, now: Moment) {
@@ -67,19 +89,54 @@ impl Custody {
         if let (Some(id), true) = (id, meant.is_empty() && whole.is_empty()) {
             return Err(RespondError::NotInForce(id));
         }
-        let detail = json!({ "by": person, "released": now.wall });
-        let mut released = Vec::new();
-        for sequence in whole {
-            self.end_sequence(sequence.id, &format!("Released by {person}"), detail.clone(), now);
-            released.push(ReleasedAction { id: sequence.id, action: sequence.name.clone(), problem: None });
+        let (title, detail) =
+            (format!("Released by {person}"), json!({ "by": person, "released": now.wall }));
+        // All is undone before the first is recorded, however long that takes.
+        let undone: Vec<Undone> = meant.iter().filter_map(|act| self.undo(act.id, &title, now)).collect();
+        let mut unrecorded = Vec::new();
+        for sequence in &whole {
+            if !self.end_sequence(sequence.id, &title, detail.clone(), now) {
+                unrecorded.push(sequence.id);
+            }
         }
-        for act in meant {
-            self.end(act.id, Outcome::Released, &format!("Released by {person}"), detail.clone(), now);
-            let left = self.in_force.iter().any(|other| other.id == act.id);
-            let problem = left.then(|| "not all is undone; it is tried again".to_owned());
-            released.push(ReleasedAction { id: act.id, action: act.prepared.name().to_owned(), problem });
+        for undone in undone {
+            let id = undone.act.id;
+            if !self.record(undone, Outcome::Released, detail.clone(), now) {
+                unrecorded.push(id);
+            }
         }
-        Ok(released)
+        let unnoted = self.note_release(person, &unrecorded, now).err();
+        let problem = |id: Uuid, left: bool| match &unnoted {
+            _ if left => Some("not all is undone; it is tried again".to_owned()),
+            Some(why) if unrecorded.contains(&id) => Some(why.clone()),
+            _ => None,
+        };
+        let sequences = whole.into_iter().map(|own| ReleasedAction {
+            problem: problem(own.id, false),
+            id: own.id,
+            action: own.name,
+        });
+        let acts = meant.iter().map(|act| ReleasedAction {
+            problem: problem(act.id, self.in_force.iter().any(|other| other.id == act.id)),
+            id: act.id,
+            action: act.prepared.name().to_owned(),
+        });
+        Ok(sequences.chain(acts).collect())
+    }
+
+    /// What could not be recorded is noted as what is released while no agent runs: otherwise a start before there is room on the
+    /// disk would do it again. The error is a sentence.
+    fn note_release(&self, by: &Person, actions: &[Uuid], now: Moment) -> Result<(), String> {
+        if actions.is_empty() {
+            return Ok(());
+        }
+        let note = Note { by: by.clone(), time: now.wall, actions: actions.to_vec() };
+        offline::append(&self.context.offline, note).map_err(|error| {
+            format!(
+                "undone, but it cannot be written down ({error}): should the agent start anew before that is mended, it would be \
+                 done again"
+            )
+        })
     }
 
     pub(super) fn undo_again(&mut self, now: Moment) {

@@ -273,9 +273,10 @@ impl Custody {
     }
 
     /// Local root, or a note of it, ends the whole: no further step is begun. What is in force of it is ended by the caller.
-    pub(super) fn end_sequence(&mut self, id: Uuid, title: &str, detail: Value, now: Moment) {
+    /// Whether that is durable.
+    pub(super) fn end_sequence(&mut self, id: Uuid, title: &str, detail: Value, now: Moment) -> bool {
         let Some(sequence) = self.sequences.iter().find(|sequence| sequence.id == id).cloned() else {
-            return;
+            return true;
         };
         if sequence.end.is_none() || sequence.end == Some(Outcome::Confirmed) {
             let told = in_force::tell(id, Outcome::Released, title, now.wall);
@@ -287,9 +288,11 @@ impl Custody {
         // Nothing is told of it any more.
         self.change_sequence(id, |own, _| own.end = Some(Outcome::Released));
         let write = self.written(id);
-        if let Err(error) = self.seal(Vec::new(), write.into_iter().collect()) {
+        let sealed = self.seal(Vec::new(), write.into_iter().collect());
+        if let Err(error) = &sealed {
             tracing::error!(%error, %id, "the end of a playbook was not recorded");
         }
+        sealed.is_ok()
     }
 
     /// What a receipt about a step changes, to be written with it.

@@ -19,6 +19,8 @@ use crate::soc::error::SocError;
 
 /// Longest manifest that is read; agents write at most a quarter of that.
 const MANIFEST_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Bytes of all names together: each stands in the manifest.
+const MANIFEST_NAMES_MAX: usize = 64 * 1024 * 1024;
 /// Problems that are told.
 const PROBLEMS_MAX: usize = 1_000;
 /// How every file of age begins.
@@ -82,7 +84,8 @@ pub(super) fn check(
 /// Checks the archive in a compressed stream.
 fn inside(source: impl Read, output: Option<&File>, sealed: &Sealed, mut checked: Checked) -> Checked {
     checked.opened = true;
-    let mut archive = Archive { found: Vec::new(), manifest: Vec::new(), at: "its beginning".to_owned() };
+    let mut archive =
+        Archive { found: Vec::new(), names: 0, manifest: Vec::new(), at: "its beginning".to_owned() };
     let source = Tee { source, output };
     let read = zstd::stream::read::Decoder::new(source).and_then(|mut plain| {
         archive.read(&mut plain)?;
@@ -144,6 +147,8 @@ fn compare(archive: &Archive, sealed: &Sealed, problems: &mut Vec<String>) {
 
 struct Archive {
     found: Vec<Found>,
+    /// Bytes of their names.
+    names: usize,
     manifest: Vec<u8>,
     /// What is being read, for who asks where it broke.
     at: String,
@@ -191,7 +196,9 @@ impl Archive {
         if read != size {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        if self.found.len() >= MANIFEST_LINES_MAX {
+        // Each stands in the manifest, which is no longer than that.
+        self.names = self.names.saturating_add(name.len());
+        if self.found.len() >= MANIFEST_LINES_MAX || self.names > MANIFEST_NAMES_MAX {
             return Err(io::Error::other("there are too many files"));
         }
         self.found.push(Found { name, size, sha256 });
