@@ -6,11 +6,13 @@ mod lab;
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 
-use lab::orders::receipt;
+use lab::orders::{isolation, receipt, signed, soon};
 use lab::{Host, Lab, now};
 use picket_collector::server::evidence::{EvidenceItem, EvidenceState};
 use picket_collector::store::own::{EVIDENCE_MISMATCH, EVIDENCE_WAITS};
-use picket_protocol::command::{Outcome, Receipt, ReceiptStep};
+use picket_collector::store::{NewCommand, Store as _};
+use picket_protocol::action::Profile;
+use picket_protocol::command::{Action, Command, Outcome, Receipt, ReceiptStep};
 use picket_protocol::crypto::{hex, sha256};
 use picket_protocol::evidence::{CHUNK_BYTES_MAX, Chunk, DETAIL, FORMAT, Held, Sealed};
 use picket_protocol::playbook::act_id;
@@ -29,9 +31,28 @@ fn content(seed: usize) -> Vec<u8> {
     (0..SIZE).map(|at| u8::try_from((at * 7 + at / 251 + seed) % 251).unwrap()).collect()
 }
 
+/// An operator's command to these hosts.
+fn order(lab: &Lab, hosts: &[&Host], action: Action) -> Uuid {
+    let command = Command { action, ..isolation(hosts, soon()) };
+    let id = command.id;
+    let (envelope, submitted_by) = (signed(&command), "alice".to_owned());
+    let new = NewCommand { command, envelope, submitted_by, containments_max: None, now: now() };
+    lab.store.submit_command(new).unwrap();
+    id
+}
+
+fn preserve() -> Action {
+    Action::Preserve { profiles: [Profile::Logs].into(), paths: Vec::new(), process: None }
+}
+
 /// The receipt of a bundle, of a command or of its step `number`.
 fn seal(lab: &Lab, host: &mut Host, step: Option<u32>, seed: usize) -> (Uuid, Sent) {
-    let (command, bytes) = (Uuid::now_v7(), content(seed));
+    let command = order(lab, &[host], preserve());
+    (command, seal_for(lab, host, command, step, seed))
+}
+
+fn seal_for(lab: &Lab, host: &mut Host, command: Uuid, step: Option<u32>, seed: usize) -> Sent {
+    let bytes = content(seed);
     let sealed = Sealed {
         format: FORMAT.to_owned(),
         root: "00".repeat(32),
@@ -54,7 +75,7 @@ fn seal(lab: &Lab, host: &mut Host, step: Option<u32>, seed: usize) -> (Uuid, Se
     let id = step.as_ref().map_or(command, |step| step.act);
     let detail = serde_json::json!({ DETAIL: sealed });
     lab.seal_receipt(host, &Receipt { step, detail, ..receipt(command, Outcome::Applied) });
-    (command, Sent { id, bytes })
+    Sent { id, bytes }
 }
 
 impl Sent {
@@ -161,6 +182,24 @@ fn evidence_of_a_step_is_known_by_its_act_and_nothing_else() {
     // Another host's receipt is no word for this one.
     let other = lab.host("acme", "web-2");
     assert!(sent.ask(&lab, &other).0.refused.is_some());
+}
+
+#[test]
+fn nobody_has_room_for_what_no_operator_ordered_of_him() {
+    let lab = Lab::start();
+    let (mut host, other) = (lab.host("acme", "web-1"), lab.host("acme", "web-2"));
+    let made_up = Uuid::now_v7();
+    let of_another = order(&lab, &[&other], preserve());
+    let of_another_kind = order(&lab, &[&host], Action::Isolate {});
+    for command in [made_up, of_another, of_another_kind] {
+        let sent = seal_for(&lab, &mut host, command, None, 0);
+        let (held, finding) = sent.ask(&lab, &host);
+        assert!(held.refused.unwrap().reason.contains("no command"), "{command}");
+        assert_eq!(finding, None);
+        assert!(lab.shared.evidence().unwrap().list(None).is_empty());
+    }
+    let (_, sent) = seal(&lab, &mut host, None, 0);
+    assert!(sent.rest(&lab, &host, 0).0.complete);
 }
 
 #[test]
