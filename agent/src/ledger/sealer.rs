@@ -127,7 +127,7 @@ impl Sealer {
     }
 
     /// As [`Sealer::seal`], and waits until they are durable, `timeout` at most: for a place in the queue, and for the answer. While
-    /// the database cannot be written it is [`FAILING_TIMEOUT`] at most, since whoever waits has a host to care for.
+    /// the database cannot be written it is two seconds at most, since whoever waits has a host to care for.
     pub fn seal_durably(
         &self,
         drafts: Vec<Draft>,
