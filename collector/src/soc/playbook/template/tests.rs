@@ -47,7 +47,7 @@ fn check(name: &str, set: &[&str], steps: &[&str]) {
 #[test]
 fn what_is_shipped_makes_commands_that_agents_take() {
     let sha = format!("program={}", "0a".repeat(32));
-    let process = ["pid=4711", "started=2026-01-02T03:04:05.678Z", &sha];
+    let process = ["pid=4711", "started=2026-01-02T03:04:05.678000000Z", &sha];
     check("contain-ransomware", &[], RANSOMWARE);
     check("contain-ransomware", &process, RANSOMWARE_PROCESS);
     check("contain-stolen-account", &["user=deploy"], ACCOUNT);
@@ -81,7 +81,7 @@ const OUTBOUND: &[&str] = &["isolate", "preserve", "assess"];
 #[test]
 fn what_is_shipped_contains_first() {
     let sha = format!("program={}", "0a".repeat(32));
-    let process = ["pid=4711", "started=2026-01-02T03:04:05.678Z", &sha];
+    let process = ["pid=4711", "started=2026-01-02T03:04:05.678000000Z", &sha];
     for (name, set) in [
         ("contain-ransomware", &process[..]),
         ("contain-stolen-account", &["user=deploy", "from=192.0.2.7"]),
@@ -141,7 +141,7 @@ fn a_table_stands_for_parameters_as_well_and_is_left_out_without_them() {
              [parameters.kinds]\ntype = \"list\"\nhelp = \"z\"\ndefault = \"logs\"\n\
              [[steps]]\nname = \"a\"\naction = \"preserve\"\nneeds = [\"kinds\"]\ntimeout = \"40s\"\notherwise = \"stop\"\n\
              with = {{ profiles = \"$kinds\", paths = [], process = {{ pid = \"{pid}\", \
-             started = \"2026-01-02T03:04:05.678Z\", sha256 = \"00\" }} }}\n"
+             started = \"2026-01-02T03:04:05.678000000Z\", sha256 = \"00\" }} }}\n"
         )
     };
     let filled = |set: &[&str]| {
