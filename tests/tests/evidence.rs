@@ -14,7 +14,7 @@ use picket_tests::agent::Agent;
 use picket_tests::collector::Collector;
 use picket_tests::operators::Operators;
 use picket_tests::process::{output, stdout_of};
-use picket_tests::{wait_for, wait_for_within};
+use picket_tests::{PATIENCE, wait_for, wait_for_within};
 use serde_json::Value;
 
 /// On a machine that does other work, everything takes a while.
@@ -511,7 +511,10 @@ fn a_collector_whose_disk_fills_up_takes_the_rest_when_there_is_room() {
         });
         assert!(small.free_mib() == 0 && item(&collector, &command).unwrap()["held"].as_u64() == Some(held));
         fs::remove_file(rest).unwrap();
-        collector.wait_finding("file.created", "without-room");
+        // It was sent away for half a minute at least, several times perhaps.
+        wait_for_within("the finding at the collector", 3 * PATIENCE, || {
+            collector.finding("file.created", "without-room")
+        });
         fs::remove_file(others).unwrap();
         receipt(&collector, &command, "confirmed");
         let done = item(&collector, &command).unwrap();

@@ -71,7 +71,7 @@ impl<'a> Lab<'a> {
         let host = Host::new();
         host.shell(&format!("FRIDA={frida}\nGERD={}\n{PREPARE}", frida + 1));
         // What the agent watches is of no matter here, and is little.
-        host.shell("mkdir -p /srv/watched; sed -i '/^.logins/i [files]\\ntrees = [\"/srv/watched\"]\\nlogs = []\\n[commands]\\nallow = [\"freeze-account\", \"end-sessions\", \"freeze-process\", \"kill-process\", \"quarantine-file\", \"restore-file\", \"assess\"]\\n[network]\\nenabled = false\\n[neighbours]\\nenabled = false' /tmp/agent/agent.toml");
+        host.shell("mkdir -p /srv/watched; sed -i '/^.logins/i [files]\\ntrees = [\"/srv/watched\"]\\nlogs = []\\n[commands]\\nallow = [\"freeze-account\", \"end-sessions\", \"freeze-process\", \"kill-process\", \"quarantine-file\", \"restore-file\", \"assess\", \"preserve\"]\\n[network]\\nenabled = false\\n[neighbours]\\nenabled = false' /tmp/agent/agent.toml");
         let out = host
             .command("/tmp/agent/agent")
             .args(["--config", "/tmp/agent/agent.toml", "enroll"])
