@@ -53,8 +53,9 @@ fn a_clean_host_is_given_back_service_by_service_and_watched() {
     let assessed = site.wait(&assess, "applied");
     let items = assessed["body"]["detail"]["items"].to_string();
     assert!(items.contains("privilege.setuid") && items.contains("backdoor"), "{assessed}");
-    let accept = others(&assessed);
     let restore = |site: &Site<'_>, name: &str| {
+        let assess = site.order(&format!("assess-{name}"), &["assess"]);
+        let accept = others(&site.wait(&assess, "applied"));
         let fixed =
             ["restore", "--command", &isolation, "--open", "tcp/7007", "--pause", "10s", "--watch", "30m"];
         let accept: Vec<&str> = accept.iter().map(String::as_str).collect();
@@ -67,8 +68,17 @@ fn a_clean_host_is_given_back_service_by_service_and_watched() {
     assert!(site.connect(7_007).is_none() && site.pings() == [false, false]);
 
     std::fs::remove_file(&backdoor).unwrap();
-    let command = restore(&site, "clean");
-    site.wait_step(&command, "open-tcp-7007", "applied");
+    // Processes of other tests that came since the assessment speak against this host as well: then it is asked anew.
+    let clean = (0..10).find_map(|attempt| {
+        let command = restore(&site, &format!("clean-{attempt}"));
+        let opened = wait_for("the assessment to be over", || {
+            let failed = site.outcomes_of_step(&command, "assess").contains(&"failed".to_owned());
+            let opened = site.outcomes_of_step(&command, "open-tcp-7007").contains(&"applied".to_owned());
+            (failed || opened).then_some(opened)
+        });
+        opened.then_some(command)
+    });
+    let command = clean.unwrap();
     assert!(site.connect(7_007).is_some(), "the first service is back");
     assert!(site.connect(7_008).is_none() && site.pings() == [false, false], "and nothing else");
     site.wait_whole(&command, "confirmed");
