@@ -250,6 +250,41 @@ fn local_root_ends_evidence_with_its_playbook_or_alone() {
     }
 }
 
+/// A full disk, as the ledger sees it: who holds the lock for writing keeps all else from it.
+#[test]
+fn what_cannot_be_recorded_goes_at_once_and_is_recorded_once() {
+    let mut lab = Lab::new();
+    let evidence = lab.begin_both();
+    let action = lab.keep("keep").action;
+    assert!(evidence.preserver.carry_out(Box::new(lab.order_of(COMMAND, action, 600))).is_ok());
+    let bundle = lab.layout.evidence().join(format!("{COMMAND}.age"));
+    wait_until("it is collected", || lab.receipts().iter().any(|told| told.outcome == Outcome::Applied));
+    assert!(bundle.exists());
+    let locker = rusqlite::Connection::open(lab.layout.database()).unwrap();
+    locker.busy_timeout(SEAL).unwrap();
+    locker.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let person = Person { uid: 0, login_uid: None, name: Some("root".to_owned()) };
+    let released = evidence.preserver.release(Some(COMMAND), person).unwrap();
+    assert!(released[0].problem.as_ref().is_some_and(|why| why.contains("recorded")), "{released:?}");
+    assert!(!bundle.exists(), "it is gone all the same");
+    // It is tried again meanwhile.
+    let later = std::time::Instant::now() + Duration::from_secs(7);
+    wait_until("it was tried again", || std::time::Instant::now() > later);
+    locker.execute_batch("ROLLBACK").unwrap();
+    wait_until("it is recorded", || preserve::read(&lab.layout.database()).unwrap().is_empty());
+    evidence.dies();
+    let released = lab.receipts().into_iter().filter(|told| told.outcome == Outcome::Released);
+    assert_eq!(released.count(), 1);
+}
+
+fn wait_until(what: &str, is: impl Fn() -> bool) {
+    let end = std::time::Instant::now() + 2 * SEAL;
+    while !is() {
+        assert!(std::time::Instant::now() < end, "not so in time: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
 #[test]
 fn held_back_commands_stop_what_comes_after_evidence() {
     let mut lab = Lab::new();

@@ -1,4 +1,8 @@
 //! The thread that collects one bundle, which yields to all else.
+//!
+//! What it reads may never answer, and then nothing ends it: it is given up after [`GIVE_UP_AFTER`] so that the next can begin, and left
+//! behind when the agent stops. It holds no more than the spool; the process's end ends it, unless the kernel has it wait for a
+//! file system that is gone, until that is given up.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,10 +22,19 @@ use crate::respond::processes::Named;
 /// Pause before a full queue is tried again.
 const SEND_AGAIN: Duration = Duration::from_millis(100);
 
+/// How long after the time of collecting is over, or after it was told to end, it may take to end.
+const GIVE_UP_AFTER: Duration = Duration::from_secs(120);
+/// How long it may take to end when the agent stops.
+const STOP_WITHIN: Duration = Duration::from_secs(3);
+/// Pause before it is looked at again.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
 /// See the module.
 pub(super) struct Collecting {
     /// For whom: see [`Preserving::id`].
     pub id: Uuid,
+    /// When it is given up, by the clock since boot.
+    until: Duration,
     cancel: Arc<AtomicBool>,
     thread: JoinHandle<()>,
 }
@@ -32,11 +45,14 @@ impl Collecting {
     /// # Errors
     /// A sentence for the receipt.
     pub fn begin(context: &Context, jobs: &SyncSender<Job>, act: Preserving) -> Result<Self, String> {
-        let (id, started) = (act.id, process(context, &act)?);
+        let id = act.id;
+        let until = crate::clock::since_boot() + COLLECT_WITHIN + GIVE_UP_AFTER;
         let cancel = Arc::new(AtomicBool::new(false));
         let (context, jobs, cancelled) = (context.clone(), jobs.clone(), Arc::clone(&cancel));
         let body = move || {
-            let result = collect(&context, &act, started, &cancelled).map_err(|error| error.to_string());
+            let result = process(&context, &act).and_then(|started| {
+                collect(&context, &act, started, &cancelled).map_err(|error| error.to_string())
+            });
             let mut job = Job::Collected(id, result);
             // Nobody takes it when the agent stops.
             while let Err(TrySendError::Full(back)) = jobs.try_send(job) {
@@ -48,16 +64,32 @@ impl Collecting {
         };
         let thread = std::thread::Builder::new().name("collect".to_owned()).spawn(body);
         let thread = thread.map_err(|error| format!("no thread can be started: {error}"))?;
-        Ok(Self { id, cancel, thread })
+        Ok(Self { id, until, cancel, thread })
     }
 
     /// Has it end soon.
-    pub fn cancel(&self) {
+    pub fn cancel(&mut self) {
         self.cancel.store(true, Ordering::Relaxed);
+        self.until = self.until.min(crate::clock::since_boot() + GIVE_UP_AFTER);
     }
 
-    /// Waits for its end.
+    /// Whether it does not come to its end.
+    pub fn is_overdue(&self) -> bool {
+        crate::clock::since_boot() >= self.until
+    }
+
+    /// Waits for its end as long as a stop allows, and leaves it behind then.
     pub fn join(self) {
+        let until = crate::clock::since_boot() + STOP_WITHIN;
+        while !self.thread.is_finished() {
+            if crate::clock::since_boot() >= until {
+                tracing::error!(
+                    "the thread that collects evidence waits for what does not answer, and is left behind"
+                );
+                return;
+            }
+            std::thread::sleep(LOOK_AGAIN);
+        }
         if self.thread.join().is_err() {
             tracing::error!("the thread that collects evidence panicked");
         }

@@ -34,15 +34,17 @@ pub(super) struct Keeper {
     collecting: Option<Collecting>,
     /// Ends that could not be recorded, to be tried again.
     unrecorded: Vec<(Uuid, Outcome, String, Value)>,
+    /// When, by the clock since boot.
+    record_at: Duration,
     saved: Duration,
 }
 
 impl Keeper {
-    /// Takes up where the last run stopped: what waits goes on, what was being collected is begun anew.
+    /// Reads where the last run stopped.
     ///
     /// # Errors
     /// When the database cannot be read.
-    pub fn start(
+    pub fn open(
         context: Context,
         jobs: SyncSender<Job>,
         offers: Arc<Mutex<Vec<Offer>>>,
@@ -53,13 +55,17 @@ impl Keeper {
         let held: Vec<Preserving> = state::read(&context.database)?.into_iter().map(resume).collect();
         let known: Vec<Uuid> = held.iter().map(|act| act.id).collect();
         context.spool.keep_only(&known);
-        let (collecting, unrecorded, saved) = (None, Vec::new(), now.boot);
-        let mut keeper = Self { context, jobs, offers, held, collecting, unrecorded, saved };
-        for id in known {
-            keeper.take_up(id, now);
+        let (collecting, unrecorded, record_at, saved) = (None, Vec::new(), Duration::ZERO, now.boot);
+        Ok(Self { context, jobs, offers, held, collecting, unrecorded, record_at, saved })
+    }
+
+    /// Takes up where the last run stopped: what waits goes on, what was being collected is begun anew.
+    pub fn resume(&mut self, now: Moment) {
+        let held: Vec<Uuid> = self.held.iter().map(|act| act.id).collect();
+        for id in held {
+            self.take_up(id, now);
         }
-        keeper.tick(now);
-        Ok(keeper)
+        self.tick(now);
     }
 
     fn take_up(&mut self, id: Uuid, now: Moment) {
@@ -151,8 +157,8 @@ impl Keeper {
         self.show();
     }
 
-    fn cancel(&self, id: Uuid) {
-        if let Some(collecting) = self.collecting.as_ref().filter(|collecting| collecting.id == id) {
+    fn cancel(&mut self, id: Uuid) {
+        if let Some(collecting) = self.collecting.as_mut().filter(|collecting| collecting.id == id) {
             collecting.cancel();
         }
     }
@@ -166,6 +172,9 @@ impl Keeper {
         }
         // It was ended meanwhile: what the thread left goes.
         let Some(act) = self.held.iter().find(|act| act.id == id).cloned() else { return self.remove(id) };
+        if self.has_ended(id) {
+            return self.drop_bundle(id);
+        }
         if self.context.stop.is_set() {
             return;
         }
@@ -235,15 +244,17 @@ impl Keeper {
                 now,
             );
         }
-        let released = |id| ReleasedAction { id, action: "preserve".to_owned(), problem: None };
+        let problem = |id| {
+            let unrecorded = "it is removed, but that could not be recorded yet; it is tried again";
+            self.has_ended(id).then(|| unrecorded.to_owned())
+        };
+        let released = |id| ReleasedAction { id, action: "preserve".to_owned(), problem: problem(id) };
         meant.into_iter().map(released).collect()
     }
 
     /// Ends what is over, begins what waits, and shows it.
     pub fn tick(&mut self, now: Moment) {
-        for (id, outcome, title, detail) in std::mem::take(&mut self.unrecorded) {
-            self.end(id, outcome, &title, detail, now);
-        }
+        self.record_ends(now);
         let over = |act: &&Preserving| act.lease.remaining(now.boot).is_zero();
         let over: Vec<Uuid> =
             self.held.iter().filter(|act| over(act) && !self.has_ended(act.id)).map(|act| act.id).collect();
@@ -251,6 +262,13 @@ impl Keeper {
             let title =
                 "The lease ended before the collector had all of the evidence; the copy here is removed";
             self.end(id, Outcome::Expired, title, Value::Null, now);
+        }
+        if let Some(overdue) = self.collecting.take_if(|collecting| collecting.is_overdue()) {
+            let id = overdue.id;
+            tracing::error!(%id, "what is collected as evidence does not answer: it is given up");
+            if !self.has_ended(id) {
+                self.fail(id, "something that is read for it does not answer", now);
+            }
         }
         if self.collecting.is_none() && !self.context.stop.is_set() {
             self.collect_next(now);
@@ -273,7 +291,7 @@ impl Keeper {
     /// Saves what is left of the leases, and waits for the thread that collects: the stop signal is set.
     pub fn stop(mut self, now: Moment) {
         self.save(now);
-        if let Some(collecting) = self.collecting.take() {
+        if let Some(mut collecting) = self.collecting.take() {
             collecting.cancel();
             collecting.join();
         }
@@ -304,10 +322,37 @@ impl Keeper {
         self.unrecorded.iter().any(|(ended, ..)| *ended == id)
     }
 
-    /// It is over, whatever hinders: the record of it is tried until it is sealed, the file goes with it.
+    /// Tries again to record what has ended. What was handed to the ledger before is decided once what comes after it is answered, so
+    /// nothing is recorded twice; only the end of a step may be, since the sequence has to hear of it.
+    fn record_ends(&mut self, now: Moment) {
+        if self.unrecorded.is_empty() || now.boot < self.record_at {
+            return;
+        }
+        self.record_at = now.boot.saturating_add(SEAL_AGAIN);
+        let left = self.write(Vec::new()).and_then(|()| Ok(state::read(&self.context.database)?));
+        let left: Vec<Uuid> = match left {
+            Ok(left) => left.into_iter().map(|act| act.id).collect(),
+            Err(error) => return tracing::warn!(%error, "ends of evidence cannot be recorded yet"),
+        };
+        for (id, outcome, title, detail) in std::mem::take(&mut self.unrecorded) {
+            let is_step = self.held.iter().any(|act| act.id == id && act.step.is_some());
+            if is_step || left.contains(&id) {
+                self.end(id, outcome, &title, detail, now);
+            } else {
+                self.forget(id);
+            }
+        }
+    }
+
+    /// It is over, whatever hinders: the file goes at once, and the record of it is tried until it is sealed.
     fn end(&mut self, id: Uuid, outcome: Outcome, title: &str, detail: Value, now: Moment) {
         let Some(act) = self.held.iter().find(|act| act.id == id).cloned() else { return };
+        if self.has_ended(id) {
+            return;
+        }
         self.cancel(id);
+        // It may be what fills the disk that the record is for.
+        self.drop_bundle(id);
         let told = store::update_command(id, outcome, title.to_owned(), now.wall);
         let writes = vec![state::remove(id), told];
         match self.receipt(&act.subject(), outcome, title, detail.clone(), writes) {
@@ -316,13 +361,25 @@ impl Keeper {
             Err(error) => {
                 tracing::error!(%error, %id, "the end of evidence was not recorded; trying again");
                 self.unrecorded.push((id, outcome, title.to_owned(), detail));
-                return;
+                self.record_at = now.boot.saturating_add(SEAL_AGAIN);
+                return self.show();
             }
         }
+        self.forget(id);
+    }
+
+    /// Its end is recorded.
+    fn forget(&mut self, id: Uuid) {
         self.held.retain(|act| act.id != id);
         // A thread that still writes to it removes it when it ends.
         self.remove(id);
         self.show();
+    }
+
+    fn drop_bundle(&self, id: Uuid) {
+        if let Err(error) = self.context.spool.drop_bundle(id) {
+            tracing::error!(%error, %id, "evidence cannot be removed from the spool yet; it is tried again");
+        }
     }
 
     fn remove(&self, id: Uuid) {

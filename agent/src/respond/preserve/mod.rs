@@ -161,7 +161,7 @@ pub fn start(context: Context) -> Result<(Preserver, PreserverHandle), RespondEr
         spool: context.spool.clone(),
         status: context.status.clone(),
     };
-    let keeper = Keeper::start(context, jobs, offers, Moment::now())?;
+    let keeper = Keeper::open(context, jobs, offers, Moment::now())?;
     let body = move || run(keeper, &queue);
     let thread =
         std::thread::Builder::new().name("evidence".to_owned()).spawn(body).map_err(RespondError::Thread)?;
@@ -169,6 +169,7 @@ pub fn start(context: Context) -> Result<(Preserver, PreserverHandle), RespondEr
 }
 
 fn run(mut keeper: Keeper, queue: &Receiver<Job>) {
+    keeper.resume(Moment::now());
     loop {
         let job = queue.recv_timeout(keeper.next_wake(Moment::now()));
         let now = Moment::now();

@@ -125,13 +125,16 @@ impl Spool {
     /// # Errors
     /// What the file system says.
     pub fn remove(&self, id: Uuid) -> io::Result<()> {
-        for path in [self.path(id), self.mark(id)] {
-            match std::fs::remove_file(path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-        }
-        Ok(())
+        self.drop_bundle(id)?;
+        remove_file(&self.mark(id))
+    }
+
+    /// Removes a bundle, when it is there, and keeps what was noted of it.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn drop_bundle(&self, id: Uuid) -> io::Result<()> {
+        remove_file(&self.path(id))
     }
 
     /// Local root releases it while the agent does not run: it goes, and the next start knows why.
@@ -160,6 +163,13 @@ impl Spool {
                 tracing::warn!(%error, ?name, "evidence that nobody knows of cannot be removed");
             }
         }
+    }
+}
+
+fn remove_file(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 
