@@ -1,9 +1,11 @@
 //! `bench-response latency [ORDERS [busy]]`: from `soc send` of a signed isolation to its receipt `confirmed` at the collector, with all
 //! processors busy if that is wanted, and how far from its time a lease ends with the agent dead. `bench-response fleet [AGENTS]`: from `soc send` of one isolation of all of them, each
-//! in a network of its own on this machine, to the last one's `confirmed`. `bench-response rounds [COUNT [SEED [RUNG]]]`: see `picket_tests::rounds`; exit code 0 when the victim
-//! was as before after each.
+//! in a network of its own on this machine, to the last one's `confirmed`. `bench-response rounds [COUNT [SEED [RUNG [SITES]]]]`: see
+//! `picket_tests::rounds`; shared by so many sites beside each other, each with a seed, a network, a collector and an agent of its own
+//! (a round is mostly the wait for the end of a lease). Exit code 0 when each victim was as before after each.
 
-use std::process::ExitCode;
+use std::io::{BufRead as _, BufReader};
+use std::process::{ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use picket_tests::agent::Agent;
@@ -29,14 +31,18 @@ fn main() -> ExitCode {
         Some("fleet") => fleet(dir.path(), u8::try_from(number(1, 50)).unwrap_or(u8::MAX).clamp(1, 200)),
         Some("rounds") => {
             let count = u32::try_from(number(1, 1_000)).unwrap_or(u32::MAX);
-            let rung = words.get(3).map(String::as_str);
+            let sites = u32::try_from(number(4, 1)).unwrap_or(u32::MAX).clamp(1, 16);
+            let rung = words.get(3).map(String::as_str).filter(|rung| *rung != "any");
+            if sites > 1 {
+                return beside(count, number(2, any()), rung, sites);
+            }
             let outcome = rounds::run(dir.path(), count, number(2, any()), rung, |what| println!("{what}"));
             println!("{outcome:#?}");
             return if outcome.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
         }
         _ => {
             eprintln!(
-                "bench-response latency [ORDERS [busy]] | fleet [AGENTS] | rounds [COUNT [SEED [RUNG]]]"
+                "bench-response latency [ORDERS [busy]] | fleet [AGENTS] | rounds [COUNT [SEED [RUNG|any [SITES]]]]"
             );
             return ExitCode::from(3);
         }
@@ -48,6 +54,31 @@ fn main() -> ExitCode {
 fn any() -> u64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     since.as_secs()
+}
+
+/// The rounds shared by sites beside each other, each a process of its own; all are told, and one that differs does not end the others.
+fn beside(count: u32, seed: u64, rung: Option<&str>, sites: u32) -> ExitCode {
+    let start = |site: u32| {
+        let own = std::env::current_exe().expect("this program");
+        let share = count / sites + u32::from(site < count % sites);
+        let mut command = std::process::Command::new(own);
+        command.args(["rounds", &share.to_string(), &(seed + u64::from(site)).to_string()]);
+        command.args(rung).stdout(Stdio::piped()).spawn().expect("a site")
+    };
+    let tellers: Vec<_> = (0..sites)
+        .map(|site| {
+            let mut child = start(site);
+            std::thread::spawn(move || {
+                let lines = BufReader::new(child.stdout.take().expect("its output")).lines();
+                lines.map_while(Result::ok).for_each(|line| println!("site {site}: {line}"));
+                child.wait().is_ok_and(|end| end.success())
+            })
+        })
+        .collect();
+    let ends: Vec<bool> = tellers.into_iter().map(|teller| teller.join().unwrap_or(false)).collect();
+    let good = ends.iter().filter(|end| **end).count();
+    println!("{count} rounds at {sites} sites, of which {good} were as before after each round");
+    if good == ends.len() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// A host of the fleet; its network goes with it.

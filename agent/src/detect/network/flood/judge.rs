@@ -7,7 +7,8 @@
 //!   which spreads over ports, is no flood until it is ten times as fast.
 //! - **SYN-ACK, RST**: two for each connection that was asked for explain themselves; resets also where they answer data.
 //! - **ACK**: segments are acknowledged at least once in 200, as Linux merges some 45 and acknowledges every second of these; data, however many
-//!   segments they are in, at least once in a window, by whoever they are sent to. A flood is answered by resets or not at all.
+//!   segments they are in, at least once in a window, by whoever they are sent to. A flood is answered by resets or not at all. What leaves in
+//!   packets that no network takes whole is this host's own connections, and all that comes back answers it, new or not.
 //! - **UDP**: one answer explains ten datagrams. A single stream of large datagrams to one port (iperf3, video) is no flood unless the kernel has
 //!   nobody to give them to: that its program loses some of them shows a fast sender. What is no stream may be what a program does take
 //!   (collectors of logs and metrics), up to ten times the limit, but not what it loses half of.
@@ -34,6 +35,9 @@ const PING_BYTES: u64 = 90;
 const SEGMENTS_ACKNOWLEDGED: u64 = 200;
 /// Bytes that may be on their way without an acknowledgement: Linux's default for the largest window (`tcp_rmem`).
 const WINDOW_BYTES: u64 = 6 * 1_024 * 1_024;
+/// Bytes from which a packet that leaves is one that the kernel's own TCP made for the card to cut (segmentation offload): the largest
+/// frames on a wire have some 9,000.
+const OFFLOADED_BYTES: u64 = 16 * 1_024;
 /// Bytes of a segment without data: headers of Ethernet, IPv4 and TCP with timestamps. What is shorter is padded.
 const BARE_BYTES: u64 = 66;
 /// Bytes that the shortest request has.
@@ -176,13 +180,25 @@ impl View<'_> {
     fn ack(&self, over: &Rates) -> u64 {
         let ack = over.packets(Class::Ack);
         let resets = self.back.packets(Class::Rst);
-        let answers = self.back.packets(Class::Ack);
+        let data = over.of(Class::Ack);
+        let offloaded = data.bytes / data.packets.max(1) >= OFFLOADED_BYTES;
+        let answers = if offloaded && self.direction == Direction::Out {
+            self.comes_back(Class::Ack)
+        } else {
+            self.back.packets(Class::Ack)
+        };
         let answered = answers.saturating_mul(SEGMENTS_ACKNOWLEDGED) >= ack;
         if !answered && !self.is_acknowledged_data(over, answers) {
             return ack;
         }
         // As many resets as half of the segments: no connection is behind them.
         if resets.saturating_mul(2) >= ack { ack.min(resets.saturating_mul(2)) } else { 0 }
+    }
+
+    /// All that goes the other way of a class, calm or not.
+    fn comes_back(&self, class: Class) -> u64 {
+        let back = self.lanes.iter().filter(|((_, way), _)| *way == self.direction.reversed());
+        back.map(|(_, lane)| lane.rates.packets(class)).fold(0, u64::saturating_add)
     }
 
     /// Full segments, of which no more than a window waits for its acknowledgement, and whoever sends half of them gets these.

@@ -254,6 +254,24 @@ fn what_went_before_is_not_taken_off_what_goes_now() {
 }
 
 #[test]
+fn what_the_card_cuts_is_answered_by_all_that_comes_back() {
+    // `rsync` to a peer that acknowledges less often the faster it goes: there are no more acknowledgements than before.
+    let out = |data, answers| {
+        vec![
+            traffic::stream(data, |_| Frame::tcp((HOST, 40_000), (traffic::PEER, 873), traffic::ACK, 18_000)),
+            traffic::stream(answers, |_| Frame::tcp((traffic::PEER, 873), (HOST, 40_000), traffic::ACK, 0)),
+        ]
+    };
+    let mut host = Host::new();
+    host.play(&out(1_000, 1_200), 10_000);
+    host.play(&out(9_000, 150), 600);
+    assert_eq!(host.rules(), [""; 0], "{:?}", host.told[0].1.title);
+    // Whatever sends such packets, and has no answer, does not talk to anybody.
+    host.play(&out(9_000, 1), 800);
+    assert_eq!(host.rules(), ["net.flood.ack"]);
+}
+
+#[test]
 fn a_sample_of_pings_shows_as_many_answers_as_chance_lets_it() {
     /// One in so many, as splitmix64 (Steele, Lea and Flood 2014) draws them.
     fn draw(state: &mut u64, one_in: u32) -> bool {
