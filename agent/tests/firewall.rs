@@ -16,7 +16,8 @@ use picket_agent::respond::actions::rate_limit::Limit;
 use picket_agent::respond::continuity::{Continuity, Direction};
 use picket_agent::respond::firewall::groups::{self, Groups};
 use picket_agent::respond::firewall::script::Script;
-use picket_agent::respond::firewall::{Family, Firewall, Table};
+use picket_agent::respond::firewall::{Family, Firewall, Ladder, Rung, Table};
+use picket_agent::respond::own_acts::OwnActs;
 use picket_protocol::action::{Limited, Network, Transport};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 use uuid::Uuid;
@@ -477,5 +478,49 @@ fn what_a_control_group_is_not_told_is_refused_and_what_it_is_told_is_bounded() 
         assert!(!lab.is_sent("UDP4:192.0.2.7:9"));
         assert!(groups.put(&of(513).tables(ID), HOUR).unwrap_err().contains("512"));
         groups.remove(&[of(1).tables(ID)[0].name.clone()]).unwrap();
+    });
+}
+
+/// What of the agent's is in this network: tables of nftables and chains of iptables.
+fn own_of_both() -> (bool, bool) {
+    let chains = run("sh", &["-c", "iptables-save; ip6tables-save"]);
+    (run("nft", &["list", "tables"]).contains("picket-"), chains.contains("PICKET-"))
+}
+
+#[test]
+fn whoever_stands_on_another_rung_now_removes_what_an_earlier_run_put() {
+    let ladder = |rung| Ladder::new(Some(rung), OwnActs::default());
+    for (before, after, there) in
+        [(Rung::Nftables, Rung::Iptables, (true, false)), (Rung::Iptables, Rung::Nftables, (false, true))]
+    {
+        alone(move || {
+            let tables = isolation().tables(ID);
+            ladder(before).put(&tables, HOUR).unwrap();
+            assert_eq!(own_of_both(), there);
+            ladder(after).remove(&tables).unwrap();
+            assert_eq!(own_of_both(), (false, false), "{before:?}, then {after:?}");
+            // Put back by the other one it stands there alone, and what is renewed is found where it stands.
+            ladder(before).put(&tables, HOUR).unwrap();
+            let mut other = ladder(after);
+            assert!(other.arm(&tables, HOUR).is_err(), "this run has put nothing yet");
+            assert_eq!(other.put(&tables, HOUR).unwrap().rung, after);
+            assert_eq!(own_of_both(), (!there.0, !there.1));
+            other.arm(&tables, HOUR).unwrap();
+            other.remove(&tables).unwrap();
+            other.remove(&tables).unwrap();
+            assert_eq!(own_of_both(), (false, false));
+        });
+    }
+}
+
+#[test]
+fn where_iptables_has_no_tables_its_programs_make_none() {
+    alone(|| {
+        let tables = isolation().tables(ID);
+        let mut ladder = Ladder::new(None, OwnActs::default());
+        ladder.put(&tables, HOUR).unwrap();
+        assert_eq!(ladder.hear(), None, "its own doing");
+        ladder.remove(&tables).unwrap();
+        assert_eq!((run("nft", &["list", "ruleset"]), ladder.hear()), (String::new(), None));
     });
 }

@@ -292,7 +292,7 @@ impl Levers {
     }
 
     /// What to poll for changes by others.
-    pub fn events(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
+    pub fn events(&self) -> impl Iterator<Item = std::os::fd::BorrowedFd<'_>> {
         self.firewall.events()
     }
 

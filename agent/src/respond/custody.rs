@@ -198,6 +198,7 @@ impl Custody {
         };
         custody.answer_for_offline(now);
         custody.resume(now);
+        custody.levers.firewall().settle();
         custody.resume_sequences(now);
         custody.save(now);
         custody.show();

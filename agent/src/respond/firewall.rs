@@ -167,9 +167,18 @@ impl Firewall {
 
     /// Reads what was heard: whether somebody else changed a table of the agent, and who, as the kernel says.
     pub fn hear(&mut self) -> Option<Meddled> {
-        // Numbers of processes differ between namespaces; that of a socket is the kernel's own.
-        let own: Vec<u32> = self.socket.port().into_iter().collect();
+        self.hear_beside(&[])
+    }
+
+    /// As [`Firewall::hear`], where these sockets are the agent's as well.
+    fn hear_beside(&mut self, others: &[u32]) -> Option<Meddled> {
+        let own: Vec<u32> = self.port().into_iter().chain(others.iter().copied()).collect();
         self.changes.hear(&own)
+    }
+
+    /// The number of its socket. Numbers of processes differ between namespaces; that of a socket is the kernel's own.
+    fn port(&self) -> Option<u32> {
+        self.socket.port().ok()
     }
 }
 

@@ -162,8 +162,8 @@ fn wait(custody: &Custody, wake: &Wake) {
         tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
         tv_nsec: i64::from(left.subsec_nanos()),
     });
-    let events = custody.levers().events();
     let mut polled = vec![PollFd::from_borrowed_fd(wake.as_fd(), PollFlags::IN)];
+    let events = custody.levers().events();
     polled.extend(events.map(|events| PollFd::from_borrowed_fd(events, PollFlags::IN)));
     // Interrupted or not: what is due is looked for anyway.
     let _ready = poll(&mut polled, timeout.as_ref());

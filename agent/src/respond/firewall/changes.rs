@@ -39,11 +39,6 @@ impl Changes {
         self.0 = None;
     }
 
-    /// Whether anything is heard.
-    pub fn is_listening(&self) -> bool {
-        self.0.is_some()
-    }
-
     /// What to poll for changes.
     pub fn events(&self) -> Option<BorrowedFd<'_>> {
         self.0.as_ref().map(AsFd::as_fd)

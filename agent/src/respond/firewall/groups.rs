@@ -101,14 +101,18 @@ impl Groups {
         Ok(())
     }
 
-    /// Removes what is there of tables, by their names.
+    /// Removes what is there of tables, by their names. Where the kernel attaches no programs to groups at all, nothing is there.
     ///
     /// # Errors
     /// What is left.
     pub fn remove(&mut self, tables: &[String]) -> Result<(), String> {
-        tables.iter().for_each(|name| drop(self.held.remove(name)));
         // Without control groups nothing was put there.
         let Ok(group) = self.group() else { return Ok(()) };
+        // Those of this run are held open: they are detached although the kernel should list nothing any more.
+        for (way, program) in tables.iter().filter_map(|name| self.held.get(name)).flatten() {
+            detach_group_program(group.as_fd(), program, *way).map_err(attached)?;
+        }
+        tables.iter().for_each(|name| drop(self.held.remove(name)));
         let names: Vec<String> = tables.iter().map(|name| program_name(name)).collect();
         detach(&group, |name, _| names.iter().any(|own| own == name)).map(drop)
     }
@@ -220,8 +224,9 @@ fn detach(group: &File, is_meant: impl Fn(&str, u32) -> bool) -> Result<Vec<Stri
     let own_map = map_name()?.into_bytes();
     let mut names = Vec::new();
     for way in WAYS {
-        for id in group_programs(group.as_fd(), way).map_err(untold)? {
-            let Some(program) = GroupProgram::open(id).map_err(untold)? else { continue };
+        for id in listed(group_programs(group.as_fd(), way)).map_err(untold)? {
+            // Whoever may not open one has not made it: programs of others do not hinder.
+            let Ok(Some(program)) = GroupProgram::open(id) else { continue };
             let name = String::from_utf8_lossy(&program.info.name).into_owned();
             if !name.starts_with(PREFIX)
                 || !is_meant(&name, id)
@@ -229,8 +234,7 @@ fn detach(group: &File, is_meant: impl Fn(&str, u32) -> bool) -> Result<Vec<Stri
             {
                 continue;
             }
-            detach_group_program(group.as_fd(), &program, way)
-                .map_err(|error| format!("cgroup BPF: a program cannot be detached: {error}"))?;
+            detach_group_program(group.as_fd(), &program, way).map_err(attached)?;
             names.push(name);
         }
     }
@@ -295,6 +299,43 @@ fn ends(clock: Clock, left: Duration) -> u64 {
     u64::try_from(now.saturating_add(left).as_nanos()).unwrap_or(u64::MAX)
 }
 
+/// What the kernel lists; nothing where no program can have been attached: a kernel before 4.15 or without `CONFIG_CGROUP_BPF`
+/// (`EINVAL`), without `bpf(2)` (`ENOSYS`), a mount that is no group (`EBADF`), or an agent that may not ask, and so could not attach.
+fn listed(programs: io::Result<Vec<u32>>) -> io::Result<Vec<u32>> {
+    let none = [libc::EINVAL, libc::ENOSYS, libc::EBADF, libc::EPERM, libc::EACCES, libc::EOPNOTSUPP];
+    match programs {
+        Err(error) if error.raw_os_error().is_some_and(|number| none.contains(&number)) => Ok(Vec::new()),
+        programs => programs,
+    }
+}
+
 fn untold(error: io::Error) -> String {
     format!("cgroup BPF: the kernel does not tell which programs are attached: {error}")
+}
+
+fn attached(error: io::Error) -> String {
+    format!("cgroup BPF: a program cannot be detached: {error}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_that_attaches_no_programs_has_none_of_ours_and_a_kernel_that_fails_may() {
+        let of = |number| listed(Err(io::Error::from_raw_os_error(number)));
+        for number in [libc::EINVAL, libc::ENOSYS, libc::EBADF, libc::EPERM] {
+            assert_eq!(of(number).ok(), Some(Vec::new()));
+        }
+        assert!(of(libc::ENOMEM).is_err() && of(libc::ENOSPC).is_err());
+        assert_eq!(listed(Ok(vec![7])).ok(), Some(vec![7]));
+    }
+
+    #[test]
+    fn what_is_mounted_and_is_no_control_group_hinders_no_undo() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut groups = Groups::at(dir.path());
+        assert_eq!(groups.remove(&["picket-isolate-dc0c0c07398f".to_owned()]), Ok(()));
+        assert_eq!(groups.remove_all(), Ok(Vec::new()));
+    }
 }

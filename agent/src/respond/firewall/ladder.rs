@@ -1,13 +1,17 @@
 //! Which mechanism puts the agent's tables: nftables by netlink, else by the program `nft`, else iptables, else BPF at control groups, else
 //! it is refused with the reasons of all.
+//!
+//! Each table is tried from the top, and is heard of, armed and removed where it came to stand: that a kernel cannot isolate a unit by
+//! nftables is no reason to isolate the host by less. Where they stand is not written down, so that whoever removes them looks everywhere.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
+use std::io;
 use std::time::Duration;
 
 use super::changes::Meddled;
 use super::groups::Groups;
-use super::script::Script;
-use super::{Family, Firewall, Table, legacy};
+use super::script::{self, Script};
+use super::{Family, Firewall, Table, legacy, unread};
 use crate::netlink::batch::Refused;
 use crate::respond::own_acts::OwnActs;
 use crate::sense::RungProbe;
@@ -73,24 +77,46 @@ fn of(rung: Rung, came: Result<String, String>) -> RungProbe {
     RungProbe { rung: rung.name().to_owned(), usable, reason: came.unwrap_or_else(|why| why) }
 }
 
+/// Where a rung puts tables: those of one place replace each other.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Tables,
+    Chains,
+    Programs,
+}
+
+impl Place {
+    const ALL: [Self; 3] = [Self::Tables, Self::Chains, Self::Programs];
+
+    fn of(rung: Rung) -> Self {
+        match rung {
+            Rung::Nftables | Rung::Shared | Rung::Nft => Self::Tables,
+            Rung::Iptables => Self::Chains,
+            Rung::CgroupBpf => Self::Programs,
+        }
+    }
+}
+
 /// Why a rung did not do it.
 struct Failure {
     /// Whether the one below may.
     next: bool,
+    /// Whether it will never do the like: the kernel has no such thing.
+    lasts: bool,
     why: String,
 }
 
 impl Failure {
     fn last(why: String) -> Self {
-        Self { next: false, why }
+        Self { next: false, lasts: false, why }
     }
 
     fn next(why: String) -> Self {
-        Self { next: true, why }
+        Self { next: true, lasts: false, why }
     }
 
     fn of_kernel(error: &Refused) -> Self {
-        Self { next: lacks(error), why: format!("nftables refuses: {error}") }
+        Self { next: lacks(error), lasts: never(error), why: format!("nftables refuses: {error}") }
     }
 }
 
@@ -99,23 +125,25 @@ impl Failure {
 pub struct PutBy {
     /// The mechanism.
     pub rung: Rung,
-    /// Why not by a better one, where that was found out.
+    /// Why not by a better one.
     pub because: Option<String>,
     /// What it does less than the best, in sentences.
     pub limits: Option<&'static str>,
 }
 
-/// The ladder.
+/// The ladder. Each table stands on a rung of its own: what one action needs of a kernel says nothing of the next.
 #[derive(Debug, Default)]
 pub struct Ladder {
     wanted: Option<Rung>,
-    /// The best that was found to work, where none is wanted, and why those above it do not.
-    found: Option<(Rung, String)>,
     nftables: Option<Firewall>,
     script: Script,
     groups: Groups,
-    /// By which tables were put: whoever removes them looks at each.
-    used: BTreeSet<Rung>,
+    /// By which rungs tables were put in this run, by their name; the last of them holds them, and of the others something may be left.
+    held: BTreeMap<String, Vec<Rung>>,
+    /// What a rung will never put, by the kind of table, and why.
+    refused: BTreeMap<(Rung, String), String>,
+    /// No tables are there any more that an earlier run put by another rung, beside those of this run.
+    settled: bool,
     /// Told of the chains of iptables, which the host's own lie beside.
     acts: OwnActs,
 }
@@ -126,10 +154,9 @@ impl Ladder {
         Self { wanted, acts, ..Self::default() }
     }
 
-    /// The mechanism that is used.
-    pub fn rung(&self) -> Rung {
-        let found = self.found.as_ref().map(|(rung, _)| *rung);
-        self.wanted.or(found).unwrap_or(Rung::Nftables)
+    /// All that an earlier run left in force was put anew, or removed: from now on tables are where this run put them.
+    pub fn settle(&mut self) {
+        self.settled = true;
     }
 
     /// The programs at control groups.
@@ -142,34 +169,31 @@ impl Ladder {
     /// # Errors
     /// When nftables cannot be used here.
     pub fn nftables(&mut self) -> Result<&mut Firewall, String> {
-        if self.nftables.is_none() {
-            let opened = if self.wanted == Some(Rung::Shared) {
-                Firewall::open_without_owner()
-            } else {
-                Firewall::open()
-            };
-            self.nftables = Some(opened.map_err(|error| format!("nftables cannot be used here: {error}"))?);
-        }
-        self.nftables.as_mut().ok_or_else(|| "nftables cannot be used here".to_owned())
+        self.open().map_err(|error| format!("nftables cannot be used here: {error}"))
+    }
+
+    fn open(&mut self) -> io::Result<&mut Firewall> {
+        let opened = match self.nftables.take() {
+            Some(opened) => opened,
+            None if self.wanted == Some(Rung::Shared) => Firewall::open_without_owner()?,
+            None => Firewall::open()?,
+        };
+        Ok(self.nftables.insert(opened))
     }
 
     /// What to poll for changes by others.
-    pub fn events(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
-        match self.rung() {
-            Rung::Nftables | Rung::Shared => self.nftables.as_ref().and_then(Firewall::events),
-            Rung::Nft => self.script.events(),
-            Rung::Iptables | Rung::CgroupBpf => None,
-        }
+    pub fn events(&self) -> impl Iterator<Item = std::os::fd::BorrowedFd<'_>> {
+        self.nftables.iter().filter_map(Firewall::events).chain(self.script.events())
     }
 
     /// Reads what was heard: whether somebody else changed a table of the agent, and who. Of iptables nothing is heard,
     /// and of control groups nothing either: see [`Ladder::look`].
     pub fn hear(&mut self) -> Option<Meddled> {
-        match self.rung() {
-            Rung::Nftables | Rung::Shared => self.nftables.as_mut().and_then(Firewall::hear),
-            Rung::Nft => self.script.hear(),
-            Rung::Iptables | Rung::CgroupBpf => None,
-        }
+        let port = self.nftables.as_ref().and_then(Firewall::port);
+        let script = self.script.own_sockets();
+        let by_netlink = self.nftables.as_mut().and_then(|firewall| firewall.hear_beside(script));
+        let by_program = self.script.hear_beside(port.as_slice());
+        by_netlink.or(by_program)
     }
 
     /// Looks whether what nobody tells of is still in place; to be called now and then.
@@ -183,41 +207,52 @@ impl Ladder {
         self.nftables.iter_mut().for_each(Firewall::stop_listening);
     }
 
-    /// Puts tables for `left`, by the best mechanism that takes them.
+    /// Puts tables for `left`, by the best mechanism that takes them, and by that one alone.
     ///
     /// # Errors
     /// What each mechanism said.
     pub fn put(&mut self, tables: &[Table], left: Duration) -> Result<PutBy, String> {
-        let (rung, refused) = self.descend(|ladder, rung| ladder.put_by(rung, tables, left))?;
-        if let Some(why) = refused {
-            tracing::warn!(why, rung = rung.name(), "a lower rung of the firewall is used");
-            let above = self.found.take().map(|(_, above)| format!("{above}; ")).unwrap_or_default();
-            self.found = Some((rung, above + &why));
+        let name = name_of(tables);
+        let (rung, because) = self.descend(&name, |ladder, rung| ladder.put_by(rung, tables, left))?;
+        let mut held = self.held.remove(&name).unwrap_or_default();
+        if let Some(why) = because.as_ref().filter(|_| held.last() != Some(&rung)) {
+            tracing::warn!(why, name, rung = rung.name(), "a lower rung of the firewall is used");
         }
-        self.used.insert(rung);
+        held.retain(|other| Place::of(*other) != Place::of(rung));
+        let elsewhere = !self.settled || !held.is_empty();
+        held.push(rung);
+        self.held.insert(name, held);
+        if elsewhere {
+            self.clear_elsewhere(tables, rung);
+        }
         let limits = match rung {
             Rung::Nftables | Rung::Shared | Rung::Nft => None,
             Rung::Iptables => Some(legacy::LIMITS),
             Rung::CgroupBpf => Some(self.groups.limits()),
         };
-        Ok(PutBy { rung, because: self.found.as_ref().map(|(_, why)| why.clone()), limits })
+        Ok(PutBy { rung, because, limits })
     }
 
-    /// From the rung that is used downward: the first that does it, and why those above did not.
+    /// From the best rung downward: the first that does it, and why those above did not.
     fn descend(
         &mut self,
-        mut act: impl FnMut(&mut Self, Rung) -> Result<(), Failure>,
+        name: &str,
+        mut put: impl FnMut(&mut Self, Rung) -> Result<(), Failure>,
     ) -> Result<(Rung, Option<String>), String> {
-        let first = self.rung();
-        let rungs: Vec<Rung> = match self.wanted {
-            Some(wanted) => vec![wanted],
-            None => Rung::TRIED.into_iter().filter(|rung| *rung >= first).collect(),
-        };
+        let rungs = self.wanted.map_or(Rung::TRIED.to_vec(), |wanted| vec![wanted]);
         let mut refused = Vec::new();
         for rung in rungs {
-            match act(self, rung) {
-                Ok(()) => return Ok((rung, (rung != first).then(|| refused.join("; ")))),
-                Err(Failure { next, why }) => {
+            let kind = (rung, kind_of(name).to_owned());
+            if let Some(why) = self.refused.get(&kind) {
+                refused.push(why.clone());
+                continue;
+            }
+            match put(self, rung) {
+                Ok(()) => return Ok((rung, (!refused.is_empty()).then(|| refused.join("; ")))),
+                Err(Failure { next, lasts, why }) => {
+                    if lasts && self.wanted.is_none() {
+                        self.refused.insert(kind, why.clone());
+                    }
                     refused.push(why);
                     if !next {
                         break;
@@ -236,27 +271,30 @@ impl Ladder {
             }
             Rung::Nft => self.script.put(tables, left).map_err(Failure::next),
             Rung::Iptables => self.put_legacy(tables, left).map_err(|why| {
-                // One family may have been put; what is left of it ends with its lease.
-                let _left = inet(tables).try_for_each(|table| legacy::remove(&table.name)).is_err();
+                // One family may have been put; what is left of it ends with its lease. What stood before stands on.
+                if !self.holds(tables, Place::Chains) {
+                    let _left = self.remove_chains(tables).is_err();
+                }
                 Failure::next(why)
             }),
             Rung::CgroupBpf => self.groups.put(tables, left).map_err(Failure::last),
         }
     }
 
-    /// Lets tables stay for `left` from now on.
+    /// Lets tables stay for `left` from now on, where they are.
     ///
     /// # Errors
     /// They are to be put anew.
     pub fn arm(&mut self, tables: &[Table], left: Duration) -> Result<(), String> {
-        match self.rung() {
-            Rung::Nftables | Rung::Shared => {
+        match self.held.get(&name_of(tables)).and_then(|rungs| rungs.last()) {
+            None => Err("the tables were not put in this run".to_owned()),
+            Some(Rung::Nftables | Rung::Shared) => {
                 self.nftables()?.arm(tables, left).map_err(|error| format!("nftables refuses: {error}"))
             }
-            Rung::Nft => self.script.arm(tables, left),
-            Rung::Iptables => self.put_legacy(tables, left),
+            Some(Rung::Nft) => self.script.arm(tables, left),
+            Some(Rung::Iptables) => self.put_legacy(tables, left),
             // Its end is in the program, which nobody changes.
-            Rung::CgroupBpf => self.groups.put(tables, left),
+            Some(Rung::CgroupBpf) => self.groups.put(tables, left),
         }
     }
 
@@ -265,39 +303,90 @@ impl Ladder {
         legacy::put(tables, until(left))
     }
 
-    /// Removes what is there of tables: by each mechanism that put some in this run, or what an earlier one put by the first that
-    /// can be used, and by control groups in any case: an earlier run may have stood lower than this one.
+    /// Removes what is there of tables, wherever a rung may have put them: an earlier run may have stood on another one, by another wish
+    /// or by need. A mechanism that cannot be used here has put nothing, unless it did so in this run.
     ///
     /// # Errors
     /// What is left.
     pub fn remove(&mut self, tables: &[Table]) -> Result<(), String> {
-        let names: Vec<String> = inet(tables).map(|table| table.name.clone()).collect();
-        self.groups.remove(&names)?;
-        if self.used.is_empty() {
-            return self.descend(|ladder, rung| ladder.remove_by(rung, tables)).map(drop);
+        let left = Place::ALL.into_iter().filter_map(|place| self.remove_at(place, tables).err());
+        let left: Vec<String> = left.collect();
+        if left.is_empty() {
+            self.held.remove(&name_of(tables));
+            return Ok(());
         }
-        let used = self.used.clone();
-        let left = used.into_iter().filter_map(|rung| self.remove_by(rung, tables).err());
-        let left: Vec<String> = left.map(|failure| failure.why).collect();
-        if left.is_empty() { Ok(()) } else { Err(left.join("; ")) }
+        Err(left.join("; "))
     }
 
-    fn remove_by(&mut self, rung: Rung, tables: &[Table]) -> Result<(), Failure> {
+    /// Removes tables from where `rung` does not put them.
+    fn clear_elsewhere(&mut self, tables: &[Table], rung: Rung) {
+        for place in Place::ALL.into_iter().filter(|place| *place != Place::of(rung)) {
+            match self.remove_at(place, tables) {
+                Ok(()) => {
+                    let held = self.held.entry(name_of(tables)).or_default();
+                    held.retain(|other| Place::of(*other) != place);
+                }
+                Err(why) => {
+                    tracing::warn!(
+                        why,
+                        tables = name_of(tables),
+                        "tables of another rung are left until they are undone"
+                    );
+                }
+            }
+        }
+    }
+
+    fn remove_at(&mut self, place: Place, tables: &[Table]) -> Result<(), String> {
+        match place {
+            Place::Tables => self.remove_tables(tables),
+            Place::Chains => self.remove_chains(tables),
+            Place::Programs => {
+                self.groups.remove(&inet(tables).map(|table| table.name.clone()).collect::<Vec<_>>())
+            }
+        }
+    }
+
+    /// By netlink, and by the program where that is refused; by the program first where it is the one that is wanted.
+    fn remove_tables(&mut self, tables: &[Table]) -> Result<(), String> {
         let named: Vec<(Family, String)> =
             tables.iter().map(|table| (table.family, table.name.clone())).collect();
-        match rung {
-            Rung::Nftables | Rung::Shared => {
-                let firewall = self.nftables().map_err(Failure::next)?;
-                firewall.remove(&named).map_err(|error| Failure::of_kernel(&error))
-            }
-            Rung::Nft => self.script.remove(&named).map_err(Failure::next),
-            Rung::Iptables => {
-                legacy::is_usable().map_err(Failure::next)?;
-                inet(tables).try_for_each(|table| legacy::remove(&table.name)).map_err(Failure::last)
-            }
-            // Done by whoever calls this.
-            Rung::CgroupBpf => Ok(()),
+        if self.wanted == Some(Rung::Nft) && self.script.remove(&named).is_ok() {
+            return Ok(());
         }
+        let Err(failure) = self.remove_by_netlink(&named) else { return Ok(()) };
+        let Err(other) = self.script.remove(&named) else { return Ok(()) };
+        let unusable = failure.lasts || failure.next && super::program::locate(script::NFT).is_err();
+        if unusable && !self.holds(tables, Place::Tables) {
+            return Ok(());
+        }
+        Err(format!("{}; {other}", failure.why))
+    }
+
+    /// Where tables cannot even be listed the program may do it, and where the kernel has no such thing nothing is there.
+    fn remove_by_netlink(&mut self, named: &[(Family, String)]) -> Result<(), Failure> {
+        let own = self.open().and_then(Firewall::own).map_err(unread).map_err(|error| Failure {
+            next: true,
+            lasts: never(&error) || error.errno() == Some(libc::EINVAL),
+            why: format!("nftables cannot be used here: {error}"),
+        })?;
+        if !named.iter().any(|table| own.contains(table)) {
+            return Ok(());
+        }
+        let removed = self.open().map_err(unread).and_then(|firewall| firewall.remove(named));
+        removed.map_err(|error| Failure::last(format!("nftables refuses: {error}")))
+    }
+
+    fn remove_chains(&mut self, tables: &[Table]) -> Result<(), String> {
+        let known = self.open().and_then(Firewall::names).ok();
+        let put = self.holds(tables, Place::Chains);
+        inet(tables).try_for_each(|table| legacy::remove(&table.name, known.as_deref(), put))
+    }
+
+    /// Whether tables were put there in this run.
+    fn holds(&self, tables: &[Table], place: Place) -> bool {
+        let held = self.held.get(&name_of(tables));
+        held.is_some_and(|rungs| rungs.iter().any(|rung| Place::of(*rung) == place))
     }
 }
 
@@ -320,7 +409,56 @@ fn lacks(error: &Refused) -> bool {
     error.errno().is_some_and(|number| numbers.contains(&number))
 }
 
+/// Whether the kernel says that it has no such thing, which no other moment changes.
+fn never(error: &Refused) -> bool {
+    let numbers = [libc::EOPNOTSUPP, libc::EPROTONOSUPPORT, libc::EAFNOSUPPORT];
+    error.errno().is_some_and(|number| numbers.contains(&number))
+}
+
+/// The tables of an action have one name.
+fn name_of(tables: &[Table]) -> String {
+    tables.first().map(|table| table.name.clone()).unwrap_or_default()
+}
+
+/// Of which kind a table is: its name without the id.
+fn kind_of(name: &str) -> &str {
+    name.rsplit_once('-').map_or(name, |(kind, _)| kind)
+}
+
 /// By the wall clock, a second later rather than earlier: the agent ends it on time when it lives.
 fn until(left: Duration) -> picket_protocol::time::Timestamp {
     crate::clock::now().plus(left.saturating_add(Duration::from_secs(1)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_one_action_cannot_do_does_not_lower_the_next() {
+        let mut ladder = Ladder::default();
+        let mut tried = Vec::new();
+        let mut put = |name: &str, refuses: &dyn Fn(Rung) -> Option<Failure>| {
+            let came = ladder.descend(name, |_, rung| {
+                tried.push(rung);
+                refuses(rung).map_or(Ok(()), Err)
+            });
+            (came.map(|(rung, because)| (rung, because.is_some())), std::mem::take(&mut tried))
+        };
+        let lacking = |rung| match rung {
+            Rung::Nftables => Some(Failure { lasts: true, ..Failure::next("no unit".to_owned()) }),
+            Rung::CgroupBpf => None,
+            _ => Some(Failure::next("cannot be said".to_owned())),
+        };
+        assert_eq!(put("picket-unit-a", &lacking), (Ok((Rung::CgroupBpf, true)), Rung::TRIED.to_vec()));
+        assert_eq!(put("picket-isolate-b", &|_| None), (Ok((Rung::Nftables, false)), vec![Rung::Nftables]));
+        // What the kernel never does is not tried again; what a moment hindered is.
+        assert_eq!(put("picket-unit-c", &lacking), (Ok((Rung::CgroupBpf, true)), Rung::TRIED[1..].to_vec()));
+        let locked = |rung| (rung < Rung::Iptables).then(|| Failure::next("locked".to_owned()));
+        assert_eq!(put("picket-isolate-b", &locked).0, Ok((Rung::Iptables, true)));
+        assert_eq!(put("picket-isolate-b", &|_| None).0, Ok((Rung::Nftables, false)));
+        // And what no rung below can mend ends it.
+        let full = |_| Some(Failure::last("no memory".to_owned()));
+        assert_eq!(put("picket-isolate-b", &full), (Err("no memory".to_owned()), vec![Rung::Nftables]));
+    }
 }

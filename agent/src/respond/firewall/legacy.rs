@@ -6,12 +6,15 @@
 //! clock, whole seconds), so that it ends with the agent dead. What cannot be said here (units, rates, more than
 //! [`NETWORKS_MAX`] networks, what goes from port to port of a bridge) is refused or, of a bridge, left out.
 
+use std::path::Path;
+
 use picket_protocol::time::Timestamp;
 
 use self::words::rules;
 use super::expression::{IPV4, IPV6};
 use super::program;
 use super::table::{Chain, Family, Hook, Table};
+use crate::layout::read_file;
 use crate::respond::own_acts::{ChainCounts, Chains};
 
 mod words;
@@ -25,6 +28,9 @@ pub const LIMITS: &str = "What goes from port to port of a bridge is not seen by
 const PREFIX: &str = "PICKET-";
 /// How long the programs wait for others that hold their lock, in seconds.
 const LOCK_SECONDS: &str = "5";
+/// Tables of netfilter that chains of the agent lie in.
+const PLACES: [&str; 2] = ["raw", "filter"];
+const NAMES_BYTES_MAX: u64 = 64 * 1024;
 
 /// Which programs, and how a family is called there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,11 +39,25 @@ struct Programs {
     change: &'static str,
     restore: &'static str,
     save: &'static str,
+    /// Where the kernel names the tables of its older interface.
+    names: &'static str,
 }
 
 const PROGRAMS: [Programs; 2] = [
-    Programs { family: IPV4, change: "iptables", restore: "iptables-restore", save: "iptables-save" },
-    Programs { family: IPV6, change: "ip6tables", restore: "ip6tables-restore", save: "ip6tables-save" },
+    Programs {
+        family: IPV4,
+        change: "iptables",
+        restore: "iptables-restore",
+        save: "iptables-save",
+        names: "/proc/thread-self/net/ip_tables_names",
+    },
+    Programs {
+        family: IPV6,
+        change: "ip6tables",
+        restore: "ip6tables-restore",
+        save: "ip6tables-save",
+        names: "/proc/thread-self/net/ip6_tables_names",
+    },
 ];
 
 /// Puts tables, so that they end at `until`.
@@ -81,24 +101,37 @@ pub fn counts(tables: &[Table]) -> Result<Chains, String> {
     Ok(counted)
 }
 
-/// Whether the programs are there and show their rules.
-///
-/// # Errors
-/// Why they cannot be used.
-pub fn is_usable() -> Result<(), String> {
-    PROGRAMS.into_iter().try_for_each(|programs| chains(programs).map(drop))
-}
-
-/// Removes what is there of a table, by its name.
+/// Removes what is there of a table, by its name. `nftables` are the tables that the kernel's nftables has, by family, where they are known:
+/// the programs are not run for a family in which no chain can lie, since listing a table would make the kernel load it. Of chains that
+/// this run did not put (`put`), programs that are not there or show no rules have none either.
 ///
 /// # Errors
 /// What the programs say.
-pub fn remove(name: &str) -> Result<(), String> {
-    for programs in PROGRAMS {
-        let chains = [Hook::Prerouting, Hook::Input, Hook::Forward, Hook::Output];
-        remove_chains(programs, chains.map(|hook| (hook, chain_name(name, hook))).to_vec())?;
+pub fn remove(name: &str, nftables: Option<&[(u8, String)]>, put: bool) -> Result<(), String> {
+    for programs in PROGRAMS.into_iter().filter(|programs| may_have_chains(*programs, nftables)) {
+        match chains(programs) {
+            Ok(there) => {
+                let hooks = [Hook::Prerouting, Hook::Input, Hook::Forward, Hook::Output];
+                let wanted = hooks.map(|hook| (hook, chain_name(name, hook)));
+                remove_chains(programs, wanted.into_iter().filter(|chain| there.contains(chain)))?;
+            }
+            Err(why) if put => return Err(why),
+            Err(why) => tracing::debug!(why, name, "iptables is not asked for chains of the agent"),
+        }
     }
     Ok(())
+}
+
+/// Whether a family has a table that chains of the agent could lie in: that of the older interface, or that of nftables by which newer
+/// programs put them.
+fn may_have_chains(programs: Programs, nftables: Option<&[(u8, String)]>) -> bool {
+    let Some(nftables) = nftables else { return true };
+    let has = |name: &str| PLACES.contains(&name);
+    let older = match read_file(Path::new(programs.names), NAMES_BYTES_MAX) {
+        Ok(names) => String::from_utf8_lossy(&names).lines().any(has),
+        Err(error) => error.kind() != std::io::ErrorKind::NotFound,
+    };
+    older || nftables.iter().any(|(family, name)| *family == programs.family && has(name))
 }
 
 /// Removes all chains of the agent; gives their names.
@@ -110,16 +143,16 @@ pub fn remove_all() -> Result<Vec<String>, String> {
     for programs in PROGRAMS {
         let own: Vec<(Hook, String)> = chains(programs)?;
         removed.extend(own.iter().map(|(_, chain)| chain.clone()));
-        remove_chains(programs, own)?;
+        remove_chains(programs, own.into_iter())?;
     }
     removed.sort_unstable();
     removed.dedup();
     Ok(removed)
 }
 
-fn remove_chains(programs: Programs, wanted: Vec<(Hook, String)>) -> Result<(), String> {
-    let there = chains(programs)?;
-    for (hook, chain) in wanted.into_iter().filter(|wanted| there.contains(wanted)) {
+/// Removes chains that are there.
+fn remove_chains(programs: Programs, there: impl Iterator<Item = (Hook, String)>) -> Result<(), String> {
+    for (hook, chain) in there {
         let (table, parent) = place(hook);
         // As often as it is called, which is once unless somebody else called it as well.
         while is_called(programs, hook, &chain) {
@@ -135,7 +168,7 @@ fn remove_chains(programs: Programs, wanted: Vec<(Hook, String)>) -> Result<(), 
 /// Chains of the agent that are there.
 fn chains(programs: Programs) -> Result<Vec<(Hook, String)>, String> {
     let mut found = Vec::new();
-    for table in ["filter", "raw"] {
+    for table in PLACES {
         let text = run(programs.save, &["-t", table], None)?;
         let named = text.lines().filter_map(|line| line.strip_prefix(':')?.split(' ').next());
         for chain in named.filter(|chain| chain.starts_with(PREFIX)) {
@@ -177,8 +210,18 @@ fn is_called(programs: Programs, hook: Hook, chain: &str) -> bool {
     run(programs.change, &["-w", LOCK_SECONDS, "-t", table, "-C", parent, "-j", chain], None).is_ok()
 }
 
+/// Programs before 1.6.2 neither wait for a lock here nor take one.
 fn restore(programs: Programs, text: &str) -> Result<(), String> {
-    run(programs.restore, &["-n"], Some(text)).map(|_| ())
+    let restored = run(programs.restore, &["-w", LOCK_SECONDS, "-n"], Some(text));
+    let restored = match restored {
+        Err(why) if is_unknown_option(&why) => run(programs.restore, &["-n"], Some(text)),
+        restored => restored,
+    };
+    restored.map(drop)
+}
+
+fn is_unknown_option(why: &str) -> bool {
+    ["invalid option", "unrecognized option", "unknown option"].iter().any(|words| why.contains(words))
 }
 
 fn run(program: &str, arguments: &[&str], input: Option<&str>) -> Result<String, String> {
@@ -193,7 +236,7 @@ fn text(
     is_called: impl Fn(Hook, &str) -> bool,
 ) -> Result<String, String> {
     let mut text = String::new();
-    for of_table in ["raw", "filter"] {
+    for of_table in PLACES {
         let chains: Vec<&Chain> =
             table.chains.iter().filter(|chain| place(chain.hook).0 == of_table).collect();
         if chains.is_empty() {
@@ -234,5 +277,23 @@ mod tests {
         let name = chain_name("picket-isolate-dc0c0c07398f", Hook::Forward);
         assert_eq!(name, "PICKET-dc0c0c07398f-F");
         assert!(name.len() < 29);
+    }
+
+    #[test]
+    fn programs_are_run_only_where_their_tables_are() {
+        let [v4, v6] = PROGRAMS.map(|programs| Programs { names: "/no/such/file", ..programs });
+        let filter = [(IPV4, "filter".to_owned()), (IPV6, "others".to_owned())];
+        assert!(may_have_chains(v4, Some(&filter)) && !may_have_chains(v6, Some(&filter)));
+        assert!(may_have_chains(v6, None), "who cannot know asks");
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), "mangle\nraw\n").expect("written");
+        let names: &'static str = file.path().to_string_lossy().into_owned().leak();
+        assert!(may_have_chains(Programs { names, ..v6 }, Some(&filter)), "the older interface");
+    }
+
+    #[test]
+    fn a_program_that_does_not_know_how_to_wait_is_run_without() {
+        assert!(is_unknown_option("iptables-restore: iptables-restore: invalid option -- 'w'"));
+        assert!(!is_unknown_option("iptables-restore: line 3 failed"));
     }
 }

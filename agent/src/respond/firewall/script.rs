@@ -14,7 +14,7 @@ use super::expression::{Expression, ICMP, ICMPV6, IPV4, IPV6, Load, Rule, TCP, U
 use super::program;
 use super::table::{ARMED, Chain, Family, PREFIX, PRIORITY, Set, Table, body};
 
-const NFT: &str = "nft";
+pub(super) const NFT: &str = "nft";
 /// Families of the agent's tables.
 const FAMILIES: [Family; 2] = [Family::Inet, Family::Bridge];
 
@@ -80,9 +80,20 @@ impl Script {
 
     /// Reads what was heard: whether somebody else changed a table of the agent, and who.
     pub fn hear(&mut self) -> Option<Meddled> {
+        self.hear_beside(&[])
+    }
+
+    /// As [`Script::hear`], where these sockets are the agent's as well.
+    pub(super) fn hear_beside(&mut self, others: &[u32]) -> Option<Meddled> {
+        self.own.extend(others);
         let meddled = self.changes.hear(&self.own);
         self.own.clear();
         meddled
+    }
+
+    /// Sockets of the runs since changes were last read.
+    pub(super) fn own_sockets(&self) -> &[u32] {
+        &self.own
     }
 
     /// Hears of changes no more.
@@ -93,9 +104,8 @@ impl Script {
 
     fn run(&mut self, text: &str) -> Result<(), String> {
         let ran = program::run(NFT, &["-f", "-"], Some(text))?;
-        if self.changes.is_listening() {
-            self.own.push(ran.pid);
-        }
+        // Of the agent's sockets another may listen.
+        self.own.push(ran.pid);
         Ok(())
     }
 }
