@@ -508,6 +508,19 @@ pub struct Loaded {
     pub digest: String,
 }
 
+impl Loaded {
+    /// The built-in defaults, in place of a file that cannot be used.
+    pub fn usual(path: Option<&Path>) -> Self {
+        let source = path.unwrap_or(Path::new(DEFAULT_PATH));
+        Self {
+            config: Config::default(),
+            source: Some(source.to_owned()),
+            policy: source.with_file_name(policy::FILE_NAME),
+            digest: String::new(),
+        }
+    }
+}
+
 impl Config {
     /// Reads `path`, or without one the default file where there is one.
     pub fn load(path: Option<&Path>) -> Result<Loaded, ConfigError> {

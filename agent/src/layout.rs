@@ -79,6 +79,11 @@ impl Layout {
         self.core().join("removed.json")
     }
 
+    /// Quarantined files.
+    pub fn vault(&self) -> PathBuf {
+        self.core().join("vault")
+    }
+
     /// Evidence that waits for the collector.
     pub fn evidence(&self) -> PathBuf {
         self.core().join("evidence")

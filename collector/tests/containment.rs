@@ -163,7 +163,12 @@ fn a_file_of_networks_is_taken_whole_or_named_with_its_line() {
     let Action::Block { networks } = read(&file).action else { panic!("a block") };
     assert_eq!((networks.len(), networks[0].to_string().as_str()), (31, "10.0.0.0/8"));
     let shown = out(&output);
-    assert!(shown.contains("192.0.2.19") && shown.contains("… and 11 more"), "{shown}");
+    assert!(
+        shown.contains("192.0.2.19")
+            && shown.contains("192.0.2.30")
+            && shown.matches("192.0.2.").count() >= 30,
+        "{shown}"
+    );
     std::fs::write(&list, "192.0.2.1\n192.0.2.2 192.0.2.3\n").unwrap();
     let (_, output) = new(&lab, &block, 3);
     assert!(err(&output).contains("list.txt: line 2: \"192.0.2.2 192.0.2.3\""), "{}", err(&output));

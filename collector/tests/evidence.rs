@@ -5,6 +5,7 @@ mod lab;
 
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use lab::orders::{isolation, receipt, signed, soon};
 use lab::{Host, Lab, now};
@@ -25,6 +26,8 @@ const SIZE: usize = 700 * 1024;
 struct Sent {
     id: Uuid,
     bytes: Vec<u8>,
+    /// How much later than now its pieces come.
+    later: Duration,
 }
 
 fn content(seed: usize) -> Vec<u8> {
@@ -75,7 +78,7 @@ fn seal_for(lab: &Lab, host: &mut Host, command: Uuid, step: Option<u32>, seed: 
     let id = step.as_ref().map_or(command, |step| step.act);
     let detail = serde_json::json!({ DETAIL: sealed });
     lab.seal_receipt(host, &Receipt { step, detail, ..receipt(command, Outcome::Applied) });
-    Sent { id, bytes }
+    Sent { id, bytes, later: Duration::ZERO }
 }
 
 impl Sent {
@@ -88,7 +91,7 @@ impl Sent {
             bytes: self.bytes[offset..offset + length].to_vec(),
         };
         let kept = lab.shared.evidence().unwrap();
-        let (held, finding) = kept.take(host.agent, &chunk, &*lab.store, now()).unwrap();
+        let (held, finding) = kept.take(host.agent, &chunk, &*lab.store, now().plus(self.later)).unwrap();
         (held, finding.map(|own| own.finding.rule))
     }
 
@@ -152,13 +155,19 @@ fn what_a_loss_of_power_leaves_behind_the_last_durable_byte_is_asked_for_again()
 fn what_is_not_what_was_sealed_is_told_and_may_come_again() {
     let lab = Lab::start();
     let mut host = lab.host("acme", "web-1");
-    let (_, sent) = seal(&lab, &mut host, None, 0);
+    let (_, mut sent) = seal(&lab, &mut host, None, 0);
     sent.piece(&lab, &host, 0, CHUNK_BYTES_MAX);
     let file = std::fs::OpenOptions::new().write(true).open(sent.path(&lab, &host)).unwrap();
     file.write_all_at(&[255], 7).unwrap();
     let (held, finding) = sent.rest(&lab, &host, kib(256));
     assert!(held.refused.is_some() && finding.as_deref() == Some(EVIDENCE_MISMATCH), "{held:?}");
     assert_eq!(sent.item(&lab, &host).state, EvidenceState::Mismatch);
+    // A host that sends it again and again makes no finding of each.
+    for _ in 0..3 {
+        let (held, finding) = sent.rest(&lab, &host, 0);
+        assert!(held.refused.is_some() && held.held == 0 && finding.is_none(), "{held:?} {finding:?}");
+    }
+    sent.later = Duration::from_secs(3_601);
     assert_eq!(sent.ask(&lab, &host).0.held, 0);
     assert!(sent.rest(&lab, &host, 0).0.complete);
 }
@@ -169,7 +178,7 @@ fn evidence_of_a_step_is_known_by_its_act_and_nothing_else() {
     let mut host = lab.host("acme", "web-1");
     let (command, sent) = seal(&lab, &mut host, Some(2), 0);
     for id in [command, act_id(command, 1)] {
-        let other = Sent { id, bytes: sent.bytes.clone() };
+        let other = Sent { id, bytes: sent.bytes.clone(), later: Duration::ZERO };
         let (held, finding) = other.ask(&lab, &host);
         assert!(held.refused.unwrap().reason.contains("no sealed receipt") && finding.is_none());
     }

@@ -3,6 +3,7 @@
 
 use picket_tests::agent::Agent;
 use picket_tests::collector::Collector;
+use picket_tests::operators::Operators;
 use picket_tests::wait_for;
 use serde_json::Value;
 
@@ -47,4 +48,40 @@ fn a_removal_is_recorded_without_the_agent_and_without_the_collector() {
     wait_for("the agent to answer", || agent.status());
     assert_eq!(last_words(&agent).len(), 2);
     agent.run(&["verify"]);
+}
+
+/// Whoever owned a quarantined file puts another one in its place: the agent cannot give it back.
+#[test]
+fn what_could_not_be_given_back_is_not_erased_with_the_ledger() {
+    let dir = tempfile::tempdir().unwrap();
+    let collector = Collector::start(dir.path());
+    let operators = Operators::install(&collector, dir.path(), "acme");
+    let agent = Agent::start(&dir.path().join("host"), &collector, "acme");
+    let host = agent.status().unwrap()["agent"].as_str().unwrap().to_owned();
+    let file = dir.path().join("evil");
+    std::fs::write(&file, "evil").unwrap();
+    let digest = "b5c1fb2efc6d6b4674c2fdcc48ce01b43a3b7c03763c0c3355de0099ee0f8c73";
+    let path = file.to_str().unwrap();
+    let words = ["quarantine-file", "--path", path, "--sha256", digest, "--lease", "1h", "--host", &host];
+    let command = operators.write("take", &words);
+    operators.sign(&command, "alice");
+    collector.soc_json(&["send", &command]);
+    wait_for("the file to be gone", || (!file.exists()).then_some(()));
+    wait_for("the agent to have it in force", || {
+        let status = agent.status()?;
+        let acts = status.pointer("/commands/in_force").and_then(Value::as_array)?;
+        (!acts.is_empty()).then_some(())
+    });
+    std::fs::write(&file, "another").unwrap();
+    let mut retire = agent.command(&["retire", "--json"]);
+    let out = retire.output().unwrap();
+    let note: Value = serde_json::from_slice(&out.stdout).unwrap();
+    assert_eq!((&note["delivered"], &note["keep"]), (&true.into(), &true.into()), "{note}");
+    assert!(note["problem"].as_str().is_some_and(|why| why.contains("vault")), "{note}");
+    assert!(!out.status.success());
+    let kept = std::fs::read_to_string(agent.dir().join("state/core/removed.json")).unwrap();
+    assert!(kept.contains("\"keep\":true"), "{kept}");
+    let vault = agent.dir().join("state/core/vault");
+    let mut clear = std::process::Command::new("chattr");
+    assert!(clear.args(["-R", "-i"]).arg(vault).status().unwrap().success());
 }

@@ -62,9 +62,23 @@ impl<S: Subscriber> Layer<S> for Journal {
     }
 }
 
-/// Standard error leads to journald as well, by another way.
+/// Standard error leads to journald as well, by another way; in one line, since each line is an entry of its own there. A journal that
+/// does not read that either must not hold the agent up: then the line is lost.
 fn fall_back(message: &str, level: Level, error: &io::Error) {
-    eprintln!("<{}>{message} (journald: {error})", priority(level));
+    let message = message.replace(['\n', '\r'], "\u{2424}");
+    let line = format!("<{}>{message} (journald: {error})\n", priority(level));
+    let stderr = io::stderr();
+    let mut ready = [rustix::event::PollFd::new(&stderr, rustix::event::PollFlags::OUT)];
+    let now = rustix::time::Timespec::default();
+    if rustix::event::poll(&mut ready, Some(&now)).is_ok_and(|count| count == 1) {
+        // Gone, or full after all.
+        let _lost = rustix::net::send(
+            &stderr,
+            line.as_bytes(),
+            rustix::net::SendFlags::DONTWAIT | rustix::net::SendFlags::NOSIGNAL,
+        )
+        .is_err();
+    }
 }
 
 fn priority(level: Level) -> u8 {

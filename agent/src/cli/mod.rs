@@ -79,6 +79,17 @@ impl Global {
     }
 }
 
+impl Global {
+    /// Reads the configuration; where it has mistakes, says so and goes on with the usual places: what ends something must not be
+    /// held up by it.
+    pub fn load_or_usual(&self) -> Loaded {
+        self.load().unwrap_or_else(|_told| {
+            output::error("the configuration cannot be used; going on with the usual places (/var/lib/picket, /run/picket)");
+            Loaded::usual(self.config.as_deref())
+        })
+    }
+}
+
 /// Prints a configuration's problems, one a line.
 fn report_config_error(error: &ConfigError) {
     output::error(&error.to_string());

@@ -21,10 +21,7 @@ pub(super) fn run(global: &Global, _arguments: Arguments) -> Exit {
         output::error("only root may do that (try sudo)");
         return Exit::Usage;
     }
-    let loaded = match global.load() {
-        Ok(loaded) => loaded,
-        Err(exit) => return exit,
-    };
+    let loaded = global.load_or_usual();
     let layout = client::layout(&loaded.config);
     let released = client::ask_once::<Released>(&layout.socket(), &Request::Release { id: None });
     let noted = client::ask_once::<Note>(&layout.socket(), &Request::Retire {});
@@ -46,6 +43,7 @@ pub(super) fn run(global: &Global, _arguments: Arguments) -> Exit {
             (retire::say_offline(&loaded, &layout, &person), release::is_whole(&report))
         }
     };
+    let note = retire::keep_what_is_held(&layout, note, fine);
     tell(global, &note);
     if fine && note.problem.is_none() { Exit::Fine } else { Exit::Failing }
 }

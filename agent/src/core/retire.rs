@@ -30,7 +30,8 @@ pub struct Note {
     pub seq: Option<u64>,
     /// Whether the collector has confirmed it.
     pub delivered: bool,
-    /// Whether a purge must leave the ledger where it is: there is a record that the collector lacks.
+    /// Whether a purge must leave the ledger where it is: there is a record that the collector lacks, or something of the host's own that
+    /// could not be given back.
     pub keep: bool,
     /// What stood in the way.
     pub problem: Option<String>,
@@ -66,21 +67,39 @@ pub fn say_offline(loaded: &Loaded, layout: &Layout, person: &Person) -> Note {
     if !layout.database().exists() {
         return Note { seq: None, delivered: false, keep: false, problem: None };
     }
-    let nobody =
-        |problem: String| Note { seq: None, delivered: false, keep: enrolled, problem: Some(problem) };
-    let ledger = match open_ledger(&loaded.config, layout) {
-        Ok(ledger) => ledger,
-        Err(error) => return nobody(error.to_string()),
+    let note = match seal_offline(loaded, layout, person) {
+        Ok(seq) => Note { seq: Some(seq), delivered: false, keep: enrolled, problem: None },
+        Err(problem) => Note { seq: None, delivered: false, keep: enrolled, problem: Some(problem) },
     };
+    written(layout, note)
+}
+
+fn seal_offline(loaded: &Loaded, layout: &Layout, person: &Person) -> Result<u64, String> {
+    let ledger = open_ledger(&loaded.config, layout).map_err(|error| error.to_string())?;
     let sealed = removed(person).map_err(|error| error.to_string()).and_then(|draft| {
         let sealed = ledger.sealer().seal_durably(vec![draft], Vec::new(), SEAL_TIMEOUT);
         sealed.map_err(|error| error.to_string())
     });
     ledger.stop();
-    let note = match sealed {
-        Ok(sealed) => Note { seq: Some(sealed.first), delivered: false, keep: enrolled, problem: None },
-        Err(error) => nobody(error),
+    Ok(sealed?.first)
+}
+
+/// A purge must not take what could not be given back: `fine` says whether everything was undone, and a quarantined file whose place
+/// is taken is in the vault still.
+pub fn keep_what_is_held(layout: &Layout, note: Note, fine: bool) -> Note {
+    let is_held = std::fs::read_dir(layout.vault()).is_ok_and(|mut entries| entries.next().is_some());
+    if (fine && !is_held) || note.keep || !layout.database().exists() {
+        return note;
+    }
+    let problem = if is_held {
+        format!("files that were quarantined are in {} still", layout.vault().display())
+    } else {
+        "not everything could be undone".to_owned()
     };
+    written(layout, Note { keep: true, problem: Some(note.problem.clone().unwrap_or(problem)), ..note })
+}
+
+fn written(layout: &Layout, note: Note) -> Note {
     match write(layout, &note) {
         Ok(()) => note,
         Err(error) => Note { problem: note.problem.or(Some(error)), ..note },

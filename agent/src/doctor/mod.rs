@@ -106,7 +106,7 @@ impl Case {
     fn open(path: Option<&Path>) -> Self {
         let (loaded, broken) = match Config::load(path) {
             Ok(loaded) => (loaded, None),
-            Err(error) => (defaults(path), Some(error)),
+            Err(error) => (Loaded::usual(path), Some(error)),
         };
         let layout = layout(&loaded.config);
         let status = ask_once(&layout.socket(), &Request::Status {});
@@ -122,16 +122,6 @@ impl Case {
     fn is_of_the_unit(&self) -> bool {
         Path::new("/run/systemd/system").is_dir()
             && self.layout.run() == Path::new(crate::layout::RUN_DEFAULT)
-    }
-}
-
-fn defaults(path: Option<&Path>) -> Loaded {
-    let source = path.unwrap_or(Path::new(crate::config::DEFAULT_PATH));
-    Loaded {
-        config: Config::default(),
-        source: Some(source.to_owned()),
-        policy: source.with_file_name(crate::config::policy::FILE_NAME),
-        digest: String::new(),
     }
 }
 

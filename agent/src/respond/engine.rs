@@ -363,7 +363,8 @@ impl Engine {
         let title = "Advice is shown to the customer".to_owned();
         let draft = subject.receipt(Outcome::Applied, None, &title, Value::Null)?;
         let row = NewCommand { state: Outcome::Applied.as_str(), title, ..row };
-        tracing::warn!(id = %advice.id, advice = safe(&advice.message), "advice from the vendor");
+        // What it says is not for a log that goes into a support archive.
+        tracing::warn!(id = %advice.id, "advice from the vendor: see agent status");
         self.seal(vec![draft], vec![store::insert_command(row), store::insert_advice(advice.clone())])?;
         self.advice.push(advice);
         self.show_motd();

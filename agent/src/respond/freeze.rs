@@ -356,7 +356,7 @@ impl Worker {
             crate::config::format_duration(lease),
             frozen.cause
         );
-        tracing::warn!(title, "processes are frozen; sudo agent release lets them go on");
+        tracing::warn!(finding = %frozen.finding, processes = frozen.processes.len(), "processes are frozen; sudo agent release lets them go on");
         let detail = json!({
             "action": frozen.id, "finding": frozen.finding, "outcome": "applied", "lease_seconds": lease.as_secs(),
             "processes_count": frozen.processes.len(), "processes": named(&frozen.processes), "whole": whole,

@@ -51,6 +51,18 @@ pub enum BackupError {
     /// Somebody uses the directory.
     #[error("{0} is in use by a collector or by another `collector restore`")]
     InUse(PathBuf),
+    /// The disk is too small for the copy of the database.
+    #[error(
+        "the copy of the database takes {needed} bytes, and {path} has room for {free}: back up to another disk"
+    )]
+    NoRoomForCopy {
+        /// Where.
+        path: PathBuf,
+        /// Bytes of the database.
+        needed: u64,
+        /// Bytes that may be used there.
+        free: u64,
+    },
     /// The disk is too small.
     #[error("the backup holds {needed} bytes, and {path} has room for {free}")]
     NoRoom {
@@ -89,7 +101,14 @@ pub enum BackupError {
 impl BackupError {
     /// Whether the request or the archive is at fault, and not this machine.
     pub fn is_refusal(&self) -> bool {
-        !matches!(self, Self::File { .. } | Self::DataDir(_) | Self::Store(_) | Self::NoRoom { .. })
+        !matches!(
+            self,
+            Self::File { .. }
+                | Self::DataDir(_)
+                | Self::Store(_)
+                | Self::NoRoom { .. }
+                | Self::NoRoomForCopy { .. }
+        )
     }
 }
 

@@ -12,7 +12,6 @@ use picket_protocol::crypto::hex;
 use picket_protocol::tar::{self, Block};
 use ring::digest;
 use rustix::fs::statvfs;
-use rustix::process::geteuid;
 
 use super::error::{BackupError, at};
 use crate::server::data_dir::{DataDir, RunLock};
@@ -32,12 +31,12 @@ const PIECE_BYTES: usize = 128 * 1024;
 pub struct Restored {
     /// What the archive held.
     pub manifest: Manifest,
-    /// Whose the files are now: user and group.
+    /// Whose the directory is: user and group.
     pub owner: (u32, u32),
 }
 
-/// Makes a collector of the backup `source` in `path`, a directory that is empty or does not exist. Called by root, the files are
-/// given to the directory's owner.
+/// Makes a collector of the backup `source` in `path`, a directory that is empty or does not exist. The files are the
+/// caller's.
 ///
 /// # Errors
 /// When the directory is not empty or in use, or the archive is damaged or none. The directory is as it was before then.
@@ -151,16 +150,11 @@ impl Target {
         Ok(())
     }
 
-    /// Gives the files to their owner and moves them to their places, durably; tells whose they are.
+    /// Moves the files to their places, durably; tells whose the directory is.
     fn put_in_place(&self, manifest: &Manifest) -> Result<(u32, u32), BackupError> {
         let (path, staging) = (self.directory.path(), self.staging.path());
         let found = fs::metadata(path).map_err(at(path))?;
         let owner = (found.uid(), found.gid());
-        if geteuid().is_root() {
-            give(staging, owner)?;
-            let lock = self.directory.file("collector.lock");
-            std::os::unix::fs::lchown(&lock, Some(owner.0), Some(owner.1)).map_err(at(&lock))?;
-        }
         let mut names: Vec<PathBuf> = Name::NEEDED.iter().map(|name| name.to_string().into()).collect();
         if manifest.files.iter().any(|entry| matches!(entry.name, Name::Evidence(..))) {
             names.push("evidence".into());
@@ -204,18 +198,6 @@ impl Drop for Target {
             drop(fs::remove_dir(self.directory.path()));
         }
     }
-}
-
-/// All that is below `path`, and it itself.
-fn give(path: &Path, owner: (u32, u32)) -> Result<(), BackupError> {
-    std::os::unix::fs::lchown(path, Some(owner.0), Some(owner.1)).map_err(at(path))?;
-    if !path.is_dir() {
-        return Ok(());
-    }
-    for below in fs::read_dir(path).map_err(at(path))? {
-        give(&below.map_err(at(path))?.path(), owner)?;
-    }
-    sync(path)
 }
 
 fn sync(path: &Path) -> Result<(), BackupError> {

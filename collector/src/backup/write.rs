@@ -25,6 +25,8 @@ use crate::store::sqlite::backup::copy;
 const COMPRESSION: i32 = 1;
 /// The database's copy while it is on its way to standard output, in the data directory.
 const COPY_NAME: &str = ".backup.db";
+/// Room that stays free beside the copy, for what the running collector writes meanwhile.
+const SPARE_BYTES: u64 = 64 * 1024 * 1024;
 /// Bytes that are read and written at once.
 const PIECE_BYTES: usize = 128 * 1024;
 
@@ -57,6 +59,7 @@ pub fn back_up(directory: &DataDir, target: &Target, with_evidence: bool) -> Res
     directory.config()?;
     match target {
         Target::Output => {
+            has_room(directory, directory.path())?;
             let database = Draft::create(&directory.file(COPY_NAME))?;
             let mut out = Counted { inner: io::stdout().lock(), bytes: 0 };
             let failed = at(Path::new("standard output"));
@@ -72,12 +75,12 @@ fn to_file(directory: &DataDir, path: &Path, with_evidence: bool) -> Result<Take
     if path.symlink_metadata().is_ok() {
         return Err(BackupError::Exists(path));
     }
-    let beside = |end: &str| {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        path.with_file_name(format!(".{name}.{end}"))
-    };
-    let draft = Draft::create(&beside("draft"))?;
-    let database = Draft::create(&beside("draft.db"))?;
+    // The same names each time: what a killed backup left goes with the next one there.
+    let beside = |name: &str| path.with_file_name(name);
+    let place = path.parent().filter(|place| !place.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    has_room(directory, place)?;
+    let draft = Draft::create(&beside(".picket-collector-backup.draft"))?;
+    let database = Draft::create(&beside(".picket-collector-backup.draft.db"))?;
     let failed = at(&draft.path);
     let mut out = Counted { inner: &draft.file, bytes: 0 };
     let manifest = Source::new(directory, &database, with_evidence)?.write(&mut out, &failed)?;
@@ -86,9 +89,20 @@ fn to_file(directory: &DataDir, path: &Path, with_evidence: bool) -> Result<Take
     drop(database);
     put_in_place(&draft.path, &path)?;
     drop(draft);
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(parent).and_then(|parent| parent.sync_all()).map_err(at(parent))?;
+    File::open(place).and_then(|place| place.sync_all()).map_err(at(place))?;
     Ok(Taken { path: Some(path), manifest, bytes })
+}
+
+/// Whether the database's copy fits into `place`, where the running collector may write as well.
+fn has_room(directory: &DataDir, place: &Path) -> Result<(), BackupError> {
+    let size = |name: &str| fs::metadata(directory.file(name)).map_or(0, |found| found.len());
+    let needed = size("collector.db").saturating_add(size("collector.db-wal"));
+    let figures = rustix::fs::statvfs(place).map_err(|error| at(place)(error.into()))?;
+    let free = figures.f_bavail.saturating_mul(figures.f_frsize).saturating_sub(SPARE_BYTES);
+    if needed <= free {
+        return Ok(());
+    }
+    Err(BackupError::NoRoomForCopy { path: place.to_owned(), needed, free })
 }
 
 /// Gives the draft its name, not in place of what came to be there meanwhile.

@@ -1,7 +1,7 @@
 //! `collector backup` and `collector restore`.
 
 use std::fs::File;
-use std::io::{self, IsTerminal as _};
+use std::io::{self, IsTerminal as _, Read};
 use std::path::Path;
 
 use picket_protocol::backup::{Manifest, Name};
@@ -17,6 +17,9 @@ pub fn back_up(directory: &Path, arguments: &Backup, output: &Output) -> Result<
     let to_output = arguments.target == Path::new("-");
     if to_output && io::stdout().is_terminal() {
         return Err(CliError::Usage("a backup is not for a terminal: give a file, or a pipe".to_owned()));
+    }
+    if to_output {
+        super::owner::act_as_owner(directory).map_err(CliError::failed)?;
     }
     let target = if to_output { Target::Output } else { Target::Path(arguments.target.clone()) };
     let taken = backup::back_up(&DataDir::new(directory), &target, arguments.with_evidence)?;
@@ -47,12 +50,14 @@ pub fn back_up(directory: &Path, arguments: &Backup, output: &Output) -> Result<
 
 pub fn restore(directory: &Path, arguments: &Restore, output: &Output) -> Result<(), CliError> {
     let path = std::path::absolute(directory).map_err(CliError::failed)?;
-    let restored = if arguments.source == Path::new("-") {
-        backup::restore(io::stdin().lock(), &path)?
+    let source: Box<dyn Read> = if arguments.source == Path::new("-") {
+        Box::new(io::stdin().lock())
     } else {
         let usage = |error: io::Error| CliError::Usage(format!("{}: {error}", arguments.source.display()));
-        backup::restore(File::open(&arguments.source).map_err(usage)?, &path)?
+        Box::new(File::open(&arguments.source).map_err(usage)?)
     };
+    super::owner::act_as_owner(&path).map_err(CliError::failed)?;
+    let restored = backup::restore(source, &path)?;
     let mut value = describe(&restored.manifest);
     if let Some(members) = value.as_object_mut() {
         members.insert("data_dir".to_owned(), json!(path));

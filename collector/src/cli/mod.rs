@@ -8,6 +8,7 @@ mod host;
 mod init;
 mod operator;
 mod output;
+mod owner;
 mod run;
 mod token;
 mod trust;
@@ -108,6 +109,9 @@ pub fn main() -> ExitCode {
 
 fn execute(arguments: Arguments, output: &Output) -> Result<(), CliError> {
     let directory = &arguments.data_dir;
+    if matches!(&arguments.action, Action::Init(_) | Action::RotateCertificate) {
+        owner::act_as_owner(directory).map_err(CliError::failed)?;
+    }
     match arguments.action {
         Action::Init(init) => init::run(directory, &init, output),
         Action::Run(run) => run::run(directory, &run, output),

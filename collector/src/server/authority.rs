@@ -52,6 +52,17 @@ pub struct Pair {
     pub certificate: String,
 }
 
+impl Pair {
+    /// Whether the certificate is of this key.
+    pub fn is_matching(&self) -> bool {
+        use rcgen::PublicKeyData as _;
+        let Ok(key) = KeyPair::from_pem(&self.key) else { return false };
+        let Ok(der) = CertificateDer::from_pem_slice(self.certificate.as_bytes()) else { return false };
+        X509Certificate::from_der(&der)
+            .is_ok_and(|(_, found)| found.public_key().raw == key.subject_public_key_info())
+    }
+}
+
 /// The CA.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,

@@ -36,6 +36,9 @@ use crate::store::{FindingRow, SqliteStore, StoreError};
 /// Longest file of ours that is read.
 pub const FILE_BYTES_MAX: u64 = 256 * 1024;
 
+/// Here while `collector init` is at work: what is beside it is no collector's yet.
+const BEGUN: &str = ".initialising";
+
 /// Why the directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DataDirError {
@@ -153,11 +156,13 @@ impl DataDir {
             .mode(0o700)
             .create(&self.path)
             .map_err(|source| DataDirError::File { path: self.path.clone(), source })?;
+        self.forget_broken_off()?;
         let mut there = fs::read_dir(&self.path).map_err(|e| self.error("", e))?;
         if there.next().is_some() {
             return Err(DataDirError::Exists(self.path.clone()));
         }
         fs::set_permissions(&self.path, fs::Permissions::from_mode(0o700)).map_err(|e| self.error("", e))?;
+        self.write(BEGUN, 0o600, b"")?;
         let short = hex(&self.random_bytes::<4>()?);
         let ca = Authority::create(&format!("Picket collector {short}"), now)?;
         self.write("ca.key", 0o600, ca.key.as_bytes())?;
@@ -170,7 +175,23 @@ impl DataDir {
         self.store(broadcast::channel(1).0)?.close();
         // Last: with it the directory counts as a collector's.
         self.write("collector.toml", 0o644, config_text.as_bytes())?;
+        fs::remove_file(self.file(BEGUN)).map_err(|e| self.error(BEGUN, e))?;
         Ok(config)
+    }
+
+    /// Removes what an attempt that was killed left. It was no collector's yet: its keys have served nobody.
+    fn forget_broken_off(&self) -> Result<(), DataDirError> {
+        if !self.file(BEGUN).exists() || self.file("collector.toml").exists() {
+            return Ok(());
+        }
+        for found in fs::read_dir(&self.path).map_err(|e| self.error("", e))? {
+            let path = found.map_err(|e| self.error("", e))?.path();
+            // The mark goes last, so that this can be broken off as well. A directory is nothing of ours, and refused afterwards.
+            if path != self.file(BEGUN) && !path.is_dir() {
+                fs::remove_file(&path).map_err(|source| DataDirError::File { path, source })?;
+            }
+        }
+        fs::remove_file(self.file(BEGUN)).map_err(|e| self.error(BEGUN, e))
     }
 
     /// The configuration.
@@ -216,7 +237,8 @@ impl DataDir {
             let (begin, end) = validity_of(&pair.certificate)?;
             // One that was made by a clock that was ahead would keep every agent out until its time has come.
             let fresh = begin <= now && end.since(now) > SERVER_RENEWAL;
-            if fresh && names_of(&pair.certificate)? == names {
+            // Who was killed between the two files left a key of one and a certificate of another.
+            if fresh && pair.is_matching() && names_of(&pair.certificate)? == names {
                 return Ok(pair);
             }
             tracing::info!("the server's certificate is replaced");
@@ -281,7 +303,9 @@ impl DataDir {
     /// When another process has it.
     pub fn lock(&self) -> Result<RunLock, DataDirError> {
         let path = self.file("collector.lock");
-        let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(false).mode(0o600).custom_flags(libc::O_NOFOLLOW);
+        let file = options.open(&path);
         let file = file.map_err(|source| DataDirError::File { path, source })?;
         rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)
             .map_err(|_| DataDirError::Locked(self.path.clone()))?;
@@ -387,6 +411,22 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    #[test]
+    fn a_certificate_of_another_key_is_replaced() {
+        let directory = tempfile::tempdir().unwrap();
+        let data = DataDir::new(&directory.path().join("collector"));
+        let now = Timestamp::from_seconds(1_800_000_000);
+        let config = data.init("address = \"127.0.0.1:4403\"\n", now).unwrap();
+        let authority = data.authority().unwrap();
+        let kept = data.server_pair(&authority, &config, now).unwrap();
+        assert!(kept.is_matching());
+        // The key is written first, and then the power fails.
+        let other = authority.issue_server(&config.certificate_names(), now).unwrap();
+        data.write("server.key", 0o600, other.key.as_bytes()).unwrap();
+        let pair = data.server_pair(&authority, &config, now).unwrap();
+        assert!(pair.is_matching() && pair.certificate != kept.certificate);
+    }
 
     #[test]
     fn a_server_certificate_from_the_future_is_replaced_once_the_clock_is_right() {

@@ -169,6 +169,11 @@ impl EvidenceStore {
         if item.state == EvidenceState::Deleted {
             return Ok((refuse(chunk, 0, "an operator deleted it".to_owned(), RETRY_LATE), None));
         }
+        // Whoever sends it at once again sends the same again.
+        let is_early = |then: Timestamp| now.since(then) < std::time::Duration::from_secs(RETRY_LATE);
+        if item.state == EvidenceState::Mismatch && item.mismatched.is_some_and(is_early) {
+            return Ok((refuse(chunk, 0, "its SHA-256 is not the sealed one".to_owned(), RETRY_LATE), None));
+        }
         if let Err(why) = room {
             return Ok(wait(&mut item, chunk, why, now));
         }
@@ -182,9 +187,11 @@ impl EvidenceStore {
                 Ok((Held { evidence: chunk.evidence, held: item.held, complete, refused: None }, None))
             }
             Ok(Some(found)) => {
-                let finding = OwnFinding::evidence_mismatch(agent, chunk.evidence, &item.sha256, &found, now);
+                // One finding about a bundle, however often a host sends what it did not seal.
+                let is_new = item.mismatched.replace(now).is_none();
+                let tell = || OwnFinding::evidence_mismatch(agent, chunk.evidence, &item.sha256, &found, now);
                 let reason = "its SHA-256 is not the sealed one".to_owned();
-                Ok((refuse(chunk, 0, reason, RETRY_LATE), Some(finding)))
+                Ok((refuse(chunk, 0, reason, RETRY_LATE), is_new.then(tell)))
             }
             Err(error) => {
                 // Our own sentence, or the system's.
@@ -231,6 +238,7 @@ impl EvidenceStore {
             held: 0,
             waits: None,
             told: false,
+            mismatched: None,
         };
         let mut items = lock(&self.items);
         let slot = items.entry((agent, chunk.evidence)).or_insert_with(|| Arc::new(Mutex::new(item)));

@@ -8,7 +8,6 @@ use picket_protocol::trust::{Role, TrustRoot};
 use super::client::Client;
 use super::error::SocError;
 use super::screen::{Cell, Paint, Screen, short_time};
-use super::sign::SHOWN_MAX;
 use super::{Session, hosts, notice, reach, trust};
 use crate::api::types::Host;
 
@@ -158,11 +157,8 @@ impl Radius {
             (format!("{count} of the {all} hosts of tenant {}", command.tenant), paint)
         };
         screen.field_cell("radius", &Cell::new(text).paint(paint))?;
-        for host in named.iter().take(SHOWN_MAX) {
+        for host in &named {
             screen.field("", format!("{} ({}), {}", host.hostname, host.agent, host.state))?;
-        }
-        if named.len() > SHOWN_MAX {
-            screen.field("", format!("… and {} more", named.len() - SHOWN_MAX))?;
         }
         let unknown = command.hosts.len().saturating_sub(count);
         if unknown > 0 {

@@ -4,6 +4,7 @@
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use std::path::PathBuf;
 
+use picket_protocol::action::Network;
 use picket_protocol::command::{Action, Command};
 use picket_protocol::dsse::{Envelope, KeyId};
 use picket_protocol::playbook::{Otherwise, Step};
@@ -18,8 +19,8 @@ use super::screen::{Cell, Paint, Screen, short_time};
 use super::signer::Signer;
 use super::{Session, draft, key_file, reach, trust};
 
-/// Hosts and networks that are listed one by one.
-pub(super) const SHOWN_MAX: usize = 20;
+/// Networks of one action that are listed one by one; hosts are, all of them.
+const NETWORKS_SHOWN_MAX: usize = 1_000;
 
 /// `soc keygen`.
 pub(super) fn keygen(
@@ -146,7 +147,9 @@ pub(super) fn print_command(screen: &mut Screen, command: &Command, now: Timesta
     let hosts = if count == 1 { "1 host".to_owned() } else { format!("{count} hosts") };
     let paint = if count > 1 { Paint::Yellow } else { Paint::Plain };
     screen.field_cell("reaches", &Cell::new(format!("{hosts} of tenant {}", command.tenant)).paint(paint))?;
-    list(screen, &command.hosts)?;
+    for host in &command.hosts {
+        screen.field("", host.to_string())?;
+    }
     screen.field(
         "obeyed",
         format!("from {} to {}", short_time(command.not_before), short_time(command.expires)),
@@ -190,13 +193,23 @@ pub(super) fn print_steps(screen: &mut Screen, steps: &[Step]) -> Result<(), Soc
     Ok(())
 }
 
-/// As many as are worth a look, and how many more there are.
-fn list<T: std::fmt::Display>(screen: &mut Screen, items: &[T]) -> Result<(), SocError> {
-    for item in items.iter().take(SHOWN_MAX) {
-        screen.field("", item.to_string())?;
+/// All of them, the widest first; of a list that nobody reads as many as anybody may, and how wide the rest is at most.
+fn list(screen: &mut Screen, networks: &[Network]) -> Result<(), SocError> {
+    let mut networks: Vec<&Network> = networks.iter().collect();
+    // Of IPv6 a network of 64 bits is one host's.
+    let width = |network: &Network| {
+        (if network.address().is_ipv4() { 32 } else { 64_u8 }).saturating_sub(network.length())
+    };
+    networks.sort_by_key(|network| std::cmp::Reverse(width(network)));
+    for network in networks.iter().take(NETWORKS_SHOWN_MAX) {
+        screen.field("", network.to_string())?;
     }
-    if items.len() > SHOWN_MAX {
-        screen.field("", format!("… and {} more", items.len() - SHOWN_MAX))?;
+    if let Some(next) = networks.get(NETWORKS_SHOWN_MAX) {
+        let more = networks.len() - NETWORKS_SHOWN_MAX;
+        screen.field(
+            "",
+            format!("… and {more} more, none wider than {next}: the payload of the file has all"),
+        )?;
     }
     Ok(())
 }

@@ -55,7 +55,10 @@ impl Own {
         names.windows(2).any(|pair| {
             let [above, below] = pair else { return false };
             let is_state = Some(*above) == own && (*below == "core" || *below == "uplink");
-            is_state || (*above == "core" && *below == "keys")
+            let below = below.to_string_lossy();
+            let in_core = ["keys", "images.key", "vault", "evidence"].contains(&&*below)
+                || below.starts_with("agent.db");
+            is_state || (*above == "core" && in_core) || (*above == "uplink" && below == "tls.key")
         })
     }
 }

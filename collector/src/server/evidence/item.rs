@@ -68,6 +68,9 @@ pub struct EvidenceItem {
     /// There is a finding about that.
     #[serde(skip)]
     pub(super) told: bool,
+    /// When its digest was found to be another; there is a finding about that.
+    #[serde(skip)]
+    pub(super) mismatched: Option<Timestamp>,
 }
 
 /// Bytes of a bundle that are durable for certain.
