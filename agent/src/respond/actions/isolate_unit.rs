@@ -134,6 +134,11 @@ impl Deed for UnitIsolation {
         levers.groups.remove(&id);
         levers.remove(&self.tables(id, Self::nowhere()))
     }
+
+    /// The unit may be one that the way to the collector goes through: a proxy, a tunnel, a resolver.
+    fn may_cut_off(&self) -> bool {
+        true
+    }
 }
 
 /// Where control groups are.

@@ -1,6 +1,8 @@
 //! `pin-neighbour`: an address on the wire keeps its hardware address, whatever others claim: a permanent entry of the kernel's
 //! neighbour table (rtnetlink(7)). Meant for a gateway that is being spoofed.
 //!
+//! Pinned to the wrong place, a gateway is out of reach: unless the collector is heard through the pin, it is undone.
+//!
 //! The kernel holds no lease for it: when the agent is dead, it ends at the agent's next start.
 
 use std::io;
@@ -90,6 +92,11 @@ impl Deed for Pin {
         self.take_away()?;
         levers.acts.unpin(id);
         Ok(())
+    }
+
+    /// A gateway that is pinned to where it is not takes the line with it.
+    fn may_cut_off(&self) -> bool {
+        true
     }
 }
 
