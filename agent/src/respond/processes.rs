@@ -1,7 +1,8 @@
 //! Processes that are stopped or ended: who is meant, who never is, and what is stopped by whose order.
 
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 
 use picket_protocol::finding::Text;
 use picket_protocol::time::Timestamp;
@@ -10,18 +11,19 @@ use serde_json::{Value, json};
 
 use super::freeze_tree::Stopped;
 use super::receipt::safe;
-use crate::sense::processes::{Life, life};
+use crate::sense::processes::{Life, life, real_and_effective};
 
 mod hold;
 mod identity;
 
-pub use hold::{Hold, boot, let_all_go_on};
+pub use hold::{HELD_MAX, Hold, boot, let_all_go_on};
 pub use identity::{Named, boot_by_clock, hash_of};
 
 /// Processes that a record names.
 const NAMED_MAX: usize = 20;
 
-/// Programs that run others and are no part of what these do, by name.
+/// Programs that run others and are no part of what these do, by name. A name is anybody's to choose: only what is wholly
+/// root's counts, see [`is_roots`].
 const SPARED: &[&str] = &[
     "systemd",
     "init",
@@ -83,18 +85,41 @@ impl Spared {
         if self.is_vital(life) {
             return true;
         }
-        let path = program(life.pid);
-        let text = path.as_deref().map(|path| Text::from_bytes(path.as_os_str().as_bytes()).text);
-        let name = text.as_deref().and_then(|path| path.rsplit('/').next()).unwrap_or_default().to_owned();
+        let Some(path) = program(life.pid) else { return false };
+        let text = Text::from_bytes(path.as_os_str().as_bytes()).text;
+        let name = text.rsplit('/').next().unwrap_or_default();
         let is_sshd = |pid| program(pid).is_some_and(|path| path.ends_with("sshd"));
         let listens = name == "sshd" && !is_sshd(life.parent);
-        let packages = text.is_some_and(|path| crate::detect::mass_change::harm::is_package_program(&path));
-        listens || packages || SPARED.contains(&name.as_str())
+        let packages = crate::detect::mass_change::harm::is_package_program(&text);
+        (listens || packages || SPARED.contains(&name)) && is_roots(life.pid, &path)
     }
 }
 
+/// Where the first process has its root, if that may be looked at.
+const FIRST: &str = "/proc/1/root";
+
+/// Whether a process runs as root alone, in the host's own root directory, a program that nobody but root could have put there:
+/// neither file nor any directory above it is another's, or may be written by others. Package managers do what whoever starts
+/// them tells them, so that the place of the program alone says nothing either.
+fn is_roots(pid: u32, path: &Path) -> bool {
+    let at = |place: &Path| std::fs::metadata(place).ok();
+    let root = Path::new(if at(Path::new(FIRST)).is_some() { FIRST } else { "/" });
+    let is_roots =
+        |place: &Path| at(place).is_some_and(|found| found.uid() == 0 && found.mode() & 0o022 == 0);
+    let node = |place: &Path| at(place).map(|found| (found.dev(), found.ino()));
+    let of = |name: &str| PathBuf::from(format!("/proc/{pid}/{name}"));
+    let within = |place: &Path| root.join(place.strip_prefix("/").unwrap_or(place));
+    real_and_effective(pid) == Some((0, 0))
+        && node(&of("root")).is_some_and(|own| node(root) == Some(own))
+        && is_roots(&of("exe"))
+        && path.ancestors().skip(1).all(|above| is_roots(&within(above)))
+}
+
+/// What it runs; by its place also when it was replaced there meanwhile, as by an upgrade.
 fn program(pid: u32) -> Option<PathBuf> {
-    std::fs::read_link(format!("/proc/{pid}/exe")).ok()
+    let path = std::fs::read_link(format!("/proc/{pid}/exe")).ok()?;
+    let replaced = path.as_os_str().as_bytes().strip_suffix(b" (deleted)");
+    Some(replaced.map_or_else(|| path.clone(), |place| PathBuf::from(std::ffi::OsStr::from_bytes(place))))
 }
 
 /// Beginnings are told exactly by some rungs, to a hundredth of a second by others.

@@ -4,21 +4,25 @@
 //! A process that several commands hold, or the agent by the customer's own policy, goes on when the last of them lets it
 //! go. One that somebody else had stopped before stays stopped. Processes of another boot are gone.
 
+use std::cmp::Reverse;
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::process::Signal;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::signal;
+use super::{named, signal};
 use crate::layout::{read_file, remove_written, write_durably};
 use crate::respond::freeze_store;
 use crate::respond::freeze_tree::{Stopped, is_stopped};
 use crate::sense::processes::{Life, life, living};
 
-/// Processes of one command; with more it is not done, since who is left out could undo the rest.
-const HELD_MAX: usize = 4_096;
+/// Processes of one command. What is beyond goes on and is told: nobody is to escape by having more of them. Those that run come
+/// before those that sleep, and newer ones before older.
+pub const HELD_MAX: usize = if cfg!(test) { 3 } else { 4_096 };
 /// Longest file of one command, in bytes.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 /// Times that is looked; each finds only what was started before its parent was stopped.
@@ -32,6 +36,22 @@ pub struct Hold {
     directory: PathBuf,
     database: PathBuf,
     id: Uuid,
+}
+
+/// What came of stopping.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Halted {
+    /// Who is held.
+    pub held: Vec<Stopped>,
+    /// How many more there were than can be held: they run.
+    pub beyond: usize,
+}
+
+impl Halted {
+    /// For a receipt.
+    pub fn detail(&self) -> Value {
+        json!({ "stopped": self.held.len(), "not_stopped": self.beyond, "processes": named(&self.held) })
+    }
 }
 
 #[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
@@ -49,42 +69,46 @@ impl Hold {
     /// Stops all that `meant` names, given those that are held already, until nobody new is among them.
     ///
     /// # Errors
-    /// When it cannot be written down first, or there are too many: what was stopped stays so until [`Hold::let_go`].
+    /// When it cannot be written down first: what was stopped stays so until [`Hold::let_go`].
     pub fn stop(
         &self,
         meant: impl for<'a> Fn(&'a [Life], &[Stopped]) -> Vec<&'a Life>,
-    ) -> Result<Vec<Stopped>, String> {
+    ) -> Result<Halted, String> {
         let boot = boot()?;
-        let mut own = self.own(&boot)?;
+        let (mut own, mut beyond) = (self.own(&boot)?, 0);
         for _ in 0..ROUNDS_MAX {
             let all: Vec<Life> = living().into_iter().filter_map(life).collect();
             let meant = meant(&all, &own);
             let others = self.others(&boot);
-            let is_ours = |life: &Life| others.iter().any(|other| other.is(life));
-            let is_new = |life: &Life| !own.iter().any(|held| held.is(life));
-            let new: Vec<Stopped> = meant
-                .iter()
-                .filter(|life| is_new(life) && (!is_stopped(life) || is_ours(life)))
-                .map(|life| Stopped::of(life))
-                .collect();
-            let running: Vec<Stopped> =
-                meant.iter().filter(|life| !is_stopped(life)).map(|life| Stopped::of(life)).collect();
+            let others = keys(&others);
+            let known = keys(&own);
+            let is_new = |life: &&&Life| {
+                !known.contains(&key(life)) && (!is_stopped(life) || others.contains(&key(life)))
+            };
+            let mut new: Vec<&Life> = meant.iter().filter(is_new).copied().collect();
+            if own.len().saturating_add(new.len()) > HELD_MAX {
+                own.retain(lives);
+                new.sort_by_key(|life| (life.state == 'S', Reverse(life.started)));
+            }
+            let room = HELD_MAX.saturating_sub(own.len());
+            beyond = new.len().saturating_sub(room);
+            new.truncate(room);
+            own.extend(new.iter().map(|life| Stopped::of(life)));
+            let held = keys(&own);
+            let running = meant.iter().filter(|life| !is_stopped(life) && held.contains(&key(life)));
+            let running: Vec<Stopped> = running.map(|life| Stopped::of(life)).collect();
             if new.is_empty() && running.is_empty() {
                 break;
-            }
-            if own.len().saturating_add(new.len()) > HELD_MAX {
-                return Err(format!("more than {HELD_MAX} processes are to be stopped"));
             }
             if new.is_empty() {
                 std::thread::sleep(STOPPING);
             } else {
-                own.extend(new);
                 self.write(&boot, &own)
                     .map_err(|error| format!("who is stopped cannot be noted: {error}"))?;
             }
             running.iter().for_each(|process| signal(process, Signal::STOP));
         }
-        Ok(own)
+        Ok(Halted { held: own, beyond })
     }
 
     /// Who is held, and lives.
@@ -160,6 +184,15 @@ fn of_file(path: &Path, boot: &str) -> io::Result<Vec<Stopped>> {
         Err(error) => return Err(error),
     };
     Ok(if held.boot == boot { held.processes } else { Vec::new() })
+}
+
+/// Number and beginning, by which a process is known within a boot.
+fn key(life: &Life) -> (u32, u64) {
+    (life.pid, life.started)
+}
+
+fn keys(processes: &[Stopped]) -> BTreeSet<(u32, u64)> {
+    processes.iter().map(|process| (process.pid, process.ticks)).collect()
 }
 
 fn lives(process: &Stopped) -> bool {

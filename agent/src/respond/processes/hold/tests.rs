@@ -5,7 +5,7 @@ use picket_protocol::time::Timestamp;
 
 use super::*;
 use crate::respond::actions::{Applied, Deed as _, Levers, Surroundings, freeze_process, kill_process};
-use crate::respond::processes::{Named, boot_by_clock, hash_of};
+use crate::respond::processes::{Named, Spared, boot_by_clock, hash_of};
 
 const ONE: Uuid = Uuid::from_u128(1);
 const OTHER: Uuid = Uuid::from_u128(2);
@@ -158,6 +158,69 @@ fn who_does_not_fit_is_left_alone() {
     let process = Named { pid, started: started.plus(Duration::from_secs(3_600)), sha256: &sha256 };
     let (title, _) = kill_process::kill(process, &before).unwrap();
     assert!(title.contains("dash") && !life(pid).is_some_and(|life| life.runs()), "{title}");
+}
+
+/// A user calls a program of its own by a name that is spared, and so does somebody who runs as root what others may write.
+#[test]
+fn a_name_alone_spares_nobody() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let directory = tempfile::tempdir().unwrap();
+    let spared = |path: &Path, user: u32| {
+        use std::os::unix::process::CommandExt as _;
+        let mut child = Command::new(path).arg("600").uid(user).spawn().unwrap();
+        wait_for("it runs", || program_of(child.id()) == path);
+        let all: Vec<Life> = living().into_iter().filter_map(life).collect();
+        let found = Spared::new(&all).is(&life(child.id()).unwrap());
+        child.kill().and_then(|()| child.wait()).unwrap();
+        found
+    };
+    let place = |above: &Path, name: &str| {
+        let path = above.join(name);
+        std::fs::copy("/bin/sleep", &path).unwrap();
+        std::fs::set_permissions(above, std::fs::Permissions::from_mode(0o755)).unwrap();
+        path
+    };
+    for name in ["cron", "sshd", "systemd"] {
+        let user = place(directory.path(), name);
+        assert!(!spared(&user, 65_534) && !spared(&user, 0), "{name} below /tmp, which all may write");
+    }
+    // At a place that is root's it is root's process only.
+    let own = tempfile::tempdir_in("/usr/lib").unwrap();
+    let cron = place(own.path(), "cron");
+    assert!(spared(&cron, 0) && !spared(&cron, 65_534));
+    std::fs::set_permissions(&cron, std::fs::Permissions::from_mode(0o775)).unwrap();
+    assert!(!spared(&cron, 0), "others may write it");
+}
+
+fn program_of(pid: u32) -> PathBuf {
+    std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default()
+}
+
+/// Who has more processes than can be held does not escape by that.
+#[test]
+fn with_too_many_as_many_as_can_be_are_held_and_the_rest_is_told() {
+    use std::os::unix::process::CommandExt as _;
+    let directory = tempfile::tempdir().unwrap();
+    // Each by itself: the kernel wakes whom a dead shell leaves behind.
+    let sleeper = |_| Tree(Command::new("sleep").arg("600").process_group(0).spawn().unwrap());
+    let trees: Vec<Tree> = (0..=HELD_MAX).map(sleeper).collect();
+    let hold = Hold::new(directory.path(), ONE);
+    let all = || trees.iter().flat_map(Tree::all).collect::<Vec<Life>>();
+    let meant = |all: &[Life]| -> Vec<u32> { all.iter().map(|life| life.pid).collect() };
+    let pids = meant(&all());
+    let is_meant = |life: &&Life| life.runs() && pids.contains(&life.pid);
+    let stop = || hold.stop(|all, _| all.iter().filter(is_meant).collect()).unwrap();
+    let halted = stop();
+    assert_eq!((halted.held.len(), halted.beyond), (HELD_MAX, 1));
+    wait_for("they stand still", || all().iter().filter(|life| is_stopped(life)).count() == HELD_MAX);
+    // A place that is free is taken by the next one.
+    let (first, left) = (halted.held[0].clone(), halted.beyond);
+    signal(&first, Signal::KILL);
+    wait_for("it has ended", || life(first.pid).is_none_or(|life| !life.runs()));
+    let halted = stop();
+    assert_eq!((halted.held.len(), halted.beyond, left), (HELD_MAX, 0, 1));
+    assert!(!halted.held.contains(&first));
+    hold.let_go().unwrap();
 }
 
 fn began(pid: u32) -> Timestamp {
