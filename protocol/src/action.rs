@@ -26,7 +26,7 @@ pub use evidence::{Process, Profile};
 pub use host::{PATH_BYTES_MAX, PATHS_MAX, PID_MAX, UNIT_BYTES_MAX, USER_BYTES_MAX};
 pub use network::{
     BLOCKED_V4_MAX, BLOCKED_V6_MAX, INTERFACE_BYTES_MAX, Limited, Mac, MacError, NETWORKS_MAX, Network,
-    NetworkError, RATE_MAX, Service, Transport,
+    NetworkError, RATE_MAX, Service, Transport, cover_too_much,
 };
 pub use restore::{ACCEPTED_MAX, ITEM_BYTES_MAX, PAUSE_SECONDS_MAX, SERVICES_MAX};
 

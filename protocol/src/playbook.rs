@@ -9,7 +9,7 @@ use std::fmt;
 
 use uuid::{Builder, Uuid};
 
-use crate::action::Action;
+use crate::action::{Action, cover_too_much};
 use crate::crypto::sha256;
 
 /// Most steps of a playbook: more than a person reads before signing.
@@ -147,7 +147,13 @@ pub(crate) fn check(name: &str, steps: &[Step]) -> Result<(), &'static str> {
         step.when.check(&earlier)?;
         bounds(earlier.insert(step.name.as_str()), "playbook has two steps of one name")?;
     }
-    Ok(())
+    // One signature is one block, in however many steps.
+    let blocked = steps.iter().filter_map(|step| match &step.action {
+        Action::Block { networks } => Some(networks),
+        _ => None,
+    });
+    let fits = !cover_too_much(blocked.flatten());
+    bounds(fits, "playbook blocks more than a sixteenth of all addresses: that is an isolation")
 }
 
 /// Messages, exercises and other sequences stand for themselves.
@@ -234,6 +240,17 @@ mod tests {
         ] {
             assert!(check("x", &bad).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn the_steps_together_are_no_wider_than_one_block() {
+        let block = |name: &str, network: &str| {
+            let networks = vec![network.parse().unwrap()];
+            Step { action: Action::Block { networks }, ..always(name) }
+        };
+        let twice = [block("a", "16.0.0.0/4"), block("b", "16.0.0.0/4"), block("c", "17.0.0.0/8")];
+        assert_eq!(check("x", &twice), Ok(()));
+        assert!(check("x", &[block("a", "16.0.0.0/4"), block("b", "32.0.0.0/4")]).is_err());
     }
 
     #[test]

@@ -10,6 +10,11 @@ pub const NETWORKS_MAX: usize = 16_384;
 pub const BLOCKED_V4_MAX: u64 = 1 << 28;
 /// Most IPv6 networks of 64 bits that one block may cover together: a sixteenth of what is given out.
 pub const BLOCKED_V6_MAX: u64 = 1 << 57;
+/// Where translators put IPv4: `64:ff9b::/96` and, for a site's own, `64:ff9b:1::/48`.
+const TRANSLATED: [Network; 2] = [
+    Network { address: IpAddr::V6(Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0)), length: 96 },
+    Network { address: IpAddr::V6(Ipv6Addr::new(0x64, 0xff9b, 1, 0, 0, 0, 0, 0)), length: 48 },
+];
 /// Longest name of an interface, in bytes: Linux's own.
 pub const INTERFACE_BYTES_MAX: usize = 15;
 /// Fastest rate that can be ordered, per second.
@@ -106,6 +111,23 @@ impl Network {
     /// The network that holds one address only.
     pub fn host(address: IpAddr) -> Self {
         Self { address, length: if address.is_ipv4() { 32 } else { 128 } }
+    }
+
+    /// The IPv4 network that it reaches through a translator, or itself. The prefixes below the local one are the site's own
+    /// choice: the longest (`/96`) is taken, by which a network reaches most.
+    fn translated(self) -> Self {
+        let IpAddr::V6(v6) = self.address else { return self };
+        let is_of = |prefix: &Self| match prefix.length <= self.length {
+            true => prefix.contains(self.address),
+            // All of IPv4 is within it.
+            false => self.contains(prefix.address),
+        };
+        if !TRANSLATED.iter().any(is_of) {
+            return self;
+        }
+        let [.., a, b, c, d] = v6.octets();
+        let address = IpAddr::from([a, b, c, d]);
+        Self::new(address, self.length.saturating_sub(96)).unwrap_or(self)
     }
 
     /// Its first address.
@@ -221,18 +243,31 @@ pub(super) fn check_networks(networks: &[Network]) -> Result<(), &'static str> {
     if !networks.is_sorted_by(|one, next| one < next) {
         return Err("networks are not in order, or hold one twice");
     }
-    let (mut v4, mut v6) = (0_u64, 0_u64);
-    for network in networks {
+    if cover_too_much(networks) {
+        return Err("networks cover more than a sixteenth of all addresses: that is an isolation");
+    }
+    Ok(())
+}
+
+/// Whether networks cover together, each address counted once, more than one block may: [`BLOCKED_V4_MAX`] IPv4 addresses,
+/// [`BLOCKED_V6_MAX`] IPv6 networks. Addresses by which a translator reaches IPv4 (RFC 6052, RFC 8215) count as those.
+pub fn cover_too_much<'a>(networks: impl IntoIterator<Item = &'a Network>) -> bool {
+    let mut all: Vec<Network> = networks.into_iter().map(|network| network.translated()).collect();
+    // One that holds others stands right before the first of them.
+    all.sort_unstable();
+    let (mut v4, mut v6, mut last) = (0_u64, 0_u64, None::<Network>);
+    for network in all {
+        if last.is_some_and(|last| last.length <= network.length && last.contains(network.address)) {
+            continue;
+        }
+        last = Some(network);
         let covers = |bits: u8| 1_u64.checked_shl(u32::from(bits.saturating_sub(network.length)));
         match network.address {
             IpAddr::V4(_) => v4 = v4.saturating_add(covers(32).unwrap_or(u64::MAX)),
             IpAddr::V6(_) => v6 = v6.saturating_add(covers(64).unwrap_or(u64::MAX)),
         }
     }
-    if v4 > BLOCKED_V4_MAX || v6 > BLOCKED_V6_MAX {
-        return Err("networks cover more than a sixteenth of all addresses: that is an isolation");
-    }
-    Ok(())
+    v4 > BLOCKED_V4_MAX || v6 > BLOCKED_V6_MAX
 }
 
 #[cfg(test)]
@@ -268,11 +303,35 @@ mod tests {
         for too_wide in [&["0.0.0.0/0"][..], &["::/0"], &["0.0.0.0/1", "128.0.0.0/1"], &["2000::/3"]] {
             assert!(block(too_wide).is_err(), "{too_wide:?}");
         }
+        // Through a translator it is IPv4 all the same.
+        assert_eq!(block(&["64:ff9b::1000:0/100"]), Ok(()));
+        assert_eq!(block(&["16.0.0.0/4", "64:ff9b::1000:0/100", "64:ff9b:1::1000:0/100"]), Ok(()));
+        for too_wide in [
+            &["64:ff9b::/96"][..],
+            &["64:ff9b::/99"],
+            &["64:ff9b::/32"],
+            &["64:ff9b:1::/48"],
+            &["64:ff9b:1:2:3::/80"],
+            &["16.0.0.0/4", "64:ff9b::/120"],
+        ] {
+            assert!(block(too_wide).is_err(), "{too_wide:?}");
+        }
         assert!(
             block(&["10.0.0.1", "10.0.0.0"]).is_err()
                 && block(&["::1", "::1"]).is_err()
                 && block(&[]).is_err()
         );
+    }
+
+    #[test]
+    fn what_is_named_twice_is_covered_once() {
+        let cover = |texts: &[&str]| {
+            let networks: Vec<Network> = texts.iter().map(|text| network(text)).collect();
+            cover_too_much(&networks)
+        };
+        assert!(!cover(&["16.0.0.0/4", "16.0.0.0/4", "17.0.0.0/8", "31.255.255.255"]));
+        assert!(cover(&["17.0.0.0/8", "16.0.0.0/4", "15.255.255.255"]));
+        assert!(!cover(&["2000::/7", "2001:db8::/32", "2001:db8::1"]) && cover(&["2000::/7", "fc00::1"]));
     }
 
     #[test]
