@@ -110,6 +110,7 @@ impl Deed for Blocked {
         }
         let names = self.exempt.continuity.iter().map(|entry| entry.name.as_str());
         lines.extend(names.map(|name| format!("Goes on by the owner's policy: {name}")));
+        lines.extend(self.exempt.warning());
         let addresses: Vec<IpAddr> = spared.iter().map(|(address, _)| *address).collect();
         Plan { lines, data: json!({ "networks": self.networks.len(), "not_blocked": addresses }) }
     }

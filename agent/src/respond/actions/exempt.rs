@@ -1,8 +1,12 @@
 //! What no block, limit or closed port ever touches: loopback, this host's own addresses, its gateways, its name servers, the
 //! collector, and what its owner's continuity list names. Packets of these leave the action's chain before its first rule.
+//!
+//! Where `/etc/resolv.conf` names a resolver of this host only, the name servers that it asks are in the files that
+//! systemd-resolved and NetworkManager write; with another resolver they are not known, which plans say.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 
 use picket_protocol::action::Network;
 
@@ -15,9 +19,15 @@ use crate::respond::firewall::expression::{
 use crate::respond::firewall::table::Hook;
 use crate::sense::network::neighbours::kernel;
 
-/// Name servers that are read.
+/// Name servers that are read of each file.
 const RESOLVERS_MAX: usize = 8;
-const RESOLV_CONF: &str = "/etc/resolv.conf";
+/// Where name servers are named (resolv.conf(5)), from the root on: programs' own, and those that their local resolver asks.
+const RESOLV_CONFS: [&str; 4] = [
+    "etc/resolv.conf",
+    "run/systemd/resolve/resolv.conf",
+    "run/NetworkManager/no-stub-resolv.conf",
+    "run/NetworkManager/resolv.conf",
+];
 const RESOLV_CONF_BYTES_MAX: u64 = 64 * 1024;
 
 /// Who is exempt, prepared.
@@ -29,6 +39,9 @@ pub struct Exempt {
     pub collector: Vec<SocketAddr>,
     /// What goes on.
     pub continuity: Vec<Continuity>,
+    /// Programs ask a resolver of this host, and whom that asks is not known: so none of them is exempt.
+    #[serde(default)]
+    pub unknown_resolvers: bool,
 }
 
 impl Exempt {
@@ -39,7 +52,9 @@ impl Exempt {
     pub fn find(surroundings: &Surroundings) -> Result<Self, String> {
         let (_, own) = kernel::own().map_err(|error| format!("the host's routes cannot be read: {error}"))?;
         let mut addresses = BTreeMap::new();
-        for resolver in resolvers() {
+        let resolvers = resolvers(Path::new("/"));
+        let unknown_resolvers = !resolvers.is_empty() && resolvers.iter().all(IpAddr::is_loopback);
+        for resolver in resolvers {
             addresses.insert(resolver, "a name server of this host".to_owned());
         }
         for (_, gateway) in &own.gateways {
@@ -55,6 +70,14 @@ impl Exempt {
             addresses,
             collector: surroundings.collector.clone(),
             continuity: surroundings.continuity()?,
+            unknown_resolvers,
+        })
+    }
+
+    /// What a plan is to say of name servers.
+    pub fn warning(&self) -> Option<String> {
+        self.unknown_resolvers.then(|| {
+            "This host's programs ask a resolver on the host itself; whom that asks is not known, and not exempt.".to_owned()
         })
     }
 
@@ -85,11 +108,39 @@ impl Exempt {
     }
 }
 
-/// Name servers that `/etc/resolv.conf` names.
-fn resolvers() -> Vec<IpAddr> {
-    let text = read_file(std::path::Path::new(RESOLV_CONF), RESOLV_CONF_BYTES_MAX).unwrap_or_default();
-    let text = String::from_utf8_lossy(&text);
-    let named = text.lines().filter_map(|line| line.trim().strip_prefix("nameserver"));
+/// Name servers that the files below `root` name.
+fn resolvers(root: &Path) -> BTreeSet<IpAddr> {
     let address = |rest: &str| rest.split_whitespace().next()?.split('%').next()?.parse().ok();
-    named.filter_map(address).take(RESOLVERS_MAX).collect()
+    let named = |file: &str| -> Vec<IpAddr> {
+        let text = read_file(&root.join(file), RESOLV_CONF_BYTES_MAX).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let named = text.lines().filter_map(|line| line.trim().strip_prefix("nameserver"));
+        named.filter_map(address).take(RESOLVERS_MAX).collect()
+    };
+    RESOLV_CONFS.into_iter().flat_map(named).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn those_that_a_local_resolver_asks_are_found_where_it_says_them() {
+        let root = tempfile::tempdir().unwrap();
+        let found = || resolvers(root.path()).iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert!(found().is_empty());
+        let write = |file: &str, text: &str| {
+            let path = root.path().join(file);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        write("etc/resolv.conf", "# stub\nnameserver 127.0.0.53\noptions edns0\n");
+        assert_eq!(found(), ["127.0.0.53"]);
+        write(
+            "run/systemd/resolve/resolv.conf",
+            "nameserver 192.0.2.53\nnameserver fe80::1%eth0\nnameserver x\n",
+        );
+        write("run/NetworkManager/no-stub-resolv.conf", "nameserver 192.0.2.53\nnameserver 192.0.2.54\n");
+        assert_eq!(found(), ["127.0.0.53", "192.0.2.53", "192.0.2.54", "fe80::1"]);
+    }
 }

@@ -121,6 +121,7 @@ impl Deed for Limit {
                     .to_owned(),
             );
         }
+        lines.extend(self.exempt.warning());
         Plan {
             lines,
             data: json!({
