@@ -273,7 +273,7 @@ pub struct Levers {
     /// What is done here, for the sensors that see it.
     pub acts: OwnActs,
     /// Control groups that the tables of isolated units name, by action.
-    groups: BTreeMap<Uuid, u64>,
+    groups: BTreeMap<Uuid, Vec<u64>>,
     put_by: Option<PutBy>,
     watch: Watch,
     early: EarlyDrop,
@@ -300,7 +300,10 @@ impl Levers {
     /// should stand still.
     pub fn has_moved(&self, id: Uuid, prepared: &Prepared) -> bool {
         match prepared {
-            Prepared::IsolateUnit(unit) => self.groups.get(&id) != Some(&unit.current()),
+            Prepared::IsolateUnit(unit) => {
+                let named = self.groups.get(&id).map_or(&[][..], Vec::as_slice);
+                unit.current(named) != named
+            }
             Prepared::FreezeAccount(account) => account.has_escaped(),
             Prepared::FreezeProcess(process) => process.has_escaped(id),
             _ => false,

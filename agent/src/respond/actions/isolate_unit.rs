@@ -2,8 +2,10 @@
 //! within it (over loopback).
 //!
 //! The kernel knows a process's unit by its control group (version 2). A unit that is started anew has another one: it is looked
-//! up again each second. Processes in a network namespace of their own send through another firewall, so that a unit that has
-//! some is refused.
+//! up again each second. A user may make groups of any name below its own: all of a name are meant, so that an empty one takes
+//! nobody's place. Of very many those are meant that were before, then those with processes, then the least deep, where only
+//! root makes some. Processes in a network namespace of their own send through another firewall: a unit that has no others is
+//! refused.
 
 use std::collections::VecDeque;
 use std::os::unix::fs::MetadataExt as _;
@@ -21,6 +23,8 @@ use crate::respond::firewall::table::{Chain, Family, Hook, PREFIX, Table};
 /// Groups that are gone through for a unit, and how deep.
 const GROUPS_MAX: usize = 20_000;
 const DEPTH_MAX: usize = 12;
+/// Groups of one name that are meant at once: what the rungs go through for every packet. How many more there are is told.
+const NAMED_MAX: usize = 128;
 /// Processes of a unit whose network namespace is looked at.
 const PROCESSES_MAX: usize = 256;
 
@@ -31,6 +35,9 @@ pub struct UnitIsolation {
     pub unit: String,
     /// What goes on.
     pub continuity: Vec<Continuity>,
+    /// Groups of that name with processes that have a network of their own: these go on.
+    #[serde(default)]
+    pub elsewhere: usize,
 }
 
 /// Where a unit's processes are.
@@ -49,28 +56,35 @@ impl UnitIsolation {
     /// When there is no such unit with processes, or it is the agent's own, or it cannot be told from others.
     pub fn prepare(unit: &str, surroundings: &Surroundings) -> Result<Self, String> {
         let root = root()?;
-        let (path, _) = find(&root, unit)?;
+        let found = find(&root, unit)?;
         let own = own_group(&root);
-        if own.is_some_and(|own| own.starts_with(&path)) {
+        if own.is_some_and(|own| found.iter().any(|(path, _)| own.starts_with(path))) {
             return Err(format!("the agent itself runs in {unit}: isolate the host"));
         }
-        is_in_this_namespace(&path, unit)?;
-        Ok(Self { unit: unit.to_owned(), continuity: surroundings.continuity()? })
+        let (meant, _) = choose(found, &[]);
+        let mut networks = Vec::new();
+        for (path, _) in &meant {
+            networks.extend(has_own_network(path)?);
+        }
+        let elsewhere = networks.iter().filter(|own| **own).count();
+        if elsewhere > 0 && elsewhere == networks.len() {
+            return Err(format!(
+                "{unit} has a network of its own: block or close what it uses, or isolate the host"
+            ));
+        }
+        Ok(Self { unit: unit.to_owned(), continuity: surroundings.continuity()?, elsewhere })
     }
 
-    fn tables(&self, id: Uuid, group: Group) -> [Table; 1] {
-        self.tables_of(id, group.id, group.level)
-    }
-
-    /// What it puts into the kernel, of the control group with that number at that depth.
-    pub fn tables_of(&self, id: Uuid, group: u64, level: u32) -> [Table; 1] {
-        let of_unit = || -> Rule {
-            vec![Expression::Load(Load::Cgroup(level)), Expression::Is(group.to_ne_bytes().to_vec())]
+    /// What it puts into the kernel.
+    fn tables(&self, id: Uuid, groups: &[Group]) -> [Table; 1] {
+        let of_unit = |group: &Group, last: &Expression| -> Rule {
+            let number = Expression::Is(group.id.to_ne_bytes().to_vec());
+            vec![Expression::Load(Load::Cgroup(group.level)), number, last.clone()]
         };
         let chain = |hook, interface, last: Expression| {
             let mut rules = vec![rule([loopback(interface)], Verdict::Return)];
             rules.extend(self.continuity.iter().flat_map(|entry| entry.rules(hook, &Verdict::Return)));
-            rules.push([of_unit(), vec![last]].concat());
+            rules.extend(groups.iter().map(|group| of_unit(group, &last)));
             Chain { hook, rules }
         };
         let chains = vec![
@@ -81,9 +95,18 @@ impl UnitIsolation {
         [Table { family: Family::Inet, name, sets: Vec::new(), chains }]
     }
 
-    /// The group it has now; none while it does not run.
-    fn group(&self) -> Option<Group> {
-        find(&root().ok()?, &self.unit).ok().map(|(_, group)| group)
+    /// The groups it has now, given the numbers of those that are named already, and how many more there are; none while it does not
+    /// run.
+    fn found(&self, named: &[u64]) -> (Vec<Group>, usize) {
+        let found = root().and_then(|root| find(&root, &self.unit)).unwrap_or_default();
+        let (meant, beyond) = choose(found, named);
+        (meant.into_iter().map(|(_, group)| group).collect(), beyond)
+    }
+
+    /// What the rules are to name.
+    fn groups(&self, named: &[u64]) -> Vec<Group> {
+        let (found, _) = self.found(named);
+        if found.is_empty() { vec![Self::nowhere()] } else { found }
     }
 
     /// A group that no process is in, so that the table is there and matches nobody.
@@ -91,9 +114,9 @@ impl UnitIsolation {
         Group { id: u64::MAX, level: 1 }
     }
 
-    /// Number of the group that the rules are to name now.
-    pub fn current(&self) -> u64 {
-        self.group().unwrap_or(Self::nowhere()).id
+    /// Numbers of the groups that the rules are to name now, given those that they name.
+    pub fn current(&self, named: &[u64]) -> Vec<u64> {
+        numbers(&self.groups(named))
     }
 }
 
@@ -103,6 +126,12 @@ impl Deed for UnitIsolation {
             "The processes of {} exchange nothing with other hosts; this host and loopback go on.",
             self.unit
         )];
+        if self.elsewhere > 0 {
+            lines.push(format!(
+                "In {} of the groups of that name processes have a network of their own, and go on.",
+                self.elsewhere
+            ));
+        }
         lines.extend(
             self.continuity.iter().map(|entry| format!("Goes on by the owner's policy: {}", entry.name)),
         );
@@ -110,29 +139,34 @@ impl Deed for UnitIsolation {
     }
 
     fn apply(&self, applied: &Applied, levers: &mut Levers) -> Result<Value, String> {
-        let group = self.group().unwrap_or(Self::nowhere());
-        levers.put(&self.tables(applied.id, group), applied.left)?;
-        levers.groups.insert(applied.id, group.id);
-        Ok(json!({ "cgroup": group.id }))
+        let named = levers.groups.get(&applied.id).cloned().unwrap_or_default();
+        let (found, beyond) = self.found(&named);
+        let groups = if found.is_empty() { vec![Self::nowhere()] } else { found };
+        levers.put(&self.tables(applied.id, &groups), applied.left)?;
+        let numbers = numbers(&groups);
+        let detail = json!({ "cgroups": numbers, "groups_not_isolated": beyond });
+        levers.groups.insert(applied.id, numbers);
+        Ok(detail)
     }
 
     fn arm(&self, applied: &Applied, levers: &mut Levers) -> Result<(), String> {
         // Some rungs put the whole anew.
-        let group = self.group().unwrap_or(Self::nowhere());
-        levers.arm(&self.tables(applied.id, group), applied.left)
+        let named = levers.groups.get(&applied.id).cloned().unwrap_or_default();
+        levers.arm(&self.tables(applied.id, &self.groups(&named)), applied.left)
     }
 
     /// The agent is not in the unit, so that it cannot try for it.
     fn probe(&self) -> Result<Value, String> {
-        match self.group() {
-            Some(group) => Ok(json!({ "cgroup": group.id, "probe": "the rules are in the kernel" })),
-            None => Err(format!("{} does not run any more", self.unit)),
+        let (found, _) = self.found(&[]);
+        if found.is_empty() {
+            return Err(format!("{} does not run any more", self.unit));
         }
+        Ok(json!({ "groups": found.len(), "probe": "the rules are in the kernel" }))
     }
 
     fn undo(&self, id: Uuid, levers: &mut Levers) -> Result<(), String> {
         levers.groups.remove(&id);
-        levers.remove(&self.tables(id, Self::nowhere()))
+        levers.remove(&self.tables(id, &[Self::nowhere()]))
     }
 
     /// The unit may be one that the way to the collector goes through: a proxy, a tunnel, a resolver.
@@ -146,28 +180,58 @@ fn root() -> Result<PathBuf, String> {
     groups::root().map_err(|why| format!("{why}: isolate the host, or close its port"))
 }
 
-fn find(root: &Path, unit: &str) -> Result<(PathBuf, Group), String> {
+/// All groups of that name, the least deep first. What is below one is part of it.
+fn find(root: &Path, unit: &str) -> Result<Vec<(PathBuf, Group)>, String> {
     let mut queue = VecDeque::from([(root.to_owned(), 0_u32)]);
-    let mut seen = 0;
+    let (mut found, mut seen) = (Vec::new(), 0);
     while let Some((directory, level)) = queue.pop_front() {
         let Ok(entries) = std::fs::read_dir(&directory) else { continue };
         for entry in entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
             let (path, level) = (entry.path(), level.saturating_add(1));
             seen += 1;
             if seen > GROUPS_MAX {
-                return Err(format!("{unit} is not among the first {GROUPS_MAX} control groups"));
+                queue.clear();
+                break;
             }
             if entry.file_name() == *unit {
-                let metadata =
-                    entry.metadata().map_err(|error| format!("{unit} cannot be looked at: {error}"))?;
-                return Ok((path, Group { id: metadata.ino(), level }));
-            }
-            if usize::try_from(level).is_ok_and(|level| level < DEPTH_MAX) {
+                // One that is gone by now is none.
+                let metadata = entry.metadata().ok();
+                found.extend(metadata.map(|metadata| (path, Group { id: metadata.ino(), level })));
+            } else if usize::try_from(level).is_ok_and(|level| level < DEPTH_MAX) {
                 queue.push_back((path, level));
             }
         }
     }
-    Err(format!("{unit} does not run on this host"))
+    match found.is_empty() {
+        true if seen > GROUPS_MAX => {
+            Err(format!("{unit} is not among the first {GROUPS_MAX} control groups"))
+        }
+        true => Err(format!("{unit} does not run on this host")),
+        false => Ok(found),
+    }
+}
+
+/// Those that are meant, and how many more there are.
+fn choose(mut found: Vec<(PathBuf, Group)>, named: &[u64]) -> (Vec<(PathBuf, Group)>, usize) {
+    let beyond = found.len().saturating_sub(NAMED_MAX);
+    if beyond > 0 {
+        // Stable: within each kind the least deep stay first.
+        found.sort_by_cached_key(|(path, group)| (!named.contains(&group.id), !has_processes(path)));
+        found.truncate(NAMED_MAX);
+    }
+    (found, beyond)
+}
+
+/// In it or below it.
+fn has_processes(group: &Path) -> bool {
+    let events = std::fs::read_to_string(group.join("cgroup.events")).unwrap_or_default();
+    events.lines().any(|line| line == "populated 1")
+}
+
+fn numbers(groups: &[Group]) -> Vec<u64> {
+    let mut numbers: Vec<u64> = groups.iter().map(|group| group.id).collect();
+    numbers.sort_unstable();
+    numbers
 }
 
 fn own_group(root: &Path) -> Option<PathBuf> {
@@ -176,19 +240,63 @@ fn own_group(root: &Path) -> Option<PathBuf> {
     Some(root.join(path))
 }
 
-/// Whether the unit's processes use this network namespace.
-fn is_in_this_namespace(group: &Path, unit: &str) -> Result<(), String> {
+/// Whether processes of a group use another network namespace than the agent; none when it has no processes.
+fn has_own_network(group: &Path) -> Result<Option<bool>, String> {
     let own = std::fs::read_link("/proc/self/ns/net")
         .map_err(|error| format!("namespaces cannot be read: {error}"))?;
     let text = std::fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
-    for pid in text.lines().take(PROCESSES_MAX) {
-        // A process that has ended is in none.
-        let Ok(other) = std::fs::read_link(format!("/proc/{pid}/ns/net")) else { continue };
-        if other != own {
-            return Err(format!(
-                "{unit} has a network of its own: block or close what it uses, or isolate the host"
-            ));
+    let pids = text.lines().take(PROCESSES_MAX);
+    // A process that has ended is in none.
+    let networks = pids.filter_map(|pid| std::fs::read_link(format!("/proc/{pid}/ns/net")).ok());
+    Ok(networks.map(|other| other != own).reduce(|one, other| one || other))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn isolation() -> UnitIsolation {
+        UnitIsolation { unit: "x.service".to_owned(), continuity: Vec::new(), elsewhere: 0 }
+    }
+
+    #[test]
+    fn an_empty_group_of_the_same_name_takes_nobodys_place() {
+        let root = tempfile::tempdir().unwrap();
+        let make = |path: &str| {
+            let path = root.path().join(path);
+            std::fs::create_dir_all(&path).unwrap();
+            std::fs::metadata(&path).unwrap().ino()
+        };
+        assert!(find(root.path(), "x.service").is_err());
+        let decoy = make("user.slice/user-1000.slice/x.service");
+        let real = make("user.slice/user-1000.slice/user@1000.service/app.slice/x.service");
+        make("user.slice/user-1000.slice/user@1000.service/app.slice/x.service/x.service");
+        let found = find(root.path(), "x.service").unwrap();
+        let groups: Vec<Group> = found.into_iter().map(|(_, group)| group).collect();
+        assert_eq!(groups, [Group { id: decoy, level: 3 }, Group { id: real, level: 5 }]);
+        let [table] = isolation().tables(Uuid::nil(), &groups);
+        for chain in &table.chains {
+            let named = |group: &Group| {
+                let number = Expression::Is(group.id.to_ne_bytes().to_vec());
+                chain.rules.iter().any(|rule| rule.contains(&number))
+            };
+            assert!(groups.iter().all(named), "{:?}", chain.rules);
         }
     }
-    Ok(())
+
+    #[test]
+    fn of_too_many_those_stay_that_were_named_and_those_with_processes_come_first() {
+        let root = tempfile::tempdir().unwrap();
+        let group = |number: usize| {
+            let path = root.path().join(number.to_string());
+            std::fs::create_dir_all(&path).unwrap();
+            (path, Group { id: u64::try_from(number).unwrap(), level: 2 })
+        };
+        let all: Vec<_> = (0..NAMED_MAX + 2).map(group).collect();
+        std::fs::write(all[NAMED_MAX].0.join("cgroup.events"), "populated 1\nfrozen 0\n").unwrap();
+        let last = u64::try_from(NAMED_MAX).unwrap() + 1;
+        let (chosen, beyond) = choose(all, &[last]);
+        let ids: Vec<u64> = chosen.iter().map(|(_, group)| group.id).collect();
+        assert_eq!((ids.len(), beyond, ids[0], ids[1], ids[2]), (NAMED_MAX, 2, last, last - 1, 0));
+    }
 }
