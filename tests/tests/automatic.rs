@@ -7,6 +7,7 @@ use picket_tests::collector::Collector;
 use picket_tests::lab::Lab;
 use picket_tests::site::{ATTACKER, COLLECTOR, Site, cable};
 use picket_tests::wait_for;
+use rustix::process::Signal;
 use serde_json::Value;
 
 /// Passwords are guessed from the attacker's address, as sshd logs it.
@@ -57,6 +58,26 @@ fn who_guesses_passwords_is_blocked_where_the_owner_wants_it() {
     assert_eq!(site.pings(), [true, true]);
     let begun = receipts(&site).iter().filter(|receipt| receipt["outcome"] == "applied").count();
     assert_eq!(begun, 1, "once for one address");
+}
+
+/// A flood fills the line, so that the collector is not heard: what the owner wants against it stands all the same.
+#[test]
+fn what_the_owner_wants_blocked_waits_for_no_collector() {
+    let dir = tempfile::tempdir().unwrap();
+    let cable = cable();
+    let collector = Collector::start_on(dir.path(), COLLECTOR);
+    let policy = "[automatic]\nmode = \"on\"\nbuilt_in = [\"block-brute-force\"]\n";
+    let site = Site::start(dir.path(), &cable, &collector, policy);
+    std::fs::write(site.agent.auth_log(), "").unwrap();
+    collector.process().signal(Signal::STOP);
+    guess(&site);
+    wait_for("the block", || {
+        let status = site.agent.status()?;
+        (status.pointer("/commands/in_force/0/phase")? == "confirmed").then_some(())
+    });
+    assert_eq!(site.pings(), [false, false]);
+    collector.process().signal(Signal::CONT);
+    site.agent.run(&["release"]);
 }
 
 #[test]

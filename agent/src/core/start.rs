@@ -111,6 +111,7 @@ impl<'a> Start<'a> {
             heads: self.ledger.heads(),
             sealer: self.ledger.sealer(),
             keeper: keeper.clone(),
+            status: self.status.clone(),
             policy: self.policy.to_owned(),
             minute: Arc::new(minute_of_day),
             stop: stop.clone(),
@@ -174,7 +175,7 @@ impl<'a> Start<'a> {
 
     /// Puts in place again what is in force, before anything that senses is started.
     fn keeper(&self, link: &LinkStatus) -> Result<(Keeper, KeeperHandle), CoreError> {
-        let peers = link.clone();
+        let (peers, line) = (link.clone(), link.clone());
         let account = crate::uplink::uplink_account(&self.config.uplink.user).ok().flatten();
         let uplink_uid = account.map(|account| account.uid);
         let (policy, core, booted) = (self.policy.to_owned(), self.layout.core(), boot_by_clock());
@@ -196,6 +197,7 @@ impl<'a> Start<'a> {
             status: self.status.clone(),
             surroundings: Arc::new(surroundings),
             acknowledged: acknowledged(self.ledger),
+            connected: Arc::new(move || line.report().connected_since.is_some()),
             watch: self.watch.clone(),
         };
         let custody = Custody::start(context, Moment::now())?;

@@ -4,26 +4,30 @@
 //! Promises: nothing is done by a finding that is explained, or is an exercise; a target that is held already is left alone; who
 //! comes back is held twice as long, up to the rule's bound; a rule acts at most so often an hour, and what is beyond is told. What an
 //! automatic action may not touch is the same as for one that is ordered: the collector, gateways, name servers, own addresses, and the
-//! owner's continuity list.
+//! owner's continuity list. It has places of its own, so that commands always find one. What did not come into force, because it
+//! failed or could not be confirmed, is tried again when the finding grows, after a pause that becomes longer each time.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use picket_protocol::command::{Outcome, Receipt};
 use picket_protocol::crypto::{hex, sha256};
 use picket_protocol::finding::{Finding, Severity};
 use picket_protocol::record::{Kind, Record};
 use serde_json::json;
 use uuid::Uuid;
 
-use super::custody::Order;
+use super::custody::{AUTOMATIC_MAX, Order};
 use super::keeper::Keeper;
 use super::receipt::{Subject, lifecycle, safe};
+use super::status::RespondStatus;
 use super::{Moment, RespondError};
 use crate::config::policy::{Automatic, Mode, Policy};
-use crate::ledger::{Heads, Reader, RecordFilter, Sealer};
+use crate::ledger::{Heads, KeptRecord, Reader, RecordFilter, Sealer};
 use crate::sys::Stop;
 
 mod judge;
@@ -34,6 +38,8 @@ pub use judge::{Judge, Wanted};
 const RECORDS_MAX: usize = 1_000;
 /// How long the thread waits for records before it looks whether it is to end.
 const WAIT: Duration = Duration::from_millis(500);
+/// How long it is waited for the outcome of an order.
+const OUTCOME_WITHIN: Duration = Duration::from_secs(120);
 
 /// What the thread works with.
 pub struct Context {
@@ -45,6 +51,8 @@ pub struct Context {
     pub sealer: Sealer,
     /// Who does it.
     pub keeper: Keeper,
+    /// Where it is seen what is in force.
+    pub status: RespondStatus,
     /// `policy.toml`.
     pub policy: PathBuf,
     /// Minutes from midnight of the host's local time.
@@ -80,7 +88,7 @@ pub fn start(context: Context) -> io::Result<AutomaticHandle> {
         return Ok(AutomaticHandle::default());
     }
     let thread = std::thread::Builder::new().name("automatic".to_owned()).spawn(move || {
-        let follower = Follower { judge: Judge::default(), context };
+        let follower = Follower { judge: Judge::default(), ordered: BTreeMap::new(), context };
         if let Err(error) = follower.run() {
             tracing::error!(%error, "automatic responses end");
         }
@@ -88,8 +96,17 @@ pub fn start(context: Context) -> io::Result<AutomaticHandle> {
     Ok(AutomaticHandle(Some(thread)))
 }
 
+/// An order of which it is not known yet what has become.
+struct Ordered {
+    rule: String,
+    target: String,
+    at: Duration,
+}
+
 struct Follower {
     judge: Judge,
+    /// At most [`AUTOMATIC_MAX`].
+    ordered: BTreeMap<Uuid, Ordered>,
     context: Context,
 }
 
@@ -109,12 +126,15 @@ impl Follower {
     }
 
     fn read(&mut self, reader: &Reader, from: u64) -> Result<(), crate::ledger::LedgerError> {
-        let filter =
-            RecordFilter { kind: Some(Kind::Finding), limit: RECORDS_MAX, ..RecordFilter::default() };
-        // The newest first; those below are known.
-        let records = reader.records(&filter)?;
-        let mut new: Vec<_> = records.into_iter().filter(|record| record.seq >= from).collect();
-        new.sort_by_key(|record| record.seq);
+        if !self.ordered.is_empty() {
+            for record in records_since(reader, Kind::Receipt, from)? {
+                let receipt = Record::parse(&record.bytes).and_then(|record| record.body::<Receipt>());
+                if let Ok(receipt) = receipt {
+                    self.learn(&receipt);
+                }
+            }
+        }
+        let new = records_since(reader, Kind::Finding, from)?;
         if new.is_empty() {
             return Ok(());
         }
@@ -134,12 +154,45 @@ impl Follower {
         Ok(())
     }
 
+    /// What became of an order. One that somebody has released meanwhile is not tried again before its time.
+    fn learn(&mut self, receipt: &Receipt) {
+        let over = matches!(
+            receipt.outcome,
+            Outcome::Confirmed | Outcome::Failed | Outcome::Reverted | Outcome::Released | Outcome::Expired
+        );
+        let Some(ordered) = receipt.command.filter(|_| over).and_then(|id| self.ordered.remove(&id)) else {
+            return;
+        };
+        match receipt.outcome {
+            Outcome::Failed | Outcome::Reverted => {
+                self.judge.failed(&ordered.rule, &ordered.target, Moment::now().boot);
+            }
+            _ => self.judge.succeeded(&ordered.rule, &ordered.target),
+        }
+    }
+
+    /// For how many more there are places, counting those that are on their way.
+    fn places(&mut self, now: Duration) -> usize {
+        self.ordered.retain(|_, ordered| now.saturating_sub(ordered.at) < OUTCOME_WITHIN);
+        let mut taken: BTreeSet<Uuid> = self.context.status.automatic().into_iter().collect();
+        taken.extend(self.ordered.keys());
+        AUTOMATIC_MAX.saturating_sub(taken.len())
+    }
+
     fn act(&mut self, automatic: &Automatic, finding: &Finding, bytes: &[u8]) {
         if automatic.mode == Mode::Off {
             return;
         }
-        let judged =
-            self.judge.judge(finding, &automatic.wanted(), Moment::now().boot, (self.context.minute)());
+        let now = Moment::now().boot;
+        let places = if automatic.mode == Mode::On { self.places(now) } else { usize::MAX };
+        let judged = self.judge.judge(finding, &automatic.wanted(), now, (self.context.minute)(), places);
+        if judged.crowded {
+            let title = format!(
+                "No place is left for what the policy wants (at most {AUTOMATIC_MAX} at once, some of them never for blocks): it is not done until \
+                 one ends"
+            );
+            self.tell("automatic-crowded", title, json!({ "finding": finding.id }));
+        }
         for rule in judged.exhausted {
             let title = format!(
                 "The automatic rule {} acts no more within this hour: its bound is reached",
@@ -155,7 +208,7 @@ impl Follower {
         }
     }
 
-    fn order(&self, wanted: Wanted, finding: &Finding, bytes: &[u8]) {
+    fn order(&mut self, wanted: Wanted, finding: &Finding, bytes: &[u8]) {
         let id = Uuid::now_v7();
         let by = format!("the owner's policy: {}", safe(&wanted.rule));
         let order = Order {
@@ -171,11 +224,18 @@ impl Follower {
             reason: format!("finding {}: {}", finding.id, safe(&finding.title)),
             ticket: String::new(),
             parties: None,
+            automatic: true,
         };
+        let Wanted { rule, target, .. } = wanted;
+        let at = Moment::now().boot;
+        self.ordered.insert(id, Ordered { rule, target, at });
         if let Err(order) = self.context.keeper.carry_out(order) {
             let title =
                 format!("Too much is to be done at once; not done: {}", safe(&order.action.describe()));
             self.tell("automatic-dropped", title, json!({ "finding": finding.id }));
+            if let Some(ordered) = self.ordered.remove(&id) {
+                self.judge.failed(&ordered.rule, &ordered.target, at);
+            }
         }
     }
 
@@ -199,4 +259,17 @@ impl Follower {
             tracing::error!(%error, event, "not recorded");
         }
     }
+}
+
+/// What was sealed of a kind from that record on, in order.
+fn records_since(
+    reader: &Reader,
+    kind: Kind,
+    from: u64,
+) -> Result<Vec<KeptRecord>, crate::ledger::LedgerError> {
+    let filter = RecordFilter { kind: Some(kind), limit: RECORDS_MAX, ..RecordFilter::default() };
+    // The newest first; those below are known.
+    let mut new: Vec<_> = reader.records(&filter)?.into_iter().filter(|record| record.seq >= from).collect();
+    new.sort_by_key(|record| record.seq);
+    Ok(new)
 }

@@ -3,8 +3,8 @@
 //!
 //! Order of an action: prepared, written down, applied, receipt `applied`; probed (and the collector heard from, where the action
 //! could have cut the agent off), receipt `confirmed`; at the end of its lease undone, receipt `expired`. What cannot be
-//! confirmed within [`CONFIRM_WITHIN`] is undone, receipt `reverted`. Until it is confirmed the kernel holds it no longer than
-//! that, so that an agent that dies of it leaves a host that comes back by itself.
+//! confirmed within [`CONFIRM_WITHIN`] is undone, receipt `reverted`; of what the owner's policy does see `confirm.rs`. Until it is
+//! confirmed the kernel holds it no longer than that, so that an agent that dies of it leaves a host that comes back by itself.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -39,14 +39,14 @@ mod confirm;
 mod end;
 mod evidence;
 mod guard;
+mod places;
 mod restore;
 mod resume;
 mod steps;
 
 pub use evidence::{Preserves, StepReceipt};
+pub use places::{ACTIONS_MAX, AUTOMATIC_MAX};
 
-/// Actions in force at once; more are answered with a failure.
-pub const ACTIONS_MAX: usize = 64;
 /// How long an action may take to be confirmed.
 pub const CONFIRM_WITHIN: Duration = Duration::from_secs(30);
 /// What the kernel holds beyond that, so that it is the agent who undoes and says so when it lives.
@@ -89,6 +89,8 @@ pub struct Context {
     pub surroundings: Arc<dyn Fn() -> Surroundings + Send + Sync>,
     /// How many records the collector is known to hold.
     pub acknowledged: Arc<dyn Fn() -> u64 + Send + Sync>,
+    /// Whether there is a connection to the collector, as far as is known.
+    pub connected: Arc<dyn Fn() -> bool + Send + Sync>,
     /// What tells sensors to tell more.
     pub watch: Watch,
 }
@@ -110,6 +112,8 @@ pub struct Order {
     pub ticket: String,
     /// Of evidence that it collects.
     pub parties: Option<Parties>,
+    /// By the owner's policy; nobody has commanded it.
+    pub automatic: bool,
 }
 
 /// What was released.
@@ -143,6 +147,8 @@ struct Waiting {
     /// When it is probed next.
     probe: Duration,
     began: Duration,
+    /// Silence of the collector undoes it.
+    must_hear: bool,
 }
 
 /// See the module.
@@ -236,6 +242,7 @@ impl Custody {
             reason: order.reason,
             ticket: order.ticket,
             since: now.wall,
+            automatic: order.automatic,
             lease: Lease::start(&self.context.boot, now.boot, order.lease),
         };
         // What could not be undone after a crash is not done.
@@ -252,11 +259,12 @@ impl Custody {
     }
 
     fn prepare(&self, order: &Order) -> Result<Prepared, String> {
-        if self.in_force.len() >= ACTIONS_MAX {
-            return Err(format!("{ACTIONS_MAX} actions are in force already"));
-        }
+        self.has_place(order.automatic)?;
         let prepared = Prepared::new(&order.action, &(self.context.surroundings)())?;
         let mut prepared = prepared.ok_or("this action changes nothing that lasts")?;
+        if !order.automatic {
+            self.is_narrow(&prepared)?;
+        }
         prepared.inherit(self.in_force.iter().map(|act| &act.prepared));
         Ok(prepared)
     }
@@ -267,6 +275,7 @@ impl Custody {
         let deed = act.prepared.deed();
         let left = act.lease.remaining(now.boot);
         let held = unconfirmed(deed, left);
+        let must_hear = confirm::must_hear(&act, || (self.context.connected)());
         let _earlier = self.levers.take_put_by();
         let done = match deed.apply(&Applied { id, left: held }, &mut self.levers) {
             Ok(detail) => detail,
@@ -297,7 +306,7 @@ impl Custody {
         };
         self.change(id, |act| act.phase = Phase::Applied);
         let until = now.boot.saturating_add(CONFIRM_WITHIN);
-        self.waiting.push(Waiting { id, size, until, probe: now.boot, began: now.boot });
+        self.waiting.push(Waiting { id, size, until, probe: now.boot, began: now.boot, must_hear });
     }
 
     /// Confirms what can be, reverts what could not, ends what is over, and looks after the rest.

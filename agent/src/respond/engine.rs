@@ -343,6 +343,7 @@ impl Engine {
             reason: command.reason,
             ticket: command.ticket,
             parties: self.parties(),
+            automatic: false,
         };
         Ok(Some(if preserves { Task::Preserve(Box::new(order)) } else { Task::Order(order) }))
     }

@@ -55,6 +55,9 @@ pub struct InForce {
     pub ticket: String,
     /// When it began.
     pub since: Timestamp,
+    /// By the owner's policy; nobody has commanded it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub automatic: bool,
     /// How long it lasts.
     #[serde(skip, default = "Lease::over")]
     pub lease: Lease,

@@ -323,6 +323,7 @@ impl Sequence {
             reason: self.reason.clone(),
             ticket: self.ticket.clone(),
             parties: self.parties.clone(),
+            automatic: false,
         }
     }
 }

@@ -321,6 +321,12 @@ impl RespondStatus {
         });
     }
 
+    /// What the owner's policy has in force.
+    pub(super) fn automatic(&self) -> Vec<Uuid> {
+        let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.in_force.iter().filter(|act| act.automatic).map(|act| act.id).collect()
+    }
+
     pub(super) fn set_evidence(&self, evidence: &[Preserving]) {
         self.change(|state| {
             if state.evidence != evidence {

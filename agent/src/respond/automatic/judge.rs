@@ -19,12 +19,18 @@ const REMEMBERED_MAX: usize = 4_096;
 /// Who has been free for so long begins anew.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(7 * 86_400);
 const HOUR: Duration = Duration::from_secs(3_600);
+/// Places that blocks leave to other actions: anybody who can reach the host has addresses blocked, as many as he has.
+const LEFT_BY_BLOCKS: usize = 8;
+/// What could not be done is wanted again after this, and after twice as long each time that it cannot be done.
+const RETRY_AFTER: Duration = Duration::from_secs(60);
 
 /// One action that is wanted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wanted {
     /// Name of the rule.
     pub rule: String,
+    /// To whom, in the rule's words.
+    pub target: String,
     /// What to do.
     pub action: Action,
     /// For how long.
@@ -38,13 +44,18 @@ pub struct Judged {
     pub wanted: Vec<Wanted>,
     /// Rules that would have acted once more than they may: told once an hour each.
     pub exhausted: Vec<String>,
+    /// More was wanted than there are places for: told once an hour.
+    pub crowded: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Held {
     /// When it is free, on the boot clock.
     until: Duration,
+    /// How often it was held.
     times: u32,
+    /// How often in a row it could not be.
+    failures: u32,
 }
 
 /// Remembers who is held, and how often rules acted.
@@ -53,11 +64,19 @@ pub struct Judge {
     held: BTreeMap<(String, String), Held>,
     acted: BTreeMap<String, VecDeque<Duration>>,
     told: BTreeMap<String, Duration>,
+    crowded: Option<Duration>,
 }
 
 impl Judge {
-    /// What `rules` want of a finding at `now` (time since boot), at that minute of the day.
-    pub fn judge(&mut self, finding: &Finding, rules: &[Rule], now: Duration, minute: u16) -> Judged {
+    /// What `rules` want of a finding at `now` (time since boot), at that minute of the day, with places for so many more.
+    pub fn judge(
+        &mut self,
+        finding: &Finding,
+        rules: &[Rule],
+        now: Duration,
+        minute: u16,
+        places: usize,
+    ) -> Judged {
         let mut judged = Judged::default();
         if finding.drill || finding.explained_by.is_some() {
             return judged;
@@ -66,18 +85,51 @@ impl Judge {
             let targets = targets(rule, finding);
             let free: Vec<(String, Action)> =
                 targets.into_iter().filter(|(target, _)| !self.is_held(rule, target, now)).collect();
+            let places = match rule.action {
+                Reaction::BlockSource => places.saturating_sub(LEFT_BY_BLOCKS),
+                _ => places,
+            };
             for (target, action) in free {
+                // Who finds no place is free, and is wanted again when the finding grows.
+                if judged.wanted.len() >= places {
+                    judged.crowded |= self.is_to_tell_crowd(now);
+                    break;
+                }
                 if !self.may_act(rule, now) {
                     if self.is_to_tell(rule, now) {
                         judged.exhausted.push(rule.name.clone());
                     }
                     break;
                 }
-                let lease = self.hold(rule, target, now);
-                judged.wanted.push(Wanted { rule: rule.name.clone(), action, lease });
+                let lease = self.hold(rule, target.clone(), now);
+                judged.wanted.push(Wanted { rule: rule.name.clone(), target, action, lease });
             }
         }
         judged
+    }
+
+    /// What was wanted is not in force, at `now`: the target is free again after a pause, and this time does not count.
+    pub fn failed(&mut self, rule: &str, target: &str, now: Duration) {
+        let Some(held) = self.held.get_mut(&(rule.to_owned(), target.to_owned())) else { return };
+        let pause = RETRY_AFTER.saturating_mul(1_u32.checked_shl(held.failures).unwrap_or(u32::MAX));
+        held.until = held.until.min(now.saturating_add(pause));
+        held.failures = held.failures.saturating_add(1);
+        held.times = held.times.saturating_sub(1);
+    }
+
+    /// What was wanted is in force.
+    pub fn succeeded(&mut self, rule: &str, target: &str) {
+        if let Some(held) = self.held.get_mut(&(rule.to_owned(), target.to_owned())) {
+            held.failures = 0;
+        }
+    }
+
+    fn is_to_tell_crowd(&mut self, now: Duration) -> bool {
+        let due = self.crowded.is_none_or(|told| now.saturating_sub(told) >= HOUR);
+        if due {
+            self.crowded = Some(now);
+        }
+        due
     }
 
     fn is_held(&self, rule: &Rule, target: &str, now: Duration) -> bool {
@@ -109,14 +161,17 @@ impl Judge {
     fn hold(&mut self, rule: &Rule, target: String, now: Duration) -> Duration {
         let place = (rule.name.clone(), target);
         let before = self.held.get(&place).filter(|held| now.saturating_sub(held.until) < FORGOTTEN_AFTER);
-        let times = before.map_or(0, |held| held.times.saturating_add(1));
+        let (times, failures) = before.map_or((0, 0), |held| (held.times, held.failures));
         let longest = rule.lease_max.map_or(rule.lease.0, |longest| longest.0);
         let lease = rule.lease.0.saturating_mul(1_u32.checked_shl(times).unwrap_or(u32::MAX)).min(longest);
         if self.held.len() >= REMEMBERED_MAX && !self.held.contains_key(&place) {
             let first = self.held.iter().min_by_key(|(_, held)| held.until).map(|(place, _)| place.clone());
             first.and_then(|first| self.held.remove(&first));
         }
-        self.held.insert(place, Held { until: now.saturating_add(lease), times });
+        self.held.insert(
+            place,
+            Held { until: now.saturating_add(lease), times: times.saturating_add(1), failures },
+        );
         lease
     }
 }
@@ -205,6 +260,8 @@ mod tests {
     use super::*;
     use crate::config::policy::{BuiltIn, Hours};
 
+    const MANY: usize = usize::MAX;
+
     fn finding(rule: &str, entities: Vec<Entity>, evidence: Value) -> Finding {
         Finding {
             id: Uuid::nil(),
@@ -233,16 +290,16 @@ mod tests {
     fn who_comes_back_is_held_twice_as_long_up_to_the_bound() {
         let (mut judge, mut now, mut leases) = (Judge::default(), Duration::ZERO, Vec::new());
         for _ in 0..7 {
-            let wanted = judge.judge(&guessing(&[7]), &block(), now, 0).wanted;
+            let wanted = judge.judge(&guessing(&[7]), &block(), now, 0, MANY).wanted;
             assert_eq!(wanted.len(), 1);
             leases.push(wanted[0].lease.as_secs() / 3_600);
             // While it is held, the finding grows and nothing more is done.
-            assert_eq!(judge.judge(&guessing(&[7]), &block(), now + HOUR / 2, 0), Judged::default());
+            assert_eq!(judge.judge(&guessing(&[7]), &block(), now + HOUR / 2, 0, MANY), Judged::default());
             now += wanted[0].lease;
         }
         assert_eq!(leases, [1, 2, 4, 8, 16, 24, 24]);
         now += FORGOTTEN_AFTER;
-        assert_eq!(judge.judge(&guessing(&[7]), &block(), now, 0).wanted[0].lease, HOUR);
+        assert_eq!(judge.judge(&guessing(&[7]), &block(), now, 0, MANY).wanted[0].lease, HOUR);
     }
 
     #[test]
@@ -252,7 +309,7 @@ mod tests {
         let mild = Finding { severity: Severity::Low, ..guessing(&[7]) };
         let other = Finding { rule: "login.failure".to_owned(), ..guessing(&[7]) };
         for finding in [explained, drill, mild, other] {
-            assert_eq!(Judge::default().judge(&finding, &block(), HOUR, 0), Judged::default());
+            assert_eq!(Judge::default().judge(&finding, &block(), HOUR, 0, MANY), Judged::default());
         }
     }
 
@@ -260,28 +317,73 @@ mod tests {
     fn a_rule_acts_so_often_an_hour_and_tells_once_that_it_does_not() {
         let rules = vec![Rule { per_hour: 3, ..BuiltIn::BlockBruteForce.rule() }];
         let mut judge = Judge::default();
-        let judged = judge.judge(&guessing(&[1, 2, 3, 4, 5]), &rules, Duration::ZERO, 0);
+        let judged = judge.judge(&guessing(&[1, 2, 3, 4, 5]), &rules, Duration::ZERO, 0, MANY);
         assert_eq!((judged.wanted.len(), judged.exhausted.len()), (3, 1));
-        let again = judge.judge(&guessing(&[6]), &rules, HOUR / 2, 0);
+        let again = judge.judge(&guessing(&[6]), &rules, HOUR / 2, 0, MANY);
         assert_eq!((again.wanted.len(), again.exhausted.len()), (0, 0));
-        assert_eq!(judge.judge(&guessing(&[6]), &rules, HOUR, 0).wanted.len(), 1);
+        assert_eq!(judge.judge(&guessing(&[6]), &rules, HOUR, 0, MANY).wanted.len(), 1);
     }
 
     #[test]
     fn an_account_that_was_broken_into_is_frozen_and_root_is_not() {
         let user = |name: &str| Entity::User { name: Text { text: name.to_owned(), bytes: None }, uid: None };
         let broken = finding("login.success-after-failures", vec![user("ada"), user("root")], json!({}));
-        let wanted = Judge::default().judge(&broken, &[BuiltIn::FreezeBrokenAccount.rule()], HOUR, 0).wanted;
+        let wanted =
+            Judge::default().judge(&broken, &[BuiltIn::FreezeBrokenAccount.rule()], HOUR, 0, MANY).wanted;
         assert_eq!(wanted.len(), 1, "{wanted:?}");
         assert_eq!(wanted[0].action, Action::FreezeAccount { user: "ada".to_owned() });
+    }
+
+    #[test]
+    fn what_could_not_be_done_is_wanted_again_soon_and_ever_later() {
+        let rules = [BuiltIn::BlockBruteForce.rule()];
+        let lease = rules[0].lease.0;
+        let mut judge = Judge::default();
+        let wants = |judge: &mut Judge, at: Duration| {
+            judge.judge(&guessing(&[1]), &rules, at, 0, MANY).wanted.into_iter().next()
+        };
+        let first = wants(&mut judge, Duration::ZERO).expect("it is free");
+        assert_eq!((first.target.as_str(), first.lease), ("192.0.2.1", lease));
+        let mut now = Duration::ZERO;
+        for pause in [60, 120, 240].map(Duration::from_secs) {
+            judge.failed(&first.rule, &first.target, now);
+            assert_eq!(wants(&mut judge, now + pause - Duration::from_secs(1)), None);
+            now += pause;
+            assert_eq!(
+                wants(&mut judge, now).map(|wanted| wanted.lease),
+                Some(lease),
+                "it counts as the first time"
+            );
+        }
+        judge.succeeded(&first.rule, &first.target);
+        assert_eq!(wants(&mut judge, now + lease / 2), None, "held");
+        now += lease;
+        assert!(wants(&mut judge, now).is_some_and(|wanted| wanted.lease > lease), "it has come back");
+        judge.failed(&first.rule, &first.target, now);
+        assert!(wants(&mut judge, now + RETRY_AFTER).is_some(), "as after the first failure");
+    }
+
+    #[test]
+    fn without_a_place_nobody_is_held_and_it_is_told_once_an_hour() {
+        let rules = [BuiltIn::BlockBruteForce.rule()];
+        let mut judge = Judge::default();
+        let judged = judge.judge(&guessing(&[1, 2, 3]), &rules, Duration::ZERO, 0, LEFT_BY_BLOCKS + 2);
+        assert_eq!((judged.wanted.len(), judged.crowded), (2, true));
+        let again = judge.judge(&guessing(&[3]), &rules, HOUR / 2, 0, LEFT_BY_BLOCKS);
+        assert_eq!((again.wanted.len(), again.crowded), (0, false));
+        assert!(judge.judge(&guessing(&[3]), &rules, HOUR, 0, 0).crowded);
+        assert_eq!(judge.judge(&guessing(&[3]), &rules, HOUR, 0, LEFT_BY_BLOCKS + 1).wanted.len(), 1);
+        // Other actions have the last places.
+        let isolate = [Rule { action: Reaction::Isolate, ..rules[0].clone() }];
+        assert_eq!(judge.judge(&guessing(&[4]), &isolate, HOUR, 0, 1).wanted.len(), 1);
     }
 
     #[test]
     fn hours_are_kept() {
         let hours = Some(Hours { from: 22 * 60, to: 6 * 60 });
         let rules = vec![Rule { hours, ..BuiltIn::BlockBruteForce.rule() }];
-        assert_eq!(Judge::default().judge(&guessing(&[1]), &rules, HOUR, 12 * 60), Judged::default());
-        assert_eq!(Judge::default().judge(&guessing(&[1]), &rules, HOUR, 60).wanted.len(), 1);
+        assert_eq!(Judge::default().judge(&guessing(&[1]), &rules, HOUR, 12 * 60, MANY), Judged::default());
+        assert_eq!(Judge::default().judge(&guessing(&[1]), &rules, HOUR, 60, MANY).wanted.len(), 1);
     }
 
     #[test]
@@ -290,12 +392,12 @@ mod tests {
             "interface": "eth0", "address": "192.0.2.1", "owner": "02:00:00:00:00:01", "claimed_by": "02:00:00:00:00:66",
         });
         let spoofed = finding("neighbour.gateway-changed", Vec::new(), evidence);
-        let wanted = Judge::default().judge(&spoofed, &[BuiltIn::PinGateway.rule()], HOUR, 0).wanted;
+        let wanted = Judge::default().judge(&spoofed, &[BuiltIn::PinGateway.rule()], HOUR, 0, MANY).wanted;
         assert_eq!(wanted[0].action.describe(), "pin the neighbour 192.0.2.1 on eth0 to 02:00:00:00:00:01");
         let target = Entity::Address { address: IpAddr::from([192, 0, 2, 2]), port: Some(443) };
         let name = Entity::Interface { name: Text { text: "eth0".to_owned(), bytes: None } };
         let flood = finding("net.flood.syn", vec![target, name], json!({}));
-        let wanted = Judge::default().judge(&flood, &[BuiltIn::RateLimitFlood.rule()], HOUR, 0).wanted;
+        let wanted = Judge::default().judge(&flood, &[BuiltIn::RateLimitFlood.rule()], HOUR, 0, MANY).wanted;
         let Action::RateLimit { protocol, port, per_second } = &wanted[0].action else {
             panic!("{wanted:?}")
         };

@@ -1,5 +1,9 @@
 //! Whether what was applied does what it says: probed, and where it could have cut the agent off, only once the collector was heard
 //! through it.
+//!
+//! What the owner's policy does needs no vendor's line: it is undone for the collector's silence only where the line was there
+//! when it was applied. Its blocks and limits never are: they spare the collector and all that the host needs to reach it, so
+//! that the silence is not theirs but that of the flood which they are against.
 
 use picket_protocol::command::Outcome;
 use serde_json::{Value, json};
@@ -16,7 +20,7 @@ impl Custody {
             return self.waiting.retain(|other| other.id != waiting.id);
         };
         let deed = act.prepared.deed();
-        let heard = !deed.may_cut_off() || (self.context.acknowledged)() >= waiting.size;
+        let heard = !waiting.must_hear || (self.context.acknowledged)() >= waiting.size;
         let late = now.boot >= waiting.until;
         if !late && (!heard || now.boot < waiting.probe) {
             return;
@@ -64,6 +68,78 @@ impl Custody {
             vec![in_force::put(&confirmed), in_force::tell(act.id, Outcome::Confirmed, &title, now.wall)];
         if let Err(error) = self.receipt(&act.subject(), Outcome::Confirmed, &title, detail, writes) {
             tracing::error!(%error, id = %act.id, "the receipt of an action was not sealed");
+        }
+    }
+}
+
+/// Whether the collector must be heard before an action counts that is about to be applied.
+pub(super) fn must_hear(act: &InForce, connected: impl FnOnce() -> bool) -> bool {
+    let spares = matches!(act.prepared, Prepared::Block(_) | Prepared::RateLimit(_));
+    // At a start the line is not there yet, whatever was before.
+    let excused = act.automatic && (spares || act.attempts <= 1 && !connected());
+    act.prepared.deed().may_cut_off() && !excused
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use picket_protocol::action::Mac;
+    use picket_protocol::time::Timestamp;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::respond::actions::block::Blocked;
+    use crate::respond::actions::exempt::Exempt;
+    use crate::respond::actions::isolate_unit::UnitIsolation;
+    use crate::respond::actions::pin_neighbour::Pin;
+    use crate::respond::lease::Lease;
+
+    fn act(prepared: Prepared, automatic: bool, attempts: u32) -> InForce {
+        InForce {
+            id: Uuid::nil(),
+            step: None,
+            prepared,
+            phase: Phase::Applying,
+            attempts,
+            signers: Vec::new(),
+            envelope_sha256: String::new(),
+            reason: String::new(),
+            ticket: String::new(),
+            since: Timestamp::default(),
+            automatic,
+            lease: Lease::over(),
+        }
+    }
+
+    #[test]
+    fn what_may_cut_off_needs_the_collector_unless_the_policy_did_it_without_one() {
+        let pin = || {
+            let (interface, address) = ("eth0".to_owned(), IpAddr::from([192, 0, 2, 1]));
+            Prepared::PinNeighbour(Pin { interface, address, mac: Mac([2; 6]), before: None })
+        };
+        let unit = || {
+            let (unit, continuity) = ("proxy.service".to_owned(), Vec::new());
+            Prepared::IsolateUnit(UnitIsolation { unit, continuity, elsewhere: 0 })
+        };
+        let block = || {
+            let networks = vec!["192.0.2.7".parse().unwrap()];
+            Prepared::Block(Blocked { networks, exempt: Exempt::default() })
+        };
+        for (prepared, automatic, attempts, connected, must) in [
+            (pin(), false, 1, true, true),
+            (pin(), false, 1, false, true),
+            (unit(), false, 1, true, true),
+            (block(), false, 1, true, true),
+            // By the owner's policy.
+            (pin(), true, 1, true, true),
+            (pin(), true, 1, false, false),
+            (pin(), true, 2, false, true),
+            (block(), true, 1, true, false),
+            (block(), true, 2, false, false),
+        ] {
+            let act = act(prepared, automatic, attempts);
+            assert_eq!(must_hear(&act, || connected), must, "{act:?}, connected: {connected}");
         }
     }
 }

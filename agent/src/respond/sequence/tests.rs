@@ -23,6 +23,7 @@ fn sequence(steps: Vec<Step>) -> Sequence {
         reason: String::new(),
         ticket: String::new(),
         parties: None,
+        automatic: false,
     };
     Sequence::of(&order, Timestamp::default()).unwrap()
 }
@@ -157,6 +158,7 @@ fn a_restore_has_its_steps_in_order() {
         reason: String::new(),
         ticket: String::new(),
         parties: None,
+        automatic: false,
     };
     let sequence = Sequence::of(&order, Timestamp::default()).unwrap();
     let names: Vec<&str> = sequence.stages.iter().map(|stage| stage.step.name.as_str()).collect();

@@ -1,0 +1,107 @@
+//! Whether there is room for one more action: places, and how much blocks may cover together.
+
+use picket_protocol::action::cover_too_much;
+
+use super::Custody;
+use crate::respond::actions::Prepared;
+use crate::respond::in_force::InForce;
+
+/// Actions in force at once; more are answered with a failure. What only ends or undoes others needs no place.
+pub const ACTIONS_MAX: usize = 64;
+/// Of these, places for what the owner's policy does: whoever makes findings from outside takes no place from commands.
+pub const AUTOMATIC_MAX: usize = 32;
+
+const _: () = assert!(AUTOMATIC_MAX < ACTIONS_MAX);
+
+impl Custody {
+    pub(super) fn has_place(&self, automatic: bool) -> Result<(), String> {
+        has_place(&self.in_force, automatic)
+    }
+
+    /// See [`is_narrow`].
+    pub(super) fn is_narrow(&self, prepared: &Prepared) -> Result<(), String> {
+        is_narrow(&self.in_force, prepared)
+    }
+}
+
+fn has_place(in_force: &[InForce], automatic: bool) -> Result<(), String> {
+    if in_force.len() >= ACTIONS_MAX {
+        return Err(format!("{ACTIONS_MAX} actions are in force already"));
+    }
+    if automatic && in_force.iter().filter(|act| act.automatic).count() >= AUTOMATIC_MAX {
+        return Err(format!(
+            "{AUTOMATIC_MAX} automatic actions are in force already; the other places are for commands"
+        ));
+    }
+    Ok(())
+}
+
+/// Blocks that commands have in force count together with a new one: many of them are no way round an isolation. What the
+/// policy blocks are single addresses, which neither count nor are refused.
+fn is_narrow(in_force: &[InForce], prepared: &Prepared) -> Result<(), String> {
+    let Prepared::Block(new) = prepared else { return Ok(()) };
+    let others = in_force.iter().filter(|act| !act.automatic);
+    let others = others.filter_map(|act| match &act.prepared {
+        Prepared::Block(other) => Some(&other.networks),
+        _ => None,
+    });
+    if cover_too_much(others.chain([&new.networks]).flatten()) {
+        return Err(
+            "with the blocks in force it covers more than a sixteenth of all addresses: release one, or isolate the host"
+                .to_owned(),
+        );
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use picket_protocol::time::Timestamp;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::respond::actions::block::Blocked;
+    use crate::respond::actions::exempt::Exempt;
+    use crate::respond::in_force::Phase;
+    use crate::respond::lease::Lease;
+
+    fn block(network: &str) -> Prepared {
+        Prepared::Block(Blocked { networks: vec![network.parse().unwrap()], exempt: Exempt::default() })
+    }
+
+    fn act(prepared: Prepared, automatic: bool) -> InForce {
+        InForce {
+            id: Uuid::nil(),
+            step: None,
+            prepared,
+            phase: Phase::Confirmed,
+            attempts: 1,
+            signers: Vec::new(),
+            envelope_sha256: String::new(),
+            reason: String::new(),
+            ticket: String::new(),
+            since: Timestamp::default(),
+            automatic,
+            lease: Lease::over(),
+        }
+    }
+
+    #[test]
+    fn whoever_has_findings_made_takes_no_place_from_commands() {
+        let mut in_force = vec![act(block("192.0.2.1"), true); AUTOMATIC_MAX];
+        assert!(has_place(&in_force, true).is_err() && has_place(&in_force, false).is_ok());
+        in_force.extend(vec![act(block("192.0.2.1"), false); ACTIONS_MAX - AUTOMATIC_MAX]);
+        assert!(has_place(&in_force, false).is_err());
+        let commanded = vec![act(block("192.0.2.1"), false); AUTOMATIC_MAX];
+        assert!(has_place(&commanded, true).is_ok());
+    }
+
+    #[test]
+    fn many_blocks_are_no_wider_than_one() {
+        let in_force = [act(block("16.0.0.0/4"), false), act(block("192.0.2.1"), true)];
+        assert!(is_narrow(&in_force, &block("16.0.0.0/4")).is_ok());
+        assert!(is_narrow(&in_force, &block("32.0.0.0/4")).is_err());
+        assert!(is_narrow(&in_force, &block("192.0.2.1")).is_err());
+        assert!(is_narrow(&in_force[1..], &block("32.0.0.0/4")).is_ok());
+    }
+}
