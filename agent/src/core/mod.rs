@@ -248,7 +248,7 @@ impl Core {
             respond: respond_status,
             responder: responder.clone(),
             freezer,
-            keeper,
+            keeper: keeper.clone(),
             preserver: preserver.clone(),
             sealer: ledger.sealer(),
             scan: sensors.scan(),
@@ -262,7 +262,7 @@ impl Core {
         };
         let mut core = Self {
             told: Told::start(&config, sources)?,
-            service: service::Service::new(ledger.health(), statuses.clone()),
+            service: service::Service::new(ledger.health(), statuses.clone(), keeper.turn()),
             config,
             layout,
             ledger,

@@ -1,7 +1,7 @@
 //! What the service manager is told: that the agent is ready, how it fares, that it gets on, that it stops.
 //!
-//! The watchdog is fed only while the pipeline gets on: the ledger's writer and the thread of every sensor come round
-//! ([`crate::turn`]). A disk that is full or fails is no reason to be restarted: nothing would be better afterwards, and
+//! The watchdog is fed only while the pipeline gets on: the ledger's writer, the thread of every sensor and that which holds
+//! what is done to the host come round ([`crate::turn`]). A disk that is full or fails is no reason to be restarted: nothing would be better afterwards, and
 //! what waits in memory would be lost. Then the writer tries again, and sensors wait behind it.
 
 use std::collections::BTreeMap;
@@ -12,19 +12,21 @@ use sd_notify::NotifyState;
 use super::Statuses;
 use crate::ledger::LedgerHealth;
 use crate::sense::{SensorReport, SensorState};
+use crate::turn::Turn;
 
 /// The service manager, when there is one.
 pub struct Service {
     ledger: LedgerHealth,
     statuses: Statuses,
+    keeper: Turn,
     told: String,
     hanging: bool,
 }
 
 impl Service {
-    /// Watches over the ledger's writer and the sensors.
-    pub fn new(ledger: LedgerHealth, statuses: Statuses) -> Self {
-        Self { ledger, statuses, told: String::new(), hanging: false }
+    /// Watches over the ledger's writer, the sensors and the keeper of actions.
+    pub fn new(ledger: LedgerHealth, statuses: Statuses, keeper: Turn) -> Self {
+        Self { ledger, statuses, keeper, told: String::new(), hanging: false }
     }
 
     /// Everything has started.
@@ -59,7 +61,8 @@ impl Service {
         if self.ledger.report().error.is_some() {
             return String::new();
         }
-        self.statuses.stuck(now).into_iter().map(words).collect::<Vec<_>>().join(", ")
+        let keeper = self.keeper.stuck(now).map(|long| ("keeper", long));
+        self.statuses.stuck(now).into_iter().chain(keeper).map(words).collect::<Vec<_>>().join(", ")
     }
 }
 
@@ -103,8 +106,8 @@ mod tests {
 
     #[test]
     fn a_writer_or_a_sensor_that_hangs_is_named_and_a_failing_disk_excuses_the_sensors() {
-        let (ledger, statuses) = (LedgerHealth::default(), Statuses::default());
-        let service = Service::new(ledger.clone(), statuses.clone());
+        let (ledger, statuses, keeper) = (LedgerHealth::default(), Statuses::default(), Turn::default());
+        let service = Service::new(ledger.clone(), statuses.clone(), keeper.clone());
         let (begin, late) = (Duration::from_secs(1), Duration::from_secs(1) + STUCK_AFTER);
         assert_eq!(service.hanging(late), "");
         statuses.get("logins").turn().works(begin);
@@ -116,6 +119,9 @@ mod tests {
         ledger.turn().rests();
         ledger.update(|report| report.error = None);
         statuses.get("logins").rests();
+        keeper.works(begin);
+        assert_eq!(service.hanging(late), "keeper for 600 s");
+        keeper.rests();
         assert_eq!(service.hanging(late), "");
     }
 

@@ -38,11 +38,14 @@ mod at_once;
 mod confirm;
 mod end;
 mod evidence;
+mod examine;
 mod guard;
 mod places;
 mod restore;
 mod resume;
 mod steps;
+
+use examine::Examination;
 
 pub use evidence::{Preserves, StepReceipt};
 pub use places::{ACTIONS_MAX, AUTOMATIC_MAX};
@@ -162,6 +165,7 @@ pub struct Custody {
     /// Acts that the worker has, or who preserves.
     handed: BTreeSet<Uuid>,
     waiting: Vec<Waiting>,
+    examinations: Vec<Examination>,
     saved: Duration,
     /// When to look again whether all is in place, and to try again what could not be undone.
     look: Duration,
@@ -186,7 +190,7 @@ impl Custody {
         let levers = Levers::new(context.rung, context.watch.clone(), context.acts.clone(), early);
         let [saved, look, undo, looked] = [now.boot; 4];
         let handed = preserve::read(&context.database)?.into_iter().map(|act| act.id).collect();
-        let (worker, preserver, waiting, meddling) = (None, None, Vec::new(), None);
+        let (worker, preserver, meddling) = (None, None, None);
         let mut custody = Self {
             context,
             levers,
@@ -195,7 +199,8 @@ impl Custody {
             worker,
             preserver,
             handed,
-            waiting,
+            waiting: Vec::new(),
+            examinations: Vec::new(),
             saved,
             look,
             undo,
@@ -222,10 +227,18 @@ impl Custody {
 
     /// Carries a command out, up to the receipt `applied`.
     pub fn begin(&mut self, order: Order, now: Moment) {
-        if self.take_sequence(&order, now) || self.do_at_once(&order, now) {
+        if self.take_sequence(&order, now) || self.do_at_once(&order, now) || self.examine(&order, now) {
             return;
         }
-        let prepared = match self.prepare(&order) {
+        let prepared = self
+            .has_place(order.automatic)
+            .and_then(|()| prepare(&order.action, &(self.context.surroundings)()));
+        self.carry_out(order, prepared, now);
+    }
+
+    /// Writes down what is prepared, and applies it.
+    fn carry_out(&mut self, order: Order, prepared: Result<Prepared, String>, now: Moment) {
+        let prepared = match prepared.and_then(|prepared| self.admit(prepared, &order)) {
             Ok(prepared) => prepared,
             Err(why) => {
                 return self.answer(&order.subject, order.id, Outcome::Failed, &safe(&why), Value::Null, now);
@@ -258,10 +271,8 @@ impl Custody {
         self.show();
     }
 
-    fn prepare(&self, order: &Order) -> Result<Prepared, String> {
+    fn admit(&self, mut prepared: Prepared, order: &Order) -> Result<Prepared, String> {
         self.has_place(order.automatic)?;
-        let prepared = Prepared::new(&order.action, &(self.context.surroundings)())?;
-        let mut prepared = prepared.ok_or("this action changes nothing that lasts")?;
         if !order.automatic {
             self.is_narrow(&prepared)?;
         }
@@ -314,6 +325,7 @@ impl Custody {
         for waiting in self.waiting.clone() {
             self.confirm(waiting, now);
         }
+        self.look_at_examined(now);
         let over = |act: &&InForce| act.phase != Phase::Ending && act.lease.remaining(now.boot).is_zero();
         let over: Vec<Uuid> = self.in_force.iter().filter(over).map(|act| act.id).collect();
         for id in over {
@@ -343,6 +355,9 @@ impl Custody {
     pub fn next_wake(&self, now: Moment) -> Option<Duration> {
         if !self.waiting.is_empty() {
             return Some(CONFIRM_POLL);
+        }
+        if !self.examinations.is_empty() {
+            return Some(examine::LOOK);
         }
         if self.sequences.iter().any(|sequence| sequence.end.is_none()) {
             return Some(STEP_POLL);
@@ -419,6 +434,11 @@ impl Custody {
     fn show(&self) {
         self.context.status.set_in_force(&self.in_force, &self.sequences);
     }
+}
+
+fn prepare(action: &Action, surroundings: &Surroundings) -> Result<Prepared, String> {
+    let prepared = Prepared::new(action, surroundings)?;
+    prepared.ok_or_else(|| "this action changes nothing that lasts".to_owned())
 }
 
 /// By which mechanism it was done, why by no better one, and what it does less.

@@ -16,6 +16,7 @@ use super::custody::{Custody, Order, Preserves, ReleasedAction, StepReceipt};
 use super::work::Work;
 use super::{Moment, Person, RespondError};
 use crate::sys::Wake;
+use crate::turn::Turn;
 
 /// Orders that may wait; more are answered with a failure.
 const QUEUE_MAX: usize = 64;
@@ -37,6 +38,7 @@ enum Job {
 pub struct Keeper {
     jobs: SyncSender<Job>,
     wake: Wake,
+    turn: Turn,
 }
 
 /// The keeper's thread.
@@ -63,14 +65,19 @@ impl KeeperHandle {
 /// When no thread or descriptor can be had.
 pub fn start(custody: Custody) -> io::Result<(Keeper, KeeperHandle)> {
     let (jobs, queue) = sync_channel(QUEUE_MAX);
-    let keeper = Keeper { jobs, wake: Wake::new()? };
-    let wake = keeper.wake.clone();
-    let body = move || run(custody, &queue, &wake);
+    let keeper = Keeper { jobs, wake: Wake::new()?, turn: Turn::default() };
+    let (wake, turn) = (keeper.wake.clone(), keeper.turn.clone());
+    let body = move || run(custody, &queue, &wake, &turn);
     let thread = std::thread::Builder::new().name("keeper".to_owned()).spawn(body)?;
     Ok((keeper.clone(), KeeperHandle { keeper, thread }))
 }
 
 impl Keeper {
+    /// Whether the thread gets on.
+    pub fn turn(&self) -> Turn {
+        self.turn.clone()
+    }
+
     /// Has an order carried out, soon; gives it back when too many wait.
     ///
     /// # Errors
@@ -130,11 +137,13 @@ impl Keeper {
     }
 }
 
-fn run(mut custody: Custody, queue: &Receiver<Job>, wake: &Wake) {
+fn run(mut custody: Custody, queue: &Receiver<Job>, wake: &Wake, turn: &Turn) {
     loop {
+        turn.rests();
         wait(&custody, wake);
         wake.clear();
         loop {
+            turn.works(Moment::now().boot);
             match queue.try_recv() {
                 Ok(Job::Order(order)) => custody.begin(*order, Moment::now()),
                 Ok(Job::Worker(worker)) => custody.set_worker(worker),

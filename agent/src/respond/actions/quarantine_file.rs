@@ -5,6 +5,10 @@
 //! before that copy is durable. It comes back with content, owner, mode, times, attributes and flags, if nothing has taken
 //! its place; what has is left alone, and the file stays in the vault.
 //!
+//! It is opened once, when it is examined, and stays open until it is taken: nobody can take a lease on it meanwhile
+//! (`F_SETLEASE`) that would keep the agent from reading it again. Of a file system that may never answer nothing is taken,
+//! and where one was mounted over the place since, nothing is touched.
+//!
 //! **Limits.** Programs that have it open, or run it, keep what they have. It comes back as another inode, with another
 //! time of birth. At most [`BYTES_MAX`], and not into the last [`RESERVE_BYTES`] of the agent's file system. Not of the
 //! agent, and not [`CRITICAL`]: without those nobody could boot or log in.
@@ -13,7 +17,7 @@ use std::fs::File;
 use std::io::{Seek as _, SeekFrom};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags, StatVfsMountFlags};
@@ -23,6 +27,7 @@ use uuid::Uuid;
 use super::vault::Vault;
 use super::{Applied, Deed, Levers, Plan, Surroundings};
 use crate::respond::lease_break;
+use crate::respond::preserve::may_hang;
 use crate::respond::processes::hash_of;
 use crate::respond::receipt::safe;
 use crate::sense::files::place;
@@ -31,8 +36,6 @@ use crate::sense::files::place;
 pub const BYTES_MAX: u64 = 1 << 30;
 /// What the vault leaves free on the agent's file system.
 pub const RESERVE_BYTES: u64 = 256 << 20;
-/// How long a file may take to be read: its file system may be one that answers when it likes.
-const READ_WITHIN: Duration = Duration::from_secs(60);
 
 /// What the host could not boot, or nobody log in, without: these files, however they are named, and all below those that
 /// end in a slash.
@@ -82,10 +85,31 @@ pub struct Quarantined {
     pub bytes: u64,
     /// Where vaults are.
     pub vaults: PathBuf,
+    /// As it was examined.
+    #[serde(skip)]
+    opened: Opened,
 }
 
+/// The file that was examined, open until it is taken; nothing after a start of the agent. It says nothing of who is who.
+#[derive(Clone, Debug, Default)]
+struct Opened(Arc<Mutex<Option<File>>>);
+
+impl Opened {
+    fn take(&self) -> Option<File> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl PartialEq for Opened {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Opened {}
+
 impl Quarantined {
-    /// Prepares it.
+    /// Prepares it. That takes as long as a lease on the file may last, and the reading of it.
     ///
     /// # Errors
     /// When it is another file, or one that is not taken.
@@ -94,19 +118,11 @@ impl Quarantined {
         if let Some(why) = is_own(Path::new(path), surroundings).or_else(|| is_critical_below(path)) {
             return Err(format!("{} is {why}", safe(path)));
         }
-        let (reply, answer) = sync_channel(1);
-        let (found, wanted) = (path.to_owned(), sha256.to_owned());
-        let examine = move || {
-            let bytes = examine(&found, &wanted);
-            // Nobody waits any more when it took too long.
-            let _late = reply.send(bytes).is_err();
-        };
-        let thread = std::thread::Builder::new().name("quarantine".to_owned()).spawn(examine);
-        thread.map_err(|error| format!("no thread can be started: {error}"))?;
-        let late = |_| Err(format!("{} could not be read within {} s", safe(path), READ_WITHIN.as_secs()));
-        let bytes = answer.recv_timeout(READ_WITHIN).unwrap_or_else(late)?;
+        answers(Path::new(path))?;
+        let (file, bytes) = examine(path, sha256)?;
         has_room(&surroundings.core, bytes)?;
-        Ok(Self { path: path.to_owned(), sha256: sha256.to_owned(), bytes, vaults })
+        let opened = Opened(Arc::new(Mutex::new(Some(file))));
+        Ok(Self { path: path.to_owned(), sha256: sha256.to_owned(), bytes, vaults, opened })
     }
 
     fn vault(&self, id: Uuid) -> Vault {
@@ -149,11 +165,16 @@ impl Deed for Quarantined {
     }
 
     fn apply(&self, applied: &Applied, levers: &mut Levers) -> Result<Value, String> {
-        let vault = self.vault(applied.id);
-        let path = Path::new(&self.path);
+        let (vault, path) = (self.vault(applied.id), Path::new(&self.path));
+        // Open until the end of this.
+        let mut file = self.opened.take();
+        answers(path)?;
         if !vault.holds() {
-            let mut file = open(path)?;
-            vault.take_in(&self.path, &mut file, &self.sha256)?;
+            let file = match &mut file {
+                Some(file) => file,
+                closed @ None => closed.insert(open(path)?),
+            };
+            vault.take_in(&self.path, file, &self.sha256)?;
         }
         self.seen(applied.id, levers, true, |path| vault.take_away(path, &self.sha256))?;
         Ok(json!({ "vault": vault.content() }))
@@ -164,6 +185,9 @@ impl Deed for Quarantined {
     }
 
     fn probe(&self) -> Result<Value, String> {
+        if let Err(why) = answers(Path::new(&self.path)) {
+            return Ok(json!({ "absent": false, "replaced": true, "not_looked_at": why }));
+        }
         match place::metadata_of(Path::new(&self.path)) {
             Ok(None) => Ok(json!({ "absent": true })),
             // Somebody has put another one there: the order was about this content.
@@ -176,6 +200,7 @@ impl Deed for Quarantined {
     }
 
     fn undo(&self, id: Uuid, levers: &mut Levers) -> Result<(), String> {
+        answers(Path::new(&self.path))?;
         self.seen(id, levers, false, |path| self.vault(id).give_back(path, &self.sha256))
     }
 
@@ -202,8 +227,17 @@ fn digest(text: &str) -> Option<[u8; 32]> {
     Some(bytes)
 }
 
-/// Room, hash and kind, before anything changes.
-fn examine(path: &str, sha256: &str) -> Result<u64, String> {
+/// Whether what is asked of the place is answered by this host itself.
+fn answers(path: &Path) -> Result<(), String> {
+    if !may_hang(path) {
+        return Ok(());
+    }
+    let shown = safe(&path.to_string_lossy());
+    Err(format!("{shown} is on a file system that another host or program answers for: it may never do so"))
+}
+
+/// The file and its length, when it is what it is said to be and may be taken.
+fn examine(path: &str, sha256: &str) -> Result<(File, u64), String> {
     let mut file = open_within(Path::new(path), lease_break::within())?;
     let shown = safe(path);
     let metadata = file.metadata().map_err(|error| format!("{shown}: {error}"))?;
@@ -221,7 +255,7 @@ fn examine(path: &str, sha256: &str) -> Result<u64, String> {
     }
     let found = hash(&mut file)?;
     if found == sha256 {
-        return Ok(metadata.len());
+        return Ok((file, metadata.len()));
     }
     Err(format!("the content of {shown} is {found}, not {sha256}"))
 }

@@ -86,7 +86,8 @@ impl Custody {
         let meant: Vec<InForce> = self.in_force.iter().filter(meant).cloned().collect();
         let whole = |sequence: &&Sequence| id.is_none_or(|id| sequence.id == id);
         let whole: Vec<Sequence> = self.sequences.iter().filter(whole).cloned().collect();
-        if let (Some(id), true) = (id, meant.is_empty() && whole.is_empty()) {
+        let examined = self.take_examined(id);
+        if let (Some(id), true) = (id, meant.is_empty() && whole.is_empty() && examined.is_empty()) {
             return Err(RespondError::NotInForce(id));
         }
         let (title, detail) =
@@ -105,6 +106,9 @@ impl Custody {
                 unrecorded.push(id);
             }
         }
+        for order in &examined {
+            self.answer(&order.subject, order.id, Outcome::Released, &title, detail.clone(), now);
+        }
         let unnoted = self.note_release(person, &unrecorded, now).err();
         let problem = |id: Uuid, left: bool| match &unnoted {
             _ if left => Some("not all is undone; it is tried again".to_owned()),
@@ -121,7 +125,12 @@ impl Custody {
             id: act.id,
             action: act.prepared.name().to_owned(),
         });
-        Ok(sequences.chain(acts).collect())
+        let examined = examined.into_iter().map(|order| ReleasedAction {
+            id: order.id,
+            action: order.action.name().to_owned(),
+            problem: None,
+        });
+        Ok(sequences.chain(acts).chain(examined).collect())
     }
 
     /// What could not be recorded is noted as what is released while no agent runs: otherwise a start before there is room on the

@@ -58,6 +58,7 @@ use crate::sys::Stop;
 use crate::uplink::EvidenceSource;
 use keeper::Keeper;
 
+pub(in crate::respond) use mounts::may_hang;
 pub use spool::{Room, Spool};
 pub(super) use state::remove;
 pub use state::{Preserving, SCHEMA, read};

@@ -251,6 +251,24 @@ fn another_file_is_not_taken() {
     assert_eq!(lab.vaults(), 0);
 }
 
+/// Whoever owns a file may hold a lease on it, and take it anew as soon as it was broken: the file stays open until it is taken.
+#[test]
+fn a_lease_between_looking_and_taking_hinders_nothing() {
+    let lab = Lab::new();
+    let path = lab.path("x");
+    std::fs::write(&path, "evil").unwrap();
+    let quarantined = lab.prepare(&path, b"evil").unwrap();
+    let script =
+        "import fcntl, sys\nf = open(sys.argv[1], 'r+')\nfcntl.fcntl(f, fcntl.F_SETLEASE, fcntl.F_WRLCK)\n";
+    let lease = Command::new("python3").args(["-c", script]).arg(&path).output().unwrap();
+    let told = String::from_utf8_lossy(&lease.stderr).into_owned();
+    assert!(!lease.status.success() && told.contains("Resource temporarily unavailable"), "{told}");
+    quarantined.apply(&APPLIED, &mut Levers::default()).unwrap();
+    assert!(!path.exists() && quarantined.opened.take().is_none());
+    quarantined.undo(ID, &mut Levers::default()).unwrap();
+    assert_eq!(std::fs::read(&path).unwrap(), b"evil");
+}
+
 /// Somebody puts another file in its place, over and over: that one is never lost, whenever it comes.
 #[test]
 fn a_file_that_is_swapped_in_is_not_lost() {
