@@ -11,7 +11,7 @@ use picket_agent::respond::actions::block::Blocked;
 use picket_agent::respond::actions::close_port::ClosedPort;
 use picket_agent::respond::actions::exempt::Exempt;
 use picket_agent::respond::actions::isolate::Isolation;
-use picket_agent::respond::actions::isolate_unit::UnitIsolation;
+use picket_agent::respond::actions::isolate_unit::{Group, UnitIsolation};
 use picket_agent::respond::actions::rate_limit::Limit;
 use picket_agent::respond::continuity::{Continuity, Direction};
 use picket_agent::respond::firewall::groups::{self, Groups};
@@ -182,7 +182,7 @@ fn a_block_of_a_hundred_thousand_networks_is_one_transaction() {
 fn exempt() -> Exempt {
     let addresses = ["10.199.0.3", "127.0.0.1", "::1"].map(|text| (text.parse().unwrap(), String::new()));
     let collector = vec!["10.199.0.3:8443".parse().unwrap()];
-    Exempt { addresses: addresses.into(), collector, continuity: Vec::new() }
+    Exempt { addresses: addresses.into(), collector, ..Exempt::default() }
 }
 
 #[test]
@@ -436,13 +436,15 @@ fn programs_at_a_control_group_block_networks_and_units() {
         std::fs::create_dir(&inner).unwrap();
         let id = std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(&unit).unwrap());
         let other = Uuid::from_u128(7);
-        let isolated = UnitIsolation { unit: "web.service".to_owned(), continuity: Vec::new() };
-        groups.put(&isolated.tables_of(other, id, 1), HOUR).unwrap();
+        let isolated = UnitIsolation { unit: "web.service".to_owned(), continuity: Vec::new(), elsewhere: 0 };
+        // And an empty one of the same name.
+        let named = [Group { id: u64::MAX, level: 2 }, Group { id, level: 1 }];
+        groups.put(&isolated.tables(other, &named), HOUR).unwrap();
         for (group, passes) in [(&lab.0, true), (&unit, false), (&inner, false)] {
             assert_eq!(lab.is_sent_from(group, "UDP4:192.0.2.8:9"), passes, "{}", group.display());
             assert!(lab.is_sent_from(group, "UDP4:127.0.0.1:9"));
         }
-        let names = [block.tables(ID)[0].name.clone(), isolated.tables_of(other, id, 1)[0].name.clone()];
+        let names = [block.tables(ID)[0].name.clone(), isolated.tables(other, &named)[0].name.clone()];
         groups.remove(&names[1..]).unwrap();
         assert!(lab.is_sent_from(&inner, "UDP4:192.0.2.8:9"));
         assert!(!lab.is_sent("UDP4:192.0.2.7:9"), "the other goes on");

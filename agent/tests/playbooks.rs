@@ -115,6 +115,7 @@ impl Lab {
             status: RespondStatus::default(),
             surroundings: Arc::new(move || surroundings.clone()),
             acknowledged: Arc::new(move || acknowledged),
+            connected: Arc::new(|| true),
             watch: self.watch.clone(),
         };
         drop(self.custody.take());
@@ -151,6 +152,7 @@ impl Lab {
             reason: "why".to_owned(),
             ticket: "T-1".to_owned(),
             parties: Some(Parties { agent: AGENT, recipients: self.recipients.clone() }),
+            automatic: false,
         }
     }
 

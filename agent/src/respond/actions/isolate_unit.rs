@@ -42,11 +42,11 @@ pub struct UnitIsolation {
 
 /// Where a unit's processes are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Group {
+pub struct Group {
     /// The kernel's number of it.
-    id: u64,
+    pub id: u64,
     /// How deep below the root.
-    level: u32,
+    pub level: u32,
 }
 
 impl UnitIsolation {
@@ -76,7 +76,7 @@ impl UnitIsolation {
     }
 
     /// What it puts into the kernel.
-    fn tables(&self, id: Uuid, groups: &[Group]) -> [Table; 1] {
+    pub fn tables(&self, id: Uuid, groups: &[Group]) -> [Table; 1] {
         let of_unit = |group: &Group, last: &Expression| -> Rule {
             let number = Expression::Is(group.id.to_ne_bytes().to_vec());
             vec![Expression::Load(Load::Cgroup(group.level)), number, last.clone()]
