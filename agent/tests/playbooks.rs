@@ -4,6 +4,8 @@
 
 #[path = "playbooks/evidence.rs"]
 mod evidence;
+#[path = "playbooks/faults.rs"]
+mod faults;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,9 +14,10 @@ use std::time::Duration;
 
 use picket_agent::config::LedgerConfig;
 use picket_agent::layout::Layout;
-use picket_agent::ledger::{Ledger, RecordFilter, create_first_key};
+use picket_agent::ledger::{Ledger, RecordFilter, Sealer, create_first_key};
 use picket_agent::respond::actions::Surroundings;
 use picket_agent::respond::custody::{Context, Custody, Order};
+use picket_agent::respond::firewall::Rung;
 use picket_agent::respond::lease::Lease;
 use picket_agent::respond::preserve::Parties;
 use picket_agent::respond::receipt::Subject;
@@ -96,6 +99,11 @@ impl Lab {
 
     /// A new run of the agent; the one before, if there is one, dies where it is.
     fn begin(&mut self) {
+        self.begin_by(self.ledger.sealer());
+    }
+
+    /// The same, with another ledger.
+    fn begin_by(&mut self, sealer: Sealer) {
         let acknowledged = self.acknowledged;
         let surroundings = Surroundings {
             collector: vec![self.collector],
@@ -105,10 +113,11 @@ impl Lab {
             booted: self.start,
         };
         let context = Context {
-            sealer: self.ledger.sealer(),
+            sealer,
             database: self.layout.database(),
             offline: self.layout.released_offline(),
-            rung: None,
+            // None that would reach beyond the network of a test.
+            rung: Some(Rung::Nftables),
             xdp: Vec::new(),
             acts: Default::default(),
             boot: BOOT.to_owned(),
@@ -220,6 +229,24 @@ impl Lab {
 
     fn last(&self) -> (Outcome, String) {
         self.receipts().last().map(|receipt| (receipt.outcome, receipt.title.clone())).unwrap()
+    }
+
+    /// A critical finding comes.
+    fn alarm(&self) {
+        let finding = Finding {
+            id: Uuid::now_v7(),
+            rule: "persistence.preload".to_owned(),
+            severity: Severity::Critical,
+            observed: Observed::once(self.start),
+            title: "every program loads /tmp/x".to_owned(),
+            entities: Vec::new(),
+            evidence: Value::Null,
+            attack: Vec::new(),
+            explained_by: None,
+            drill: false,
+        };
+        let draft = Draft::new(Kind::Finding, finding.severity, &finding).unwrap();
+        self.ledger.sealer().seal_durably(vec![draft], Vec::new(), SEAL).unwrap();
     }
 
     fn under_way(&self) -> usize {
@@ -577,20 +604,7 @@ fn a_critical_finding_closes_again_what_was_opened() {
         assessed(&mut lab, &[]);
         lab.ticks_for(7);
         assert!(ruleset().contains("tcp dport 443 accept") && ruleset().contains("udp dport 53 accept"));
-        let finding = Finding {
-            id: Uuid::now_v7(),
-            rule: "persistence.preload".to_owned(),
-            severity: Severity::Critical,
-            observed: Observed::once(lab.start),
-            title: "every program loads /tmp/x".to_owned(),
-            entities: Vec::new(),
-            evidence: Value::Null,
-            attack: Vec::new(),
-            explained_by: None,
-            drill: false,
-        };
-        let draft = Draft::new(Kind::Finding, finding.severity, &finding).unwrap();
-        lab.ledger.sealer().seal_durably(vec![draft], Vec::new(), SEAL).unwrap();
+        lab.alarm();
         lab.ticks_for(2);
         let (outcome, title) = lab.last();
         assert_eq!(outcome, Outcome::Failed, "{title}");

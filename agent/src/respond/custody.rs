@@ -6,7 +6,7 @@
 //! confirmed within [`CONFIRM_WITHIN`] is undone, receipt `reverted`; of what the owner's policy does see `confirm.rs`. Until it is
 //! confirmed the kernel holds it no longer than that, so that an agent that dies of it leaves a host that comes back by itself.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
@@ -46,6 +46,7 @@ mod resume;
 mod steps;
 
 use examine::Examination;
+use guard::Amiss;
 
 pub use evidence::{Preserves, StepReceipt};
 pub use places::{ACTIONS_MAX, AUTOMATIC_MAX};
@@ -64,7 +65,9 @@ const STEP_POLL: Duration = Duration::from_millis(100);
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// Pause between two tries to undo what could not be undone.
 const UNDO_AGAIN: Duration = Duration::from_secs(5);
-/// How often an action is begun again after the agent was killed in it.
+/// Pause between two tries to put back what could not be put back.
+const PUT_AGAIN: Duration = Duration::from_secs(5);
+/// How often an action is begun, or put back, after the agent was killed in it.
 const ATTEMPTS_MAX: u32 = 3;
 /// Meddling is told at most so often; in between it is counted.
 const TELL_MEDDLING: Duration = Duration::from_secs(60);
@@ -159,6 +162,8 @@ pub struct Custody {
     context: Context,
     levers: Levers,
     in_force: Vec<InForce>,
+    /// What of it could not be put in place, now or before.
+    amiss: BTreeMap<Uuid, Amiss>,
     sequences: Vec<Sequence>,
     worker: Option<SyncSender<Work>>,
     preserver: Option<Arc<dyn Preserves>>,
@@ -195,6 +200,7 @@ impl Custody {
             context,
             levers,
             in_force,
+            amiss: BTreeMap::new(),
             sequences,
             worker,
             preserver,
@@ -263,8 +269,7 @@ impl Custody {
         let mut writes = vec![in_force::put(&act), told];
         writes.extend(self.written(act.command()));
         if let Err(error) = self.seal(Vec::new(), writes) {
-            let why = format!("Not done, because it could not be written down first: {error}");
-            return self.answer(&order.subject, order.id, Outcome::Failed, &why, Value::Null, now);
+            return self.unwritten(&order.subject, order.id, in_force::remove(order.id), &error, now);
         }
         self.in_force.push(act);
         self.apply(order.id, now);
@@ -405,6 +410,24 @@ impl Custody {
     ) {
         let write = store::update_command(id, outcome, title.to_owned(), now.wall);
         if let Err(error) = self.receipt(subject, outcome, title, detail, vec![write]) {
+            tracing::error!(%error, %id, "a receipt was not sealed");
+        }
+    }
+
+    /// Answers for what was not written down in time, and so is not done. The writer may still write it: it is removed after that, since
+    /// the next start would do it.
+    fn unwritten(
+        &mut self,
+        subject: &Subject,
+        id: Uuid,
+        removed: StateWrite,
+        error: &RespondError,
+        now: Moment,
+    ) {
+        let title = format!("Not done, because it could not be written down first: {error}");
+        let told = in_force::tell(id, Outcome::Failed, &title, now.wall);
+        let sealed = self.receipt(subject, Outcome::Failed, &title, Value::Null, vec![removed, told]);
+        if let Err(error) = sealed {
             tracing::error!(%error, %id, "a receipt was not sealed");
         }
     }

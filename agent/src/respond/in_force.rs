@@ -43,7 +43,7 @@ pub struct InForce {
     pub prepared: Prepared,
     /// How far it is.
     pub phase: Phase,
-    /// How often it was begun: an action that brings the agent down is not begun for ever.
+    /// How often it was begun, or put back at a start, since that last went well: what brings the agent down is not begun for ever.
     pub attempts: u32,
     /// Who signed it.
     pub signers: Vec<String>,

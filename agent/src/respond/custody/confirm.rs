@@ -62,8 +62,8 @@ impl Custody {
         };
         let millis = u64::try_from(now.boot.saturating_sub(waiting.began).as_millis()).unwrap_or(u64::MAX);
         let detail = json!({ "probe": detail, "confirmed_after_ms": millis });
-        self.change(act.id, |act| act.phase = Phase::Confirmed);
-        let confirmed = InForce { phase: Phase::Confirmed, ..act.clone() };
+        self.change(act.id, |act| (act.phase, act.attempts) = (Phase::Confirmed, 0));
+        let confirmed = InForce { phase: Phase::Confirmed, attempts: 0, ..act.clone() };
         let writes =
             vec![in_force::put(&confirmed), in_force::tell(act.id, Outcome::Confirmed, &title, now.wall)];
         if let Err(error) = self.receipt(&act.subject(), Outcome::Confirmed, &title, detail, writes) {

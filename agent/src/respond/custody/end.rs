@@ -23,13 +23,31 @@ struct Undone {
 impl Custody {
     /// The undo does not wait for the disk.
     pub(super) fn end(&mut self, id: Uuid, outcome: Outcome, title: &str, detail: Value, now: Moment) {
-        let Some(undone) = self.undo(id, title, now) else { return };
-        self.record(undone, outcome, detail, now);
+        if self.end_recorded(id, outcome, title, detail, now) || outcome != Outcome::Released {
+            return;
+        }
+        let by = Person { uid: 0, login_uid: None, name: Some("a later command".to_owned()) };
+        if let Err(why) = self.note_release(&by, &[id], now) {
+            tracing::error!(why, %id, "the end of an action is not noted");
+        }
+    }
+
+    /// As [`Custody::end`]; whether that is durable.
+    pub(super) fn end_recorded(
+        &mut self,
+        id: Uuid,
+        outcome: Outcome,
+        title: &str,
+        detail: Value,
+        now: Moment,
+    ) -> bool {
+        self.undo(id, title, now).is_none_or(|undone| self.record(undone, outcome, detail, now))
     }
 
     fn undo(&mut self, id: Uuid, title: &str, now: Moment) -> Option<Undone> {
         let act = self.in_force.iter().find(|act| act.id == id).cloned()?;
         self.waiting.retain(|waiting| waiting.id != id);
+        self.amiss.remove(&id);
         let undone = act.prepared.deed().undo(id, &mut self.levers);
         self.apply_those_that_share(&act, now);
         let (title, write) = match &undone {

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::Custody;
+use crate::ledger::StateWrite;
 use crate::respond::Moment;
 use crate::respond::actions::{Applied, Prepared};
 use crate::respond::in_force::{self, InForce, Phase};
@@ -22,13 +23,7 @@ impl Custody {
         service: Service,
         now: Moment,
     ) -> bool {
-        let opened = self.isolation_of(sequence).and_then(|act| {
-            self.change_opened(&act, now, |opened| {
-                if !opened.contains(&service) {
-                    opened.push(service);
-                }
-            })
-        });
+        let opened = self.isolation_of(sequence).and_then(|act| self.let_through(&act, service, now));
         match opened {
             Ok(detail) => {
                 let title = format!("{service} is open again; all else stays cut off");
@@ -117,7 +112,16 @@ impl Custody {
             })
             .collect();
         let Ok(act) = self.isolation_of(sequence) else { return Ok(()) };
-        self.change_opened(&act, now, |own| own.retain(|service| !opened.contains(service))).map(|_| ())
+        let changed = with_opened(&act, |own| own.retain(|service| !opened.contains(service)))?;
+        // Closed first: neither a disk nor a ledger that fails keeps a service open.
+        let closed = self.apply_opened(&changed, now);
+        if let Err(why) = &closed {
+            self.is_amiss(&changed, why, now);
+        }
+        if let Err(error) = self.seal(Vec::new(), self.written_with_sequences(&changed)) {
+            tracing::error!(%error, id = %act.id, "that what was opened is closed again was not written down");
+        }
+        closed.map(drop)
     }
 
     pub(super) fn isolation_of(&self, sequence: &Sequence) -> Result<InForce, String> {
@@ -127,27 +131,39 @@ impl Custody {
         found.cloned().ok_or_else(|| format!("no confirmed isolation of command {isolation} is in force"))
     }
 
-    /// Changes what an isolation lets through: written down first, so that a crash leaves it as it is said here.
-    fn change_opened(
-        &mut self,
-        act: &InForce,
-        now: Moment,
-        change: impl FnOnce(&mut Vec<Service>),
-    ) -> Result<Value, String> {
-        let mut changed = act.clone();
-        let Prepared::Isolate(isolation) = &mut changed.prepared else {
-            return Err("it is no isolation".to_owned());
-        };
-        change(&mut isolation.opened);
-        let mut writes = vec![in_force::put(&changed)];
-        // With the step that is begun, in one transaction.
-        let ids: Vec<Uuid> = self.sequences.iter().map(|own| own.id).collect();
-        writes.extend(ids.into_iter().filter_map(|id| self.written(id)));
-        self.seal(Vec::new(), writes).map_err(|error| format!("it cannot be written down: {error}"))?;
-        self.change(act.id, |own| own.prepared = changed.prepared.clone());
-        let applied = Applied { id: act.id, left: changed.lease.remaining(now.boot) };
+    /// Lets a service through: written down first, so that a crash leaves it as it is said here.
+    fn let_through(&mut self, act: &InForce, service: Service, now: Moment) -> Result<Value, String> {
+        let changed = with_opened(act, |opened| {
+            if !opened.contains(&service) {
+                opened.push(service);
+            }
+        })?;
+        let written = self.seal(Vec::new(), self.written_with_sequences(&changed));
+        written.map_err(|error| format!("it cannot be written down: {error}"))?;
+        self.apply_opened(&changed, now)
+    }
+
+    /// With the step that is begun, in one transaction.
+    fn written_with_sequences(&self, act: &InForce) -> Vec<StateWrite> {
+        let sequences = self.sequences.iter().filter_map(|own| self.written(own.id));
+        [in_force::put(act)].into_iter().chain(sequences).collect()
+    }
+
+    fn apply_opened(&mut self, changed: &InForce, now: Moment) -> Result<Value, String> {
+        self.change(changed.id, |own| own.prepared = changed.prepared.clone());
+        let applied = Applied { id: changed.id, left: changed.lease.remaining(now.boot) };
         changed.prepared.deed().apply(&applied, &mut self.levers)
     }
+}
+
+/// The isolation with a change of what it lets through.
+fn with_opened(act: &InForce, change: impl FnOnce(&mut Vec<Service>)) -> Result<InForce, String> {
+    let mut changed = act.clone();
+    match &mut changed.prepared {
+        Prepared::Isolate(isolation) => change(&mut isolation.opened),
+        _ => return Err("it is no isolation".to_owned()),
+    }
+    Ok(changed)
 }
 
 fn is_isolation(act: &InForce, isolation: Uuid) -> bool {

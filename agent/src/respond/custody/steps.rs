@@ -28,18 +28,17 @@ impl Custody {
     /// Takes up a sequence, if the order is one. Its first step is begun by the next tick.
     pub(super) fn take_sequence(&mut self, order: &Order, now: Moment) -> bool {
         let Some(sequence) = Sequence::of(order, now.wall) else { return false };
-        let refused = if self.sequences.len() >= SEQUENCES_MAX {
-            Some(format!("Not done: {SEQUENCES_MAX} playbooks are under way already"))
-        } else {
-            let told = in_force::tell(sequence.id, Outcome::Received, "It is being carried out", now.wall);
-            let written = self.seal(Vec::new(), vec![sequence::put(&sequence), told]);
-            written
-                .err()
-                .map(|error| format!("Not done, because it could not be written down first: {error}"))
-        };
-        match refused {
-            Some(why) => self.answer(&order.subject, order.id, Outcome::Failed, &why, Value::Null, now),
-            None => self.sequences.push(sequence),
+        if self.sequences.len() >= SEQUENCES_MAX {
+            let why = format!("Not done: {SEQUENCES_MAX} playbooks are under way already");
+            self.answer(&order.subject, order.id, Outcome::Failed, &why, Value::Null, now);
+            return true;
+        }
+        let told = in_force::tell(sequence.id, Outcome::Received, "It is being carried out", now.wall);
+        match self.seal(Vec::new(), vec![sequence::put(&sequence), told]) {
+            Ok(()) => self.sequences.push(sequence),
+            Err(error) => {
+                self.unwritten(&order.subject, order.id, sequence::remove(order.id), &error, now);
+            }
         }
         true
     }
