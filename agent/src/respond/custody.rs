@@ -361,7 +361,7 @@ impl Custody {
         if !self.waiting.is_empty() {
             return Some(CONFIRM_POLL);
         }
-        if !self.examinations.is_empty() {
+        if self.is_examining() {
             return Some(examine::LOOK);
         }
         if self.sequences.iter().any(|sequence| sequence.end.is_none()) {

@@ -42,6 +42,11 @@ impl Custody {
         true
     }
 
+    /// Whether an order is being examined, or waits for a tick to be gone on with.
+    pub fn is_examining(&self) -> bool {
+        !self.examinations.is_empty()
+    }
+
     fn start_examination(&self, order: &Order, now: Moment) -> Result<Examination, String> {
         self.has_place(order.automatic)?;
         if self.examinations.len() >= EXAMINED_MAX {
