@@ -135,6 +135,13 @@ impl Agent {
         self.running.is_some()
     }
 
+    /// Waits until the core has ended by itself, or by what somebody else did.
+    pub fn wait_until_ended(&mut self) {
+        let running = self.running.as_mut().expect("the agent was started");
+        wait_for("the agent to have ended", || running.has_ended().then_some(()));
+        self.running = None;
+    }
+
     /// SIGTERM; gives the exit code.
     pub fn stop(&mut self) -> Option<i32> {
         self.running.take().expect("the agent runs").stop()

@@ -148,7 +148,8 @@ impl Host {
     /// All findings but those of the agent about itself, oldest first.
     pub fn findings(&self) -> Vec<Value> {
         let records = self.json(&["findings", "--limit", "1000"]).into_iter();
-        let of_agent = |rule: &str| rule.starts_with("sensor.") || rule.starts_with("host.");
+        let about = ["sensor.", "host.", "agent."];
+        let of_agent = |rule: &str| about.iter().any(|begin| rule.starts_with(begin));
         let findings = records.filter_map(|mut record| Some(record.get_mut("body")?.take()));
         let is_of_host =
             |finding: &Value| finding.get("rule").and_then(Value::as_str).is_some_and(|rule| !of_agent(rule));

@@ -1,10 +1,11 @@
-//! Records about the agent itself: that it started, after what, and that it stopped.
+//! Records about the agent itself: that it started, after what, and that it stopped, on whose request. What is a finding of it is in [`super::ends`].
 
 use picket_protocol::finding::Severity;
 use picket_protocol::record::{Draft, RecordError};
 use rusqlite::{Connection, OptionalExtension as _};
 use serde_json::json;
 
+use super::ends::Request;
 use crate::config::Loaded;
 use crate::ledger::StateWrite;
 use crate::respond::receipt::lifecycle;
@@ -117,12 +118,13 @@ pub fn started(
     Ok((draft, write))
 }
 
-/// The record of a stop, and the state that goes with it.
+/// The record of a stop on `request`, and the state that goes with it.
 ///
 /// # Errors
 /// Never in practice: the record is small.
-pub fn stopped(reason: &str) -> Result<(Draft, StateWrite), RecordError> {
-    let detail = json!({ "reason": reason, "version": env!("CARGO_PKG_VERSION") });
+pub fn stopped(request: &Request) -> Result<(Draft, StateWrite), RecordError> {
+    let (reason, by) = (request.signal(), request.evidence());
+    let detail = json!({ "reason": reason, "version": env!("CARGO_PKG_VERSION"), "by": by });
     let draft = lifecycle(Severity::Info, "stopped", format!("The agent stopped ({reason})"), detail)?;
     let write: StateWrite = Box::new(|transaction| {
         transaction.execute("DELETE FROM core_fact WHERE key = ?1", [RUNNING]).map(|_| ())

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
+use uuid::Uuid;
 
 use crate::config::{Config, Loaded};
 use crate::enrolment::Enrolment;
@@ -24,14 +24,16 @@ use crate::respond::own_acts::OwnActs;
 use crate::respond::preserve::{Preserver, PreserverHandle};
 use crate::respond::{self, Moment, RespondError, RespondStatus, Responder, Tools};
 use crate::sense::SensorState;
+use crate::sense::draft::draft as draft_of;
 use crate::sense::watch::Watch;
 use crate::status::{Server, Sources, Textfile};
-use crate::sys::{self, Account, Stop};
+use crate::sys::{self, Account, Caught, Sender, Signals, Stop};
 use crate::uplink::{self, LedgerLink, LinkConfig, LinkHandle, LinkStatus, Upload};
 
 mod capabilities;
 mod cosigned;
 pub mod directories;
+mod ends;
 mod lifecycle;
 pub mod retire;
 mod sensors;
@@ -42,6 +44,7 @@ pub mod trees;
 
 pub use capabilities::KEPT as CAPABILITIES_KEPT;
 pub use cosigned::{Cosigned, Identity};
+use ends::{Ends, Request};
 pub use sensors::{Files, Statuses, agent_files, probe};
 use start::{Holders, Start, acknowledged, figures, open_ledger, read_enrolment, record_start};
 
@@ -142,29 +145,23 @@ pub fn run(loaded: &Loaded) -> Result<(), CoreError> {
     let group = Account::find(&loaded.config.uplink.user).ok().map(|account| account.gid);
     directories::prepare(&layout, group)?;
     capabilities::drop_the_rest().map_err(CoreError::Capabilities)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(system("start the signal loop"))?;
-    runtime.block_on(async {
-        // From here on a signal is remembered, so that none that comes during the start is lost.
-        let mut terminate = signal(SignalKind::terminate()).map_err(system("handle SIGTERM"))?;
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(system("handle SIGINT"))?;
-        let mut hangup = signal(SignalKind::hangup()).map_err(system("handle SIGHUP"))?;
-        let mut core = Core::start(loaded, layout)?;
-        core.service.ready();
-        tracing::info!(version = env!("CARGO_PKG_VERSION"), "the agent runs");
-        let reason = loop {
-            tokio::select! {
-                _ = terminate.recv() => break "SIGTERM",
-                _ = interrupt.recv() => break "SIGINT",
-                _ = hangup.recv() => tracing::warn!("SIGHUP changes nothing; restart the agent to read its configuration"),
-                () = tokio::time::sleep(core.check_interval()) => core.check(),
+    // From here on a signal is remembered, so that none that comes during the start is lost.
+    let signals =
+        Signals::catch(&[libc::SIGTERM, libc::SIGINT, libc::SIGHUP]).map_err(system("handle signals"))?;
+    let mut core = Core::start(loaded, layout)?;
+    core.service.ready();
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), "the agent runs");
+    let request = loop {
+        match signals.wait(core.check_interval()).map_err(system("wait for signals"))? {
+            Some(caught) if caught.signal == libc::SIGHUP => {
+                tracing::warn!("SIGHUP changes nothing; restart the agent to read its configuration");
             }
-        };
-        service::stopping();
-        core.stop(reason)
-    })
+            Some(caught) => break core.request(&caught),
+            None => core.check(),
+        }
+    };
+    service::stopping();
+    core.stop(request)
 }
 
 /// The ledger's key is in memory: no core dump is written, and other processes may not look into this one.
@@ -184,6 +181,7 @@ fn boot_id() -> Result<String, CoreError> {
 struct Core {
     config: Config,
     layout: Layout,
+    ends: Ends,
     ledger: Arc<Ledger>,
     identity: Identity,
     statuses: Statuses,
@@ -212,10 +210,9 @@ fn identity_in(layout: &Layout) -> Identity {
 
 impl Core {
     fn start(loaded: &Loaded, layout: Layout) -> Result<Self, CoreError> {
-        let config = loaded.config.clone();
         let boot = boot_id()?;
-        let ledger = Arc::new(open_ledger(&config, &layout)?);
-        record_start(loaded, &layout, &ledger, &boot)?;
+        let ledger = Arc::new(open_ledger(&loaded.config, &layout)?);
+        let ends = record_start(loaded, &layout, &ledger, &boot)?;
         let identity = identity_in(&layout);
         let (sensors_stop, link_stop) = (stop_signal()?, stop_signal()?);
         let (statuses, link_status, respond_status) =
@@ -261,10 +258,11 @@ impl Core {
             started: Moment::now(),
         };
         let mut core = Self {
-            told: Told::start(&config, sources)?,
+            told: Told::start(&loaded.config, sources)?,
             service: service::Service::new(ledger.health(), statuses.clone(), keeper.turn()),
-            config,
+            config: loaded.config.clone(),
             layout,
+            ends,
             ledger,
             identity,
             statuses,
@@ -350,20 +348,29 @@ impl Core {
         }
     }
 
+    /// Who sent a signal that asks the agent to stop.
+    fn request(&self, caught: &Caught) -> Request {
+        let actor = match caught.sender {
+            Sender::Process { pid, .. } => self.sensors.actor(pid, caught.time),
+            _ => None,
+        };
+        Request::new(caught, std::os::unix::process::parent_id(), actor)
+    }
+
     /// Stops everything in order. Parts that hang are left behind after [`STOP_GRACE`].
-    fn stop(self, reason: &'static str) -> Result<(), CoreError> {
+    fn stop(self, request: Request) -> Result<(), CoreError> {
         let (done, finished) = sync_channel(1);
         std::thread::Builder::new()
             .name("stop".to_owned())
             .spawn(move || {
                 // Fails only when the grace is over and nobody listens any more.
-                let _late = done.send(self.stop_in_order(reason)).is_err();
+                let _late = done.send(self.stop_in_order(&request)).is_err();
             })
             .map_err(system("start a thread"))?;
         finished.recv_timeout(STOP_GRACE).unwrap_or(Err(CoreError::Grace))
     }
 
-    fn stop_in_order(self, reason: &str) -> Result<(), CoreError> {
+    fn stop_in_order(mut self, request: &Request) -> Result<(), CoreError> {
         self.sensors_stop.set();
         self.sensors.join();
         self.holders.automatic.join();
@@ -371,8 +378,10 @@ impl Core {
         self.responder_handle.stop();
         self.holders.keeper.stop();
         self.preserver_handle.stop();
-        let (draft, write) = lifecycle::stopped(reason)?;
-        let sealed = self.ledger.sealer().seal_durably(vec![draft], vec![write], SEAL_TIMEOUT);
+        let (draft, write) = lifecycle::stopped(request)?;
+        let found = self.ends.stopped(request, crate::clock::now(), Uuid::now_v7());
+        let drafts = found.as_ref().and_then(draft_of).into_iter().chain([draft]).collect();
+        let sealed = self.ledger.sealer().seal_durably(drafts, vec![write, self.ends.write()], SEAL_TIMEOUT);
         let report = self.link_status.report();
         if let (Ok(sealed), uplink::LinkState::Connected) = (&sealed, report.state) {
             await_delivery(&self.ledger, sealed.first.saturating_add(sealed.count));
@@ -384,7 +393,7 @@ impl Core {
         self.told.stop();
         self.ledger.stop();
         drop(self.statuses);
-        tracing::info!(reason, "the agent stopped");
+        tracing::info!(reason = request.signal(), by = request.who(), "the agent stopped");
         sealed?;
         Ok(())
     }

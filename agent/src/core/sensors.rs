@@ -24,7 +24,7 @@ use crate::sense::keys::AddedKeys;
 use crate::sense::network::line::Line;
 use crate::sense::network::listeners::{self, Listeners};
 use crate::sense::network::neighbours::{self, Neighbours};
-use crate::sense::processes::{self, Tuning};
+use crate::sense::processes::{self, Actor, Processes, Tuning};
 use crate::sense::sessions::Sessions;
 use crate::sense::watch::Watch;
 use crate::sense::{
@@ -83,6 +83,7 @@ pub struct Sensors {
     neighbours: Neighbours,
     listeners: Listeners,
     line: Line,
+    processes: Processes,
 }
 
 impl Sensors {
@@ -108,12 +109,14 @@ impl Sensors {
             neighbours: Neighbours::default(),
             listeners: Listeners::default(),
             line: Line::default(),
+            processes: Processes::default(),
         };
         // The others ask it who did what they see.
         let status = statuses.get("processes");
         let processes =
             sensors.keep("processes", true, || processes::start(&Tuning::default(), &status, stop));
         let processes = processes.unwrap_or_default();
+        sensors.processes = processes.clone();
         let sessions =
             if config.logins.enabled { open_sessions(&database, &processes) } else { Sessions::default() };
         sensors.sessions = sessions.clone();
@@ -164,6 +167,12 @@ impl Sensors {
             host::start(&config.host, context("host"), figures).map(|handle| (handle, ()))
         });
         sensors
+    }
+
+    /// The process that had the number `pid` at `time` since boot, as far as it is known.
+    pub fn actor(&self, pid: u32, time: Duration) -> Option<Actor> {
+        self.processes.catch_up();
+        self.processes.get(pid, time).map(|process| process.actor())
     }
 
     /// What may be asked of the file sensor.
@@ -270,7 +279,7 @@ pub fn agent_files(loaded: &Loaded) -> AgentFiles {
 }
 
 /// Without them findings name no session, and that is all.
-fn open_sessions(database: &Path, processes: &processes::Processes) -> Sessions {
+fn open_sessions(database: &Path, processes: &Processes) -> Sessions {
     Sessions::open(database, processes, crate::clock::now()).unwrap_or_else(|error| {
         tracing::error!(%error, "login sessions of earlier cannot be read");
         Sessions::default()

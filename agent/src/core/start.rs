@@ -1,17 +1,20 @@
 //! The steps of the start, one function each.
 
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
+use picket_protocol::record::{Kind, Record};
 use rusqlite::Connection;
 use uuid::Uuid;
 
+use super::ends::{Before, Ends};
 use super::takeover::TakeOver;
 use super::{CoreError, Cosigned, Identity, SEAL_TIMEOUT, Statuses, lifecycle, schemas, system};
 use crate::config::{Config, Loaded};
 use crate::enrolment::{Enrolment, EnrolmentError};
 use crate::layout::Layout;
-use crate::ledger::{self, Ledger, SealError};
+use crate::ledger::{self, Ledger, Reader, RecordFilter, SealError};
 use crate::respond::actions::Surroundings;
 use crate::respond::automatic::{self, AutomaticHandle};
 use crate::respond::custody::{self, Custody};
@@ -21,7 +24,8 @@ use crate::respond::own_acts::OwnActs;
 use crate::respond::preserve::{self, Preserver, PreserverHandle, Room, Spool};
 use crate::respond::processes::boot_by_clock;
 use crate::respond::{Context, Engine, Moment, RespondError, RespondStatus};
-use crate::sense::host::{FigureSource, Figures};
+use crate::sense::draft::draft as finding;
+use crate::sense::host::{FigureSource, Figures, Heartbeat, oom_kills};
 use crate::sense::logins::line::local_zone;
 use crate::sense::watch::Watch;
 use crate::sys::Stop;
@@ -207,24 +211,51 @@ impl<'a> Start<'a> {
     }
 }
 
+/// Seals how the agent starts, after what; gives what is remembered of ends that nobody asked for.
 pub(super) fn record_start(
     loaded: &Loaded,
     layout: &Layout,
     ledger: &Ledger,
     boot: &str,
-) -> Result<(), CoreError> {
+) -> Result<Ends, CoreError> {
     let connection: Connection = ledger::read_connection(&layout.database())?;
     let last = lifecycle::LastRun::read(&connection, boot)?;
     let take_over = TakeOver::look(&connection)?;
     let (draft, write) = lifecycle::started(loaded, last, boot, take_over.meaning())?;
     let other = lifecycle::other_version(&connection)?;
     let upgraded = other.map(|from| lifecycle::upgraded(&from)).transpose()?;
-    let drafts = upgraded.into_iter().chain([draft]).collect();
-    match ledger.sealer().seal_durably(drafts, vec![take_over.write(), write], SEAL_TIMEOUT) {
+    let (mut ends, before) = (Ends::read(&connection, boot)?, before(layout, last)?);
+    let found = ends.started(&before, crate::clock::now(), Uuid::now_v7());
+    let drafts = upgraded.into_iter().chain([draft]).chain(found.as_ref().and_then(finding)).collect();
+    let writes = vec![take_over.write(), write, ends.write()];
+    match ledger.sealer().seal_durably(drafts, writes, SEAL_TIMEOUT) {
         // A full disk delays the record; it is no reason not to watch.
-        Ok(_) | Err(SealError::Timeout | SealError::Storage(_)) => Ok(()),
+        Ok(_) | Err(SealError::Timeout | SealError::Storage(_)) => Ok(ends),
         Err(error) => Err(error.into()),
     }
+}
+
+/// What the ledger knows of the run before, which ended as `last` says.
+fn before(layout: &Layout, last: lifecycle::LastRun) -> Result<Before, CoreError> {
+    let mut before = Before { last, alive: None, oom_kills: None };
+    if last != lifecycle::LastRun::Unclean {
+        return Ok(before);
+    }
+    let reader = Reader::open(&layout.database())?;
+    reader.visit(&RecordFilter { limit: usize::MAX, ..RecordFilter::default() }, |record| {
+        // Opening the ledger may have handed its key over.
+        if record.kind == Kind::Key {
+            return ControlFlow::Continue(());
+        }
+        before.alive = Some(record.time);
+        ControlFlow::Break(())
+    })?;
+    let filter = RecordFilter { kind: Some(Kind::Heartbeat), limit: 1, ..RecordFilter::default() };
+    let heartbeat = reader.records(&filter)?.pop();
+    let then =
+        heartbeat.and_then(|kept| Record::parse(&kept.bytes).ok()?.body::<Heartbeat>().ok()?.host.oom_kills);
+    before.oom_kills = then.zip(oom_kills()).map(|(then, now)| now.saturating_sub(then));
+    Ok(before)
 }
 
 /// What heartbeats tell of the agent itself.

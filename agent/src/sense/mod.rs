@@ -14,7 +14,7 @@ use crate::ledger::{SealError, Sealer};
 use crate::sys::Stop;
 use crate::turn::Turn;
 
-mod draft;
+pub(crate) mod draft;
 pub(crate) mod explain;
 pub mod files;
 pub mod host;

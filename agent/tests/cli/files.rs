@@ -103,12 +103,12 @@ fn what_is_undone_before_it_is_looked_at_is_counted() {
     std::fs::write(&kept, "as it was").expect("written");
     let running = host.start();
     watched(&host);
-    running.signal("-STOP");
+    running.signal(rustix::process::Signal::STOP);
     std::fs::write(&kept, "something else").expect("written");
     std::fs::write(&kept, "as it was").expect("written");
     std::fs::write(&brief, "here and gone").expect("written");
     std::fs::remove_file(&brief).expect("removed");
-    running.signal("-CONT");
+    running.signal(rustix::process::Signal::CONT);
     let counters = wait_for("the counts", || {
         let counters = host.status()["sensors"]["files"]["counters"].clone();
         let count = |name: &str| counters[name].as_u64().unwrap_or(0);

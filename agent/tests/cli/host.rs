@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use picket_agent::layout::Layout;
 use picket_agent::ledger::{Reader, RecordFilter};
 use picket_protocol::record::{Kind, Lifecycle, Record};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 pub const DEADLINE: Duration = Duration::from_secs(30);
@@ -125,20 +126,21 @@ pub struct Running {
 }
 
 impl Running {
-    pub fn signal(&self, signal: &str) {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args([signal, &pid]).status().expect("kill").success());
+    /// From this process, the agent's parent.
+    pub fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(i32::try_from(self.child.id()).expect("a pid")).expect("not 0");
+        kill_process(pid, signal).expect("kill");
     }
 
     pub fn stop(mut self) -> Option<i32> {
-        self.signal("-TERM");
+        self.signal(Signal::TERM);
         let code = wait_for("the agent to stop", || self.child.try_wait().expect("a child")).code();
         std::mem::forget(self);
         code
     }
 
     pub fn kill(mut self) {
-        self.signal("-KILL");
+        self.signal(Signal::KILL);
         self.child.wait().expect("a child");
         std::mem::forget(self);
     }

@@ -118,8 +118,11 @@ fn sigterm_stops_in_good_order() {
     assert_eq!(host.last_start().detail["unclean"], false);
     let digest = picket_protocol::crypto::sha256(&[&std::fs::read(host.path("agent.toml")).expect("read")]);
     assert_eq!(host.last_start().detail["config_sha256"], picket_protocol::crypto::hex(&digest));
-    running.signal("-INT");
+    running.signal(rustix::process::Signal::INT);
     wait_for("the record of the stop", || (host.lifecycle()[0].event == "stopped").then_some(()));
+    let stop = &host.lifecycle()[0].detail;
+    assert_eq!((&stop["reason"], &stop["by"]["pid"]), (&json!("SIGINT"), &json!(std::process::id())));
+    assert!(text(&host.agent(&["findings", "--rule", "agent.stopped"]).stdout).is_empty(), "its parent may");
     assert_eq!(host.agent(&["verify"]).status.code(), Some(0));
 }
 
@@ -146,6 +149,8 @@ fn a_kill_is_noticed_at_the_next_start() {
     let running = host.start();
     let start = host.last_start();
     assert_eq!((&start.detail["last_run"], &start.detail["unclean"]), (&json!("unclean"), &json!(true)));
+    let told = text(&host.agent(&["findings", "--rule", "agent.stopped"]).stdout);
+    assert!(told.contains("The agent was killed or crashed"), "{told}");
     assert_eq!(running.stop(), Some(0));
     assert_eq!(host.agent(&["verify"]).status.code(), Some(0));
 }
@@ -186,7 +191,7 @@ fn the_service_manager_is_told() {
         text(&buffer[..count])
     };
     assert!(next().contains("READY=1"));
-    running.signal("-TERM");
+    running.signal(rustix::process::Signal::TERM);
     wait_for("the word that it stops", || next().contains("STOPPING=1").then_some(()));
     drop(running);
 }

@@ -13,15 +13,20 @@ use super::certificate::ServerCertificate;
 use super::state::{ServerState, stopped};
 use crate::store::{ExpiryStage, StoreError};
 
-/// Heartbeats that a host may miss.
+/// A host is silent by the time that so many heartbeats should have come: within three minutes.
 const MISSED_MAX: u32 = 3;
+/// Looks in the time of a heartbeat. The patience is shorter by one, so that the look that finds the silence is no later.
+const LOOKS: u32 = 20;
 /// Certificates are looked at this often.
 const CERTIFICATES_EVERY: Duration = Duration::from_secs(3_600);
 
-/// Looks every quarter of a heartbeat, until the collector stops.
+/// Looks every few seconds, until the collector stops.
 pub async fn run(state: Arc<ServerState>, certificate: ServerCertificate) {
     let mut stopping = state.stopping.subscribe();
-    let every = state.config.heartbeat / 4;
+    let every = state.config.heartbeat / LOOKS;
+    // A clock that is slewed, or a busy machine, is no break.
+    let tolerance = state.config.heartbeat / 4;
+    let patience = state.config.heartbeat * MISSED_MAX - every;
     let mut ears = Ears::new(state.now(), Instant::now());
     let rare = CERTIFICATES_EVERY.min(state.config.certificate_life / 20).max(every);
     let mut certificates_due = state.now();
@@ -33,17 +38,18 @@ pub async fn run(state: Arc<ServerState>, certificate: ServerCertificate) {
         }
         let (now, steady) = (state.now(), Instant::now());
         let overslept = steady.duration_since(asleep).saturating_sub(every);
-        if ears.deaf(now, steady, overslept, every) {
+        if ears.deaf(now, steady, overslept, tolerance) {
             tracing::warn!(%now, "the clock was set or this process did not run: silence is counted from now on");
             // A clock that was ahead must not put the next look off.
             certificates_due = now;
         }
-        let heard = now.since(ears.since) > state.config.heartbeat * MISSED_MAX;
+        let heard = now.since(ears.since) > patience;
+        let since = heard.then(|| minus(now, patience));
         let certificates = heard && now >= certificates_due;
         if certificates {
             certificates_due = now.plus(rare);
         }
-        let outcome = state.blocking(move |state| look(state, heard, now, certificates)).await;
+        let outcome = state.blocking(move |state| look(state, since, now, certificates)).await;
         if let Err(error) = outcome {
             tracing::error!(%error, "silent hosts and certificates could not be looked at");
         }
@@ -80,11 +86,16 @@ impl Ears {
     }
 }
 
-fn look(state: &ServerState, heard: bool, now: Timestamp, certificates: bool) -> Result<(), StoreError> {
+/// Who was not heard since `since` is silent, where that can be judged.
+fn look(
+    state: &ServerState,
+    since: Option<Timestamp>,
+    now: Timestamp,
+    certificates: bool,
+) -> Result<(), StoreError> {
     let store = &state.shared.store;
-    if heard {
-        let patience = state.config.heartbeat * MISSED_MAX;
-        let silent = store.mark_silent(minus(now, patience), now)?;
+    if let Some(since) = since {
+        let silent = store.mark_silent(since, now)?;
         if silent > 0 {
             tracing::warn!(hosts = silent, "hosts fell silent");
         }

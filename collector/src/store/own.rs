@@ -2,7 +2,7 @@
 //!
 //! | rule | severity | when |
 //! |---|---|---|
-//! | `collector.silent` | high | three heartbeats were missed |
+//! | `collector.silent` | high | nothing came in the time of three heartbeats |
 //! | `collector.seen-again` | info | a silent host came back |
 //! | `collector.fork` | critical | a smaller ledger, or another root at a known size |
 //! | `collector.clone` | critical | two holders of one identity push each other out |

@@ -524,4 +524,4 @@ fn trusted(held: &Held, manager: Manager) -> bool {
 }
 
 #[cfg(test)]
-pub(in crate::detect) mod tests;
+pub(crate) mod tests;

@@ -67,6 +67,10 @@ pub struct Condition {
     pub memory_available_bytes: u64,
     /// Bytes of swap in use.
     pub swap_used_bytes: u64,
+    /// Processes that the kernel has killed since boot for want of memory, of the whole machine or of a control group. Kernels before 4.13
+    /// do not count them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oom_kills: Option<u64>,
     /// Local file systems by mount point; at most `DISKS_MAX`. Missing when they did not answer in time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disks: Option<BTreeMap<String, Disk>>,
@@ -84,6 +88,12 @@ pub struct Disk {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
 fn is_zero(count: &usize) -> bool {
     *count == 0
+}
+
+/// See [`Condition::oom_kills`].
+pub fn oom_kills() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/vmstat").ok()?;
+    text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
 }
 
 /// Reads who the host is. What cannot be read is left empty: no fact is worth failing for.
@@ -153,6 +163,7 @@ impl Observer {
             load,
             memory_available_bytes: memory.as_ref().map_or(0, System::available_memory),
             swap_used_bytes: memory.as_ref().map_or(0, System::used_swap),
+            oom_kills: oom_kills(),
             disks: self.disks(),
         }
     }

@@ -20,7 +20,7 @@ pub mod defences;
 mod facts;
 mod usage;
 
-pub use facts::{Condition, Disk, Facts, Interface, Observer, facts};
+pub use facts::{Condition, Disk, Facts, Interface, Observer, facts, oom_kills};
 pub use usage::{ThreadUsage, Usage, threads, usage};
 
 /// The host sensor keeps no state of its own.
