@@ -142,7 +142,7 @@ fn the_document_has_every_route_and_the_router_every_operation() {
             operations += usize::from(documented);
         }
     }
-    assert_eq!(operations, 21);
+    assert_eq!(operations, 22);
     let answer = lab.get("/nothing");
     assert_eq!((answer.status, answer.code().as_str()), (404, "not-found"));
 }
@@ -475,4 +475,46 @@ fn the_stream_goes_on_behind_any_event() {
     let restored = Lab::start();
     let ahead = restored.get(&format!("/findings/stream?cursor={}", whole[12].0));
     assert_eq!((ahead.status, ahead.code().as_str()), (410, "cursor-gone"));
+}
+
+/// What `promtool check metrics` asks for: each family's HELP and TYPE once and before its samples, which are numbers.
+#[test]
+fn figures_are_in_the_format_of_prometheus_and_for_operators_only() {
+    let seeded = seeded();
+    let lab = &seeded.lab;
+    assert_eq!(lab.request("GET", "/metrics", None, b"").status, 401);
+    let answer = lab.request("GET", "/metrics", Some(&token(VIEWER)), b"");
+    assert_eq!(answer.status, 200);
+    let kind = "content-type: text/plain; version=0.0.4; charset=utf-8";
+    assert!(answer.head.to_lowercase().contains(kind), "{}", answer.head);
+    let text = String::from_utf8(answer.body).unwrap();
+    let (mut families, mut current) = (BTreeSet::new(), "");
+    for line in text.lines() {
+        if let Some(help) = line.strip_prefix("# HELP ") {
+            current = help.split(' ').next().unwrap();
+            assert!(families.insert(current), "{current} twice");
+        } else if let Some(kind) = line.strip_prefix("# TYPE ") {
+            let counts = if current.ends_with("_total") { "counter" } else { "gauge" };
+            assert_eq!(kind, format!("{current} {counts}"));
+        } else {
+            let (name, value) = line.rsplit_once(' ').unwrap();
+            assert_eq!(name.split('{').next(), Some(current), "{line}");
+            assert!(value.parse::<f64>().is_ok(), "{line}");
+        }
+    }
+    for line in [
+        "picket_collector_hosts{state=\"active\"} 2",
+        "picket_collector_hosts{state=\"revoked\"} 0",
+        "picket_collector_records 5",
+        "picket_collector_agents_connected 0",
+        // Its receipt `refused` was the last word.
+        "picket_collector_commands_pending 0",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+    }
+    assert!(!text.contains("web-1") && !text.contains("acme"), "{text}");
+    let pending = command(&[&seeded.host], soon());
+    assert_eq!(lab.request("POST", "/commands", Some(&token(RESPONDER)), &signed(&pending)).status, 201);
+    let text = lab.request("GET", "/metrics", Some(&token(VIEWER)), b"").body;
+    assert!(String::from_utf8(text).unwrap().contains("\npicket_collector_commands_pending 1\n"));
 }

@@ -21,6 +21,7 @@ pub mod identity;
 pub mod join;
 pub mod json;
 pub mod message;
+pub mod metrics;
 pub mod note;
 pub mod playbook;
 pub mod record;

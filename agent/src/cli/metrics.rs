@@ -1,8 +1,9 @@
 //! `agent metrics`: figures of the running agent for a monitoring system.
 
+use picket_protocol::metrics::{Family, to_text};
+
 use super::{Exit, Global, client, output};
 use crate::status::Request;
-use crate::status::metrics::{Family, to_text};
 
 /// Print the agent's figures in the text format of Prometheus
 ///

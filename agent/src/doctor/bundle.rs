@@ -8,6 +8,7 @@ use std::io::{self, Read as _, Seek as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use picket_protocol::metrics::{Family, to_text};
 use picket_protocol::tar;
 use picket_protocol::time::Timestamp;
 use serde_json::{Value, json};
@@ -21,7 +22,6 @@ use crate::detect::files::redact::{Grammar, lines};
 use crate::ledger::{Reader, RecordFilter};
 use crate::respond::firewall::{self, program};
 use crate::status::Request;
-use crate::status::metrics::{Family, to_text};
 
 /// Lines of the log.
 const LOG_LINES: usize = 500;

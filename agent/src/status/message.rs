@@ -51,7 +51,7 @@ pub enum Request {
         /// Absolute; none for all watched trees.
         paths: Vec<PathBuf>,
     },
-    /// Figures for a monitoring system, one [`super::metrics::Family`] each name.
+    /// Figures for a monitoring system, one [`picket_protocol::metrics::Family`] each name.
     Metrics {},
     /// What is watched and what keeps the file sensor busy: a [`super::spending::FilesReport`].
     Files {},

@@ -12,7 +12,9 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::metrics::{families, to_text};
+use picket_protocol::metrics::to_text;
+
+use super::metrics::families;
 use super::report::Sources;
 use crate::respond::Moment;
 use crate::sys::Stop;

@@ -25,6 +25,7 @@ mod error;
 mod evidence;
 mod findings;
 mod hosts;
+mod metrics;
 mod openapi;
 mod request;
 mod stream;

@@ -7,7 +7,7 @@ use axum::routing::{MethodRouter, get};
 use utoipa::OpenApi;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 
-use super::{Api, commands, evidence, findings, hosts, stream, trust};
+use super::{Api, commands, evidence, findings, hosts, metrics, stream, trust};
 
 /// A path below `/api/v1` and what answers there.
 pub(super) struct Route {
@@ -22,6 +22,7 @@ pub(super) fn routes() -> Vec<Route> {
         route("/health", get(hosts::health)),
         route("/openapi.json", get(openapi)),
         route("/whoami", get(hosts::whoami)),
+        route("/metrics", get(metrics::metrics)),
         route("/hosts", get(hosts::list)),
         route("/hosts/{agent}", get(hosts::show)),
         route("/findings", get(findings::list)),
@@ -51,6 +52,7 @@ pub(super) fn routes() -> Vec<Route> {
         hosts::health,
         openapi,
         hosts::whoami,
+        metrics::metrics,
         hosts::list,
         hosts::show,
         findings::list,

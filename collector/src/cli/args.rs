@@ -20,6 +20,7 @@ Examples:
   collector trust install root.json
   collector backup /var/backups                         all but evidence, in one file, while the collector runs
   collector restore picket-collector-20261129T215000Z.tar.zst --data-dir /srv/collector
+  collector metrics                                     figures for Prometheus
   collector rotate-certificate                          a new key and certificate of the server, at once
 
 Commands other than init and run work through the running collector, or on its database when it does not run.
@@ -76,6 +77,11 @@ pub enum Action {
         after_help = "Without it both are replaced 60 days before they end, and when the configured names change. Agents and soc know the CA\nand notice nothing.\n\nExample:\n  collector rotate-certificate --json"
     )]
     RotateCertificate,
+    /// Print the running collector's figures in the text format of Prometheus
+    #[command(
+        after_help = "The API serves the same at /api/v1/metrics, to whoever has a token of an operator.\n\nExamples:\n  collector metrics\n  collector metrics | sponge /var/lib/prometheus/node-exporter/picket-collector.prom"
+    )]
+    Metrics,
 }
 
 const BACKUP: &str = "\

@@ -30,6 +30,11 @@ pub fn ask(directory: &Path, request: Request) -> Result<Value, CliError> {
         Reached::Running(stream) => exchange(stream, &request).map_err(|error| {
             CliError::Failed(format!("the running collector does not answer on its admin socket: {error}"))
         })?,
+        Reached::Stopped(_) if matches!(request, Request::Metrics) => {
+            return Err(CliError::Refused(
+                "no collector runs on this directory, so that it has no figures".to_owned(),
+            ));
+        }
         Reached::Stopped(_lock) => {
             let (findings, _) = broadcast::channel(1);
             let store = Arc::new(directory.store(findings.clone())?);

@@ -6,6 +6,7 @@ mod certificate;
 mod client;
 mod host;
 mod init;
+mod metrics;
 mod operator;
 mod output;
 mod owner;
@@ -122,5 +123,6 @@ fn execute(arguments: Arguments, output: &Output) -> Result<(), CliError> {
         Action::Backup(arguments) => backup::back_up(directory, &arguments, output),
         Action::Restore(arguments) => backup::restore(directory, &arguments, output),
         Action::RotateCertificate => certificate::rotate(directory, output),
+        Action::Metrics => metrics::metrics(directory, output),
     }
 }

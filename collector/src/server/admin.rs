@@ -96,6 +96,8 @@ pub enum Request {
     Trusts,
     /// Replaces the server's key and certificate.
     RotateCertificate,
+    /// The figures of the running collector.
+    Metrics,
 }
 
 /// What is answered.
@@ -174,6 +176,10 @@ impl Admin<'_> {
                 rows.map_err(Fault::from).map(|rows| Value::Array(rows.iter().map(trust).collect()))
             }
             Request::RotateCertificate => self.rotate_certificate(),
+            Request::Metrics => {
+                let families = super::metrics::families(&self.shared).map_err(Fault::from);
+                families.and_then(|families| serde_json::to_value(families).map_err(failed))
+            }
         };
         match result {
             Ok(value) => Answer::Done(value),

@@ -1,7 +1,7 @@
 //! The server's own certificate while the collector runs: replaced before it ends, or when somebody asks for it, without a restart.
 //! Connections that are there go on; new ones see the new one.
 
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
 use picket_protocol::crypto::{hex, sha256};
 use picket_protocol::time::Timestamp;
@@ -12,6 +12,7 @@ use super::authority::{Authority, AuthorityError, Pair, names_of, validity_of};
 use super::config::Config;
 use super::data_dir::{DataDir, DataDirError};
 use super::listener::SharedTls;
+use super::meters::Meters;
 use super::tls::{self, TlsError};
 
 /// Why it was not replaced. The one before stays in use.
@@ -44,13 +45,13 @@ pub struct Shown {
 pub struct ServerCertificate {
     directory: DataDir,
     /// None when the collector does not run.
-    tls: Option<SharedTls>,
+    running: Option<(SharedTls, Arc<Meters>)>,
 }
 
 impl ServerCertificate {
-    /// Of the collector in `directory`; `tls` is what its listener uses.
-    pub fn new(directory: DataDir, tls: Option<SharedTls>) -> Self {
-        Self { directory, tls }
+    /// Of the collector in `directory`; of one that runs, what its listener uses, and its figures.
+    pub fn new(directory: DataDir, running: Option<(SharedTls, Arc<Meters>)>) -> Self {
+        Self { directory, running }
     }
 
     /// Replaces it where it ends soon, is not valid yet, or has other names than the configuration.
@@ -86,9 +87,10 @@ impl ServerCertificate {
     }
 
     fn use_it(&self, authority: &Authority, pair: &Pair) -> Result<(), CertificateError> {
-        let Some(tls) = &self.tls else { return Ok(()) };
+        let Some((tls, meters)) = &self.running else { return Ok(()) };
         let fresh = tls::server_config(authority, pair, self.directory.ticket_seed()?)?;
         *tls.write().unwrap_or_else(PoisonError::into_inner) = fresh;
+        meters.certificate(validity_of(&pair.certificate)?.1);
         Ok(())
     }
 }

@@ -15,11 +15,12 @@ use tokio::time::{Instant, timeout_at};
 use super::authority::Request;
 use super::door::{farewell, report_clone};
 use super::limits::Bucket;
+use super::meters::Brought;
 use super::session::{RETRY_SOON, Session, Step};
 use super::shared::{Mail, Seat};
 use super::state::{ServerState, jittered};
 use super::wire::{FrameReader, ReadError, Received, say_bye, send};
-use crate::store::{Commit, LedgerHead, StoreError};
+use crate::store::{Commit, Entry, Ingest, LedgerHead, StoreError};
 
 /// From the handshake to the hello.
 const HELLO_TIME_MAX: Duration = Duration::from_secs(15);
@@ -46,6 +47,13 @@ enum Event {
     Deadline,
 }
 
+/// A batch on its way to the disk.
+struct Waiting {
+    commit: Commit,
+    brought: Brought,
+    since: Instant,
+}
+
 enum End {
     /// Say this, then close.
     Bye(Bye),
@@ -61,7 +69,7 @@ pub(super) struct Connection {
     seat: Seat,
     session: Session,
     reader: FrameReader,
-    commits: VecDeque<Commit>,
+    commits: VecDeque<Waiting>,
     records: Bucket,
     greeted: bool,
     trust_sent: bool,
@@ -114,6 +122,7 @@ impl Connection {
         };
         self.drain().await;
         let End::Bye(bye) = end else { return };
+        self.state.shared.meters.turned_away(&bye.reason);
         if bye.reason == "protocol"
             && let Some(suppressed) = self.state.noise.protocol.pass(std::time::Instant::now())
         {
@@ -133,7 +142,7 @@ impl Connection {
         let deadline = self.deadline(reads);
         let commit = async {
             match self.commits.front_mut() {
-                Some(commit) => commit.await.unwrap_or(Err(StoreError::Stopped)),
+                Some(waiting) => (&mut waiting.commit).await.unwrap_or(Err(StoreError::Stopped)),
                 None => std::future::pending().await,
             }
         };
@@ -167,7 +176,7 @@ impl Connection {
                 self.on_mail(mail, stream).await
             }
             Event::Committed(Ok(committed)) => {
-                self.commits.pop_front();
+                self.count();
                 let steps =
                     self.session.on_committed(committed.size, &self.state.shared.witness, self.state.now());
                 self.carry_out(steps, stream).await
@@ -308,8 +317,9 @@ impl Connection {
                         std::time::Instant::now(),
                     );
                     self.read_from = Instant::now() + wait;
+                    let (brought, since) = (brought(&batch), Instant::now());
                     let queued = self.state.shared.store.ingest(*batch).await;
-                    queued.map(|commit| self.commits.push_back(commit))
+                    queued.map(|commit| self.commits.push_back(Waiting { commit, brought, since }))
                 }
                 Step::Renew(csr) => match Box::pin(self.renew(&csr, stream)).await? {
                     None => Ok(()),
@@ -405,11 +415,19 @@ impl Connection {
         }
     }
 
+    /// The oldest batch that waited is durable.
+    fn count(&mut self) {
+        if let Some(Waiting { brought, since, .. }) = self.commits.pop_front() {
+            self.state.shared.meters.committed(brought, since.elapsed());
+        }
+    }
+
     /// Waits for what is being committed, and acknowledges it.
     async fn settle<S: AsyncWrite + Unpin>(&mut self, stream: &mut S) -> std::io::Result<()> {
         let until = Instant::now() + DRAIN_TIME_MAX;
-        while let Some(commit) = self.commits.pop_front() {
-            let Ok(Ok(Ok(committed))) = timeout_at(until, commit).await else { return Ok(()) };
+        while let Some(waiting) = self.commits.front_mut() {
+            let Ok(Ok(Ok(committed))) = timeout_at(until, &mut waiting.commit).await else { return Ok(()) };
+            self.count();
             let steps =
                 self.session.on_committed(committed.size, &self.state.shared.witness, self.state.now());
             for step in steps {
@@ -424,12 +442,30 @@ impl Connection {
     /// Waits for what is being committed: the next connection of this agent begins behind it.
     async fn drain(&mut self) {
         let until = Instant::now() + DRAIN_TIME_MAX;
-        while let Some(commit) = self.commits.pop_front() {
-            if timeout_at(until, commit).await.is_err() {
-                return;
+        while let Some(waiting) = self.commits.front_mut() {
+            match timeout_at(until, &mut waiting.commit).await {
+                Ok(Ok(Ok(_))) => self.count(),
+                Ok(_) => drop(self.commits.pop_front()),
+                Err(_) => return,
             }
         }
     }
+}
+
+fn brought(batch: &Ingest) -> Brought {
+    let mut brought = Brought {
+        records: u64::from(batch.count),
+        bytes: u64::try_from(batch.lines.len()).unwrap_or(u64::MAX),
+        ..Brought::default()
+    };
+    for entry in &batch.entries {
+        if let Entry::Finding { finding, .. } = entry
+            && let Some(count) = brought.findings.get_mut(usize::from(finding.severity.rank()))
+        {
+            *count += 1;
+        }
+    }
+    brought
 }
 
 /// Issues a certificate for the key that the host has.

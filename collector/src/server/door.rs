@@ -74,6 +74,7 @@ async fn turn_away<S: AsyncRead + AsyncWrite + Unpin>(
     if let Some(suppressed) = state.noise.refused.pass(std::time::Instant::now()) {
         tracing::warn!(%peer, reason, detail, suppressed, "an agent was turned away");
     }
+    state.shared.meters.turned_away(reason);
     let wait = if reason == "revoked" || reason == "fork" { 3_600 } else { jittered(RETRY_SOON) };
     say_bye(stream, &farewell(reason, detail, wait)).await;
 }

@@ -52,6 +52,7 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
         }
         Err(refused) => refused,
     };
+    state.shared.meters.turned_away(reason);
     if let Some(suppressed) = state.noise.enrolment.pass(std::time::Instant::now()) {
         tracing::warn!(%peer, detail, suppressed, "an enrolment was refused");
     }

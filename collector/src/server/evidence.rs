@@ -267,9 +267,19 @@ impl EvidenceStore {
         self.disk_has_room(more).map_err(|error| error.to_string())
     }
 
-    fn disk_has_room(&self, more: u64) -> io::Result<()> {
+    /// Bytes that are held, and bytes that are free on the disk, where that can be said.
+    pub fn room(&self) -> (u64, Option<u64>) {
+        let held = self.list(None).iter().fold(0, |sum: u64, item| sum.saturating_add(item.held));
+        (held, self.free().ok())
+    }
+
+    fn free(&self) -> io::Result<u64> {
         let figures = rustix::fs::statvfs(&self.directory)?;
-        let free = figures.f_bavail.saturating_mul(figures.f_frsize);
+        Ok(figures.f_bavail.saturating_mul(figures.f_frsize))
+    }
+
+    fn disk_has_room(&self, more: u64) -> io::Result<()> {
+        let free = self.free()?;
         if free >= self.limits.free_bytes_min.saturating_add(more) {
             return Ok(());
         }

@@ -115,6 +115,7 @@ impl Listener {
     fn admit(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr, connections: &mut JoinSet<()>) {
         let key = address_key(peer.ip());
         let turned_away = |why: &'static str| {
+            self.state.shared.meters.turned_away("crowd");
             if let Some(suppressed) = self.state.noise.crowd.pass(Instant::now()) {
                 tracing::warn!(%peer, why, suppressed, "a connection was closed at once");
             }
@@ -157,6 +158,7 @@ impl Listener {
     }
 
     fn handshake_failed(&self, peer: SocketAddr, error: &dyn std::fmt::Display) {
+        self.state.shared.meters.turned_away("handshake");
         if let Some(suppressed) = self.state.noise.handshake.pass(Instant::now()) {
             tracing::warn!(%peer, %error, suppressed, "a TLS handshake failed");
         }

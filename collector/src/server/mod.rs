@@ -13,6 +13,8 @@ pub mod evidence;
 mod fence;
 pub mod limits;
 pub mod listener;
+pub mod meters;
+pub mod metrics;
 pub mod run;
 pub mod session;
 pub mod shared;

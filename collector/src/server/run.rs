@@ -12,6 +12,7 @@ use tokio::sync::broadcast;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use super::authority::validity_of;
 use super::certificate::ServerCertificate;
 use super::data_dir::{DataDir, DataDirError, RunLock};
 use super::listener::{Listener, ServeApi, SharedTls};
@@ -75,12 +76,14 @@ impl Running {
         let store = Arc::new(directory.store(findings.clone())?);
         let authority = directory.authority()?;
         let pair = directory.server_pair(&authority, &config, wall_clock())?;
+        let certificate_expires = validity_of(&pair.certificate).map_err(DataDirError::from)?.1;
         let tls: SharedTls =
             Arc::new(RwLock::new(tls::server_config(&authority, &pair, directory.ticket_seed()?)?));
         let witness = directory.witness()?;
         let shared = Shared::new(store.clone(), witness, authority.pem().to_owned(), findings, wall_clock)
             .with_containments_per_hour(config.containments_per_hour)
             .with_evidence(directory.evidence(&config)?);
+        shared.meters.certificate(certificate_expires);
         let state = Arc::new(ServerState::new(Arc::new(shared), authority, config));
         let wanted = listen.unwrap_or_else(|| state.config.listen_address());
         let socket = bind(wanted)?;
@@ -98,7 +101,7 @@ impl Running {
         let listener = Arc::new(Listener::new(self.state.clone(), tls.clone(), serve_api(&self.state)));
         self.tasks.push(("listener", tokio::spawn(listener.run(socket))));
         let path = directory.admin_socket();
-        let certificate = ServerCertificate::new(directory, Some(tls));
+        let certificate = ServerCertificate::new(directory, Some((tls, self.state.shared.meters.clone())));
         let (state, own) = (self.state.clone(), certificate.clone());
         self.tasks.push((
             "admin socket",

@@ -18,6 +18,7 @@ use tokio::sync::{Notify, broadcast, watch};
 use super::config::CONTAINMENTS_PER_HOUR;
 use super::evidence::EvidenceStore;
 use super::fence;
+use super::meters::Meters;
 use super::witness::Witness;
 use crate::store::{CommandRow, FindingRow, Host, NewCommand, Store, StoreError, TrustRow};
 
@@ -129,6 +130,10 @@ pub struct Shared {
     pub clock: fn() -> Timestamp,
     /// New findings, after their commit, in the order of `no`.
     pub findings: broadcast::Sender<Arc<FindingRow>>,
+    /// What was counted since.
+    pub meters: Arc<Meters>,
+    /// When this began.
+    pub started: Timestamp,
     containments_max: u64,
     evidence: Option<EvidenceStore>,
     live: Mutex<HashMap<AgentId, Live>>,
@@ -155,6 +160,8 @@ impl Shared {
             info,
             clock,
             findings,
+            meters: Arc::default(),
+            started: clock(),
             containments_max: u64::from(CONTAINMENTS_PER_HOUR),
             evidence: None,
             live: Mutex::default(),

@@ -113,6 +113,9 @@ pub trait Store: Send + Sync {
         now: Timestamp,
     ) -> Result<u64, StoreError>;
 
+    /// How much is kept, for monitoring systems. Reads a row of each host.
+    fn figures(&self, now: Timestamp) -> Result<StoreFigures, StoreError>;
+
     // Findings.
 
     /// Findings, newest first (or oldest first behind `after`).

@@ -304,6 +304,25 @@ pub struct ReceiptIndex {
     pub title: String,
 }
 
+/// How much a store keeps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StoreFigures {
+    /// Hosts that may write and were heard of.
+    pub hosts_active: u64,
+    /// Hosts that may write and were not.
+    pub hosts_silent: u64,
+    /// Hosts whose ledger contradicted itself.
+    pub hosts_forked: u64,
+    /// Hosts whose right was taken.
+    pub hosts_revoked: u64,
+    /// Records of all ledgers.
+    pub records: u64,
+    /// Commands without a last word, for each of their hosts, that can be obeyed still.
+    pub commands_pending: u64,
+    /// Bytes of the database, without its log.
+    pub bytes: u64,
+}
+
 /// A batch is durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Committed {

@@ -9,6 +9,7 @@ mod commands;
 mod evidence;
 mod frames;
 mod generate;
+mod metrics;
 mod names;
 mod signed;
 mod sshsig;

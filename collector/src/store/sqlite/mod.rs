@@ -6,6 +6,7 @@
 
 pub mod backup;
 mod commands;
+mod figures;
 mod findings;
 mod hosts;
 mod ingest;
@@ -33,7 +34,7 @@ use super::{
     Admission, AuditQuery, AuditRow, Certificate, CommandQuery, CommandRow, Commit, EnrolOutcome, Enrolment,
     ExpiryStage, FindingQuery, FindingRow, Greeting, Host, HostQuery, Ingest, LedgerHead, NewCommand,
     NewToken, Operator, OwnFinding, PAGE_ROWS_MAX, Page, Pending, ReceiptQuery, ReceiptRow, Store,
-    StoreError, StoredCommand, StoredFinding, TrustRow,
+    StoreError, StoreFigures, StoredCommand, StoredFinding, TrustRow,
 };
 use readers::Readers;
 use writer::Writer;
@@ -157,6 +158,10 @@ impl Store for SqliteStore {
         now: Timestamp,
     ) -> Result<u64, StoreError> {
         self.writer.run(move |write| hosts::mark_expiring(write, expires, stage, now))
+    }
+
+    fn figures(&self, now: Timestamp) -> Result<StoreFigures, StoreError> {
+        self.readers.read(|tx| figures::figures(tx, now))
     }
 
     fn findings(&self, query: &FindingQuery) -> Result<Page<FindingRow>, StoreError> {
