@@ -288,7 +288,7 @@ fn a_certificate_nobody_asked_for_is_refused() {
 fn goodbye_is_heard_and_its_pause_is_kept() {
     let collector = Collector::start();
     let host = Host::of(&collector);
-    let times = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let times = Arc::new(std::sync::Mutex::new(Vec::new()));
     let seen = times.clone();
     collector.on_connection(move |connection, shared| {
         seen.lock().unwrap().push(Instant::now());
