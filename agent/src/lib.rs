@@ -14,6 +14,7 @@ pub mod enrolment;
 pub mod glob;
 #[cfg(any(test, fuzzing))]
 pub mod hostile;
+pub mod instructions;
 pub mod layout;
 pub mod ledger;
 pub mod netlink;

@@ -29,7 +29,6 @@ use super::table::{Family, Hook, Table};
 use crate::layout::read_file;
 use crate::sys::{BpfMap, GroupProgram, Way, attach_group_program, detach_group_program, group_programs};
 
-mod code;
 pub mod rules;
 
 /// Names of all programs and maps of this rung begin so; the kernel takes 15 characters.

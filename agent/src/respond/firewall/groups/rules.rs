@@ -7,7 +7,7 @@
 
 use super::super::expression::{Expression, IPV4, IPV6, Load, Rule, Verdict};
 use super::super::table::Set;
-use super::code::{Code, Label, Operation, Register, Side, Size, When};
+use crate::instructions::{Code, Label, Operation, Register, Side, Size, When};
 use Register::{R0, R1, R2, R3, R4, R6, R7, R8, R9, R10};
 
 /// Rules of one program. What the verifier keeps in mind while it goes through them bounds their number.

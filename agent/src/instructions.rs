@@ -1,4 +1,5 @@
-//! Instructions of BPF (RFC 9669) as the kernel takes them, on machines whose bytes go from low to high: as many of them as the rules need.
+//! Instructions of BPF (RFC 9669) as the kernel takes them, on machines whose bytes go from low to high: as many of them as the
+//! firewall's rules and the guard need.
 
 /// A register: `R0` answers, `R1` to `R5` are arguments and lost in calls, `R6` to `R9` stay, `R10` is the end of the stack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
