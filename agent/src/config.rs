@@ -59,6 +59,8 @@ pub struct Config {
     pub network: NetworkConfig,
     /// `[response]`.
     pub response: ResponseConfig,
+    /// `[guard]`.
+    pub guard: GuardConfig,
     /// `[ledger]`.
     pub ledger: LedgerConfig,
     /// `[uplink]`.
@@ -182,6 +184,13 @@ pub struct ResponseConfig {
     pub rung: Option<FirewallRung>,
     /// `xdp`: interfaces on which blocks are dropped early, none by default.
     pub xdp: Vec<String>,
+}
+
+/// `[guard]`: what the kernel refuses root about the agent itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GuardConfig {
+    /// `enabled`, default false.
+    pub enabled: bool,
 }
 
 /// `[ledger]`: how long records are kept.
@@ -328,6 +337,7 @@ impl Default for Config {
             listeners: ListenersConfig::default(),
             network: NetworkConfig::default(),
             response: ResponseConfig::default(),
+            guard: GuardConfig::default(),
             ledger: LedgerConfig::default(),
             uplink: UplinkConfig::default(),
             commands: CommandsConfig::default(),

@@ -12,6 +12,7 @@ pub mod detect;
 pub mod doctor;
 pub mod enrolment;
 pub mod glob;
+pub mod guard;
 #[cfg(any(test, fuzzing))]
 pub mod hostile;
 pub mod instructions;

@@ -18,6 +18,7 @@ mod doctor;
 pub mod enroll;
 mod files;
 mod findings;
+mod guard;
 mod hold_commands;
 mod journal;
 mod metrics;
@@ -124,6 +125,7 @@ enum Subcommand {
     Ack(ack::Arguments),
     HoldCommands(hold_commands::Arguments),
     Release(release::Arguments),
+    Guard(guard::Arguments),
     Retire(retire::Arguments),
     Policy(policy::Arguments),
     Sessions(sessions::Arguments),
@@ -177,6 +179,7 @@ fn parse_and_run(arguments: impl Iterator<Item = OsString>) -> Exit {
         Subcommand::Ack(arguments) => ack::run(&global, arguments),
         Subcommand::HoldCommands(arguments) => hold_commands::run(&global, arguments),
         Subcommand::Release(arguments) => release::run(&global, arguments),
+        Subcommand::Guard(arguments) => guard::run(&global, arguments),
         Subcommand::Retire(arguments) => retire::run(&global, arguments),
         Subcommand::Policy(arguments) => policy::run(&global, arguments),
         Subcommand::Sessions(arguments) => sessions::run(&global, arguments),

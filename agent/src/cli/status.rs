@@ -11,6 +11,7 @@ use picket_protocol::time::Timestamp;
 use super::output::{Style, Tone, ago, bytes, count, length};
 use super::{Exit, Global, client, output};
 use crate::config::format_duration;
+use crate::guard::GuardState;
 use crate::sense::host::Usage;
 use crate::sense::{SensorReport, SensorState, SourceReport};
 use crate::status::{Protection, Request, StatusReport};
@@ -135,6 +136,10 @@ impl Screen {
         self.line("agent", &format!("{host}; version {}, up {up}", printable(&report.version)));
         if let Some(key) = &report.enrolled_key {
             self.line("", &format!("ledger key at enrolment {key}"));
+        }
+        // Why it is not on stands among the reasons.
+        if report.guard.state == GuardState::On {
+            self.line("guard", &printable(&super::guard::words(&report.guard)));
         }
     }
 

@@ -9,9 +9,9 @@ use toml::de::{DeTable, DeValue};
 use super::document::{Document, Section};
 use super::thresholds::{neighbour_thresholds, network_thresholds, thresholds};
 use super::{
-    CommandsConfig, Config, DAY, DefencesConfig, EvidenceConfig, FilesConfig, GIB, HOUR, HostConfig, KIB,
-    LedgerConfig, ListenersConfig, LoginsConfig, MIB, MINUTE, MetricsConfig, NeighboursConfig, NetworkConfig,
-    Problem, ResponseConfig, ServiceLog, UplinkConfig,
+    CommandsConfig, Config, DAY, DefencesConfig, EvidenceConfig, FilesConfig, GIB, GuardConfig, HOUR,
+    HostConfig, KIB, LedgerConfig, ListenersConfig, LoginsConfig, MIB, MINUTE, MetricsConfig,
+    NeighboursConfig, NetworkConfig, Problem, ResponseConfig, ServiceLog, UplinkConfig,
 };
 use crate::respond::early_drop::INTERFACES_MAX;
 use crate::respond::firewall::Rung as FirewallRung;
@@ -44,6 +44,7 @@ pub(super) fn config(text: &str) -> Result<Config, Vec<Problem>> {
         listeners: listeners(top.section("listeners")),
         network: network(top.section("network")),
         response: response(top.section("response")),
+        guard: guard(top.section("guard")),
         ledger: ledger(top.section("ledger")),
         uplink: uplink(top.section("uplink")),
         commands: commands(top.section("commands")),
@@ -207,6 +208,12 @@ fn response(mut section: Section<'_, '_>) -> ResponseConfig {
         rung: section.text("rung", default.rung, firewall_rung),
         xdp: section.texts("xdp", default.xdp, INTERFACES_MAX, interface),
     };
+    section.finish();
+    config
+}
+
+fn guard(mut section: Section<'_, '_>) -> GuardConfig {
+    let config = GuardConfig { enabled: section.boolean("enabled", GuardConfig::default().enabled) };
     section.finish();
     config
 }

@@ -8,7 +8,7 @@ pub const KEPT: [(Capability, &str); 17] = [
     // With it CAP_BPF and CAP_PERFMON, which it includes, give nothing more.
     (
         Capability::CAP_SYS_ADMIN,
-        "files: fanotify marks on whole file systems; processes, defences: load and list BPF programs",
+        "files: fanotify marks on whole file systems; processes, defences, guard: load and list BPF programs",
     ),
     (
         Capability::CAP_SYS_PTRACE,

@@ -18,6 +18,7 @@ use uuid::Uuid;
 
 use crate::config::{Config, Loaded};
 use crate::enrolment::Enrolment;
+use crate::guard::Guard;
 use crate::layout::Layout;
 use crate::ledger::{Ledger, LedgerError, SealError};
 use crate::respond::own_acts::OwnActs;
@@ -210,11 +211,10 @@ fn identity_in(layout: &Layout) -> Identity {
 
 impl Core {
     fn start(loaded: &Loaded, layout: Layout) -> Result<Self, CoreError> {
-        let boot = boot_id()?;
+        let (boot, sensors_stop, link_stop) = (boot_id()?, stop_signal()?, stop_signal()?);
         let ledger = Arc::new(open_ledger(&loaded.config, &layout)?);
         let ends = record_start(loaded, &layout, &ledger, &boot)?;
         let identity = identity_in(&layout);
-        let (sensors_stop, link_stop) = (stop_signal()?, stop_signal()?);
         let (statuses, link_status, respond_status) =
             (Statuses::default(), LinkStatus::default(), RespondStatus::default());
         let cosigned = Cosigned::new(&layout, ledger.heads(), identity.clone());
@@ -242,6 +242,7 @@ impl Core {
             ledger: ledger.health(),
             heads: ledger.heads(),
             link: link_status.clone(),
+            guard: start.guard(),
             respond: respond_status,
             responder: responder.clone(),
             freezer,
@@ -327,6 +328,7 @@ impl Core {
     /// Looks after the parts, and whether the host was enrolled meanwhile.
     fn check(&mut self) {
         self.sensors.check();
+        self.told.guard.renew();
         if self.identity.get().is_none()
             && let Some(enrolment) = read_enrolment(&self.layout)
         {
@@ -400,18 +402,20 @@ impl Core {
 }
 
 /// Where others on this host hear how the agent fares: the local socket, and the file of figures where the configuration
-/// names one.
+/// names one; and the guard, which they may switch.
 struct Told {
     server: Server,
     textfile: Option<Textfile>,
+    guard: Guard,
 }
 
 impl Told {
     fn start(config: &Config, sources: Sources) -> Result<Self, CoreError> {
         let sources = Arc::new(sources);
+        let guard = sources.guard.clone();
         let server = Server::start(Arc::clone(&sources)).map_err(system("open the local socket"))?;
         let textfile = config.metrics.textfile.clone().map(|path| Textfile::start(path, sources));
-        Ok(Self { server, textfile: textfile.transpose().map_err(system("start a thread"))? })
+        Ok(Self { server, textfile: textfile.transpose().map_err(system("start a thread"))?, guard })
     }
 
     fn stop(self) {

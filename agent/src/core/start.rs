@@ -4,6 +4,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
+use picket_protocol::finding::Severity;
 use picket_protocol::record::{Kind, Record};
 use rusqlite::Connection;
 use uuid::Uuid;
@@ -13,6 +14,7 @@ use super::takeover::TakeOver;
 use super::{CoreError, Cosigned, Identity, SEAL_TIMEOUT, Statuses, lifecycle, schemas, system};
 use crate::config::{Config, Loaded};
 use crate::enrolment::{Enrolment, EnrolmentError};
+use crate::guard::{Guard, Places};
 use crate::layout::Layout;
 use crate::ledger::{self, Ledger, Reader, RecordFilter, SealError};
 use crate::respond::actions::Surroundings;
@@ -23,6 +25,7 @@ use crate::respond::keeper::{self, Keeper, KeeperHandle};
 use crate::respond::own_acts::OwnActs;
 use crate::respond::preserve::{self, Preserver, PreserverHandle, Room, Spool};
 use crate::respond::processes::boot_by_clock;
+use crate::respond::receipt;
 use crate::respond::{Context, Engine, Moment, RespondError, RespondStatus};
 use crate::sense::draft::draft as finding;
 use crate::sense::host::{FigureSource, Figures, Heartbeat, oom_kills};
@@ -73,6 +76,8 @@ fn minute_of_day() -> u16 {
 /// What the parts that respond are started with.
 pub(super) struct Start<'a> {
     config: &'a Config,
+    /// The configuration file, where there is one.
+    source: Option<&'a Path>,
     /// `policy.toml`.
     policy: &'a Path,
     layout: &'a Layout,
@@ -99,7 +104,8 @@ impl<'a> Start<'a> {
         status: &'a RespondStatus,
         (watch, acts): (&'a Watch, &'a OwnActs),
     ) -> Self {
-        Self { config: &loaded.config, policy: &loaded.policy, layout, ledger, boot, status, watch, acts }
+        let (config, source, policy) = (&loaded.config, loaded.source.as_deref(), loaded.policy.as_path());
+        Self { config, source, policy, layout, ledger, boot, status, watch, acts }
     }
 
     /// Takes up what an earlier run left: actions go on, who is frozen is let go.
@@ -175,6 +181,31 @@ impl<'a> Start<'a> {
         })?;
         keeper.set_preserver(Arc::new(preserver.clone()));
         Ok((preserver, handle))
+    }
+
+    /// Puts the guard on where the configuration wants it, and records whether it is.
+    pub(super) fn guard(&self) -> Guard {
+        let config = self.config;
+        let configuration = self.source.into_iter().chain([self.policy]).map(Path::to_owned).collect();
+        let places = Places::new(std::env::current_exe().ok(), configuration, self.layout.clone());
+        let guard = Guard::start(config.guard.enabled, places);
+        if config.guard.enabled {
+            let report = guard.report();
+            let (severity, title) = match &report.reason {
+                None => (Severity::Info, "The guard is on".to_owned()),
+                Some(reason) => (Severity::Medium, format!("The agent goes on without its guard: {reason}")),
+            };
+            let detail = serde_json::to_value(&report).unwrap_or_default();
+            let sealed = receipt::lifecycle(severity, "guard", title, detail)
+                .map_err(|error| error.to_string())
+                .and_then(|draft| {
+                    self.ledger.sealer().seal(vec![draft], Vec::new()).map_err(|error| error.to_string())
+                });
+            if let Err(error) = sealed {
+                tracing::warn!(error, "how the guard stands is not recorded");
+            }
+        }
+        guard
     }
 
     /// Puts in place again what is in force, before anything that senses is started.

@@ -5,6 +5,7 @@ use std::os::unix::fs::FileTypeExt as _;
 use super::setup::{UNIT, restart};
 use super::{Case, Check, Grade};
 use crate::core::probe;
+use crate::guard::{GuardReport, GuardState};
 use crate::respond::firewall;
 use crate::sense::{RungProbe, SensorReport, SensorState};
 use crate::status::{Protection, StatusReport};
@@ -12,8 +13,30 @@ use crate::status::{Protection, StatusReport};
 pub(super) fn look(case: &Case) -> Vec<Check> {
     let Some(status) = case.running() else { return vec![dead(case)] };
     let mut checks = vec![alive(case, status), protection(status)];
+    checks.push(guard(&status.guard));
     checks.extend(errors(status));
     checks
+}
+
+/// What the kernel refuses root about the agent itself.
+fn guard(report: &GuardReport) -> Check {
+    let name = "guard";
+    match (report.state, &report.reason) {
+        (GuardState::Disabled, _) => {
+            Check::ok(name, "not wanted (guard.enabled in agent.toml): root can end the agent")
+        }
+        (GuardState::On, _) if report.left_out.is_empty() => {
+            Check::ok(name, format!("on: {} files and directories, and the agent's processes", report.files))
+        }
+        (GuardState::On, _) => {
+            let found = format!("on, without {}", report.left_out.join("; "));
+            Check::warning(name, found, "keep these on ext4, XFS or F2FS, or do without")
+        }
+        (_, reason) => {
+            let found = reason.clone().unwrap_or_default();
+            Check::warning(name, found, report.fix.clone().unwrap_or_default())
+        }
+    }
 }
 
 fn dead(case: &Case) -> Check {
@@ -155,6 +178,21 @@ mod tests {
             check.grade == Grade::Ok && check.found.starts_with("works by inotify: about inotify (fanotify")
         );
         assert_eq!(would_run("response", &[rung("nft", false)]).grade, Grade::Warning);
+    }
+
+    #[test]
+    fn a_guard_that_is_wanted_and_not_on_is_a_warning_with_its_fix() {
+        let report = GuardReport { files: 11, ..GuardReport::default() };
+        assert_eq!(guard(&report).grade, Grade::Ok);
+        let on = GuardReport { state: GuardState::On, ..report };
+        assert_eq!(guard(&on).grade, Grade::Ok);
+        let without = GuardReport { left_out: vec!["/usr/bin/agent: why".to_owned()], ..on.clone() };
+        assert!(guard(&without).grade == Grade::Warning && guard(&without).found.contains("/usr/bin/agent"));
+        for state in [GuardState::Off, GuardState::Refused] {
+            let (reason, fix) = (Some("why not".to_owned()), Some("what to do".to_owned()));
+            let check = guard(&GuardReport { state, reason, fix: fix.clone(), ..on.clone() });
+            assert_eq!((check.grade, check.found.as_str(), check.fix), (Grade::Warning, "why not", fix));
+        }
     }
 
     #[test]

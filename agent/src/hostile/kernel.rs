@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::guard::btf::{Btf, BtfError};
 use crate::netlink;
 use crate::sense::files::{mounts, records};
 use crate::sense::host::defences::{self, firewall};
@@ -156,4 +157,20 @@ pub fn proc_text(input: &[u8]) -> bool {
     let container = proc::container_of(&text);
     container.iter().for_each(|name| is_short(name));
     container.is_some() || proc::uids_of(&text).is_some()
+}
+
+/// What the kernel says of its types: nothing is found beyond them, and what is found is where an instruction can say.
+pub fn btf(input: &[u8]) -> bool {
+    let Ok(types) = Btf::read(input) else { return false };
+    if let Ok(function) = types.function("bpf_lsm_task_kill") {
+        let parameters = types.parameters(function).unwrap_or_default();
+        assert!(parameters.len() <= input.len() / 8, "each stands somewhere");
+    }
+    for path in [&["tgid"][..], &["f_path", "dentry"], &["next", "next", "next"]] {
+        match types.offset("task_struct", path) {
+            Ok(offset) => assert!(offset <= i16::MAX.unsigned_abs()),
+            Err(error) => assert!(matches!(error, BtfError::Missing(_)), "{error}"),
+        }
+    }
+    true
 }

@@ -18,6 +18,9 @@ mod packages;
 mod packets;
 mod state;
 
+#[cfg(test)]
+pub(crate) use kernel::btf as kernel_types;
+
 /// Whether the parser takes this input. Panics when it broke a promise.
 pub type Check = fn(&[u8]) -> bool;
 
@@ -31,6 +34,7 @@ pub const ALL: &[(&str, Check)] = &[
     ("audit", kernel::audit),
     ("proc-stat", kernel::proc_stat),
     ("proc-text", kernel::proc_text),
+    ("btf", kernel::btf),
     ("meaning", files::meaning),
     ("redact", files::redact),
     ("note", files::note),

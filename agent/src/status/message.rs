@@ -78,6 +78,11 @@ pub enum Request {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         id: Option<Uuid>,
     },
+    /// The guard: a [`crate::guard::GuardReport`].
+    Guard {
+        /// What about it.
+        action: GuardAction,
+    },
     /// Record and ship that the agent is being removed: a [`crate::core::retire::Note`]; root only.
     Retire {},
     /// Hold commands back, or obey them again; root only.
@@ -105,6 +110,18 @@ pub enum WindowAction {
     Close {},
     /// Show it.
     Show {},
+}
+
+/// What is to be done about the guard; switching it for root only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GuardAction {
+    /// Ends it until the agent's next start.
+    Off,
+    /// Puts it on again.
+    On,
+    /// Shows it.
+    Show,
 }
 
 /// Which findings.

@@ -5,6 +5,7 @@
 //! that the kernel keeps others away; what changes something is done for root alone, by the peer credentials.
 
 mod accept;
+mod guard;
 pub mod message;
 pub mod metrics;
 mod person;

@@ -7,6 +7,7 @@ use picket_protocol::identity::{AgentId, Tenant};
 use picket_protocol::time::Timestamp;
 
 use crate::core::{Cosigned, Files, Identity, Statuses};
+use crate::guard::{Guard, GuardReport};
 use crate::layout::Layout;
 use crate::ledger::{Heads, LedgerHealth, LedgerReport, Reader, Sealer};
 use crate::respond::freeze::Freezer;
@@ -88,6 +89,9 @@ pub struct StatusReport {
     pub cosignature: Option<Cosignature>,
     /// Commands in force.
     pub commands: RespondReport,
+    /// What the kernel refuses root about the agent itself.
+    #[serde(default)]
+    pub guard: GuardReport,
     /// What the agent's processes cost, by role.
     pub processes: BTreeMap<String, Usage>,
 }
@@ -130,6 +134,8 @@ pub struct Sources {
     pub identity: Identity,
     /// Cosignatures.
     pub cosigned: Cosigned,
+    /// The guard.
+    pub guard: Guard,
     /// When the agent started.
     pub started: Moment,
 }
@@ -141,7 +147,9 @@ impl Sources {
         let link = enrolment.as_ref().map(|_| self.link.report());
         let (sensors, ledger) = (self.statuses.reports(), self.ledger());
         let commands = self.respond.report(now.boot);
-        let reasons = Reasons::of(&sensors, &ledger.report, link.as_ref(), &commands, now);
+        let guard = self.guard.report();
+        let mut reasons = Reasons::of(&sensors, &ledger.report, link.as_ref(), &commands, now);
+        guard.complaint().into_iter().for_each(|complaint| reasons.add(Protection::Degraded, complaint));
         let roles = [("core", Some(std::process::id())), ("uplink", link.as_ref().and_then(|link| link.pid))];
         let processes =
             roles.into_iter().filter_map(|(role, pid)| Some((role.to_owned(), usage(pid?)?))).collect();
@@ -162,6 +170,7 @@ impl Sources {
             link,
             cosignature: self.cosigned.latest().map(|(size, time)| Cosignature { size, time }),
             commands,
+            guard,
             processes,
         }
     }

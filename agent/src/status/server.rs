@@ -16,13 +16,14 @@ use serde_json::value::RawValue;
 
 use super::accept;
 use super::message::{
-    COMMANDS_MAX, FindingQuery, HOLD_SECONDS_MAX, REQUEST_BYTES_MAX, Reply, Request, WindowAction,
+    COMMANDS_MAX, FindingQuery, GuardAction, HOLD_SECONDS_MAX, REQUEST_BYTES_MAX, Reply, Request,
+    WindowAction,
 };
 use super::metrics::families;
 use super::person::{group, peer};
 use super::report::Sources;
 use super::show::show;
-use super::{spending, window};
+use super::{guard, spending, window};
 use crate::core::retire;
 use crate::ledger::{KeptRecord, Reader};
 use crate::respond::custody::Released;
@@ -251,6 +252,7 @@ fn changes(request: &Request) -> bool {
         | Request::Files {}
         | Request::Top {} => false,
         Request::Window { action } => *action != WindowAction::Show {},
+        Request::Guard { action } => *action != GuardAction::Show,
         Request::Scan { .. }
         | Request::Accept { .. }
         | Request::Ack { .. }
@@ -296,6 +298,8 @@ fn handle(
                 .map_err(|error| error.to_string())
         }
         Request::Release { id } => release(id, &person, sources),
+        Request::Guard { action } => guard::handle(action, &person, &sources.guard, &sources.sealer)
+            .and_then(|report| serde_json::to_value(report).map_err(|error| error.to_string())),
         Request::Retire {} => {
             let enrolled = sources.identity.get().is_some();
             let note = retire::say(&sources.layout, &sources.sealer, &sources.heads, &person, enrolled);

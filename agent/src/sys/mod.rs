@@ -9,6 +9,7 @@ mod counting;
 mod fanotify;
 mod frames;
 mod group_programs;
+mod lsm_programs;
 mod mapped;
 mod memory;
 mod packet_ring;
@@ -38,6 +39,7 @@ pub use frames::{FrameSocket, RawFrame};
 pub use group_programs::{
     BpfMap, GroupProgram, Way, attach_group_program, detach_group_program, group_programs,
 };
+pub use lsm_programs::{LsmError, LsmProgram};
 pub use mapped::MappedArray;
 pub use memory::{GiveBack, give_back_heap, share_one_heap};
 pub use packet_ring::{Captured, PacketRing, PacketSocket};

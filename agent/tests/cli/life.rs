@@ -210,3 +210,54 @@ fn nothing_is_left_outside_the_directories() {
     names.sort();
     assert_eq!(names, ["agent", "agent.toml", "log", "run", "state", "watched"]);
 }
+
+/// Where it could be on it would be in `tests/guard`: here another process than the first one has started the agent, or the kernel has it not.
+#[test]
+fn a_guard_that_does_not_work_here_is_told_and_the_agent_goes_on_without() {
+    let host = Host::new();
+    let configured = std::fs::read_to_string(host.path("agent.toml")).expect("configuration");
+    host.configure(&format!("{configured}[guard]\nenabled = true\n"));
+    let running = host.start();
+    let status = host.status();
+    let guard = &status["guard"];
+    let (reason, fix) =
+        (guard["reason"].as_str().unwrap_or_default(), guard["fix"].as_str().unwrap_or_default());
+    assert_eq!(guard["state"], "refused", "{guard}");
+    assert!(reason.contains("not started by process 1 but by process"), "{guard}");
+    assert!(fix.contains("guard.enabled = false"), "{guard}");
+    let complaint = format!("{reason}; {fix}");
+    let reasons = status["reasons"].as_array().expect("reasons");
+    assert!(reasons.iter().any(|told| told == complaint.as_str()), "{status}");
+    let shown = host.agent(&["guard"]);
+    assert_eq!((shown.status.code(), text(&shown.stdout).trim()), (Some(1), complaint.as_str()));
+    let on = host.agent(&["guard", "on"]);
+    assert_eq!(on.status.code(), Some(2), "{}", text(&on.stderr));
+    assert_eq!(host.agent(&["guard", "off"]).status.code(), Some(0), "it is off");
+    let doctor = text(&host.agent(&["doctor"]).stdout);
+    assert!(doctor.contains(fix), "{doctor}");
+    let told = wait_for("the record", || host.lifecycle().into_iter().find(|told| told.event == "guard"));
+    assert!(told.title.starts_with("The agent goes on without its guard: the guard is not on"), "{told:?}");
+    assert!(host.log().contains("the guard is not on; the agent goes on without"), "{}", host.log());
+    assert_eq!(running.stop(), Some(0));
+    started_by_the_first_process(&host);
+}
+
+/// Left to process 1 by a shell that ends, unless somebody else takes up orphans here: then the kernel itself has the last word.
+fn started_by_the_first_process(host: &Host) {
+    let orphan = ["sh", "-c", "(\"$@\" &); exec sleep 1000", "sh"];
+    let running = host.start_as(&mut host.through(&orphan, &["run"]));
+    let status = host.status();
+    let reason = status.pointer("/guard/reason").and_then(Value::as_str).unwrap_or_default();
+    let reasons = [
+        "without bpf",
+        "at the hook task_kill: the kernel refuses",
+        "by another number",
+        "cannot be read",
+        "not started by process 1",
+    ];
+    assert!(reasons.iter().any(|wanted| reason.contains(wanted)), "{status}");
+    let agent = status.get("pid").map(Value::to_string).expect("its number");
+    assert!(Command::new("kill").arg(&agent).status().expect("kill").success());
+    wait_for("the agent to stop", || (!host.layout().socket().exists()).then_some(()));
+    running.kill();
+}
