@@ -99,7 +99,7 @@ pub enum JoiningError {
     Key(String),
     /// An agent or another enrolment holds the lock.
     #[error(
-        "{0} is locked: stop the agent first (systemctl stop picket), or wait for the other `agent enroll`"
+        "{0} is locked: stop the agent first (systemctl stop picket-agent), or wait for the other `agent enroll`"
     )]
     Busy(PathBuf),
     /// The uplink process could not be used.
