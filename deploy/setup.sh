@@ -40,17 +40,13 @@ need_packages() {
   done
   [ "${#missing[@]}" -eq 0 ] && return 0
   say "installing ${missing[*]}"
-  local policy=/usr/sbin/policy-rc.d made=''
-  if [ ! -e "$policy" ]; then
-    printf '#!/bin/sh\nexit 101\n' >"$policy" && chmod 755 "$policy" && made=1
-  fi
   local log result=0
   log=$(mktemp)
-  {
-    apt-get -o DPkg::Lock::Timeout=300 -o Acquire::Retries=2 -o Acquire::http::Timeout=20 update &&
-      DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -y --no-install-recommends "${missing[@]}"
-  } >"$log" 2>&1 || result=$?
-  [ -z "$made" ] || rm -f "$policy"
+  install_quietly "${missing[@]}" >"$log" 2>&1 || result=$?
+  if [ "$result" -eq 130 ]; then
+    rm -f "$log"
+    exit 130
+  fi
   if [ "$result" -ne 0 ]; then
     tail -n 5 "$log" >&2
     rm -f "$log"
@@ -58,6 +54,21 @@ need_packages() {
   fi
   rm -f "$log"
 }
+
+readonly POLICY=/usr/sbin/policy-rc.d POLICY_MARK="# Made while Picket's setup installs packages: it starts none of their services."
+
+# install_quietly PACKAGE…: no service of theirs is started. In a shell of its own, so that what forbids it goes away however that ends: what
+# stayed would keep every later upgrade of this machine from restarting anything. One that a kill or a power cut left goes the next time.
+install_quietly() (
+  if [ ! -e "$POLICY" ] || grep -qsF "$POLICY_MARK" "$POLICY"; then
+    trap 'rm -f "$POLICY"' EXIT
+    trap 'exit 130' INT TERM HUP
+    printf '#!/bin/sh\n%s\nexit 101\n' "$POLICY_MARK" >"$POLICY" && chmod 755 "$POLICY"
+  fi
+  # A signal to this shell alone counts once apt has ended: dpkg is not left half way.
+  apt-get -o DPkg::Lock::Timeout=300 -o Acquire::Retries=2 -o Acquire::http::Timeout=20 update &&
+    DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -y --no-install-recommends "$@"
+)
 
 # find_cargo: sets BUILDER to the user whose Rust toolchain builds, and CARGO to its cargo. Through sudo that is
 # the user who called sudo, so that root neither needs a toolchain nor leaves files of its own in the user's.

@@ -253,7 +253,7 @@ const DAY: u64 = 24 * HOUR;
 
 /// What is watched when nobody says otherwise: programs, libraries that load by themselves, configuration, and
 /// the places from which something is started or somebody is let in.
-pub const DEFAULT_TREES: [&str; 39] = [
+pub const DEFAULT_TREES: [&str; 40] = [
     "/etc",
     "/usr/bin",
     "/usr/sbin",
@@ -269,6 +269,7 @@ pub const DEFAULT_TREES: [&str; 39] = [
     "/usr/lib/udev",
     "/usr/lib/*/security",
     "/usr/lib64/security",
+    "/usr/share/picket-agent",
     "/root/.ssh",
     "/home/*/.ssh",
     "/root/.bashrc",

@@ -1,5 +1,5 @@
-//! `enrolment.json`: who this agent is and whom it reports to. Written once, by `agent enroll`; what makes an
-//! enrolment count is that this file is there.
+//! `enrolment.json`: who this agent is and whom it reports to. Written by `agent enroll`; what makes an
+//! enrolment count is that this file is there. Where it alone is lost, `agent enroll` makes it anew from keys and ledger.
 
 use std::path::{Path, PathBuf};
 
@@ -45,7 +45,9 @@ pub enum EnrolmentError {
         source: std::io::Error,
     },
     /// It is not what `agent enroll` wrote.
-    #[error("{path} is damaged ({why}); enrol again: agent enroll --force 'picket1.…'")]
+    #[error(
+        "{path} is damaged ({why}); a new join string makes it anew, id and ledger go on: agent enroll 'picket1.…'"
+    )]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -71,6 +73,12 @@ impl Enrolment {
         }
         enrolment.witness_key().map_err(|e| damaged(e.to_string()))?;
         Ok(enrolment)
+    }
+
+    /// Whether `other` is of the same host with the same collector, wherever that is found.
+    pub fn is_same_host(&self, other: &Self) -> bool {
+        (self.agent, &self.tenant, &self.witness) == (other.agent, &other.tenant, &other.witness)
+            && self.enrolled_key == other.enrolled_key
     }
 
     /// The witness key, parsed.

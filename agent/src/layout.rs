@@ -4,16 +4,20 @@
 //! <state>/            0711 root     default /var/lib/picket
 //!   core/             0700 root     agent.db (SQLite), agent.lock, agent-id, enrolment.json, trust-root.json,
 //!                                   images.key (0600: seals the former text of files in the database), removed.json
-//!                                   (while the agent is being removed)
+//!                                   (while the agent is being removed), join.pending (0600: a join string that waits for
+//!                                   the collector), join.refused (why one was given up),
+//!                                   machine.json (which machine all of it was made on)
 //!     keys/           0700 root     ledger-<n>.key, 0600: the ledger's private key
 //!     evidence/       0700 root     <command>.age: encrypted evidence that waits for the collector
 //!     stopped/        0700 root     <command>.json: processes that a command keeps stopped
+//!     restoring/      0700 root     <command>.json: a file that is being put back
 //!     vault/          0700 root     <command>/: a quarantined file, content and file.json
 //!   uplink/           0750 root:<uplink group>
 //!     tls.key         0400 <uplink user>
 //!     tls.crt, ca.crt 0644 root
 //!   enrolling/        a new identity while `agent enroll --force` makes it
-//!   replaced-<time>/  0700 root     what it took the place of
+//!   renewing/         the state of a copied host while it is given an identity of its own
+//!   replaced-<time>/  0700 root     what these took the place of
 //! <run>/              0755 root     default /run/picket
 //!   agent.sock        0660 root:picket
 //! <motd>/picket       0644 root     /run/motd.d, or <run>/motd.d when <run> is not the default
@@ -99,6 +103,26 @@ impl Layout {
         self.core().join("enrolment.json")
     }
 
+    /// The id under which the ledger is kept.
+    pub fn agent_id(&self) -> PathBuf {
+        self.core().join("agent-id")
+    }
+
+    /// Which machine the identity was made on: see [`crate::machine`].
+    pub fn machine(&self) -> PathBuf {
+        self.core().join("machine.json")
+    }
+
+    /// A join string that waits for the collector: see [`crate::uplink::pending`].
+    pub fn join_pending(&self) -> PathBuf {
+        self.core().join("join.pending")
+    }
+
+    /// Why the last one that waited was given up.
+    pub fn join_refused(&self) -> PathBuf {
+        self.core().join("join.refused")
+    }
+
     /// The pinned trust root's envelope.
     pub fn trust_root(&self) -> PathBuf {
         self.core().join("trust-root.json")
@@ -132,7 +156,7 @@ impl Layout {
     /// The id under which this host's ledger is kept, made now when there is none. `fresh` must be a UUID of
     /// version 7. The core's directory must exist.
     pub fn agent(&self, fresh: uuid::Uuid) -> io::Result<AgentId> {
-        let path = self.core().join("agent-id");
+        let path = self.agent_id();
         match read_file(&path, SMALL_FILE_BYTES_MAX).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
         {
             Ok(text) => AgentId::parse(text.trim_end()).ok_or_else(|| {

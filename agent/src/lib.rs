@@ -4,6 +4,7 @@
 //! ledger**. See `ARCHITECTURE.md`.
 #![deny(unsafe_code)]
 
+pub mod bounded;
 pub mod cli;
 pub mod clock;
 pub mod config;
@@ -18,12 +19,15 @@ pub mod hostile;
 pub mod instructions;
 pub mod layout;
 pub mod ledger;
+pub mod machine;
 pub mod netlink;
+pub mod noted;
 pub mod replay;
 pub mod respond;
 pub mod sense;
 pub mod status;
 #[allow(unsafe_code, reason = "the one module that makes raw system calls")]
 pub mod sys;
+pub mod thread_self;
 pub mod turn;
 pub mod uplink;

@@ -14,6 +14,7 @@ use picket_agent::respond::actions::isolate::Isolation;
 use picket_agent::respond::actions::isolate_unit::{Group, UnitIsolation};
 use picket_agent::respond::actions::rate_limit::Limit;
 use picket_agent::respond::continuity::{Continuity, Direction};
+use picket_agent::respond::firewall::expression::{Expression, Verdict};
 use picket_agent::respond::firewall::groups::{self, Groups};
 use picket_agent::respond::firewall::script::Script;
 use picket_agent::respond::firewall::{Family, Firewall, Ladder, Rung, Table};
@@ -52,6 +53,8 @@ fn isolation() -> Isolation {
             .collect(),
         uplink_uid: Some(61_999),
         opened: Vec::new(),
+        lost: Vec::new(),
+        not_covered: Default::default(),
         continuity: vec![Continuity {
             name: "jump host".to_owned(),
             direction: Direction::In,
@@ -81,6 +84,9 @@ fn an_isolation_says_what_nft_shows() {
             "ip saddr 10.0.0.0/8 tcp dport 22 accept",
             "ip saddr 10.0.0.0/8 tcp dport 5000-6000 accept",
             "ip daddr 10.0.0.0/8 tcp sport 22 accept",
+            "icmpv6 type 135 ip6 hoplimit 255 accept",
+            "icmpv6 type 130 ip6 hoplimit 1 accept",
+            "icmpv6 type 136 limit rate 32/second burst 64 packets accept",
             "table bridge picket-isolate-dc0c0c07398f {",
             "type filter hook forward priority -310; policy accept;",
         ] {
@@ -481,6 +487,50 @@ fn what_a_control_group_is_not_told_is_refused_and_what_it_is_told_is_bounded() 
         assert!(groups.put(&of(513).tables(ID), HOUR).unwrap_err().contains("512"));
         groups.remove(&[of(1).tables(ID)[0].name.clone()]).unwrap();
     });
+}
+
+#[test]
+fn a_trial_of_a_rung_says_what_putting_would_say_and_puts_nothing() {
+    alone(|| {
+        let ladder = |rung| Ladder::new(rung, OwnActs::default());
+        let tables = isolation().tables(ID);
+        for rung in [None, Some(Rung::Nftables), Some(Rung::Shared), Some(Rung::Nft), Some(Rung::Iptables)] {
+            let tried = ladder(rung).try_out(&tables, HOUR).unwrap();
+            assert_eq!(tried.rung, rung.unwrap_or(Rung::Nftables), "{tried:?}");
+            assert_eq!(tried.limits.is_some(), rung == Some(Rung::Iptables));
+            assert_eq!(run("nft", &["list", "ruleset"]), "", "{rung:?}");
+        }
+        // What a rung cannot say, and what the kernel would not take: a rule that jumps to nowhere.
+        let limit =
+            Limit { protocol: Limited::Icmp, port: None, per_second: 5, exempt: exempt(), cookies: false };
+        for rung in [Rung::Iptables, Rung::CgroupBpf] {
+            let mut ladder = ladder(Some(rung));
+            let tried = ladder.try_out(&limit.tables(ID), HOUR).unwrap_err();
+            let put = ladder.put(&limit.tables(ID), HOUR).unwrap_err();
+            assert!(
+                tried.starts_with("no rung of the firewall takes it: ") && tried.ends_with(&put),
+                "{tried}"
+            );
+        }
+        let [mut table, _] = isolation().tables(ID);
+        table.chains[0].rules[0].push(Expression::Verdict(Verdict::Jump("nowhere")));
+        for rung in [Rung::Nftables, Rung::Nft] {
+            assert!(ladder(Some(rung)).try_out(std::slice::from_ref(&table), HOUR).is_err(), "{rung:?}");
+        }
+        // What stands is left as it is.
+        let mut standing = ladder(None);
+        standing.put(&tables, HOUR).unwrap();
+        let before = run("nft", &["-s", "list", "ruleset"]);
+        let other = Uuid::from_u128(ID.as_u128() + 1);
+        ladder(None).try_out(&isolation().tables(other), HOUR).unwrap();
+        let after = run("nft", &["-s", "list", "ruleset"]);
+        assert_eq!(without_times(&before), without_times(&after));
+        assert_eq!(standing.hear(), None);
+    });
+}
+
+fn without_times(ruleset: &str) -> Vec<&str> {
+    ruleset.lines().filter(|line| !line.contains("expires")).collect()
 }
 
 /// What of the agent's is in this network: tables of nftables and chains of iptables.

@@ -2,6 +2,8 @@
 //! argument, so nothing here waits.
 #![expect(clippy::unwrap_used, reason = "tests fail loudly")]
 
+#[path = "playbooks/before_images.rs"]
+mod before_images;
 #[path = "playbooks/evidence.rs"]
 mod evidence;
 #[path = "playbooks/faults.rs"]
@@ -9,6 +11,7 @@ mod faults;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
 
@@ -19,12 +22,12 @@ use picket_agent::respond::actions::Surroundings;
 use picket_agent::respond::custody::{Context, Custody, Order};
 use picket_agent::respond::firewall::Rung;
 use picket_agent::respond::lease::Lease;
-use picket_agent::respond::preserve::Parties;
+use picket_agent::respond::preserve::{Means, Parties, Room, Spool};
 use picket_agent::respond::receipt::Subject;
 use picket_agent::respond::work::Work;
 use picket_agent::respond::{Moment, Person, RespondStatus, sequence, store};
 use picket_agent::sense::watch::Watch;
-use picket_protocol::action::Action;
+use picket_protocol::action::{Action, RestoreFrom};
 use picket_protocol::age::Recipient;
 use picket_protocol::command::{Outcome, Receipt};
 use picket_protocol::crypto::{hex, sha256};
@@ -43,6 +46,10 @@ const BOOT: &str = "boot-1";
 const TICK: Duration = Duration::from_millis(100);
 const SEAL: Duration = Duration::from_secs(30);
 
+fn moment(start: Timestamp, passed: Duration) -> Moment {
+    Moment { wall: start.plus(passed), boot: Duration::from_secs(1_000) + passed }
+}
+
 struct Lab {
     directory: tempfile::TempDir,
     layout: Layout,
@@ -57,6 +64,9 @@ struct Lab {
     acknowledged: u64,
     /// To whom evidence is encrypted.
     recipients: Vec<Recipient>,
+    /// Since the test began, as custody's own clock has it, in milliseconds: ahead by what the disk takes.
+    clock: Arc<AtomicU64>,
+    disk_takes: Duration,
 }
 
 impl Lab {
@@ -88,13 +98,17 @@ impl Lab {
             collector,
             acknowledged,
             recipients: vec![Recipient([7; 32])],
+            clock: Arc::default(),
+            disk_takes: Duration::ZERO,
         };
         lab.begin();
         lab
     }
 
     fn now(&self) -> Moment {
-        Moment { wall: self.start.plus(self.passed), boot: Duration::from_secs(1_000) + self.passed }
+        let clock = u64::try_from((self.passed + self.disk_takes).as_millis()).unwrap();
+        self.clock.store(clock, Ordering::Relaxed);
+        moment(self.start, self.passed)
     }
 
     /// A new run of the agent; the one before, if there is one, dies where it is.
@@ -112,6 +126,7 @@ impl Lab {
             core: self.layout.core(),
             booted: self.start,
         };
+        let (clock, start) = (self.clock.clone(), self.start);
         let context = Context {
             sealer,
             database: self.layout.database(),
@@ -126,6 +141,12 @@ impl Lab {
             acknowledged: Arc::new(move || acknowledged),
             connected: Arc::new(|| true),
             watch: self.watch.clone(),
+            clock: Arc::new(move || moment(start, Duration::from_millis(clock.load(Ordering::Relaxed)))),
+            evidence: Means {
+                spool: Spool::new(self.layout.evidence(), Room { bytes_min: 0, percent_min: 0 }),
+                bundle_max: 1 << 30,
+                own: self.layout.state().to_owned(),
+            },
         };
         drop(self.custody.take());
         let mut custody = Custody::start(context, self.now()).unwrap();
@@ -272,7 +293,7 @@ fn scan(name: &str) -> Step {
 
 /// One that fails at once: nothing was taken away by such a command.
 fn fails(name: &str) -> Step {
-    step(name, Action::RestoreFile { command: COMMAND }, 0)
+    step(name, Action::RestoreFile(RestoreFrom::Command(COMMAND)), 0)
 }
 
 fn told(lines: &[(&str, &'static str)]) -> Vec<(String, &'static str)> {
@@ -418,7 +439,7 @@ fn wherever_the_agent_dies_no_step_is_left_out_and_none_is_done_twice() {
             let mut lab = Lab::new();
             let one = lab.take("one", 600);
             let taken = act_id(COMMAND, 1);
-            let back = step("back", Action::RestoreFile { command: taken }, 0);
+            let back = step("back", Action::RestoreFile(RestoreFrom::Command(taken)), 0);
             let steps = vec![one, scan("look"), back, lab.take("two", 600)];
             lab.order(steps);
             for _ in 0..ticks {
@@ -617,6 +638,63 @@ fn a_critical_finding_closes_again_what_was_opened() {
         assert_eq!(outcome, Outcome::Failed, "{title}");
         assert!(ruleset().contains("picket-isolate") && !ruleset().contains("dport 443"), "{}", ruleset());
         assert!(!ruleset().contains("udp dport 53 accept"));
+    });
+}
+
+#[test]
+fn a_disk_that_takes_its_time_takes_none_of_the_collectors() {
+    alone(|| {
+        let mut lab = Lab::with("127.0.0.1:8443", 0);
+        lab.disk_takes = Duration::from_secs(40);
+        lab.order_as(ISOLATION, Action::Isolate {}, 3_600);
+        lab.passed += std::mem::take(&mut lab.disk_takes);
+        lab.ticks_for(29);
+        assert_eq!(lab.told(), told(&[("", "applied")]));
+        assert!(ruleset().contains("picket-isolate"));
+        lab.ticks_for(2);
+        assert_eq!(lab.told(), told(&[("", "applied"), ("", "reverted")]));
+    });
+}
+
+const RENEWAL: Uuid = Uuid::from_u128(0x0199_c2ad_5b0e_7cc3_98c4_dc0c_0c07_0002);
+
+#[test]
+fn an_isolation_that_was_renewed_is_opened_and_ended_whole() {
+    alone(|| {
+        let mut lab = Lab::with("127.0.0.1:8443", u64::MAX);
+        lab.order_as(ISOLATION, Action::Isolate {}, 3_600);
+        lab.order_as(RENEWAL, Action::Isolate {}, 7_200);
+        lab.ticks_for(1);
+        let services = vec!["tcp/443".parse().unwrap()];
+        let action = Action::Restore { command: RENEWAL, services, pause: 2, accept: Vec::new() };
+        lab.order_as(COMMAND, action, 600);
+        assessed(&mut lab, &[]);
+        assert_eq!(ruleset().matches("tcp dport 443 accept").count(), 2, "{}", ruleset());
+        lab.alarm();
+        lab.ticks_for(2);
+        assert!(!ruleset().contains("dport 443"), "a finding closes both: {}", ruleset());
+        assert_eq!(ruleset().matches("table inet picket-isolate").count(), 2);
+        let again = Uuid::from_u128(COMMAND.as_u128() + 8);
+        let action = Action::Restore { command: RENEWAL, services: Vec::new(), pause: 0, accept: Vec::new() };
+        lab.order_as(again, action, 600);
+        assessed(&mut lab, &[]);
+        assert_eq!(ruleset(), "", "both are ended: {:?}", lab.told());
+    });
+}
+
+#[test]
+fn who_is_isolated_anew_meanwhile_stays_isolated() {
+    alone(|| {
+        let mut lab = isolated(&[]);
+        lab.ticks_for(1);
+        lab.order_as(RENEWAL, Action::Isolate {}, 7_200);
+        lab.ticks_for(1);
+        assessed(&mut lab, &[]);
+        let (outcome, title) = lab.last();
+        assert_eq!(outcome, Outcome::Failed, "{title}");
+        assert!(title.contains(&RENEWAL.to_string()), "{title}");
+        assert_eq!(ruleset().matches("table inet picket-isolate").count(), 2, "{}", ruleset());
+        assert!(!ruleset().contains("dport 443"));
     });
 }
 

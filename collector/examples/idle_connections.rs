@@ -141,6 +141,7 @@ async fn connect(address: &str, ca: &CertificateDer<'static>, join: &Join) -> Ou
         ledger_key: ledger.public(),
         hostname: "bench".to_owned(),
         version: "0".to_owned(),
+        renewal: None,
     };
     let anonymous = builder()?.with_root_certificates(roots.clone()).with_no_client_auth();
     let mut stream = dial(address, anonymous, ALPN_ENROLL).await?;

@@ -142,6 +142,7 @@ fn enrol(store: &SqliteStore) -> Result<(AgentId, SigningKey), Box<dyn std::erro
         version: "0".to_owned(),
         ledger_key: key.public(),
         tls_key: [2; 32],
+        renewal: None,
         issue,
         now,
     })?;

@@ -4,6 +4,7 @@
 pub mod api;
 pub mod backup;
 pub mod cli;
+mod owner;
 pub mod server;
 pub mod soc;
 pub mod store;

@@ -206,13 +206,43 @@ fn what_root_does_in_a_strangers_directory_it_does_as_the_stranger() {
     assert_eq!(site.names("precious"), ["file"]);
 }
 
+/// Files of root's are not read through such links either.
+#[test]
+fn a_backup_of_roots_holds_nothing_that_the_directorys_owner_cannot_read() {
+    let site = Site::new();
+    let own = Command::new("chown").args(["-R", "61990:61991", &site.text("data")]).status();
+    assert!(own.unwrap().success());
+    let taken = site.back_up("one", &[]);
+    assert_eq!(outcome(&taken), (0, String::new()), "of a directory that is in order");
+    assert_eq!(owner(&site.path("one")), 0, "the backup is root's");
+    assert_eq!(owner(&site.path("data/backup-taken")), 61_990);
+    assert!(!site.names("data").iter().any(|name| name.starts_with(".backup")), "{:?}", site.names("data"));
+    fs::write(site.path("secret"), [7; 32]).unwrap();
+    fs::set_permissions(site.path("secret"), fs::Permissions::from_mode(0o600)).unwrap();
+    for (number, name) in ["tickets.key", "collector.db", "ca.crt"].into_iter().enumerate() {
+        let (path, kept) = (site.path("data").join(name), site.path("kept"));
+        fs::rename(&path, &kept).unwrap();
+        std::os::unix::fs::symlink(site.path("secret"), &path).unwrap();
+        let (code, said) = outcome(&site.back_up(&format!("bad{number}"), &[]));
+        assert!(code != 0 && !said.is_empty(), "{name}: {code} {said}");
+        assert!(!site.path(&format!("bad{number}")).exists(), "{name}");
+        fs::remove_file(&path).unwrap();
+        fs::rename(&kept, &path).unwrap();
+    }
+}
+
+fn owner(path: &Path) -> u32 {
+    std::os::unix::fs::MetadataExt::uid(&fs::metadata(path).unwrap())
+}
+
 #[test]
 fn an_init_that_was_killed_is_begun_anew_and_nothing_else_is_overwritten() {
     let site = Site::new();
     let init = |at: &str| {
         outcome(&collector(&["init", "--address", "127.0.0.1:4403", "--data-dir", &site.text(at)]))
     };
-    fs::create_dir(site.path("new")).unwrap();
+    // As on a fresh file system.
+    fs::create_dir_all(site.path("new/lost+found")).unwrap();
     fs::write(site.path("new/.initialising"), "").unwrap();
     fs::write(site.path("new/ca.key"), "half").unwrap();
     fs::write(site.path("new/collector.db-wal"), "half").unwrap();

@@ -5,8 +5,9 @@ mod lab;
 
 use std::path::{Path, PathBuf};
 
+use lab::orders::{isolation, signed, soon};
 use lab::{ADMIN, Host, Lab, err, now, out, soc, soc_code, token};
-use picket_collector::store::Store as _;
+use picket_collector::store::{COMMANDS_PER_HOST_MAX, NewCommand, Store as _, StoreError};
 use picket_protocol::command::{Action, Command};
 use picket_protocol::dsse::Envelope;
 use serde_json::Value;
@@ -106,6 +107,7 @@ fn what_is_done_at_once_takes_no_lease() {
         ("end-sessions --user deploy".to_owned(), "end-sessions"),
         (format!("kill-process --pid 4711 --started 2026-01-02T03:04:05Z --sha256 {sum}"), "kill-process"),
         (format!("restore-file --command {command}"), "restore-file"),
+        (format!("restore-file --finding {command}"), "restore-file"),
     ] {
         let words: Vec<&str> = line.split(' ').collect();
         let (file, output) = new(&lab, &words, 0);
@@ -144,6 +146,13 @@ fn what_no_agent_would_take_is_refused_on_the_line() {
         ("kill-process --pid 1 --started 2026-01-02T03:04:05Z --sha256 00", "pid"),
         ("quarantine-file --path etc/x --sha256 00 --lease 2h", "path"),
         ("restore-file --command 7", "--command"),
+        ("restore-file --finding 7", "--finding"),
+        ("restore-file", "--finding"),
+        (
+            "restore-file --command 0199c2ad-5b0e-7cc3-98c4-dc0c0c07398f --finding 0199c2ad-5b0e-7cc3-98c4-dc0c0c07398f",
+            "cannot be used with",
+        ),
+        ("restore-file --finding 00000000-0000-4000-8000-000000000001", "finding"),
     ] {
         let words: Vec<&str> = line.split(' ').collect();
         let code = if line.contains("/nonexistent") { 2 } else { 3 };
@@ -175,11 +184,23 @@ fn a_file_of_networks_is_taken_whole_or_named_with_its_line() {
     std::fs::write(&list, "# none\n").unwrap();
     let (_, output) = new(&lab, &["block", "--networks-file", text(&list), "--lease", "2h"], 3);
     assert!(err(&output).contains("networks are none"), "{}", err(&output));
-    // Many hosts and many networks together are more than an envelope holds; each alone is fine.
-    let many: String = (0..16_000u32).map(|n| format!("2001:db8:ffff:{n:x}:ffff:ffff:ffff:ffff\n")).collect();
-    std::fs::write(&list, many).unwrap();
+    // A hundred thousand addresses of IPv4 are one command; so many of IPv6, wherever they are, are more than an envelope holds.
+    let spread = |n: u32| u128::from(n) * 0x0000_14f8_b588_e368_f084_61f9_f01b_866d;
+    let v4: String =
+        (1..=100_000u32).map(|n| format!("{}\n", std::net::Ipv4Addr::from(n.wrapping_mul(0x9e37)))).collect();
+    std::fs::write(&list, v4).unwrap();
+    let (file, output) = new(&lab, &["block", "--networks-file", text(&list), "--lease", "2h"], 0);
+    let Action::Block { networks } = read(&file).action else { panic!("a block") };
+    assert_eq!(networks.len(), 100_000);
+    assert!(out(&output).contains("… and 99000 more, none wider than"), "{}", out(&output));
+    let v6: String = (1..=100_000u32).map(|n| format!("{}\n", std::net::Ipv6Addr::from(spread(n)))).collect();
+    std::fs::write(&list, v6).unwrap();
     let (_, output) = new(&lab, &["block", "--networks-file", text(&list), "--lease", "2h"], 3);
     assert!(err(&output).contains("more than agents take"), "{}", err(&output));
+    let more: String = (1..=131_073u32).map(|n| format!("{}\n", std::net::Ipv4Addr::from(n))).collect();
+    std::fs::write(&list, more).unwrap();
+    let (_, output) = new(&lab, &["block", "--networks-file", text(&list), "--lease", "2h"], 3);
+    assert!(err(&output).contains("more than 131,072"), "{}", err(&output));
 }
 
 /// A tenant with a trust root under which one of two may isolate one host, and both two.
@@ -321,4 +342,23 @@ fn isolate_works_where_no_collector_is_reached() {
         0,
     );
     soc_code(Some(&vendor.config), &["send", text(&named)], 0);
+}
+
+#[test]
+fn what_no_agent_can_obey_leaves_half_of_a_hosts_places_to_what_one_can() {
+    let lab = Lab::start();
+    let host = lab.host("acme", "web-1");
+    let queue = |may_be_obeyed| {
+        let command = isolation(&[&host], soon());
+        let (envelope, submitted_by) = (signed(&command), "mallory".to_owned());
+        let new =
+            NewCommand { command, envelope, submitted_by, may_be_obeyed, containments_max: None, now: now() };
+        lab.store.submit_command(new)
+    };
+    let half = COMMANDS_PER_HOST_MAX / 2;
+    (0..half).for_each(|_| drop(queue(false).unwrap()));
+    let refused = queue(false).unwrap_err();
+    assert!(matches!(&refused, StoreError::Full(text) if text.contains("no agent can obey")), "{refused}");
+    (half..COMMANDS_PER_HOST_MAX).for_each(|_| drop(queue(true).unwrap()));
+    assert!(matches!(queue(true), Err(StoreError::Full(_))));
 }

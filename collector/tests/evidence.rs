@@ -39,7 +39,14 @@ fn order(lab: &Lab, hosts: &[&Host], action: Action) -> Uuid {
     let command = Command { action, ..isolation(hosts, soon()) };
     let id = command.id;
     let (envelope, submitted_by) = (signed(&command), "alice".to_owned());
-    let new = NewCommand { command, envelope, submitted_by, containments_max: None, now: now() };
+    let new = NewCommand {
+        command,
+        envelope,
+        submitted_by,
+        may_be_obeyed: true,
+        containments_max: None,
+        now: now(),
+    };
     lab.store.submit_command(new).unwrap();
     id
 }

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 
+use picket_protocol::action::{NETWORKS_MAX, networks};
 use picket_protocol::age::{self, Recipient};
 use picket_protocol::backup::Manifest;
 use picket_protocol::bundle::Bundle;
@@ -22,6 +23,7 @@ use picket_protocol::message::{
 };
 use picket_protocol::note::{KeyKind, Note, VerifierKey};
 use picket_protocol::record::{Gap, KeyRotation, Lifecycle, Record};
+use picket_protocol::renewal::Renewal;
 use picket_protocol::signer::{COMMAND_NAMESPACE, SignerKey};
 use picket_protocol::ssh::SshKey;
 use picket_protocol::sshsig::{NAMESPACE_BYTES_MAX, SSHSIG_BYTES_MAX, SshSignature};
@@ -49,6 +51,7 @@ pub const ALL: &[(&str, Check)] = &[
     ("envelope", envelope),
     ("trust", trust_root),
     ("command", command_payload),
+    ("networks", packed_networks),
     ("sshsig", sshsig),
     ("ssh-key", ssh_key),
     ("bundle", bundle),
@@ -223,7 +226,7 @@ fn message(input: &[u8]) -> bool {
     match FrameType::from_byte(*byte) {
         Some(FrameType::Hello) => control::<Hello>(FrameType::Hello, body),
         Some(FrameType::Renew) => control::<Renew>(FrameType::Renew, body),
-        Some(FrameType::Enroll) => control::<Enroll>(FrameType::Enroll, body),
+        Some(FrameType::Enroll) => enroll(body),
         Some(FrameType::Welcome) => control::<Welcome>(FrameType::Welcome, body),
         Some(FrameType::Ack) => control::<Ack>(FrameType::Ack, body),
         Some(FrameType::Bye) => control::<Bye>(FrameType::Bye, body),
@@ -247,6 +250,16 @@ where
         assert!(to_frame(frame_type, &message).is_ok());
     }
     true
+}
+
+/// No renewal proves anything to who knows another key.
+fn enroll(body: &[u8]) -> bool {
+    if let Ok(Enroll { renewal: Some(renewal), agent, csr, .. }) = from_body("enroll", body) {
+        let message = Renewal::message(&agent.origin(), &[5; 32], &csr);
+        let stranger = SigningKey::from_seed(TOKEN_SEED).public();
+        assert!(renewal.verify(&message, &agent.origin(), (0, stranger)).is_err());
+    }
+    control::<Enroll>(FrameType::Enroll, body)
 }
 
 fn batch(input: &[u8]) -> bool {
@@ -389,6 +402,13 @@ fn command_payload(input: &[u8]) -> bool {
     assert_eq!(command.check(), Ok(()));
     assert!(command.hosts.len() <= command::HOSTS_MAX);
     is_whole(&command, input);
+    true
+}
+
+fn packed_networks(input: &[u8]) -> bool {
+    let Some(read) = networks::unpack(input) else { return false };
+    assert!(read.len() <= NETWORKS_MAX && read.is_sorted_by(|one, next| one < next));
+    assert_eq!(networks::pack(&read), input, "networks are packed in one way");
     true
 }
 

@@ -4,6 +4,7 @@
 //! | file | of actions on |
 //! |---|---|
 //! | `network` | services, ports, networks, neighbours |
+//! | `networks` | many networks, as JSON has them |
 //! | `host` | files, accounts, units, processes |
 //! | `evidence` | what is preserved |
 //! | `restore` | an isolation that ends in steps |
@@ -20,10 +21,11 @@ mod describe;
 mod evidence;
 mod host;
 mod network;
+pub mod networks;
 mod restore;
 
 pub use evidence::{Process, Profile};
-pub use host::{PATH_BYTES_MAX, PATHS_MAX, PID_MAX, UNIT_BYTES_MAX, USER_BYTES_MAX};
+pub use host::{PATH_BYTES_MAX, PATHS_MAX, PID_MAX, RestoreFrom, UNIT_BYTES_MAX, USER_BYTES_MAX};
 pub use network::{
     BLOCKED_V4_MAX, BLOCKED_V6_MAX, INTERFACE_BYTES_MAX, Limited, Mac, MacError, NETWORKS_MAX, Network,
     NetworkError, RATE_MAX, Service, Transport, cover_too_much,
@@ -72,6 +74,7 @@ pub enum Action {
     /// Exchange nothing with some networks.
     Block {
         /// Which; in order, none twice.
+        #[serde(with = "networks")]
         networks: Vec<Network>,
     },
     /// Take no more than so much from each address.
@@ -127,11 +130,8 @@ pub enum Action {
         /// SHA-256 of its content, in hex.
         sha256: String,
     },
-    /// Give a file back before its lease ends.
-    RestoreFile {
-        /// The command that took it away, or the act of a playbook's step that did.
-        command: uuid::Uuid,
-    },
+    /// Give a file back before its lease ends, or put back what it held before a change.
+    RestoreFile(RestoreFrom),
     /// Tell how the host stands against what the agent knows as usual; it changes nothing.
     Assess {},
     /// Have the agent tell more than usual, for a while.
@@ -156,6 +156,11 @@ pub enum Action {
         /// The process whose memory and program are to be taken as well.
         process: Option<Process>,
     },
+    /// Tell what an action would change on the host, and change nothing. Who may order that is who may order the action.
+    Plan {
+        /// One that has a plan: see [`Action::has_plan`].
+        action: Box<Action>,
+    },
     /// Several actions in order, each under its condition and within its time. Each has a lease of its own.
     Playbook {
         /// What it is called.
@@ -177,8 +182,8 @@ pub struct Part<'a> {
 }
 
 impl Action {
-    /// The words of all actions, as roles and `commands.allow` list them. `playbook` is none of them: who may order a playbook is
-    /// who may order each of its steps.
+    /// The words of all actions, as roles and `commands.allow` list them. `playbook` and `plan` are none of them: who may order a
+    /// playbook is who may order each of its steps, and who may order a plan is who may order what it is of.
     pub const NAMES: [&'static str; 19] = [
         "advise",
         "scan",
@@ -218,23 +223,25 @@ impl Action {
             Self::FreezeProcess { .. } => "freeze-process",
             Self::KillProcess { .. } => "kill-process",
             Self::QuarantineFile { .. } => "quarantine-file",
-            Self::RestoreFile { .. } => "restore-file",
+            Self::RestoreFile(_) => "restore-file",
             Self::Assess {} => "assess",
             Self::WatchClosely {} => "watch-closely",
             Self::Restore { .. } => "restore",
             Self::Preserve { .. } => "preserve",
+            Self::Plan { .. } => "plan",
             Self::Playbook { .. } => "playbook",
         }
     }
 
-    /// What is checked of it, part by part: each step of a playbook with its own lease, and any other action as it is, with the
-    /// command's.
+    /// What is checked of it, part by part: each step of a playbook with its own lease; of a plan the parts of what it is of, and any
+    /// other action as it is, with the command's.
     pub fn parts(&self, lease: u64) -> Vec<Part<'_>> {
         match self {
             Self::Playbook { steps, .. } => steps
                 .iter()
                 .map(|step| Part { step: Some(&step.name), action: &step.action, lease: step.lease })
                 .collect(),
+            Self::Plan { action } => action.parts(lease),
             action => vec![Part { step: None, action, lease }],
         }
     }
@@ -247,16 +254,39 @@ impl Action {
                 | Self::Drill { .. }
                 | Self::EndSessions { .. }
                 | Self::KillProcess { .. }
-                | Self::RestoreFile { .. }
+                | Self::RestoreFile(_)
                 | Self::Assess {}
+                | Self::Plan { .. }
                 | Self::Playbook { .. }
         )
+    }
+
+    /// Whether an agent can tell what it would change without doing it. All have a plan but those that change nothing of the host (they
+    /// look, raise marked findings, show a message), and a plan itself.
+    pub fn has_plan(&self) -> bool {
+        !matches!(
+            self,
+            Self::Advise { .. }
+                | Self::Scan { .. }
+                | Self::Drill { .. }
+                | Self::Assess {}
+                | Self::Plan { .. }
+        )
+    }
+
+    /// What is done, or would be: of a plan what it is of.
+    pub fn planned(&self) -> &Self {
+        match self {
+            Self::Plan { action } => action,
+            action => action,
+        }
     }
 
     /// Whether it takes something from the host, if only for a while.
     pub fn intervenes(&self) -> bool {
         match self {
             Self::Advise { .. } | Self::Scan { .. } | Self::Drill { .. } | Self::Preserve { .. } => false,
+            Self::Plan { .. } => false,
             Self::Assess {} | Self::WatchClosely {} | Self::Restore { .. } => false,
             Self::Playbook { steps, .. } => steps.iter().any(|step| step.action.intervenes()),
             _ => true,
@@ -316,14 +346,17 @@ impl Action {
                 bounds(is_whole_path(path), "path is not absolute, or holds a . or .. or empty component")?;
                 bounds(is_sha256(sha256), "sha256 is not 64 lower-case hexadecimal digits")
             }
-            Self::RestoreFile { command } => {
-                bounds(matches!(command.get_version_num(), 7 | 8), "command is not the id of one")
-            }
+            Self::RestoreFile(from) => from.check(),
             Self::Assess {} | Self::WatchClosely {} => Ok(()),
             Self::Restore { command, services, pause, accept } => {
                 restore::check(command, services, *pause, accept)
             }
             Self::Preserve { profiles, paths, process } => evidence::check(profiles, paths, process.as_ref()),
+            Self::Plan { action } => {
+                let what = "plan is of an action that has none: advise, scan, drill and assess change nothing of a host, and a plan is none's";
+                bounds(action.has_plan(), what)?;
+                action.check()
+            }
             Self::Playbook { name, steps } => playbook::check(name, steps),
         }
     }

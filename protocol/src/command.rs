@@ -6,8 +6,8 @@
 use std::collections::BTreeSet;
 
 pub use crate::action::{
-    Action, DRILL_FINDINGS_MAX, Limited, Mac, Network, PATH_BYTES_MAX, PATHS_MAX, Process, Profile, Service,
-    Transport,
+    Action, DRILL_FINDINGS_MAX, Limited, Mac, Network, PATH_BYTES_MAX, PATHS_MAX, Process, Profile,
+    RestoreFrom, Service, Transport,
 };
 use crate::identity::{AgentId, Tenant};
 use crate::json::JsonError;
@@ -83,7 +83,7 @@ impl Command {
         bounds(self.not_before < self.expires, "expiry is not after not_before")?;
         bounds(self.reason.len() <= TEXT_BYTES_MAX, "reason is longer than 4,096 bytes")?;
         bounds(self.ticket.len() <= TEXT_BYTES_MAX, "ticket is longer than 4,096 bytes")?;
-        let steps_have_theirs = self.lease == 0 || !matches!(self.action, Action::Playbook { .. });
+        let steps_have_theirs = self.lease == 0 || !matches!(self.action.planned(), Action::Playbook { .. });
         bounds(steps_have_theirs, "lease is not 0 although each step of a playbook has its own")?;
         self.action.check().map_err(CommandError::Bounds)
     }

@@ -104,7 +104,9 @@ impl FrameType {
             Self::Batch | Self::Enrolled => BODY_BYTES_MAX,
             Self::Command | Self::Trust => ENVELOPE_BYTES_MAX,
             Self::Hello | Self::Welcome | Self::Ack | Self::Renewed => 64 * 1024,
-            Self::Renew | Self::Enroll => 32 * 1024,
+            Self::Renew => 32 * 1024,
+            // A renewal with the most hand-overs, of some 200 bytes each, and a request.
+            Self::Enroll => 256 * 1024,
             Self::Bye | Self::Held => 8 * 1024,
             Self::Chunk => CHUNK_HEAD_BYTES + CHUNK_BYTES_MAX,
         }

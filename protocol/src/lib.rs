@@ -25,6 +25,7 @@ pub mod metrics;
 pub mod note;
 pub mod playbook;
 pub mod record;
+pub mod renewal;
 pub mod signer;
 pub mod ssh;
 pub mod sshsig;

@@ -6,6 +6,7 @@ use crate::dsse::Envelope;
 use crate::frame::{BODY_BYTES_MAX, Frame, FrameError, FrameType};
 use crate::identity::{AgentId, Tenant};
 use crate::record::RECORD_BYTES_MAX;
+use crate::renewal::Renewal;
 use crate::time::Timestamp;
 use zstd::zstd_safe;
 
@@ -71,8 +72,18 @@ pub struct Ack {
 }
 
 /// The reasons of [`Bye`], as the table in [`crate::wire`] explains them. Others are treated as the last.
-pub const BYE_REASONS: [&str; 8] =
-    ["shutting-down", "replaced", "revoked", "fork", "protocol", "too-fast", "wrong-agent", "refused"];
+pub const BYE_REASONS: [&str; 10] = [
+    "shutting-down",
+    "replaced",
+    "revoked",
+    "expired",
+    "fork",
+    "protocol",
+    "too-fast",
+    "wrong-agent",
+    "unavailable",
+    "refused",
+];
 
 /// The last frame of a connection.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -100,7 +111,7 @@ pub struct Renewed {
 }
 
 /// Asks to become an agent. Asking again with the same token, id and keys gives the same identity, so an
-/// answer that was lost costs nothing.
+/// answer that was lost costs nothing. With a `renewal` it asks for a new certificate of an agent that is enrolled.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Enroll {
     /// Base64 of the one-time token.
@@ -115,6 +126,9 @@ pub struct Enroll {
     pub hostname: String,
     /// The agent's version.
     pub version: String,
+    /// That the host is the one that is enrolled under this id; left out by a host that is not enrolled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub renewal: Option<Renewal>,
 }
 
 /// Welcome to the fleet.

@@ -137,7 +137,7 @@ pub(crate) fn check(name: &str, steps: &[Step]) -> Result<(), &'static str> {
         bounds(is_name(&step.name), "playbook has a step without a name of a-z, 0-9 and - (40 at most)")?;
         bounds(
             fits_in(&step.action),
-            "playbook has a step that none may have: advise, drill, restore or a playbook",
+            "playbook has a step that none may have: advise, drill, restore, a plan or a playbook",
         )?;
         step.action.check()?;
         bounds(
@@ -158,8 +158,8 @@ pub(crate) fn check(name: &str, steps: &[Step]) -> Result<(), &'static str> {
 
 /// Messages, exercises and other sequences stand for themselves.
 fn fits_in(action: &Action) -> bool {
-    use Action::{Advise, Drill, Playbook, Restore};
-    !matches!(action, Advise { .. } | Drill { .. } | Restore { .. } | Playbook { .. })
+    use Action::{Advise, Drill, Plan, Playbook, Restore};
+    !matches!(action, Advise { .. } | Drill { .. } | Restore { .. } | Plan { .. } | Playbook { .. })
 }
 
 impl Condition {

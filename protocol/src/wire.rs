@@ -30,7 +30,7 @@
 //! | 2 | batch | agent | 1,048,575 | [`Batch`](crate::message::Batch) |
 //! | 3 | chunk | agent | 262,176 | [`Chunk`](crate::evidence::Chunk) |
 //! | 4 | renew | agent | 32,768 | [`Renew`](crate::message::Renew) |
-//! | 5 | enroll | host | 32,768 | [`Enroll`](crate::message::Enroll) |
+//! | 5 | enroll | host | 262,144 | [`Enroll`](crate::message::Enroll) |
 //! | 16 | welcome | collector | 65,536 | [`Welcome`](crate::message::Welcome) |
 //! | 17 | ack | collector | 65,536 | [`Ack`](crate::message::Ack) |
 //! | 18 | command | collector | 655,360 | [`Envelope`](crate::dsse::Envelope) of a [`Command`](crate::command::Command) |
@@ -117,6 +117,14 @@
 //! any other is refused. The host must check that `ca` has the digest in its join string, and that `trust_root` (when
 //! the join string has a digest of one) has that digest of its payload.
 //!
+//! A host that is enrolled and whose certificate has ended asks in the same way for a new one, with a
+//! [`renewal`](crate::renewal) in its request. The collector must issue it only when the agent is known in the token's tenant,
+//! with this TLS key and this `ledger_key`, when the renewal verifies from the ledger key that the collector knows, and
+//! when the agent is neither revoked nor forked; the token is spent by it as by an enrolment, and by no refusal. Id and
+//! ledger go on. Without a renewal an id that is known is refused, unless no record of it has come yet: then the answer to
+//! its enrolment may have been lost with the join string. Before a token is found to be good, nothing is said of ids.
+//! The host must check that CA, tenant and witness are those that it is enrolled with.
+//!
 //! # Ends
 //!
 //! Either side may close the TLS connection at any time; both must send `close_notify` when they can. Nothing is
@@ -129,11 +137,13 @@
 //! | shutting-down | the collector stops or restarts | comes back after `retry_after` |
 //! | replaced | a newer connection of the same agent came | comes back only if it is the one in use |
 //! | revoked | the agent may not connect any more | keeps sealing; asks again after `retry_after` |
+//! | expired | the certificate has ended | keeps sealing; asks again after `retry_after`; has to be [renewed](#enrolment) |
 //! | fork | the two histories differ | keeps sealing; has to be enrolled anew |
 //! | protocol | the agent broke a rule of this page | reports it; comes back after `retry_after` |
 //! | too-fast | a bound on rates was exceeded | comes back after `retry_after` |
 //! | wrong-agent | `hello` names another agent than the certificate | reports it; comes back after `retry_after` |
-//! | refused | the request was understood and not granted | shows `detail`; comes back after `retry_after` |
+//! | unavailable | the collector cannot do it at the moment | comes back after `retry_after` |
+//! | refused | the request was understood and not granted | shows `detail`; comes back after `retry_after`, but not with an `enroll` |
 //!
 //! Other reasons are treated as `refused`. `detail` is a sentence for the log of a person; programs must not read it.
 //! An agent that finds the collector breaking a rule closes without a word: it has no `bye`.

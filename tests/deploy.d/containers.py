@@ -213,6 +213,7 @@ def kubernetes(deploy, work, collector):
         host.run(init["command"], environment)
     data = f"{mounted}/collector"
     probe, port = main["readinessProbe"]["httpGet"], main["ports"][0]["containerPort"]
+    expect(all(main[kind].get("httpGet") == probe for kind in ("startupProbe", "livenessProbe")), "a probe would count as a failed handshake")
     service = Service(host, main["command"] + main["args"], port, spec["terminationGracePeriodSeconds"])
     expect(probe["scheme"] == "HTTPS" and service.is_healthy(probe["path"]), "the readiness probe fails")
     host.run(["collector", "token", "--tenant", "acme", "--data-dir", data])

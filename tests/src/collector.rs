@@ -104,6 +104,16 @@ impl Collector {
         wait_for("the collector's port", || std::net::TcpStream::connect(&address).ok());
     }
 
+    /// Gives it another address, from its next start on, which operators are told of.
+    pub fn move_to(&mut self, address: &str) {
+        for file in [self.dir.join("collector.toml"), self.soc_config()] {
+            let text = std::fs::read_to_string(&file).expect("a configuration");
+            assert!(text.contains(&self.address), "{} names no address", file.display());
+            std::fs::write(&file, text.replace(&self.address, address)).expect("written again");
+        }
+        address.clone_into(&mut self.address);
+    }
+
     /// SIGKILL.
     pub fn kill(&mut self) {
         self.running.take().expect("the collector runs").kill();

@@ -3,7 +3,7 @@
 # shellcheck shell=bash disable=SC2154 # what the sourcing script sets
 
 # What is in the tree; the tree is kept as an archive under the digest of this list.
-readonly TREE_PACKAGES=systemd,systemd-sysv,dbus,udev,libpam-systemd,procps,iproute2,nftables,openssh-server,openssh-client,iputils-ping,bpftool,adduser,ca-certificates,apparmor,rsyslog,python3,python3-apt
+readonly TREE_PACKAGES=systemd,systemd-sysv,dbus,udev,libpam-systemd,procps,iproute2,nftables,openssh-server,openssh-client,iputils-ping,bpftool,adduser,ca-certificates,apparmor,rsyslog,python3,python3-apt,rpm
 readonly TREE_CACHE=/var/cache/picket-tests
 readonly MACHINE_ADDRESS=10.77.0.2
 tree='' machine_pid='' outer_pid='' near='' far='' cgroup=''
@@ -23,8 +23,11 @@ unpack_tree() {
     rm -f "$made"/var/cache/apt/archives/*.deb
     mkdir -p "$TREE_CACHE" && tar -C "$made" -cf "$archive.$$" . && mv "$archive.$$" "$archive" && rm -rf "$made"
   fi
+  # On a file system of its own, as a machine has one: else all that others do on this one wakes the agent.
   tree=$work/tree
-  mkdir "$tree" && tar -C "$tree" -xpf "$archive"
+  truncate -s 8G "$work/disk" && mkfs.ext4 -q "$work/disk"
+  mkdir "$tree" && mount -o loop "$work/disk" "$tree" && rmdir "$tree/lost+found"
+  tar -C "$tree" -xpf "$archive"
   # The root of a directory of mktemp's is closed to every service that does not run as root.
   chmod 755 "$tree"
   echo customer >"$tree/etc/hostname"

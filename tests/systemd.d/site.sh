@@ -16,16 +16,25 @@ start_site() {
   # The wire comes and goes with the machine; the address is there all the time.
   ip -n "$far" addr add 10.77.0.3/32 dev lo
   "$programs/collector" init --data-dir "$work/collector" --address 10.77.0.3:8443 >/dev/null
-  # Not by a function: its process number is to be the collector's own.
-  ip netns exec "$far" "$programs/collector" run --data-dir "$work/collector" >"$work/collector.log" 2>&1 &
-  collector_pid=$!
-  wait_for "the collector" 20 grep -q '^listening on' "$work/collector.log"
+  start_collector
   collector operator add test --role admin --soc-config "$work/soc.toml" >/dev/null
   soc keygen --name alice --out "$work/alice.key" >/dev/null
   soc trust new --tenant acme --key "$work/alice.key.pub" --action isolate --hosts 1=1 --root-threshold 1 -o "$work/root.json" >/dev/null
   soc sign "$work/root.json" --key "$work/alice.key" --yes >/dev/null
   collector trust install "$work/root.json" >/dev/null
   join=$(new_join)
+}
+
+start_collector() {
+  # Not by a function: its process number is to be the collector's own.
+  ip netns exec "$far" "$programs/collector" run --data-dir "$work/collector" >"$work/collector.log" 2>&1 &
+  collector_pid=$!
+  wait_for "the collector" 20 grep -q '^listening on' "$work/collector.log"
+}
+stop_collector() {
+  kill "$collector_pid"
+  wait "$collector_pid" || :
+  collector_pid=''
 }
 
 new_join() { collector token --tenant acme | grep -o 'picket1\.[A-Za-z0-9_-]*'; }
@@ -52,6 +61,7 @@ unreachable() { ! at_far ping -q -c 2 -i 0.2 -W 1 -I 10.77.0.9 "$MACHINE_ADDRESS
 
 # watch_wire: from now on the stranger asks twenty times a second, across reboots.
 watch_wire() {
+  : >"$work/pings"
   # shellcheck disable=SC2016 # for the inner shell
   ip netns exec "$far" bash -c 'while :; do ping -n -c 1 -W 0.2 -I 10.77.0.9 "$1" 2>&1 | grep -o "bytes from\|transmitted" >> "$2"; done' watch "$MACHINE_ADDRESS" "$work/pings" >/dev/null 2>&1 &
   ping_pid=$!
@@ -84,6 +94,8 @@ clean_up() {
   [ -z "$collector_pid" ] || { kill "$collector_pid" 2>/dev/null && wait "$collector_pid" 2>/dev/null; } || :
   [ -z "$far" ] || ip netns del "$far" 2>/dev/null || :
   [ "$code" -eq 0 ] || cp "$work/console.log" /var/tmp/picket-systemd-console.log 2>/dev/null || :
-  rm -rf "$work"
+  # What was a process of the machine a moment ago may hold it still.
+  if mountpoint -q "$work/tree"; then umount "$work/tree" 2>/dev/null || umount --lazy "$work/tree" || :; fi
+  rm -rf --one-file-system "$work"
   exit "$code"
 }

@@ -22,6 +22,16 @@ fn a_block_ends_what_is_exchanged_with_a_network_but_for_what_the_host_needs() {
     let site = Site::start(dir.path(), &cable, &collector, "");
     let mut service = site.serve(7_007);
     let mut stream = site.connect(7_007).unwrap();
+    // What it would do is told before, and nothing is done.
+    let dry = ["block", "--network", "10.199.0.0/24", "--lease", "10m", "--dry-run"];
+    let plan = site.order("plan", &dry);
+    let told = site.wait(&plan, "applied");
+    let title = told["title"].as_str().unwrap();
+    assert!(title.starts_with("Not done, only told.") && title.contains("the collector's"), "{told}");
+    assert_eq!(
+        (site.outcomes(&plan), site.ruleset(), site.pings()),
+        (vec!["applied".to_owned()], String::new(), [true, true])
+    );
     // The collector lies within it.
     let command = site.order("block", &["block", "--network", "10.199.0.0/24", "--lease", "10m"]);
     let applied = site.wait(&command, "applied");
@@ -40,6 +50,30 @@ fn a_block_ends_what_is_exchanged_with_a_network_but_for_what_the_host_needs() {
     assert!(failed["title"].as_str().unwrap().contains("the collector's"), "{failed}");
     service.kill().unwrap();
     service.wait().unwrap();
+}
+
+#[test]
+fn a_hundred_thousand_networks_are_one_command_and_one_block() {
+    let dir = tempfile::tempdir().unwrap();
+    let cable = cable();
+    let collector = Collector::start_on(dir.path(), COLLECTOR);
+    let site = Site::start(dir.path(), &cable, &collector, "");
+    let list = dir.path().join("list.txt");
+    // Spread over what is given out, by a step that meets none twice.
+    let many = (1..=99_999_u32)
+        .map(|n| std::net::Ipv4Addr::from(0x1000_0000 + n.wrapping_mul(26_003) % 0x6000_0000));
+    let lines: String = many.map(|address| format!("{address}\n")).collect();
+    std::fs::write(&list, format!("{lines}{ATTACKER}\n")).unwrap();
+    let begin = std::time::Instant::now();
+    let command = site.order("many", &["block", "--networks-file", list.to_str().unwrap(), "--lease", "10m"]);
+    site.wait(&command, "confirmed");
+    println!("written, signed, sent, applied and confirmed after {:?}", begin.elapsed());
+    assert_eq!(site.pings(), [false, false]);
+    let elements = site.ruleset().matches(',').count();
+    assert!(elements >= 99_000, "{elements} in the kernel");
+    end(&site, &command);
+    assert_eq!(site.pings(), [true, true]);
+    assert_eq!(site.ruleset(), "");
 }
 
 #[test]
@@ -171,6 +205,10 @@ fn a_pinned_neighbour_stays_where_it_is() {
     ];
     let _sent = Command::new(lie[0]).args(&lie[1..]).stdout(Stdio::null()).stderr(Stdio::null()).status();
     assert!(entry().contains(&mac), "{}", entry());
+    // Somebody removes it, as who sets up the network anew does.
+    let removed = site.on_victim(&["ip", "neigh", "del", ATTACKER, "dev", "near0"]).status().unwrap();
+    assert!(removed.success());
+    wait_for("the pin to be back", || entry().contains("PERMANENT").then_some(()));
     end(&site, &first);
     assert!(entry().contains("PERMANENT"), "the second one holds it: {}", entry());
     end(&site, &second);
@@ -283,9 +321,10 @@ fn what_would_cut_off_more_than_it_says_is_refused_or_spared() {
         site.order("close", &["close-port", "--protocol", "udp", "--port", "7010", "--lease", "10m"]);
     site.wait(&command, "confirmed");
     let mut echo = site
-        .on_victim(&["socat", "UDP-LISTEN:7010,fork", "EXEC:cat"])
+        .on_victim(&["socat", "-T", "1", "UDP-LISTEN:7010,fork", "EXEC:cat"])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
+        .stderr(Stdio::null())
         .spawn()
         .unwrap();
     let socket = UdpSocket::bind((ATTACKER, 0)).unwrap();

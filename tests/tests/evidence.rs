@@ -541,29 +541,40 @@ fn it_stays_no_longer_than_its_lease_or_than_local_root_wants() {
     let mut lab = Lab::start(dir.path(), &collector, "bytes_per_second = \"64 KiB\"\n");
     random(&lab.chosen().join("random"), 8 << 20);
     let chosen = lab.chosen().to_str().unwrap().to_owned();
-    let order = |name: &str, lease: &str| {
+    let order = |lab: &Lab<'_>, name: &str, lease: &str| {
         let command = lab.order(&collector, name, &["--path", &chosen, "--lease", lease]);
         receipt(&collector, &command, "applied");
         command
     };
-    let released = order("released", "1h");
+    let released = order(&lab, "released", "1h");
     let status = lab.agent.status().unwrap().to_string();
     assert!(status.contains("wait for the collector"), "{status}");
     assert!(lab.agent.run(&["release", &released]).contains("released: preserve"));
     receipt(&collector, &released, "released");
     assert!(fs::read_dir(lab.spool()).unwrap().next().is_none());
 
-    let expired = order("expired", "5s");
+    let expired = order(&lab, "expired", "5s");
     receipt(&collector, &expired, "expired");
     assert!(fs::read_dir(lab.spool()).unwrap().next().is_none());
 
-    let offline = order("offline", "1h");
+    let offline = order(&lab, "offline", "1h");
     lab.agent.kill();
     assert!(lab.agent.run(&["release", "--offline"]).contains("released: preserve"));
     assert_eq!(fs::read_dir(lab.spool()).unwrap().count(), 1, "a note");
     lab.agent.resume();
     receipt(&collector, &offline, "released");
-    wait_for("the note to be gone", || fs::read_dir(lab.spool()).unwrap().next().is_none().then_some(()));
+    let spool = lab.spool();
+    let is_empty = || fs::read_dir(&spool).unwrap().next().is_none().then_some(());
+    wait_for("the note to be gone", is_empty);
+
+    // Killed after the bytes had gone, and before that was recorded: the next start says how it ended.
+    let arrived = order(&lab, "arrived", "1h");
+    lab.agent.kill();
+    let bundle = lab.spool().join(format!("{arrived}.age"));
+    fs::rename(&bundle, bundle.with_extension("confirmed")).unwrap();
+    lab.agent.resume();
+    receipt(&collector, &arrived, "confirmed");
+    wait_for("the note to be gone", is_empty);
 }
 
 #[test]

@@ -233,6 +233,14 @@ fn a_frozen_account_lets_nobody_in_and_is_afterwards_as_it_was() {
     wait_for("all to stand still again", || {
         (states_of(lab.frida).len() > 2 && all_stand_still(lab.frida)).then_some(())
     });
+    wait_for("the record of it", || {
+        let records = lab.host.json(&["findings", "--all", "--limit", "1000"]);
+        records.into_iter().find(|record| {
+            let title = record["body"]["title"].as_str().unwrap_or_default();
+            record["body"]["event"] == "action-restored"
+                && title.contains("that freeze-account keeps still ran")
+        })
+    });
     // Another order about the same, which ends first.
     let second = lab.order("second", &["freeze-account", "--user", "frida", "--lease", "1h"]);
     lab.wait(&second, "confirmed");
@@ -257,6 +265,13 @@ fn a_frozen_account_lets_nobody_in_and_is_afterwards_as_it_was() {
     // Her sessions end, others' do not.
     lab.visit("stay", "gerd", "sleep 600").unwrap();
     lab.wait_session(lab.gerd);
+    let there = processes_of(lab.frida);
+    let plan = lab.order("plan", &["end-sessions", "--user", "frida", "--dry-run"]);
+    let told = lab.wait(&plan, "applied");
+    let data = told.pointer("/body/detail/plan/data").unwrap();
+    assert!(data["ends"].as_u64().unwrap() >= 2 && data["uid"] == lab.frida, "{told}");
+    assert!(told["title"].as_str().unwrap().contains("is ended, for good"), "{told}");
+    assert_eq!(processes_of(lab.frida), there, "nobody was ended: {told}");
     let ended = lab.order("end", &["end-sessions", "--user", "frida"]);
     let applied = lab.wait(&ended, "applied");
     assert!(applied["body"]["detail"]["ended"].as_u64().unwrap() >= 2, "{applied}");

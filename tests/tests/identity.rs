@@ -87,8 +87,8 @@ fn a_copy_that_went_ahead_while_the_collector_was_away_is_found_as_well() {
     collector.kill();
     copied.resume();
     for n in 0.. {
-        std::fs::write(copied.watched().join(format!("of-the-copy-{n}")), "x").unwrap();
         let before = sealed(&copied);
+        std::fs::write(copied.watched().join(format!("of-the-copy-{n}")), "x").unwrap();
         let now = wait_for("another record", || sealed(&copied).filter(|now| Some(*now) > before));
         if now > held + 2 {
             break;

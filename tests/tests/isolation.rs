@@ -1,14 +1,17 @@
 //! Isolation on a real wire: ordered by operators, seen by an attacker with a capture.
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests fail loudly")]
 
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use picket_tests::capture::{Capture, LEAKS};
 use picket_tests::collector::Collector;
+use picket_tests::process::stdout_of;
 use picket_tests::site::{ATTACKER, COLLECTOR, Site, VICTIM, cable};
 use picket_tests::{wait_for, wait_for_within};
+use rustix::process::Signal;
 
 fn echoes(stream: &mut TcpStream) -> bool {
     let mut answer = [0; 4];
@@ -80,6 +83,58 @@ fn the_lease_ends_in_the_kernel_when_the_agent_is_dead_and_goes_on_when_it_comes
     assert_eq!(site.ruleset(), "");
 }
 
+/// When the victim answers again, in milliseconds since 1970: the first answer of pings, ten a second.
+fn answers_again() -> u64 {
+    let mut pings = Command::new("ping");
+    pings.args(["-n", "-D", "-i", "0.1", "-w", "60", "-I", ATTACKER, VICTIM]);
+    let mut pings = pings.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut lines = BufReader::new(pings.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let first = lines.find(|line| line.contains("bytes from"));
+    pings.kill().unwrap();
+    pings.wait().unwrap();
+    let line = first.unwrap_or_else(|| panic!("it never answered again"));
+    let (seconds, micros) =
+        line.strip_prefix('[').unwrap().split_once(']').unwrap().0.split_once('.').unwrap();
+    seconds.parse::<u64>().unwrap() * 1_000 + micros.parse::<u64>().unwrap() / 1_000
+}
+
+/// A lease ends on its second, whoever is dead.
+fn ends_in_time(kill: impl FnOnce(&mut Site<'_>)) {
+    let dir = tempfile::tempdir().unwrap();
+    let cable = cable();
+    let collector = Collector::start_on(dir.path(), COLLECTOR);
+    let mut site = Site::start(dir.path(), &cable, &collector, "");
+    let command = site.order("isolate", &["isolate", "--lease", "12s"]);
+    let applied = site.wait(&command, "applied");
+    site.wait(&command, "confirmed");
+    kill(&mut site);
+    let ended = answers_again();
+    let sealed = applied["time"].as_str().unwrap();
+    let sealed = stdout_of(Command::new("date").args(["--utc", "--date", sealed, "+%s%3N"]));
+    let sealed = sealed.trim().parse::<u64>().unwrap();
+    // What was left of it when that receipt was sealed, in whole seconds.
+    let left = applied["body"]["detail"]["lease_seconds"].as_u64().unwrap() * 1_000;
+    // A ping takes a tenth of a second to come.
+    assert!((sealed + left..=sealed + 12_000 + 1_100).contains(&ended), "{sealed} {left} {ended}");
+}
+
+fn kill_collector(site: &Site<'_>) {
+    site.collector.process().signal(Signal::KILL);
+}
+
+#[test]
+fn the_lease_ends_within_a_second_of_its_time_with_the_collector_dead() {
+    ends_in_time(|site| kill_collector(site));
+}
+
+#[test]
+fn the_lease_ends_within_a_second_of_its_time_with_agent_and_collector_dead() {
+    ends_in_time(|site| {
+        kill_collector(site);
+        site.agent.kill();
+    });
+}
+
 #[test]
 fn local_root_releases_with_the_agent_and_without() {
     let dir = tempfile::tempdir().unwrap();
@@ -100,6 +155,10 @@ fn local_root_releases_with_the_agent_and_without() {
 
     let third = site.order("third", &["isolate", "--lease", "10m"]);
     site.wait(&third, "confirmed");
+    // Beside a living agent, which would put it back, that is refused.
+    let refused = site.agent.command(&["release", "--offline"]).output().unwrap();
+    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(refused.status.code() == Some(2) && told.contains("systemctl stop picket-agent"), "{refused:?}");
     site.agent.kill();
     assert_eq!(site.pings(), [false, false]);
     let released = site.agent.run(&["release", "--offline"]);
@@ -128,10 +187,12 @@ fn what_the_collector_does_not_answer_through_is_undone() {
         command = sent[0]["id"].as_str().unwrap().to_owned();
         agent = site.agent;
     }
-    // Dead before it can answer to the receipt, or just after: both end well.
-    collector.kill();
     let state =
         || agent.json(&["commands"]).first().and_then(|row| Some(row.get("state")?.as_str()?.to_owned()));
+    // A collector that dies before the order is on its way has nobody obey it.
+    wait_for("the order to arrive", state);
+    // Dead before it can answer to the receipt, or just after: both end well.
+    collector.kill();
     let state = wait_for_within("the end of it", Duration::from_secs(60), || {
         state().filter(|state| ["reverted", "confirmed"].contains(&state.as_str()))
     });

@@ -65,6 +65,50 @@ fn a_collector_with_a_name_is_found_again_when_no_name_server_is() {
 }
 
 #[test]
+fn what_passes_the_hooks_by_is_named_before_and_after() {
+    let dir = tempfile::tempdir().unwrap();
+    let cable = cable();
+    let collector = Collector::start_on(dir.path(), COLLECTOR);
+    let site = Site::start(dir.path(), &cable, &collector, "");
+    // A container that has a network of its own, and one card in it that hangs on the host's.
+    let mut holder = site.on_victim(&["bash", "-c", "unshare --net bash -c 'echo $$; read -r line'"]);
+    let holder = holder.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut holder = Program(holder);
+    let mut line = String::new();
+    let mut out = std::io::BufReader::new(holder.0.stdout.take().unwrap());
+    std::io::BufRead::read_line(&mut out, &mut line).unwrap();
+    let pid = line.trim();
+    let script = format!(
+        "ip link add lv0 type veth peer name lv1 && ip link add link lv0 name mv0 type macvlan mode bridge && \
+         ip link set mv0 netns {pid} && ip link add link lv0 name mt0 type macvtap mode bridge"
+    );
+    assert!(site.on_victim(&["sh", "-c", &script]).status().unwrap().success());
+    let named = |detail: &serde_json::Value| {
+        let found = detail.pointer("/plan/data/not_covered/interfaces").and_then(serde_json::Value::as_array);
+        let of = |own: &serde_json::Value| {
+            let process = own["process"].as_str().unwrap_or_default().to_owned();
+            (own["interface"].as_str().unwrap().to_owned(), own["kind"].as_str().unwrap().to_owned(), process)
+        };
+        let mut found: Vec<_> = found.unwrap().iter().map(of).collect();
+        found.retain(|(name, ..)| ["mv0", "mt0"].contains(&name.as_str()));
+        found
+    };
+    let word = |text: &str| text.to_owned();
+    let wanted = [
+        (word("mt0"), word("macvtap"), String::new()),
+        (word("mv0"), word("macvlan"), format!("bash ({pid})")),
+    ];
+    let plan = site.order("plan", &[&ISOLATE[..], &["--dry-run"]].concat());
+    let told = site.wait(&plan, "applied");
+    assert_eq!(named(&told["body"]["detail"]), wanted, "{told}");
+    let command = site.order("isolate", &ISOLATE);
+    let applied = site.wait(&command, "applied");
+    assert_eq!(named(&applied["body"]["detail"]), wanted, "{applied}");
+    assert!(applied.to_string().contains("Not covered: mv0 (macvlan) of bash"), "{applied}");
+    site.wait(&command, "confirmed");
+}
+
+#[test]
 fn behind_a_proxy_it_is_the_proxy_that_stays() {
     let dir = tempfile::tempdir().unwrap();
     let cable = cable();

@@ -26,9 +26,10 @@ impl<'a> Lab<'a> {
         // A user number that no other test has, nor another run on this machine: what runs as it is stopped.
         let uid = 60_000 + std::process::id() % 1_000;
         host.shell(&format!(
-            "useradd --no-create-home --uid {uid} hilda; mkdir -p /srv/watched; echo evil >/srv/watched/evil"
+            "useradd --no-create-home --uid {uid} hilda; mkdir -p /srv/watched /etc/app; echo evil >/srv/watched/evil; \
+             install -m 640 -o 12 -g 34 /dev/null /etc/app/app.conf; printf 'mode = safe\\n' >/etc/app/app.conf"
         ));
-        host.shell("sed -i '/^.logins/i [files]\\ntrees = [\"/etc/shadow\", \"/srv/watched\"]\\nlogs = []\\n[network]\\nenabled = false\\n[neighbours]\\nenabled = false' /tmp/agent/agent.toml");
+        host.shell("sed -i '/^.logins/i [files]\\ntrees = [\"/etc/shadow\", \"/etc/app\", \"/srv/watched\"]\\nlogs = []\\n[network]\\nenabled = false\\n[neighbours]\\nenabled = false' /tmp/agent/agent.toml");
         host.agent_run(&["enroll", &collector.token("acme")]);
         host.start_agent();
         wait_for("the agent to be connected", || {
@@ -38,13 +39,28 @@ impl<'a> Lab<'a> {
         Self { host, collector, operators }
     }
 
-    /// Has an operator order it of this host, and waits until it is in force; gives the command's id.
-    fn order(&self, name: &str, args: &[&str]) -> String {
+    /// Has an operator order it of this host; gives the command's id.
+    fn send(&self, name: &str, args: &[&str]) -> String {
         let status = self.host.json(&["status"]).into_iter().next().unwrap();
         let host = status["agent"].as_str().unwrap().to_owned();
         let path = self.operators.write(name, &[args, &["--host", &host]].concat());
         self.operators.sign(&path, "alice");
-        let id = self.collector.soc_json(&["send", &path])[0]["id"].as_str().unwrap().to_owned();
+        self.collector.soc_json(&["send", &path])[0]["id"].as_str().unwrap().to_owned()
+    }
+
+    /// Has a file put back by a finding, and gives the command and its receipt.
+    fn restore(&self, name: &str, finding: &str) -> (String, Value) {
+        let id = self.send(name, &["restore-file", "--finding", finding]);
+        let receipt = wait_for(&format!("the answer to {name}"), || {
+            let receipts = self.collector.soc_json(&["receipts", "--command", &id, "--full"]);
+            receipts.into_iter().find(|receipt| receipt["outcome"] != "received")
+        });
+        (id, receipt)
+    }
+
+    /// The same, and waits until it is in force.
+    fn order(&self, name: &str, args: &[&str]) -> String {
+        let id = self.send(name, args);
         wait_for(&format!("{name} to be in force"), || {
             let receipts = self.collector.soc_json(&["receipts", "--command", &id, "--full"]);
             let is = |outcome: &str| receipts.iter().find(|receipt| receipt["outcome"] == outcome);
@@ -112,6 +128,106 @@ fn files_that_the_agent_changes_are_told_with_the_command_and_those_of_others_as
     lab.host.shell(&format!("rm {evil}"));
     let finding = lab.told(evil, known);
     assert!(unexplained(&finding), "{finding:#}");
+}
+
+/// Content, owner and mode of the file that is put back.
+fn app_conf(lab: &Lab) -> String {
+    lab.host.shell("cat /etc/app/app.conf; stat -c '%a %u %g' /etc/app/app.conf")
+}
+
+fn id_of(finding: &Value) -> &str {
+    finding["id"].as_str().unwrap()
+}
+
+#[test]
+fn a_changed_text_is_put_back_by_its_finding_and_that_is_told_with_the_command_and_taken_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let collector = Collector::start(dir.path());
+    let lab = Lab::start(dir.path(), &collector);
+    let count = || lab.host.findings().len();
+    let path = "/etc/app/app.conf";
+    let (safe, evil) = ("mode = safe\n640 12 34\n", "mode = evil\n666 77 77\n");
+    assert_eq!(app_conf(&lab), safe);
+
+    let mut known = count();
+    lab.host.shell(&format!("printf 'mode = evil\\n' >{path}; chmod 666 {path}; chown 77:77 {path}"));
+    let defaced = lab.told(path, known);
+    assert_eq!(defaced["evidence"]["fact"], "file.modified", "{defaced:#}");
+    lab.host.settle();
+    known = count();
+    let (command, receipt) = lab.restore("back", id_of(&defaced));
+    assert_eq!(receipt["outcome"], "applied", "{receipt:#}");
+    assert_eq!(app_conf(&lab), safe);
+    let detail = &receipt["body"]["detail"];
+    for (name, facts) in [("sha256_before", "after"), ("sha256_after", "before")] {
+        assert_eq!(detail[name], defaced["evidence"][facts]["sha256"], "{receipt:#}");
+    }
+    assert_eq!((&detail["path"]["text"], &detail["bytes"]), (&path.into(), &12.into()), "{receipt:#}");
+
+    // The sensor saw it, and knows whose doing it is.
+    let back = lab.told(path, known);
+    assert!(is_explained(&back, &command), "{back:#}");
+    let shown = lab.host.agent_run(&["show", id_of(&back), "--diff"]);
+    assert!(shown.contains("restore-file") && shown.contains("+mode = safe"), "{shown}");
+
+    // It is taken back in the same way, and so is that.
+    known = count();
+    let (command, receipt) = lab.restore("undo", id_of(&back));
+    assert_eq!(
+        (receipt["outcome"].as_str(), app_conf(&lab).as_str()),
+        (Some("applied"), evil),
+        "{receipt:#}"
+    );
+    let undone = lab.told(path, known);
+    assert!(is_explained(&undone, &command), "{undone:#}");
+    let (_, receipt) = lab.restore("redo", id_of(&undone));
+    assert_eq!(
+        (receipt["outcome"].as_str(), app_conf(&lab).as_str()),
+        (Some("applied"), safe),
+        "{receipt:#}"
+    );
+
+    // What was removed comes back as well.
+    lab.host.settle();
+    known = count();
+    lab.host.shell(&format!("rm {path}"));
+    let removed = lab.told(path, known);
+    let (_, receipt) = lab.restore("removed", id_of(&removed));
+    assert_eq!(
+        (receipt["outcome"].as_str(), app_conf(&lab).as_str()),
+        (Some("applied"), safe),
+        "{receipt:#}"
+    );
+    lab.host.shell(
+        "test -z \"$(find /etc/app -name '.picket*')\"; test -z \"$(ls /tmp/agent/state/core/restoring)\"",
+    );
+    lab.host.agent_run(&["scan"]);
+    lab.host.settle();
+    refuses_what_is_not_as_the_finding_says(&lab, &defaced, safe);
+}
+
+/// Nothing else is touched: a later change, what a link leads to, what was not kept, and what no finding tells of.
+fn refuses_what_is_not_as_the_finding_says(lab: &Lab, defaced: &Value, safe: &str) {
+    let known = lab.host.findings().len();
+    lab.host.shell("echo worse >/srv/watched/evil");
+    let plain = lab.told("/srv/watched/evil", known);
+    lab.send("drill", &["drill", "--findings", "1"]);
+    let drill = wait_for("the exercise", || {
+        let findings = lab.host.json(&["findings", "--limit", "1000"]).into_iter();
+        findings.map(|record| record["body"].clone()).find(|finding| finding["drill"] == true)
+    });
+    let refused = |name: &str, finding: &str, why: &str| {
+        let (_, receipt) = lab.restore(name, finding);
+        let title = receipt["title"].as_str().unwrap();
+        assert!(receipt["outcome"] == "failed" && title.contains(why), "{name}: {receipt:#}");
+        assert_eq!(app_conf(lab), safe, "{name}");
+    };
+    refused("later", id_of(defaced), "changed again since");
+    refused("plain", id_of(&plain), "no before-image was kept");
+    refused("exercise", id_of(&drill), "exercise");
+    refused("unknown", "0199c2ad-7d10-7a44-b1f5-3a9d2c5e8f01", "no finding");
+    lab.host.shell("mv /etc/app /etc/elsewhere; ln -s elsewhere /etc/app");
+    refused("link", id_of(defaced), "symbolic link");
 }
 
 #[test]

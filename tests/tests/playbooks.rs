@@ -327,7 +327,14 @@ fn a_playbook_outlives_kills_of_the_agent_and_does_no_step_twice() {
         site.agent.resume();
         let whole = site.wait_whole(&command, "confirmed");
         assert!(whole["title"].as_str().unwrap().contains("4 succeeded"), "{whole}");
-        site.wait_step(&command, "keep", "confirmed");
+        // A piece that was under way when the agent was killed is asked for again after a minute without an answer.
+        wait_for_within("the evidence to be confirmed", Duration::from_secs(150), || {
+            let receipts = collector.soc_json(&["receipts", "--command", &command, "--full"]);
+            let is_it = |receipt: &Value| {
+                receipt["body"]["step"]["name"] == "keep" && receipt["outcome"] == "confirmed"
+            };
+            receipts.iter().any(is_it).then_some(())
+        });
         let receipts = collector.soc_json(&["receipts", "--command", &command, "--full"]);
         let count = |step: &str, outcome: &str| {
             let is =

@@ -48,6 +48,30 @@ fn a_removal_is_recorded_without_the_agent_and_without_the_collector() {
     wait_for("the agent to answer", || agent.status());
     assert_eq!(last_words(&agent).len(), 2);
     agent.run(&["verify"]);
+
+    // Its enrolment lost, the collector waits for what the ledger holds all the same.
+    agent.kill();
+    std::fs::remove_file(agent.dir().join("state/core/enrolment.json")).unwrap();
+    let note = agent.json(&["retire"]).remove(0);
+    assert_eq!((&note["delivered"], &note["keep"]), (&false.into(), &true.into()), "dead: {note}");
+    agent.resume();
+    wait_for("the agent to answer", || agent.status());
+    let note = agent.json(&["retire"]).remove(0);
+    assert_eq!((&note["delivered"], &note["keep"]), (&false.into(), &true.into()), "running: {note}");
+}
+
+/// Nobody waits for the ledger of a host that was never enrolled.
+#[test]
+fn a_host_that_was_never_enrolled_leaves_nothing_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut agent = Agent::configure(&dir.path().join("host"), "");
+    agent.resume();
+    wait_for("the agent to answer", || agent.status());
+    let note = agent.json(&["retire"]).remove(0);
+    assert_eq!((&note["delivered"], &note["keep"]), (&false.into(), &false.into()), "running: {note}");
+    agent.kill();
+    let note = agent.json(&["retire"]).remove(0);
+    assert_eq!((&note["delivered"], &note["keep"]), (&false.into(), &false.into()), "dead: {note}");
 }
 
 /// Whoever owned a quarantined file puts another one in its place: the agent cannot give it back.

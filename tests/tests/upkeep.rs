@@ -34,13 +34,18 @@ fn connections(agent: &Agent) -> Option<u64> {
 
 /// The sum of a family's figures with a label of this value, or of all.
 fn figure(families: &Value, name: &str, label: Option<&str>) -> f64 {
-    let family = families.as_array().into_iter().flatten().find(|family| family["name"] == name);
-    let samples = family.unwrap_or_else(|| panic!("{name} is not in {families:#}"))["samples"].as_array();
+    let samples =
+        family(families, name).unwrap_or_else(|| panic!("{name} is not in {families:#}"))["samples"]
+            .as_array();
     let is = |sample: &&Value| {
         let labels = sample["labels"].as_array().into_iter().flatten();
         label.is_none_or(|wanted| labels.into_iter().any(|label| label[1] == wanted))
     };
     samples.into_iter().flatten().filter(is).filter_map(|sample| sample["value"].as_f64()).sum()
+}
+
+fn family<'a>(families: &'a Value, name: &str) -> Option<&'a Value> {
+    families.as_array().into_iter().flatten().find(|family| family["name"] == name)
 }
 
 #[test]
@@ -116,6 +121,14 @@ fn the_collectors_figures_are_those_of_its_fleet() {
     let expiry = of("server_certificate_expiry_timestamp_seconds", None);
     assert!((300.0..367.0).contains(&((expiry - started) / 86_400.0)), "{now:#}");
     assert_eq!(of("evidence_bytes", None), 0.0);
+    let backup = "last_backup_timestamp_seconds";
+    let none =
+        family(&now, &format!("picket_collector_{backup}")).and_then(|family| family["samples"].as_array());
+    assert!(none.is_none_or(Vec::is_empty), "none was taken: {now:#}");
+    let file = dir.path().join("backup.tar.zst");
+    collector.run("backup", &[&file.display().to_string()]);
+    let after = families(&collector);
+    assert!(figure(&after, &format!("picket_collector_{backup}"), None) >= started, "{after:#}");
 
     // Who is not let in is counted, and who goes is not connected any more.
     let out = output(Command::new("openssl").args([

@@ -13,7 +13,7 @@ use super::{Exit, output};
 use crate::config::Config;
 use crate::layout::Layout;
 use crate::status::message::REPLY_BYTES_MAX;
-use crate::status::{Reply, Request};
+use crate::status::{self, ACCEPT_TIMEOUT, Reply, Request};
 
 /// How long an answer may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
@@ -27,6 +27,9 @@ pub enum ClientError {
     /// The socket is not for this user.
     #[error("only root and members of the group picket may ask the agent ({})", .0.display())]
     Denied(PathBuf),
+    /// Somebody listens, and accepts nobody.
+    #[error("the agent does not answer: it hangs (nobody is accepted on {}); restart it", .0.display())]
+    Hangs(PathBuf),
     /// The connection failed.
     #[error("the agent does not answer: {0}")]
     Io(#[from] io::Error),
@@ -83,12 +86,22 @@ pub fn ask(
 
 /// As [`ask`], for an answer without items.
 pub fn ask_once<T: DeserializeOwned>(socket: &Path, request: &Request) -> Result<T, ClientError> {
-    let answer = ask(socket, request, Some(ANSWER_TIMEOUT), |_| true)?;
+    ask_within(socket, request, ANSWER_TIMEOUT)
+}
+
+/// As [`ask_once`], with a limit of the caller's own for the answer.
+pub fn ask_within<T: DeserializeOwned>(
+    socket: &Path,
+    request: &Request,
+    limit: Duration,
+) -> Result<T, ClientError> {
+    let answer = ask(socket, request, Some(limit), |_| true)?;
     serde_json::from_value(answer).map_err(|error| ClientError::Malformed(error.to_string()))
 }
 
 fn connect(socket: &Path) -> Result<UnixStream, ClientError> {
-    UnixStream::connect(socket).map_err(|error| match error.kind() {
+    status::connect(socket, ACCEPT_TIMEOUT).map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => ClientError::Hangs(socket.to_owned()),
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
             ClientError::NotRunning(socket.to_owned())
         }

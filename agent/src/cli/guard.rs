@@ -29,10 +29,8 @@ enum What {
 }
 
 pub(super) fn run(global: &Global, arguments: Arguments) -> Exit {
-    let loaded = match global.load() {
-        Ok(loaded) => loaded,
-        Err(exit) => return exit,
-    };
+    // Also with a configuration that has mistakes: those may be what it is to be switched off for.
+    let loaded = global.load_or_usual();
     let socket = client::layout(&loaded.config).socket();
     let action = match arguments.what {
         What::Show => GuardAction::Show,

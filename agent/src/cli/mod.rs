@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 use crate::config::{Config, ConfigError, Loaded};
+use crate::noted::Noted;
 
 mod ack;
 mod baseline;
@@ -25,6 +26,7 @@ mod metrics;
 mod neighbours;
 mod net;
 pub mod output;
+mod paths;
 mod policy;
 mod probe;
 mod release;
@@ -81,13 +83,30 @@ impl Global {
 }
 
 impl Global {
-    /// Reads the configuration; where it has mistakes, says so and goes on with the usual places: what ends something must not be
-    /// held up by it.
+    /// Reads the configuration; where it has mistakes or is gone, says so and goes on with the usual places, or the state where it was noted:
+    /// what ends something must not be held up by it.
     pub fn load_or_usual(&self) -> Loaded {
-        self.load().unwrap_or_else(|_told| {
-            output::error("the configuration cannot be used; going on with the usual places (/var/lib/picket, /run/picket)");
-            Loaded::usual(self.config.as_deref())
-        })
+        let (mut loaded, noted) = match self.load() {
+            Ok(loaded) if loaded.source.is_none() => match Noted::here().last_with_state() {
+                Some(noted) if noted != loaded.config.state_dir => (loaded, Some(noted)),
+                _ => return loaded,
+            },
+            Ok(loaded) => return loaded,
+            Err(_told) => {
+                let loaded = Loaded::usual(self.config.as_deref());
+                let noted = Noted::of(&loaded).and_then(|noted| noted.last());
+                (loaded, noted)
+            }
+        };
+        let why = if loaded.source.is_none() {
+            "there is no configuration"
+        } else {
+            "the configuration cannot be used"
+        };
+        loaded.config.state_dir = noted.unwrap_or(loaded.config.state_dir);
+        let (state, run) = (loaded.config.state_dir.display(), loaded.config.run_dir.display());
+        output::error(&format!("{why}; going on with {state} and {run}"));
+        loaded
     }
 }
 
@@ -127,6 +146,7 @@ enum Subcommand {
     Release(release::Arguments),
     Guard(guard::Arguments),
     Retire(retire::Arguments),
+    Paths(paths::Arguments),
     Policy(policy::Arguments),
     Sessions(sessions::Arguments),
     Neighbours(neighbours::Arguments),
@@ -181,6 +201,7 @@ fn parse_and_run(arguments: impl Iterator<Item = OsString>) -> Exit {
         Subcommand::Release(arguments) => release::run(&global, arguments),
         Subcommand::Guard(arguments) => guard::run(&global, arguments),
         Subcommand::Retire(arguments) => retire::run(&global, arguments),
+        Subcommand::Paths(arguments) => paths::run(&global, arguments),
         Subcommand::Policy(arguments) => policy::run(&global, arguments),
         Subcommand::Sessions(arguments) => sessions::run(&global, arguments),
         Subcommand::Neighbours(arguments) => neighbours::run(&global, arguments),

@@ -4,6 +4,10 @@ use picket_protocol::finding::printable;
 use uuid::Uuid;
 
 use super::{Exit, Global, client, output};
+use crate::config::Loaded;
+use crate::layout::Layout;
+use crate::ledger::{LedgerError, Lock};
+use crate::noted::Noted;
 use crate::respond::custody::{Released, ReleasedAction};
 use crate::respond::offline::{self, Report};
 use crate::status::Request;
@@ -20,16 +24,19 @@ pub(super) struct Arguments {
     /// Everything: what it does anyway when no ID is given
     #[arg(long)]
     all: bool,
-    /// Without the agent: for when it is dead and its actions are not
+    /// Without the agent: for when it is dead and its actions are not. Refused while one runs, which would do all of it again
     #[arg(long)]
     offline: bool,
+    /// With --offline: also beside an agent that hangs on and cannot be ended
+    #[arg(long, requires = "offline")]
+    force: bool,
 }
 
 pub(super) fn run(global: &Global, arguments: Arguments) -> Exit {
     let loaded = global.load_or_usual();
     let layout = client::layout(&loaded.config);
     if arguments.offline {
-        return without_agent(global, &layout);
+        return without_agent(global, &loaded, &layout, arguments.force);
     }
     match client::ask_once::<Released>(&layout.socket(), &Request::Release { id: arguments.id }) {
         Ok(released) if global.json => {
@@ -75,29 +82,46 @@ fn left(actions: &[ReleasedAction]) -> Exit {
     if actions.iter().any(|action| action.problem.is_some()) { Exit::Failing } else { Exit::Fine }
 }
 
-fn without_agent(global: &Global, layout: &crate::layout::Layout) -> Exit {
+/// Ends what a state in another place than the present one has done: `agent.toml` named that place once. One that an agent runs on is that
+/// agent's. Gives what is left, in words.
+pub(super) fn end_elsewhere(loaded: &Loaded) -> Vec<String> {
+    let Some(noted) = Noted::of(loaded) else { return Vec::new() };
+    let ended = noted.others(&loaded.config.state_dir).into_iter().map(|place| {
+        let layout = Layout::new(&place, &loaded.config.run_dir);
+        match Lock::take(&layout.lock()) {
+            Err(LedgerError::InUse { .. }) => Ok(()),
+            // Held meanwhile; where there is no lock to be had, nobody has it.
+            _held => offline::end_all(&layout)
+                .map_err(|why| printable(&format!("{}: {why}", place.display())).into_owned()),
+        }
+    });
+    ended.filter_map(Result::err).collect()
+}
+
+fn without_agent(global: &Global, loaded: &Loaded, layout: &Layout, force: bool) -> Exit {
     if !rustix::process::geteuid().is_root() {
         output::error("only root may release what the agent does; use sudo");
         return Exit::Usage;
     }
-    let report = offline::release(layout, &boot(), crate::status::own_person(), crate::clock::now());
+    // Held until the end: no agent is to start in the middle of it. Where there is no lock to be had, nobody has it.
+    let lock = Lock::take(&layout.lock());
+    if let (Err(LedgerError::InUse { pid, .. }), false) = (&lock, force) {
+        let pid = pid.map(|pid| format!(" (process {pid})")).unwrap_or_default();
+        output::error(&format!(
+            "the agent runs{pid}, and would do all of it again: use agent release; where it does not answer, systemctl stop \
+             picket-agent, then agent release --offline (one that cannot be ended: with --force)"
+        ));
+        return Exit::Failing;
+    }
+    let boot = crate::machine::boot().unwrap_or_default();
+    let mut report = offline::release(layout, &boot, crate::status::own_person(), crate::clock::now());
+    report.problems.extend(end_elsewhere(loaded));
     if global.json {
         output::json(&report);
     } else {
         tell(&report);
     }
-    if is_whole(&report) { Exit::Fine } else { Exit::Failing }
-}
-
-/// This boot, as the kernel names it.
-pub(super) fn boot() -> String {
-    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    boot.trim().to_owned()
-}
-
-/// Whether nothing is left in force.
-pub(super) fn is_whole(report: &Report) -> bool {
-    report.problems.is_empty() && report.actions.iter().all(|action| action.problem.is_none())
+    if report.is_whole() { Exit::Fine } else { Exit::Failing }
 }
 
 /// Prints what was done without the agent.

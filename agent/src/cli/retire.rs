@@ -8,6 +8,7 @@ use crate::core::retire::{self, Note};
 use crate::respond::custody::Released;
 use crate::respond::offline;
 use crate::status::Request;
+use crate::uplink::pending;
 
 /// End everything that the agent does to this host, and record and ship that it is removed: the package's scripts do it
 #[derive(Debug, clap::Args)]
@@ -23,6 +24,10 @@ pub(super) fn run(global: &Global, _arguments: Arguments) -> Exit {
     }
     let loaded = global.load_or_usual();
     let layout = client::layout(&loaded.config);
+    // An agent that goes is not to come back by itself.
+    if let Err(error) = pending::forget(&layout) {
+        output::error(&format!("{}: {error}", layout.join_pending().display()));
+    }
     let released = client::ask_once::<Released>(&layout.socket(), &Request::Release { id: None });
     let noted = client::ask_once::<Note>(&layout.socket(), &Request::Retire {});
     let (note, fine) = match (released, noted) {
@@ -35,15 +40,18 @@ pub(super) fn run(global: &Global, _arguments: Arguments) -> Exit {
         }
         // It is dead, or in no state to answer.
         (_, Err(_)) | (Err(_), _) => {
-            let person = crate::status::own_person();
-            let report = offline::release(&layout, &release::boot(), person.clone(), crate::clock::now());
+            let (person, boot) = (crate::status::own_person(), crate::machine::boot().unwrap_or_default());
+            let report = offline::release(&layout, &boot, person.clone(), crate::clock::now());
             if !global.json {
                 release::tell(&report);
             }
-            (retire::say_offline(&loaded, &layout, &person), release::is_whole(&report))
+            (retire::say_offline(&loaded, &layout, &person), report.is_whole())
         }
     };
     let note = retire::keep_what_is_held(&layout, note, fine);
+    let elsewhere = release::end_elsewhere(&loaded);
+    elsewhere.iter().for_each(|problem| output::error(problem));
+    let fine = fine && elsewhere.is_empty();
     tell(global, &note);
     if fine && note.problem.is_none() { Exit::Fine } else { Exit::Failing }
 }

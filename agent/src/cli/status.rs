@@ -206,7 +206,12 @@ impl Screen {
 
     fn collector(&mut self, report: &StatusReport) {
         let Some(link) = &report.link else {
-            self.line("collector", "none: run sudo agent enroll 'picket1.…'");
+            let waits = report.join.as_ref().filter(|join| join.waits && !join.address.is_empty());
+            let none = || "none: run sudo agent enroll 'picket1.…'".to_owned();
+            let text = waits.map_or_else(none, |join| {
+                format!("{} not enrolled there yet: the join string waits", printable(&join.address))
+            });
+            self.line("collector", &text);
             return;
         };
         let address = printable(&link.address).into_owned();

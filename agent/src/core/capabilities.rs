@@ -8,7 +8,7 @@ pub const KEPT: [(Capability, &str); 17] = [
     // With it CAP_BPF and CAP_PERFMON, which it includes, give nothing more.
     (
         Capability::CAP_SYS_ADMIN,
-        "files: fanotify marks on whole file systems; processes, defences, guard: load and list BPF programs",
+        "files: fanotify marks on whole file systems; respond: look into networks of containers; processes, defences, guard: load and list BPF programs",
     ),
     (
         Capability::CAP_SYS_PTRACE,
@@ -37,11 +37,11 @@ pub const KEPT: [(Capability, &str); 17] = [
     ),
     (
         Capability::CAP_DAC_OVERRIDE,
-        "respond: take files out of others' directories and put them back (quarantine-file)",
+        "respond: take files out of others' directories and put them back (quarantine-file, restore-file)",
     ),
     (
         Capability::CAP_FOWNER,
-        "respond: the same where a directory is sticky, and with mode, times and ACL of others' files (quarantine-file)",
+        "respond: the same where a directory is sticky, and with mode, times and ACL of others' files (quarantine-file, restore-file)",
     ),
     (
         Capability::CAP_FSETID,

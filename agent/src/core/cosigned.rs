@@ -7,18 +7,29 @@ use picket_protocol::checkpoint::verify_cosignature;
 use picket_protocol::note::Note;
 use picket_protocol::time::Timestamp;
 
+use super::joining::JoinStatus;
 use crate::enrolment::Enrolment;
 use crate::layout::Layout;
 use crate::ledger::{Heads, Reader};
+use crate::uplink::pending::JoinReport;
 
-/// Who this host is, once it is enrolled; shared by those who show it or judge by it.
+/// Who this host is, once it is enrolled, and what waits for that; shared by those who show it or judge by it.
 #[derive(Clone, Default)]
-pub struct Identity(Arc<Mutex<Option<Enrolment>>>);
+pub struct Identity(Arc<Mutex<Option<Enrolment>>>, JoinStatus);
 
 impl Identity {
     /// The enrolment, when there is one.
     pub fn get(&self) -> Option<Enrolment> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How a join string that waits fares; none when the host is enrolled.
+    pub fn join_report(&self, layout: &Layout) -> Option<JoinReport> {
+        if self.get().is_some() { None } else { self.1.report(layout) }
+    }
+
+    pub(super) fn join_status(&self) -> JoinStatus {
+        self.1.clone()
     }
 
     /// The host is enrolled now.

@@ -65,8 +65,12 @@ fn make(path: &Path, mode: u32) -> Result<(), DirectoryError> {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(failed)
 }
 
-/// Owner and mode are those of what was opened, so that nothing is exchanged between the check and the answer.
-fn check(path: &Path) -> Result<(), DirectoryError> {
+/// Refuses a directory that others could change: it must be there, our own, writable by nobody else, and no link. Owner and mode are those of what
+/// was opened, so that nothing is exchanged between the check and the answer.
+///
+/// # Errors
+/// It is none of that.
+pub(crate) fn check(path: &Path) -> Result<(), DirectoryError> {
     let failed = |source| DirectoryError::Io { path: path.to_owned(), source };
     let insecure = |why| DirectoryError::Insecure { path: path.to_owned(), why };
     let directory =

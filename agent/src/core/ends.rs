@@ -4,7 +4,9 @@
 //! Entitled to ask is who started the agent or keeps it: the first process of its PID namespace (systemd, and so `systemctl` and the scripts of
 //! packages), its parent (runit, supervisord, a shell in the foreground), its terminal, and whoever runs the container, from outside. The kernel
 //! says who it was. An agent that was asked by somebody else tells so while it stops; the next start completes the finding. Of an end
-//! without a word the next start tells, and until then the collector's `collector.silent`. A host that went down is neither.
+//! without a word the next start tells, and until then the collector's `collector.silent`. A host that went down is neither; but an agent that was dead before
+//! its host was shut down in good order ([`super::shutdown`]) was ended by something else. The request is durable before the agent begins to stop, so that
+//! one that takes too long and is killed was asked all the same.
 //!
 //! An agent that is started and ends over and over must not bury what else is found: within an hour [`ALONE_MAX`] ends are findings of their own, those
 //! beyond share one that grows, told whenever their number has doubled and once an hour. One after which the host was unprotected for longer than
@@ -121,9 +123,12 @@ struct Growing {
     told_at: Timestamp,
 }
 
-/// A stop by somebody who was not entitled, until the next start.
+/// A request to stop, until the next start.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 struct Asked {
+    /// By somebody who may: there is nothing to tell.
+    #[serde(default)]
+    entitled: bool,
     telling: Option<Telling>,
     at: Timestamp,
     title: String,
@@ -150,8 +155,18 @@ pub struct Before {
     pub last: LastRun,
     /// When it sealed its last record; none when there is none.
     pub alive: Option<Timestamp>,
+    /// When the host was shut down in good order, where the agent had been silent for too long by then.
+    pub shut_down: Option<Timestamp>,
     /// How many processes the kernel has killed since its last heartbeat for want of memory; none when that is not known.
     pub oom_kills: Option<u64>,
+}
+
+impl Before {
+    /// Whether it had sealed nothing for so long by `then` that it was dead: two heartbeats. An agent that ends because its host is shut down
+    /// has sealed seconds before, or at least that it was asked.
+    pub fn was_silent_until(&self, then: Timestamp, heartbeat: Duration) -> bool {
+        self.alive.is_some_and(|alive| then > alive && then.since(alive) > heartbeat.saturating_mul(2))
+    }
 }
 
 impl Ends {
@@ -175,9 +190,25 @@ impl Ends {
         })
     }
 
-    /// The agent stops because of `request` at `now`: the finding, where who asked was not entitled. `id` is for it.
-    pub fn stopped(&mut self, request: &Request, now: Timestamp, id: Uuid) -> Option<Finding> {
+    /// How the run before ended: one that was asked to stop and did not finish was not killed out of nothing.
+    pub fn qualify(&self, last: LastRun) -> LastRun {
+        match last {
+            LastRun::Unclean | LastRun::HostDown if self.asked.is_some() => LastRun::Unfinished,
+            last => last,
+        }
+    }
+
+    /// The agent is asked to stop by `request` at `now`: the finding, where who asked was not entitled. `id` is for it.
+    pub fn asked(&mut self, request: &Request, now: Timestamp, id: Uuid) -> Option<Finding> {
         if request.is_entitled() {
+            self.asked = Some(Asked {
+                entitled: true,
+                telling: None,
+                at: now,
+                title: String::new(),
+                evidence: request.evidence(),
+                entities: Vec::new(),
+            });
             return None;
         }
         let telling = self.note(now, Duration::ZERO, id);
@@ -187,8 +218,8 @@ impl Ends {
             &mut evidence,
             json!({ "how": "asked", "last_alive": now, "boot_id": self.boot, "ends_last_hour": self.recent.len() }),
         );
-        let asked =
-            Asked { telling, at: now, title, evidence, entities: request.entity().into_iter().collect() };
+        let entities = request.entity().into_iter().collect();
+        let asked = Asked { entitled: false, telling, at: now, title, evidence, entities };
         let finding = telling.map(|telling| finding(telling, now, asked.title.clone(), &asked));
         self.asked = Some(asked);
         finding
@@ -198,10 +229,37 @@ impl Ends {
     pub fn started(&mut self, before: &Before, now: Timestamp, id: Uuid) -> Option<Finding> {
         let asked = self.asked.take();
         match (before.last, asked) {
+            (LastRun::Clean | LastRun::Unfinished, Some(asked)) if !asked.entitled => {
+                self.completed(asked, now, id)
+            }
             (LastRun::Unclean, _) => self.killed(before, now, id),
-            (LastRun::Clean, Some(asked)) => self.completed(asked, now, id),
+            (LastRun::HostDown, _) => self.dead_before(before, now, id),
             _ => None,
         }
+    }
+
+    /// The host was shut down in good order, and the agent had not been there to be stopped.
+    fn dead_before(&mut self, before: &Before, now: Timestamp, id: Uuid) -> Option<Finding> {
+        let (alive, shut_down) = before.alive.zip(before.shut_down)?;
+        let gap = shut_down.since(alive);
+        let telling = self.note(now, gap, id)?;
+        let title = format!(
+            "The agent was dead when this host was shut down; the host had been unprotected for at most {}",
+            seconds(gap)
+        );
+        let evidence = json!({
+            "how": "dead-before-shutdown",
+            "last_alive": alive,
+            "shut_down": shut_down,
+            "running_again": now,
+            "unprotected_seconds_max": gap.as_secs_f64().ceil(),
+            "boot_id": self.boot,
+            "ends_last_hour": self.recent.len(),
+        });
+        let entities = Vec::new();
+        let asked =
+            Asked { entitled: false, telling: None, at: alive, title: String::new(), evidence, entities };
+        Some(finding(telling, now, title, &asked))
     }
 
     fn killed(&mut self, before: &Before, now: Timestamp, id: Uuid) -> Option<Finding> {
@@ -221,8 +279,8 @@ impl Ends {
             "boot_id": self.boot,
             "ends_last_hour": self.recent.len(),
         });
-        let asked =
-            Asked { telling: None, at: before.alive.unwrap_or(now), title, evidence, entities: Vec::new() };
+        let (at, entities) = (before.alive.unwrap_or(now), Vec::new());
+        let asked = Asked { entitled: false, telling: None, at, title, evidence, entities };
         Some(again(telling, now, asked))
     }
 

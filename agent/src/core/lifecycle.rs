@@ -8,6 +8,7 @@ use serde_json::json;
 use super::ends::Request;
 use crate::config::Loaded;
 use crate::ledger::StateWrite;
+use crate::machine::Copied;
 use crate::respond::receipt::lifecycle;
 
 /// Table of this module.
@@ -29,6 +30,8 @@ pub enum LastRun {
     Clean,
     /// The agent was killed or crashed.
     Unclean,
+    /// It was asked to stop, and was ended before it had stopped in good order.
+    Unfinished,
     /// The host went down under it.
     HostDown,
 }
@@ -55,6 +58,9 @@ impl LastRun {
             Self::None => "The agent started for the first time",
             Self::Clean => "The agent started",
             Self::Unclean => "The agent started after it had been killed or had crashed",
+            Self::Unfinished => {
+                "The agent started after it had been asked to stop and was ended before it had finished"
+            }
             Self::HostDown => "The agent started after the host had gone down without stopping it",
         }
     }
@@ -95,21 +101,29 @@ pub fn started(
     last: LastRun,
     boot: &str,
     taken_over: Option<&str>,
+    copied: Option<&Copied>,
 ) -> Result<(Draft, StateWrite), RecordError> {
     let severity = match last {
         LastRun::None | LastRun::Clean => Severity::Info,
-        LastRun::Unclean | LastRun::HostDown => Severity::Medium,
+        LastRun::Unclean | LastRun::Unfinished | LastRun::HostDown => Severity::Medium,
     };
     let detail = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "config": loaded.source,
         "config_sha256": loaded.digest,
         "last_run": last,
-        "unclean": matches!(last, LastRun::Unclean | LastRun::HostDown),
+        "unclean": matches!(last, LastRun::Unclean | LastRun::Unfinished | LastRun::HostDown),
         "pid": std::process::id(),
         "taken_over": taken_over,
+        "copied": copied,
     });
-    let draft = lifecycle(severity, "started", last.title().to_owned(), detail)?;
+    let title = match copied {
+        Some(_) => {
+            "The agent started for the first time on a copy of another host, under an id and keys of its own"
+        }
+        None => last.title(),
+    };
+    let draft = lifecycle(severity, "started", title.to_owned(), detail)?;
     let boot = boot.to_owned();
     let write: StateWrite = Box::new(move |transaction| {
         let sql = "INSERT OR REPLACE INTO core_fact (key, value) VALUES (?1, ?2), ('started', '1'), (?3, ?4)";
@@ -168,7 +182,7 @@ mod tests {
         assert_eq!(other_version(&database), Ok(Some("0.0.9".to_owned())));
         let loaded =
             Loaded { config: Config::default(), source: None, policy: PathBuf::new(), digest: String::new() };
-        let (_, mut write) = started(&loaded, LastRun::Clean, "boot", None).unwrap();
+        let (_, mut write) = started(&loaded, LastRun::Clean, "boot", None, None).unwrap();
         let transaction = database.transaction().unwrap();
         write(&transaction).unwrap();
         transaction.commit().unwrap();

@@ -3,7 +3,7 @@
 //! The order of the start is fixed: configuration, directories, capabilities dropped (before there is a second
 //! thread, since each thread has its own; what sensors open with is among those that are kept), ledger with its
 //! lock, what a crash left behind, the record `started`, responder, sensors, link, local socket, and
-//! then the service manager is told. The stop goes the other way round: sensors, responder, the record
+//! then the service manager is told. The stop goes the other way round: who asked for it, sensors, responder, the record
 //! `stopped`, link (which may still deliver it), ledger; within [`STOP_GRACE`].
 //!
 //! A sensor or a link that cannot start degrades the agent and does not stop it. The core never talks to the
@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
+use picket_protocol::finding::Severity;
 use uuid::Uuid;
 
 use crate::config::{Config, Loaded};
@@ -21,6 +22,7 @@ use crate::enrolment::Enrolment;
 use crate::guard::Guard;
 use crate::layout::Layout;
 use crate::ledger::{Ledger, LedgerError, SealError};
+use crate::noted::Noted;
 use crate::respond::own_acts::OwnActs;
 use crate::respond::preserve::{Preserver, PreserverHandle};
 use crate::respond::{self, Moment, RespondError, RespondStatus, Responder, Tools};
@@ -29,16 +31,19 @@ use crate::sense::draft::draft as draft_of;
 use crate::sense::watch::Watch;
 use crate::status::{Server, Sources, Textfile};
 use crate::sys::{self, Account, Caught, Sender, Signals, Stop};
-use crate::uplink::{self, LedgerLink, LinkConfig, LinkHandle, LinkStatus, Upload};
+use crate::uplink::{self, LedgerLink, LinkConfig, LinkHandle, LinkStatus, Upload, pending};
 
 mod capabilities;
+pub mod copied;
 mod cosigned;
 pub mod directories;
 mod ends;
+mod joining;
 mod lifecycle;
 pub mod retire;
 mod sensors;
 mod service;
+mod shutdown;
 mod start;
 mod takeover;
 pub mod trees;
@@ -46,7 +51,9 @@ pub mod trees;
 pub use capabilities::KEPT as CAPABILITIES_KEPT;
 pub use cosigned::{Cosigned, Identity};
 use ends::{Ends, Request};
+use joining::Joining;
 pub use sensors::{Files, Statuses, agent_files, probe};
+use service::Service;
 use start::{Holders, Start, acknowledged, figures, open_ledger, read_enrolment, record_start};
 
 /// How long the agent may take to stop; what is not done by then is done at the next start.
@@ -55,6 +62,8 @@ pub const STOP_GRACE: Duration = Duration::from_secs(20);
 const LAST_DELIVERY: Duration = Duration::from_secs(2);
 /// How long the records of start and stop may take.
 const SEAL_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long it may take until it is durable that the agent was asked to stop, so that enough of [`STOP_GRACE`] is left.
+const ASKED_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often an agent that is not enrolled looks whether it is.
 const ENROLMENT_POLL: Duration = Duration::from_secs(2);
 /// How often an enrolled one looks after its sensors, without a watchdog to feed.
@@ -149,7 +158,17 @@ pub fn run(loaded: &Loaded) -> Result<(), CoreError> {
     // From here on a signal is remembered, so that none that comes during the start is lost.
     let signals =
         Signals::catch(&[libc::SIGTERM, libc::SIGINT, libc::SIGHUP]).map_err(system("handle signals"))?;
-    let mut core = Core::start(loaded, layout)?;
+    // A disk that is full is no reason not to watch; it is settled at the next start then.
+    let other = copied::settle(&layout).unwrap_or_else(|error| {
+        tracing::error!(%error, "whether this host is a copy of another one is not settled");
+        Vec::new()
+    });
+    // Of one that was copied it is another now.
+    directories::prepare(&layout, group)?;
+    let mut core = Core::start(loaded, layout, &other)?;
+    if let Some(Err(error)) = Noted::of(loaded).map(|noted| noted.write(&loaded.config.state_dir)) {
+        tracing::warn!(%error, "where the state is could not be noted for the scripts of the package");
+    }
     core.service.ready();
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "the agent runs");
     let request = loop {
@@ -194,27 +213,33 @@ struct Core {
     preserver: Preserver,
     preserver_handle: PreserverHandle,
     link: Option<LinkHandle>,
+    joining: Joining,
     told: Told,
     sensors_stop: Stop,
     link_stop: Stop,
     give_back: sys::GiveBack,
-    service: service::Service,
+    service: Service,
 }
 
 /// As whom the agent goes on. One that starts is not being removed any more.
 fn identity_in(layout: &Layout) -> Identity {
     retire::forget(layout);
     let identity = Identity::default();
-    read_enrolment(layout).into_iter().for_each(|enrolment| identity.set(enrolment));
+    if let Some(enrolment) = read_enrolment(layout) {
+        identity.set(enrolment);
+        // Left by an enrolment that a crash cut short.
+        if let Err(error) = pending::forget(layout) {
+            tracing::warn!(%error, "a join string that was used cannot be removed");
+        }
+    }
     identity
 }
 
 impl Core {
-    fn start(loaded: &Loaded, layout: Layout) -> Result<Self, CoreError> {
+    fn start(loaded: &Loaded, layout: Layout, other: &[&'static str]) -> Result<Self, CoreError> {
         let (boot, sensors_stop, link_stop) = (boot_id()?, stop_signal()?, stop_signal()?);
         let ledger = Arc::new(open_ledger(&loaded.config, &layout)?);
-        let ends = record_start(loaded, &layout, &ledger, &boot)?;
-        let identity = identity_in(&layout);
+        let (ends, identity) = (record_start(loaded, &layout, &ledger, &boot, other)?, identity_in(&layout));
         let (statuses, link_status, respond_status) =
             (Statuses::default(), LinkStatus::default(), RespondStatus::default());
         let cosigned = Cosigned::new(&layout, ledger.heads(), identity.clone());
@@ -222,7 +247,6 @@ impl Core {
         let start = Start::new(loaded, &layout, &ledger, &boot, &respond_status, (&watch, &acts));
         let (keeper, freezer, holders) = start.holders(&link_status, &sensors_stop)?;
         let (preserver, preserver_handle) = start.preserver(&keeper, &sensors_stop)?;
-        let engine = start.engine(&identity, &cosigned)?;
         let sensors = sensors::Sensors::start(
             loaded,
             &ledger.sealer(),
@@ -234,8 +258,7 @@ impl Core {
         );
         let tools = tools(&ledger, &sensors, layout.database(), &sensors_stop);
         let (responder, responder_handle) =
-            respond::start(engine, tools, keeper.clone(), preserver.clone(), respond_status.clone())
-                .map_err(system("start a thread"))?;
+            start.responder((&identity, &cosigned), tools, &keeper, &preserver)?;
         let sources = Sources {
             layout: layout.clone(),
             statuses: statuses.clone(),
@@ -258,9 +281,11 @@ impl Core {
             cosigned,
             started: Moment::now(),
         };
+        let told = Told::start(&loaded.config, sources)?;
         let mut core = Self {
-            told: Told::start(&loaded.config, sources)?,
-            service: service::Service::new(ledger.health(), statuses.clone(), keeper.turn()),
+            service: Service::new(ledger.health(), statuses.clone(), keeper.turn(), told.server.turn()),
+            told,
+            joining: Joining::new(&layout, &loaded.config.uplink, &identity, &sensors_stop),
             config: loaded.config.clone(),
             layout,
             ends,
@@ -283,9 +308,10 @@ impl Core {
         Ok(core)
     }
 
-    /// Starts the link when the host is enrolled. A link that cannot start is shown and tried again.
+    /// Starts the link when the host is enrolled; else a join string that waits is tried. A link that cannot start is shown and tried
+    /// again.
     fn start_link(&mut self) {
-        let Some(enrolment) = self.identity.get() else { return };
+        let Some(enrolment) = self.identity.get() else { return self.joining.look() };
         if let Err(why) = self.try_link(enrolment) {
             tracing::error!(why, "the link to the collector does not start");
             self.link_status.update(|report| {
@@ -328,7 +354,9 @@ impl Core {
     /// Looks after the parts, and whether the host was enrolled meanwhile.
     fn check(&mut self) {
         self.sensors.check();
-        self.told.guard.renew();
+        if let Some(report) = self.told.guard.renew() {
+            start::record_guard(&report, Severity::High, &self.ledger.sealer());
+        }
         if self.identity.get().is_none()
             && let Some(enrolment) = read_enrolment(&self.layout)
         {
@@ -372,18 +400,28 @@ impl Core {
         finished.recv_timeout(STOP_GRACE).unwrap_or(Err(CoreError::Grace))
     }
 
+    /// Makes it durable that `request` was made: what comes after may take too long. A database that is slow or fails writes it when it can.
+    fn note_request(&mut self, request: &Request) {
+        let found = self.ends.asked(request, crate::clock::now(), Uuid::now_v7());
+        let drafts = found.as_ref().and_then(draft_of).into_iter().collect();
+        let noted = self.ledger.sealer().seal_durably(drafts, vec![self.ends.write()], ASKED_TIMEOUT);
+        if let Err(error) = noted {
+            tracing::warn!(%error, "who asked the agent to stop is not durable yet");
+        }
+    }
+
     fn stop_in_order(mut self, request: &Request) -> Result<(), CoreError> {
         self.sensors_stop.set();
+        self.note_request(request);
         self.sensors.join();
+        self.joining.join();
         self.holders.automatic.join();
         self.holders.freezer.stop();
         self.responder_handle.stop();
         self.holders.keeper.stop();
         self.preserver_handle.stop();
         let (draft, write) = lifecycle::stopped(request)?;
-        let found = self.ends.stopped(request, crate::clock::now(), Uuid::now_v7());
-        let drafts = found.as_ref().and_then(draft_of).into_iter().chain([draft]).collect();
-        let sealed = self.ledger.sealer().seal_durably(drafts, vec![write, self.ends.write()], SEAL_TIMEOUT);
+        let sealed = self.ledger.sealer().seal_durably(vec![draft], vec![write], SEAL_TIMEOUT);
         let report = self.link_status.report();
         if let (Ok(sealed), uplink::LinkState::Connected) = (&sealed, report.state) {
             await_delivery(&self.ledger, sealed.first.saturating_add(sealed.count));

@@ -11,12 +11,13 @@ use picket_protocol::record::{Draft, RecordError};
 use serde_json::json;
 
 use super::SEAL_TIMEOUT;
-use super::start::{open_ledger, read_enrolment};
+use super::start::open_ledger;
 use crate::config::Loaded;
 use crate::layout::{Layout, write_durably};
 use crate::ledger::{Heads, Sealer};
 use crate::respond::Person;
 use crate::respond::receipt::lifecycle;
+use crate::uplink::renewing;
 
 /// How long the collector may take to confirm the last record: apt and dnf wait behind it.
 const DELIVERY: Duration = Duration::from_secs(5);
@@ -43,17 +44,24 @@ fn removed(person: &Person) -> Result<Draft, RecordError> {
     lifecycle(Severity::High, "removed", title, json!({ "by": person, "version": env!("CARGO_PKG_VERSION") }))
 }
 
+/// Whether a collector waits for what this ledger holds: also of a host that lost its enrolment, or has it damaged, and can be taken up
+/// again by its keys and ledger.
+fn is_awaited(layout: &Layout) -> bool {
+    layout.enrolment().try_exists().unwrap_or(true) || renewing::is_lost(layout).unwrap_or(true)
+}
+
 /// Seals the last record, waits for the collector to confirm it when the host is enrolled, and writes the note.
 pub fn say(layout: &Layout, sealer: &Sealer, heads: &Heads, person: &Person, enrolled: bool) -> Note {
+    let awaited = enrolled || is_awaited(layout);
     let sealed = removed(person).map_err(|error| error.to_string()).and_then(|draft| {
         sealer.seal_durably(vec![draft], Vec::new(), SEAL_TIMEOUT).map_err(|error| error.to_string())
     });
     let mut note = match sealed {
         Ok(sealed) => {
             let delivered = enrolled && await_delivery(heads, sealed.first.saturating_add(sealed.count));
-            Note { seq: Some(sealed.first), delivered, keep: enrolled && !delivered, problem: None }
+            Note { seq: Some(sealed.first), delivered, keep: awaited && !delivered, problem: None }
         }
-        Err(error) => Note { seq: None, delivered: false, keep: enrolled, problem: Some(error) },
+        Err(error) => Note { seq: None, delivered: false, keep: awaited, problem: Some(error) },
     };
     if let Err(error) = write(layout, &note) {
         note.problem.get_or_insert(error);
@@ -63,13 +71,14 @@ pub fn say(layout: &Layout, sealer: &Sealer, heads: &Heads, person: &Person, enr
 
 /// The same when the agent does not run: the record is sealed and stays on this host.
 pub fn say_offline(loaded: &Loaded, layout: &Layout, person: &Person) -> Note {
-    let enrolled = read_enrolment(layout).is_some();
     if !layout.database().exists() {
         return Note { seq: None, delivered: false, keep: false, problem: None };
     }
-    let note = match seal_offline(loaded, layout, person) {
-        Ok(seq) => Note { seq: Some(seq), delivered: false, keep: enrolled, problem: None },
-        Err(problem) => Note { seq: None, delivered: false, keep: enrolled, problem: Some(problem) },
+    let sealed = seal_offline(loaded, layout, person);
+    let keep = is_awaited(layout);
+    let note = match sealed {
+        Ok(seq) => Note { seq: Some(seq), delivered: false, keep, problem: None },
+        Err(problem) => Note { seq: None, delivered: false, keep, problem: Some(problem) },
     };
     written(layout, note)
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use picket_protocol::record::Draft;
 use serde_json::json;
 
-use super::{lifecycle, trees};
+use super::{SEAL_TIMEOUT, lifecycle, trees};
 use crate::config::{Config, FilesConfig, Loaded};
 use crate::detect::files::AgentFiles;
 use crate::layout::Layout;
@@ -259,8 +259,9 @@ impl Sensors {
             report.state = SensorState::Failed;
             report.reason = why.to_owned();
         });
-        let seal =
-            |draft: Draft| self.sealer.seal(vec![draft], Vec::new()).map_err(|error| error.to_string());
+        let seal = |draft: Draft| {
+            self.sealer.seal_durably(vec![draft], Vec::new(), SEAL_TIMEOUT).map_err(|error| error.to_string())
+        };
         let sealed = lifecycle::sensor_failed(name, why).map_err(|error| error.to_string()).and_then(seal);
         if let Err(error) = sealed {
             tracing::error!(error, "the failure was not recorded");

@@ -1,7 +1,7 @@
 //! What the service manager is told: that the agent is ready, how it fares, that it gets on, that it stops.
 //!
-//! The watchdog is fed only while the pipeline gets on: the ledger's writer, the thread of every sensor and that which holds
-//! what is done to the host come round ([`crate::turn`]). A disk that is full or fails is no reason to be restarted: nothing would be better afterwards, and
+//! The watchdog is fed only while the pipeline gets on: the ledger's writer, the thread of every sensor, that which holds
+//! what is done to the host and that which accepts on the local socket come round ([`crate::turn`]). A disk that is full or fails is no reason to be restarted: nothing would be better afterwards, and
 //! what waits in memory would be lost. Then the writer tries again, and sensors wait behind it.
 
 use std::collections::BTreeMap;
@@ -19,14 +19,15 @@ pub struct Service {
     ledger: LedgerHealth,
     statuses: Statuses,
     keeper: Turn,
+    server: Turn,
     told: String,
     hanging: bool,
 }
 
 impl Service {
-    /// Watches over the ledger's writer, the sensors and the keeper of actions.
-    pub fn new(ledger: LedgerHealth, statuses: Statuses, keeper: Turn) -> Self {
-        Self { ledger, statuses, keeper, told: String::new(), hanging: false }
+    /// Watches over the ledger's writer, the sensors, the keeper of actions and the local socket's server.
+    pub fn new(ledger: LedgerHealth, statuses: Statuses, keeper: Turn, server: Turn) -> Self {
+        Self { ledger, statuses, keeper, server, told: String::new(), hanging: false }
     }
 
     /// Everything has started.
@@ -62,7 +63,15 @@ impl Service {
             return String::new();
         }
         let keeper = self.keeper.stuck(now).map(|long| ("keeper", long));
-        self.statuses.stuck(now).into_iter().chain(keeper).map(words).collect::<Vec<_>>().join(", ")
+        let server = self.server.stuck(now).map(|long| ("local socket", long));
+        self.statuses
+            .stuck(now)
+            .into_iter()
+            .chain(keeper)
+            .chain(server)
+            .map(words)
+            .collect::<Vec<_>>()
+            .join(", ")
     }
 }
 
@@ -107,7 +116,8 @@ mod tests {
     #[test]
     fn a_writer_or_a_sensor_that_hangs_is_named_and_a_failing_disk_excuses_the_sensors() {
         let (ledger, statuses, keeper) = (LedgerHealth::default(), Statuses::default(), Turn::default());
-        let service = Service::new(ledger.clone(), statuses.clone(), keeper.clone());
+        let server = Turn::default();
+        let service = Service::new(ledger.clone(), statuses.clone(), keeper.clone(), server.clone());
         let (begin, late) = (Duration::from_secs(1), Duration::from_secs(1) + STUCK_AFTER);
         assert_eq!(service.hanging(late), "");
         statuses.get("logins").turn().works(begin);
@@ -122,6 +132,9 @@ mod tests {
         keeper.works(begin);
         assert_eq!(service.hanging(late), "keeper for 600 s");
         keeper.rests();
+        server.works(begin);
+        assert_eq!(service.hanging(late), "local socket for 600 s");
+        server.rests();
         assert_eq!(service.hanging(late), "");
     }
 

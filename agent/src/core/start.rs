@@ -3,30 +3,36 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use picket_protocol::finding::Severity;
 use picket_protocol::record::{Kind, Record};
 use rusqlite::Connection;
 use uuid::Uuid;
 
+use super::copied;
 use super::ends::{Before, Ends};
+use super::lifecycle::LastRun;
 use super::takeover::TakeOver;
-use super::{CoreError, Cosigned, Identity, SEAL_TIMEOUT, Statuses, lifecycle, schemas, system};
+use super::{CoreError, Cosigned, Identity, SEAL_TIMEOUT, Statuses, lifecycle, schemas, shutdown, system};
 use crate::config::{Config, Loaded};
 use crate::enrolment::{Enrolment, EnrolmentError};
-use crate::guard::{Guard, Places};
+use crate::guard::{Guard, GuardReport, Places};
 use crate::layout::Layout;
-use crate::ledger::{self, Ledger, Reader, RecordFilter, SealError};
+use crate::ledger::{self, Ledger, Reader, RecordFilter, SealError, Sealer};
+use crate::machine::{self, Kept};
 use crate::respond::actions::Surroundings;
 use crate::respond::automatic::{self, AutomaticHandle};
 use crate::respond::custody::{self, Custody};
 use crate::respond::freeze::{self, Freezer, FreezerHandle};
 use crate::respond::keeper::{self, Keeper, KeeperHandle};
 use crate::respond::own_acts::OwnActs;
-use crate::respond::preserve::{self, Preserver, PreserverHandle, Room, Spool};
+use crate::respond::preserve::{self, Means, Preserver, PreserverHandle, Room, Spool};
 use crate::respond::processes::boot_by_clock;
 use crate::respond::receipt;
-use crate::respond::{Context, Engine, Moment, RespondError, RespondStatus};
+use crate::respond::{
+    self, Context, Engine, Moment, RespondError, RespondStatus, Responder, ResponderHandle, Tools,
+};
 use crate::sense::draft::draft as finding;
 use crate::sense::host::{FigureSource, Figures, Heartbeat, oom_kills};
 use crate::sense::logins::line::local_zone;
@@ -39,7 +45,7 @@ use crate::uplink::LinkStatus;
 pub(super) fn open_ledger(config: &Config, layout: &Layout) -> Result<Ledger, CoreError> {
     let agent = match read_enrolment(layout) {
         Some(enrolment) => enrolment.agent,
-        None => layout.agent(Uuid::now_v7()).map_err(system("read or make the agent's id"))?,
+        None => ledger::agent_of(layout)?,
     };
     if !layout.database().exists() {
         ledger::create_first_key(layout)?;
@@ -130,8 +136,20 @@ impl<'a> Start<'a> {
         Ok((keeper, freezer, Holders { automatic, keeper: keeper_handle, freezer: freezer_handle }))
     }
 
-    /// Judges commands.
-    pub(super) fn engine(&self, identity: &Identity, cosigned: &Cosigned) -> Result<Engine, RespondError> {
+    /// Judges commands, and has them carried out.
+    pub(super) fn responder(
+        &self,
+        (identity, cosigned): (&Identity, &Cosigned),
+        tools: Tools,
+        keeper: &Keeper,
+        preserver: &Preserver,
+    ) -> Result<(Responder, ResponderHandle), CoreError> {
+        let engine = self.engine(identity, cosigned)?;
+        respond::start(engine, tools, keeper.clone(), preserver.clone(), self.status.clone())
+            .map_err(system("start a thread"))
+    }
+
+    fn engine(&self, identity: &Identity, cosigned: &Cosigned) -> Result<Engine, RespondError> {
         let cosigned = cosigned.clone();
         let context = Context {
             layout: self.layout.clone(),
@@ -165,14 +183,13 @@ impl<'a> Start<'a> {
         stop: &Stop,
     ) -> Result<(Preserver, PreserverHandle), RespondError> {
         let keeper_of_steps = keeper.clone();
-        let config = &self.config.evidence;
-        let room = Room { bytes_min: config.free_bytes_min, percent_min: config.free_percent_min };
+        let Means { spool, bundle_max, own } = self.evidence();
         let (preserver, handle) = preserve::start(preserve::Context {
             sealer: self.ledger.sealer(),
             database: self.layout.database(),
-            spool: Spool::new(self.layout.evidence(), room),
-            bundle_max: config.bundle_bytes_max,
-            own: self.layout.state().to_owned(),
+            spool,
+            bundle_max,
+            own,
             booted: boot_by_clock(),
             boot: self.boot.to_owned(),
             status: self.status.clone(),
@@ -183,27 +200,25 @@ impl<'a> Start<'a> {
         Ok((preserver, handle))
     }
 
+    fn evidence(&self) -> Means {
+        let config = &self.config.evidence;
+        let room = Room { bytes_min: config.free_bytes_min, percent_min: config.free_percent_min };
+        Means {
+            spool: Spool::new(self.layout.evidence(), room),
+            bundle_max: config.bundle_bytes_max,
+            own: self.layout.state().to_owned(),
+        }
+    }
+
     /// Puts the guard on where the configuration wants it, and records whether it is.
     pub(super) fn guard(&self) -> Guard {
         let config = self.config;
         let configuration = self.source.into_iter().chain([self.policy]).map(Path::to_owned).collect();
-        let places = Places::new(std::env::current_exe().ok(), configuration, self.layout.clone());
+        let places =
+            Places::new(std::env::current_exe().ok(), configuration, self.layout.clone()).with_groups();
         let guard = Guard::start(config.guard.enabled, places);
         if config.guard.enabled {
-            let report = guard.report();
-            let (severity, title) = match &report.reason {
-                None => (Severity::Info, "The guard is on".to_owned()),
-                Some(reason) => (Severity::Medium, format!("The agent goes on without its guard: {reason}")),
-            };
-            let detail = serde_json::to_value(&report).unwrap_or_default();
-            let sealed = receipt::lifecycle(severity, "guard", title, detail)
-                .map_err(|error| error.to_string())
-                .and_then(|draft| {
-                    self.ledger.sealer().seal(vec![draft], Vec::new()).map_err(|error| error.to_string())
-                });
-            if let Err(error) = sealed {
-                tracing::warn!(error, "how the guard stands is not recorded");
-            }
+            record_guard(&guard.report(), Severity::Medium, &self.ledger.sealer());
         }
         guard
     }
@@ -234,6 +249,8 @@ impl<'a> Start<'a> {
             acknowledged: acknowledged(self.ledger),
             connected: Arc::new(move || line.report().connected_since.is_some()),
             watch: self.watch.clone(),
+            clock: Arc::new(Moment::now),
+            evidence: self.evidence(),
         };
         let custody = Custody::start(context, Moment::now())?;
         let collector = custody.collector();
@@ -242,34 +259,49 @@ impl<'a> Start<'a> {
     }
 }
 
-/// Seals how the agent starts, after what; gives what is remembered of ends that nobody asked for.
+/// Seals how the agent starts, after what, and in which parts the machine of an enrolled host is another; gives what is remembered of ends that nobody asked for.
 pub(super) fn record_start(
     loaded: &Loaded,
     layout: &Layout,
     ledger: &Ledger,
     boot: &str,
+    differs: &[&'static str],
 ) -> Result<Ends, CoreError> {
     let connection: Connection = ledger::read_connection(&layout.database())?;
-    let last = lifecycle::LastRun::read(&connection, boot)?;
+    let mut ends = Ends::read(&connection, boot)?;
+    let last = ends.qualify(LastRun::read(&connection, boot)?);
     let take_over = TakeOver::look(&connection)?;
-    let (draft, write) = lifecycle::started(loaded, last, boot, take_over.meaning())?;
+    let copied = Kept::load(layout).and_then(|kept| kept.copied).filter(|_| last == LastRun::None);
+    let enrolment = read_enrolment(layout).filter(|_| !differs.is_empty());
+    let clone = enrolment
+        .and_then(|enrolment| copied::finding(&enrolment, differs, crate::clock::now(), Uuid::now_v7()));
+    let (draft, write) = lifecycle::started(loaded, last, boot, take_over.meaning(), copied.as_ref())?;
     let other = lifecycle::other_version(&connection)?;
     let upgraded = other.map(|from| lifecycle::upgraded(&from)).transpose()?;
-    let (mut ends, before) = (Ends::read(&connection, boot)?, before(layout, last)?);
+    let before = before(layout, last, loaded.config.host.heartbeat)?;
     let found = ends.started(&before, crate::clock::now(), Uuid::now_v7());
-    let drafts = upgraded.into_iter().chain([draft]).chain(found.as_ref().and_then(finding)).collect();
+    let findings = [found, clone].into_iter().flatten();
+    let drafts = upgraded.into_iter().chain([draft]).chain(findings.filter_map(|found| finding(&found)));
+    let drafts = drafts.collect();
     let writes = vec![take_over.write(), write, ends.write()];
     match ledger.sealer().seal_durably(drafts, writes, SEAL_TIMEOUT) {
+        Ok(_) if !differs.is_empty() => {
+            // Told, and not again for this machine.
+            if let Err(error) = machine::take_over(layout) {
+                tracing::warn!(%error, "that this host is another machine is told again at the next start");
+            }
+            Ok(ends)
+        }
         // A full disk delays the record; it is no reason not to watch.
         Ok(_) | Err(SealError::Timeout | SealError::Storage(_)) => Ok(ends),
         Err(error) => Err(error.into()),
     }
 }
 
-/// What the ledger knows of the run before, which ended as `last` says.
-fn before(layout: &Layout, last: lifecycle::LastRun) -> Result<Before, CoreError> {
-    let mut before = Before { last, alive: None, oom_kills: None };
-    if last != lifecycle::LastRun::Unclean {
+/// What ledger and host know of the run before, which ended as `last` says.
+fn before(layout: &Layout, last: LastRun, heartbeat: Duration) -> Result<Before, CoreError> {
+    let mut before = Before { last, alive: None, shut_down: None, oom_kills: None };
+    if !matches!(last, LastRun::Unclean | LastRun::HostDown) {
         return Ok(before);
     }
     let reader = Reader::open(&layout.database())?;
@@ -281,6 +313,11 @@ fn before(layout: &Layout, last: lifecycle::LastRun) -> Result<Before, CoreError
         before.alive = Some(record.time);
         ControlFlow::Break(())
     })?;
+    if last == LastRun::HostDown {
+        let shut_down = before.alive.and_then(|alive| shutdown::after(alive, &shutdown::FILES));
+        before.shut_down = shut_down.filter(|at| before.was_silent_until(*at, heartbeat));
+        return Ok(before);
+    }
     let filter = RecordFilter { kind: Some(Kind::Heartbeat), limit: 1, ..RecordFilter::default() };
     let heartbeat = reader.records(&filter)?.pop();
     let then =
@@ -306,4 +343,22 @@ pub(super) fn figures(ledger: &Arc<Ledger>, link: &LinkStatus, statuses: &Status
             processes: link.pid.map(|pid| ("uplink".to_owned(), pid)).into_iter().collect(),
         }
     })
+}
+
+/// Says in the log and in the ledger how a guard that is wanted stands; with `severity` when it is not on.
+pub(super) fn record_guard(report: &GuardReport, severity: Severity, sealer: &Sealer) {
+    let (severity, title) = match &report.reason {
+        None => (Severity::Info, "The guard is on".to_owned()),
+        Some(reason) => (severity, format!("The agent goes on without its guard: {reason}")),
+    };
+    tracing::info!(title, "how the guard stands");
+    let detail = serde_json::to_value(report).unwrap_or_default();
+    let sealed = receipt::lifecycle(severity, "guard", title, detail)
+        .map_err(|error| error.to_string())
+        .and_then(|draft| {
+            sealer.seal_durably(vec![draft], Vec::new(), SEAL_TIMEOUT).map_err(|error| error.to_string())
+        });
+    if let Err(error) = sealed {
+        tracing::warn!(error, "how the guard stands is not recorded");
+    }
 }

@@ -6,42 +6,73 @@ use std::time::Duration;
 
 use picket_protocol::time::Timestamp;
 
-use super::{Case, Check};
+use super::{Case, Check, time};
 use crate::cli::output::{day, length};
 use crate::clock;
 use crate::enrolment::{Enrolment, EnrolmentError};
 use crate::uplink::certificate::{Facts, PEM_BYTES_MAX, from_pem};
 use crate::uplink::dial::Target;
 use crate::uplink::ipc::{Examined, Step};
+use crate::uplink::pending;
+use crate::uplink::renewing;
 use crate::uplink::way::{self, Way};
 
 /// The collector's word is good to a second, and the way there and back takes time.
-const SKEW_FINE: Duration = Duration::from_secs(5);
+pub(super) const SKEW_FINE: Duration = Duration::from_secs(5);
 /// From here on certificates that were just issued are not valid yet, and leases end late.
 const SKEW_BAD: Duration = Duration::from_secs(60);
 /// A certificate is renewed at two thirds of its life; with less than a sixth left, renewal has failed for long.
 const LIFE_LEFT_MIN: u32 = 6;
 
 pub(super) fn look(case: &Case) -> Vec<Check> {
+    let mut checks = steps(case);
+    if !checks.iter().any(|check| check.check == "clock") {
+        checks.push(time::check(case));
+    }
+    checks
+}
+
+fn steps(case: &Case) -> Vec<Check> {
     let enrolment = match &case.enrolment {
         Ok(enrolment) => enrolment,
-        Err(error) => return vec![not_enrolled(error)],
+        Err(error) => return vec![not_enrolled(case, error)],
     };
     let mut checks = vec![
         Check::ok(
             "enrolment",
             format!("{} of {} at {}", enrolment.agent, enrolment.tenant, enrolment.address),
         ),
-        certificate("certificate", &case.layout.tls_certificate()),
-        certificate("CA", &case.layout.ca_certificate()),
+        certificate("certificate", &case.layout.tls_certificate(), RENEW),
+        certificate(
+            "CA",
+            &case.layout.ca_certificate(),
+            "enrol again: sudo agent enroll --force 'picket1.…'",
+        ),
     ];
     checks.extend(go(case, enrolment));
     checks
 }
 
-fn not_enrolled(error: &EnrolmentError) -> Check {
+fn not_enrolled(case: &Case, error: &EnrolmentError) -> Check {
     let name = "enrolment";
+    let join = match case.running() {
+        Some(status) => status.join.clone(),
+        None => pending::look(&case.layout),
+    };
+    if let (EnrolmentError::Missing { .. }, Some(join)) = (error, join) {
+        let fix = match (join.waits, case.running()) {
+            (true, Some(_)) => "let this host reach the collector; the agent tries again by itself",
+            (true, None) => "start the agent: it tries again by itself until the collector is reached",
+            (false, _) => "sudo agent enroll 'picket1.…', with a new one that `collector token` prints",
+        };
+        return Check::warning(name, join.sentence(clock::now()), fix);
+    }
     match error {
+        EnrolmentError::Missing { .. } if renewing::is_lost(&case.layout).unwrap_or(false) => {
+            let found = "the enrolment is lost: enrolment.json is missing, and a collector has cosigned records of the ledger that is here";
+            let fix = "restore the file, or sudo agent enroll 'picket1.…' with a new join string of the same collector: id and ledger go on";
+            Check::fault(name, found, fix)
+        }
         EnrolmentError::Missing { .. } => {
             let fix = "sudo agent enroll 'picket1.…', with what `collector token` printed";
             Check::warning(name, "not enrolled: findings stay on this host", fix)
@@ -50,40 +81,49 @@ fn not_enrolled(error: &EnrolmentError) -> Check {
         EnrolmentError::Damaged { .. } => Check::fault(
             name,
             error.to_string(),
-            "restore the state directory, or sudo agent enroll --force 'picket1.…'",
+            "restore the file, or sudo agent enroll 'picket1.…' with a new join string of the same collector",
         ),
     }
 }
 
-fn certificate(name: &str, path: &Path) -> Check {
+/// What gives a host a certificate again, with all else as it is.
+pub(super) const RENEW: &str =
+    "sudo agent enroll --renew 'picket1.…', with what `collector token` prints now";
+
+/// What the certificate at `path` says, or why it says nothing.
+pub(super) fn certificate_facts(path: &Path) -> Result<Facts, String> {
     let limit = u64::try_from(PEM_BYTES_MAX).unwrap_or(u64::MAX);
-    let facts = crate::layout::read_file(path, limit)
+    crate::layout::read_file(path, limit)
         .map_err(|error| error.to_string())
         .and_then(|pem| from_pem(&pem).map_err(|error| error.to_string()))
-        .and_then(|der| Facts::read(&der).map_err(|error| error.to_string()));
-    match facts {
-        Ok(facts) => judge_certificate(name, facts.not_before, facts.not_after, clock::now()),
+        .and_then(|der| Facts::read(&der).map_err(|error| error.to_string()))
+}
+
+/// `again` is what to do where it is of no use.
+fn certificate(name: &str, path: &Path, again: &str) -> Check {
+    match certificate_facts(path) {
+        Ok(facts) => judge_certificate(name, (facts.not_before, facts.not_after), clock::now(), again),
         Err(error) => {
-            let fix = "restore it, or enrol again: sudo agent enroll --force 'picket1.…'";
-            Check::fault(name, format!("{}: {error}", path.display()), fix)
+            Check::fault(name, format!("{}: {error}", path.display()), format!("restore it, or {again}"))
         }
     }
 }
 
-fn judge_certificate(name: &str, from: Timestamp, to: Timestamp, now: Timestamp) -> Check {
+fn judge_certificate(name: &str, (from, to): (Timestamp, Timestamp), now: Timestamp, again: &str) -> Check {
     if now < from {
         let found = format!("not valid before {from}, and this host's clock says {now}");
         return Check::fault(name, found, "set this host's clock right (see the check of the clock)");
     }
     if now >= to {
         let found = format!("expired on {} ({} ago)", day(to), length(now.since(to)));
-        let fix = "if this host's clock is right: enrol again, sudo agent enroll --force 'picket1.…'";
-        return Check::fault(name, found, fix);
+        return Check::fault(name, found, format!("if this host's clock is right: {again}"));
     }
     let (left, life) = (to.since(now), to.since(from));
     let found = format!("valid until {} (for {})", day(to), length(left));
     if left < life / LIFE_LEFT_MIN {
-        let fix = "it renews itself while the collector is reached: mend the way there; when it has expired, enrol again";
+        let fix = format!(
+            "it renews itself while the collector is reached: mend the way there; when it has expired: {again}"
+        );
         return Check::warning(name, found, fix);
     }
     Check::ok(name, found)
@@ -147,7 +187,9 @@ impl Report<'_> {
         match &told.failure {
             None => Check::ok("keys", "the uplink opens its key, its certificate and the CA"),
             Some(why) => {
-                let fix = "mend what the check of files names, or enrol again: sudo agent enroll --force 'picket1.…'";
+                let fix = format!(
+                    "mend what the checks of files and certificates name; a certificate: {RENEW}; a key: sudo agent enroll --force 'picket1.…'"
+                );
                 Check::fault("keys", why, fix)
             }
         }
@@ -194,7 +236,9 @@ impl Report<'_> {
                 Check::ok("collector", format!("it answers, {all} ms after the first step"))
             }
             Some(why) => {
-                let fix = "ask the vendor whether this host was revoked; when its certificate has expired: sudo agent enroll --force 'picket1.…'";
+                let fix = format!(
+                    "ask the vendor whether this host was revoked; when its certificate has expired: {RENEW}"
+                );
                 Check::fault("collector", why, fix)
             }
         }
@@ -273,28 +317,30 @@ mod tests {
     use super::super::Grade;
     use super::*;
 
-    fn time(text: &str) -> Timestamp {
+    fn at(text: &str) -> Timestamp {
         Timestamp::parse(text).expect("a time")
     }
 
     #[test]
     fn the_clock_is_judged_by_the_collectors_date() {
-        let judge = |text: &str| clock_check("Sun, 29 Nov 2026 21:10:00 GMT", time(text));
+        let judge = |text: &str| clock_check("Sun, 29 Nov 2026 21:10:00 GMT", at(text));
         assert_eq!(judge("2026-11-29T21:10:03Z").grade, Grade::Ok);
         let ahead = judge("2026-11-29T22:10:00Z");
         assert!(ahead.grade == Grade::Fault && ahead.found.starts_with("1h 0m ahead of"), "{ahead:?}");
         let behind = judge("2026-11-29T21:09:30Z");
         assert!(behind.grade == Grade::Warning && behind.found.starts_with("30s behind"), "{behind:?}");
-        assert_eq!(clock_check("x", time("2026-11-29T21:09:30Z")).grade, Grade::Warning);
+        assert_eq!(clock_check("x", at("2026-11-29T21:09:30Z")).grade, Grade::Warning);
     }
 
     #[test]
     fn certificates_are_judged_by_what_is_left_of_their_life() {
-        let (from, to) = (time("2026-11-01T00:00:00Z"), time("2026-12-01T00:00:00Z"));
-        let judge = |now: &str| judge_certificate("certificate", from, to, time(now));
+        let (from, to) = (at("2026-11-01T00:00:00Z"), at("2026-12-01T00:00:00Z"));
+        let judge = |now: &str| judge_certificate("certificate", (from, to), at(now), RENEW);
         assert_eq!(judge("2026-11-10T00:00:00Z").grade, Grade::Ok);
         assert_eq!(judge("2026-11-28T00:00:00Z").grade, Grade::Warning);
-        assert!(judge("2026-12-03T00:00:00Z").found.contains("expired on 2026-12-01"));
+        let expired = judge("2026-12-03T00:00:00Z");
+        assert!(expired.found.contains("expired on 2026-12-01"), "{expired:?}");
+        assert!(expired.fix.is_some_and(|fix| fix.contains("agent enroll --renew")));
         assert_eq!(judge("2026-10-31T00:00:00Z").grade, Grade::Fault);
     }
 

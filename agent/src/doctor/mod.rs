@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use picket_protocol::time::Timestamp;
 
-use crate::cli::client::{ClientError, ask_once, layout};
+use crate::cli::client::{ClientError, ask_within, layout};
 use crate::clock;
 use crate::config::{Config, ConfigError, Loaded};
 use crate::enrolment::{Enrolment, EnrolmentError};
@@ -24,12 +24,16 @@ use crate::status::{Request, StatusReport};
 pub mod bundle;
 mod collector;
 mod host;
+mod log;
 mod permissions;
 mod running;
 mod scrub;
 mod setup;
 mod state;
+mod time;
 
+/// For the agent's own answer, which all groups wait for; as long again until it accepts at all.
+const STATUS: Duration = Duration::from_secs(10);
 /// For groups that look at this host alone.
 const LOCAL: Duration = Duration::from_secs(20);
 /// For the way to the collector: four steps that may take ten seconds each, and a name server that does not answer.
@@ -109,7 +113,7 @@ impl Case {
             Err(error) => (Loaded::usual(path), Some(error)),
         };
         let layout = layout(&loaded.config);
-        let status = ask_once(&layout.socket(), &Request::Status {});
+        let status = ask_within(&layout.socket(), &Request::Status {}, STATUS);
         let enrolment = Enrolment::load(&layout.enrolment());
         Self { loaded, broken, layout, status, enrolment, program: PathBuf::from("/proc/self/exe") }
     }
@@ -128,9 +132,10 @@ impl Case {
 type Looks = fn(&Case) -> Vec<Check>;
 
 /// The groups in the order in which they are told, each with its deadline.
-const GROUPS: [(&str, Duration, Looks); 8] = [
+const GROUPS: [(&str, Duration, Looks); 9] = [
     ("configuration", LOCAL, setup::look),
     ("agent", LOCAL, running::look),
+    ("log", LOCAL, log::look),
     ("sensors", LOCAL, running::sensors),
     ("permissions", LOCAL, permissions::look),
     ("disk", LOCAL, state::disk),
@@ -141,8 +146,8 @@ const GROUPS: [(&str, Duration, Looks); 8] = [
 
 /// Looks at everything. `path` is the configuration file, when it is not the usual one.
 pub fn examine(path: Option<&Path>) -> Diagnosis {
-    let begin = Instant::now();
     let case = Arc::new(Case::open(path));
+    let begin = Instant::now();
     let started = GROUPS.map(|(name, limit, looks)| (name, limit, start(&case, looks)));
     let checks = started.into_iter().flat_map(|(name, limit, group)| {
         let left = limit.saturating_sub(begin.elapsed());

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use caps::Capability;
 
+use super::collector::RENEW;
 use super::{Case, Check};
 use crate::core::CAPABILITIES_KEPT;
 use crate::uplink::uplink_account;
@@ -80,6 +81,7 @@ fn places(case: &Case) -> Vec<Place> {
         place(layout.ca_certificate(), 0o644, 0o444, root, enrolled),
         place(layout.enrolment(), 0o600, 0o400, root, false),
         place(layout.trust_root(), 0o600, 0o400, root, false),
+        place(layout.join_pending(), 0o600, 0o400, root, false),
     ];
     let keys = std::fs::read_dir(layout.ledger_keys()).into_iter().flatten().flatten();
     places.extend(keys.map(|entry| place(entry.path(), 0o600, 0o400, root, false)));
@@ -94,10 +96,12 @@ impl Place {
             Ok(metadata) => metadata,
             Err(error) if error.kind() == ErrorKind::NotFound && !self.needed => return None,
             Err(error) => {
-                let fix = if error.kind() == ErrorKind::NotFound && case.enrolment.is_ok() {
-                    "restore it, or enrol again: sudo agent enroll --force 'picket1.…'"
-                } else {
+                let fix = if error.kind() != ErrorKind::NotFound || case.enrolment.is_err() {
                     "run `agent doctor` as root; the agent makes its directories when it starts"
+                } else if self.path == case.layout.tls_certificate() {
+                    RENEW
+                } else {
+                    "restore it, or enrol again: sudo agent enroll --force 'picket1.…'"
                 };
                 return Some(Check::fault("files", format!("{path}: {error}"), fix));
             }

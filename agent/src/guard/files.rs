@@ -1,23 +1,35 @@
 //! Which files and directories the guard keeps, as the kernel knows them.
 //!
-//! Those that are there: the program, its unit, the configuration and the policy, the identity, the ledger's database and keys; and the
-//! directories that these lie in below the state directory, so that none is moved away as a whole. They are known by device and inode,
+//! Those that are there: the program, its unit, the configuration and the policy, the identity, the ledger's database and keys; the
+//! directories that these lie in below the state directory, so that none is moved away as a whole; and of the agent's control group and
+//! those above it what kills, freezes or starves. The identity counts from the moment that it is whole, so that an enrolment that failed
+//! can be taken up again. They are known by device and inode,
 //! which holds on file systems where that pair names one file for ever: [`FILE_SYSTEMS`]. Where a subvolume or a layer numbers files anew
 //! (btrfs, overlayfs) somebody else's file could be meant, so what lies there is not guarded, and the report names it.
 //!
 //! Each is held open, by its place only (`O_PATH`): so its number goes to no other file while it stands in the programs.
 
+use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, fstat, fstatfs};
 
 use super::programs::{OBJECTS_MAX, Object};
-use crate::layout::Layout;
+use crate::layout::{Layout, read_file};
 
-/// Where a device and an inode's number name one file: ext2 to 4, XFS, F2FS, tmpfs, and the file system in memory that a kernel starts
-/// with.
-const FILE_SYSTEMS: [i64; 5] = [0xef53, 0x5846_5342, 0xf2f5_2010, 0x0102_1994, 0x8584_58f6];
+/// Where a device and an inode's number name one file: ext2 to 4, XFS, F2FS, tmpfs, the file system in memory that a kernel starts
+/// with, and version 2 of control groups.
+const FILE_SYSTEMS: [i64; 6] = [0xef53, 0x5846_5342, 0xf2f5_2010, 0x0102_1994, 0x8584_58f6, 0x6367_7270];
+/// Where control groups are mounted, and which one is ours.
+const GROUPS: &str = "/sys/fs/cgroup";
+const OWN_GROUP: &str = "/proc/self/cgroup";
+const OWN_GROUP_BYTES_MAX: u64 = 8_192;
+/// What a group has that ends, stops or starves who is in it or below. `cgroup.procs` is not among it: for `ExecReload` and the like children of
+/// process 1 write to it, which the programs cannot tell from others.
+const HARMFUL: [&str; 6] =
+    ["cgroup.kill", "cgroup.freeze", "memory.max", "memory.high", "pids.max", "cpu.max"];
 /// Where units lie.
 const UNIT_DIRECTORIES: [&str; 4] =
     ["/etc/systemd/system", "/run/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"];
@@ -29,6 +41,7 @@ pub struct Places {
     program: Option<PathBuf>,
     configuration: Vec<PathBuf>,
     layout: Layout,
+    groups: Option<PathBuf>,
 }
 
 /// What is there of it.
@@ -51,7 +64,12 @@ impl Found {
 impl Places {
     /// For an agent that runs `program` with the files `configuration`.
     pub fn new(program: Option<PathBuf>, configuration: Vec<PathBuf>, layout: Layout) -> Self {
-        Self { program, configuration, layout }
+        Self { program, configuration, layout, groups: None }
+    }
+
+    /// With the control group that the agent is in, each time that is looked.
+    pub fn with_groups(self) -> Self {
+        Self { groups: Some(PathBuf::from(GROUPS)), ..self }
     }
 
     fn files(&self) -> Vec<PathBuf> {
@@ -63,6 +81,10 @@ impl Places {
             PathBuf::from(path)
         };
         let identity = [layout.tls_key(), layout.ca_certificate(), layout.enrolment(), layout.trust_root()];
+        // `enrolment.json` is written last (`uplink::joining`).
+        let identity = identity.into_iter().filter(|_| layout.enrolment().exists());
+        let own_group = || read_file(Path::new(OWN_GROUP), OWN_GROUP_BYTES_MAX).unwrap_or_default();
+        let groups = self.groups.iter().flat_map(|root| group_files(root, &own_group()));
         let images = layout.core().join("images.key");
         let mut keys: Vec<PathBuf> = std::fs::read_dir(layout.ledger_keys())
             .map(|entries| entries.flatten().map(|entry| entry.path()).collect())
@@ -70,7 +92,7 @@ impl Places {
         keys.sort();
         let own = self.program.iter().chain(&self.configuration).cloned();
         let database = [layout.database(), beside("-wal"), beside("-shm")];
-        own.chain(units).chain(identity).chain([images]).chain(database).chain(keys).collect()
+        own.chain(units).chain(groups).chain(identity).chain([images]).chain(database).chain(keys).collect()
     }
 
     /// Looks for all of it.
@@ -106,6 +128,17 @@ impl Found {
         list.push(object);
         self.held.push(held);
     }
+}
+
+/// Of the group that `/proc/self/cgroup` names in its line of version 2 (`0::/path`), and of those above it below `root`.
+fn group_files(root: &Path, own: &[u8]) -> Vec<PathBuf> {
+    let path = own.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"0::/"));
+    let path = Path::new(OsStr::from_bytes(path.unwrap_or_default()));
+    if path.components().any(|part| !matches!(part, Component::Normal(_))) {
+        return Vec::new();
+    }
+    let above = path.ancestors().filter(|group| !group.as_os_str().is_empty());
+    above.flat_map(|group| HARMFUL.map(|name| root.join(group).join(name))).collect()
 }
 
 fn object(held: &OwnedFd, is_directory: bool) -> Result<Object, String> {
@@ -150,11 +183,28 @@ mod tests {
         assert_eq!(mine.iter().filter(|number| **number == inode(&program)).count(), 1);
         assert_eq!(found.directories.len(), 3, "there is no directory of the uplink");
         assert!(found.is_same(&places.find()) && found.left_out.is_empty(), "{found:?}");
+        std::fs::write(layout.trust_root(), "").expect("a file");
+        assert!(found.is_same(&places.find()), "no identity before enrolment.json");
+        std::fs::write(layout.enrolment(), "").expect("a file");
+        assert_eq!(places.find().files.len(), found.files.len() + 2, "both of it then");
         std::fs::write(layout.ledger_keys().join("ledger-1.key"), "").expect("a key");
         assert!(!found.is_same(&places.find()));
         let device = std::fs::metadata(&program).expect("there").dev();
         let device = (rustix::fs::major(device), rustix::fs::minor(device));
         assert!(found.files.iter().all(|object| (object.device >> 20, object.device & 0xf_ffff) == device));
+    }
+
+    #[test]
+    fn control_groups_are_taken_from_the_agents_own_upward() {
+        let files = |own: &[u8]| group_files(Path::new("/g"), own);
+        let found = files(b"1:name=systemd:/other\n0::/system.slice/picket-agent.service\n");
+        assert_eq!(found.len(), 2 * HARMFUL.len());
+        for name in ["/g/system.slice/picket-agent.service/cgroup.kill", "/g/system.slice/memory.max"] {
+            assert!(found.contains(&PathBuf::from(name)), "{name}: {found:?}");
+        }
+        for own in [&b"0::/\n"[..], b"", b"0::/../other\n", b"3:cpu:/a\n", b"0::relative\n"] {
+            assert!(files(own).is_empty(), "{}", own.escape_ascii());
+        }
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! **What it refuses**, to every process but the core itself and the service manager (process 1), by programs at the hooks of the BPF
 //! LSM (`programs`): signals that end or stop the core or a child of its, tracing them and looking into their memory, their resource
-//! limits; and of the agent's own files (`files`) opening for writing, changing, removing, renaming and replacing.
+//! limits, writing to what `/proc` has of them and to what their control group is ended by; and of the agent's own files (`files`) opening
+//! for writing, changing, marking, removing, renaming and replacing.
 //!
 //! **It lives no longer than the core.** Its programs are held by descriptors and by nothing else: whatever ends the core (the service
 //! manager, a crash, the kernel for want of memory) ends the guard in the same moment, and all can be removed.
@@ -13,7 +14,8 @@
 //! **It is on only where it is known to work**: the kernel lists `bpf` among its security modules and says what its types look like
 //! (BTF), the core was started by process 1 (another service manager could not stop it any more), and a trial shows that the kernel asks
 //! such programs and that the core's number is the one that they see. Where one of these fails nothing is loaded, and the
-//! log, `agent status` and `agent doctor` say why and what to do; the agent goes on without.
+//! log, `agent status` and `agent doctor` say why and what to do; the agent goes on without. The trial is repeated at each look: a kernel
+//! that was told to ask no more (`kernel.ftrace_enabled`) is told and recorded, and so is one that asks again.
 //!
 //! What it cannot stop is in `SECURITY.md`.
 
@@ -71,6 +73,15 @@ pub struct GuardReport {
 }
 
 impl GuardReport {
+    fn refused(error: &GuardError) -> Self {
+        Self {
+            state: GuardState::Refused,
+            reason: Some(format!("the guard is not on: {error}")),
+            fix: Some(error.fix().to_owned()),
+            ..Self::default()
+        }
+    }
+
     /// What a person should know: nothing where it is on, or not wanted.
     pub fn complaint(&self) -> Option<String> {
         match self.state {
@@ -84,7 +95,7 @@ impl GuardReport {
     }
 }
 
-/// Why the guard is not on. Nothing is loaded then.
+/// Why the guard is not on. Nothing is loaded then, but for [`GuardError::Silent`].
 #[derive(Debug, thiserror::Error)]
 pub enum GuardError {
     /// The service manager is another process than the one that may stop the agent.
@@ -115,6 +126,9 @@ pub enum GuardError {
         "the kernel takes such programs and does not ask them, or knows this process by another number than it does itself"
     )]
     Trial,
+    /// The programs stand, and the trial is not refused any more.
+    #[error("the kernel asks its programs no more, so that root can end the agent and change its files")]
+    Silent,
 }
 
 impl GuardError {
@@ -135,8 +149,11 @@ impl GuardError {
             Self::Program { .. } => {
                 "this kernel's policy or version does not allow it: use another kernel, or set guard.enabled = false"
             }
+            Self::Silent => {
+                "sysctl kernel.ftrace_enabled=1 mends it within a minute; find out who had set it to 0"
+            }
             Self::Trial => {
-                "run the agent on the host, not in a container of its own, or set guard.enabled = false"
+                "run the agent on the host, not in a container of its own, with kernel.ftrace_enabled = 1, or set guard.enabled = false"
             }
         }
     }
@@ -156,6 +173,9 @@ struct Shared {
 #[derive(Debug)]
 struct Held {
     _for_processes: Vec<LsmProgram>,
+    _trial: LsmProgram,
+    /// At the last look the kernel did not ask them.
+    is_silent: bool,
     for_files: Vec<LsmProgram>,
     found: Found,
 }
@@ -196,6 +216,7 @@ impl Guard {
     pub fn report(&self) -> GuardReport {
         match &*self.now() {
             Now::Disabled => GuardReport::default(),
+            Now::On(Held { is_silent: true, .. }) => GuardReport::refused(&GuardError::Silent),
             Now::On(Held { found, .. }) => GuardReport {
                 state: GuardState::On,
                 files: found.files.len() + found.directories.len(),
@@ -208,12 +229,7 @@ impl Guard {
                 fix: Some("sudo agent guard on, or start the agent anew".to_owned()),
                 ..GuardReport::default()
             },
-            Now::Refused(error) => GuardReport {
-                state: GuardState::Refused,
-                reason: Some(format!("the guard is not on: {error}")),
-                fix: Some(error.fix().to_owned()),
-                ..GuardReport::default()
-            },
+            Now::Refused(error) => GuardReport::refused(error),
         }
     }
 
@@ -230,17 +246,30 @@ impl Guard {
     /// Puts it on where it is off or was refused; what it is then is in the report. Nothing where the configuration does not want it.
     pub fn switch_on(&self) {
         let mut now = self.now();
-        if matches!(*now, Now::Off(_) | Now::Refused(_)) {
-            *now = self.load();
+        match &mut *now {
+            Now::On(held) => held.is_silent = !is_refused(),
+            Now::Off(_) | Now::Refused(_) => *now = self.load(),
+            Now::Disabled => {}
         }
     }
 
-    /// Takes up files that came or were replaced since the last look. What is guarded stays so in between.
-    pub fn renew(&self) {
-        let mut now = self.now();
-        let Now::On(held) = &mut *now else { return };
+    /// Repeats the trial, and takes up files that came or were replaced since the last look; what is guarded stays so in between. How the
+    /// guard stands then when the kernel asks its programs no more, or again: that is to be recorded.
+    pub fn renew(&self) -> Option<GuardReport> {
+        let is_other = match &mut *self.now() {
+            Now::On(held) => {
+                let before = std::mem::replace(&mut held.is_silent, !is_refused());
+                self.take_up(held);
+                before != held.is_silent
+            }
+            _ => false,
+        };
+        is_other.then(|| self.report())
+    }
+
+    fn take_up(&self, held: &mut Held) {
         let fresh = self.0.places.find();
-        if fresh.is_same(&held.found) {
+        if held.is_silent || fresh.is_same(&held.found) {
             return;
         }
         match with_writer(|writer| load_for_files(writer, &fresh)) {
@@ -273,16 +302,22 @@ fn load(found: Found) -> Result<Held, GuardError> {
     check_modules(Path::new(MODULES))?;
     with_writer(|writer| {
         let trial = attach(&writer.trial()?)?;
-        let process = rustix::process::getpid();
-        let refused = rustix::process::test_kill_process(process);
+        let is_asked = is_refused();
         drop(trial);
-        if refused != Err(rustix::io::Errno::PERM) || rustix::process::test_kill_process(process).is_err() {
+        if !is_asked || is_refused() {
             return Err(GuardError::Trial);
         }
         let for_processes = writer.of_processes()?.iter().map(attach).collect::<Result<_, _>>()?;
         let for_files = load_for_files(writer, &found)?;
-        Ok(Held { _for_processes: for_processes, for_files, found })
+        // It stays, to be repeated: the kernel can be told to ask none of them any more.
+        let trial = attach(&writer.trial()?)?;
+        Ok(Held { _for_processes: for_processes, for_files, _trial: trial, is_silent: false, found })
     })
+}
+
+/// The trial: the core asks whether it is there itself.
+fn is_refused() -> bool {
+    rustix::process::test_kill_process(rustix::process::getpid()) == Err(rustix::io::Errno::PERM)
 }
 
 fn load_for_files(writer: &Writer<'_, '_>, found: &Found) -> Result<Vec<LsmProgram>, GuardError> {

@@ -12,7 +12,7 @@ use crate::instructions::{Code, Label, Operation, Register, Side, Size, When};
 use Register::{R0, R1, R2, R3, R6, R7, R8, R9, R10};
 
 /// Files and directories that one set of programs guards.
-pub const OBJECTS_MAX: usize = 64;
+pub const OBJECTS_MAX: usize = 96;
 
 /// Helpers of the kernel, by their numbers in its interface.
 const CURRENT_PROCESS: i32 = 14;
@@ -27,6 +27,13 @@ const ATTACH: u32 = 2;
 const WRITE: u32 = 2;
 /// What neither ends nor stops who does nothing about it.
 const HARMLESS: [i32; 5] = [0, libc::SIGCHLD, libc::SIGCONT, libc::SIGURG, libc::SIGWINCH];
+/// `PROC_SUPER_MAGIC`.
+const PROC: i32 = 0x9fa0;
+/// The sysctl that takes programs like these from their places, `kernel.ftrace_enabled`: as its name's first and second eight bytes read.
+const SWITCH: [u64; 2] = [u64::from_le_bytes(*b"ftrace_e"), u64::from_le_bytes(*b"nabled\0\0")];
+/// `FS_IOC_SETFLAGS` with words of 64 and of 32 bits, `FS_IOC_FSSETXATTR`, `FS_IOC_ENABLE_VERITY`: what makes a file immutable, or takes
+/// that away.
+pub(super) const MARKS: [i32; 4] = [0x4008_6602, 0x4004_6602, 0x401c_5820, 0x4080_6685];
 /// Where a read lands.
 const READ: i16 = -8;
 
@@ -55,12 +62,19 @@ pub struct Program {
 struct Offsets {
     task_process: u16,
     task_parent: u16,
+    task_links: u16,
+    numbered_tasks: u16,
     inode_number: u16,
     inode_super: u16,
     super_device: u16,
+    super_kind: u16,
     dentry_inode: u16,
+    dentry_name: u16,
     file_mode: u16,
     file_inode: u16,
+    file_dentry: u16,
+    proc_inode: u16,
+    proc_number: u16,
 }
 
 impl Offsets {
@@ -68,12 +82,19 @@ impl Offsets {
         Ok(Self {
             task_process: btf.offset("task_struct", &["tgid"])?,
             task_parent: btf.offset("task_struct", &["real_parent"])?,
+            task_links: btf.offset("task_struct", &["pid_links"])?,
+            numbered_tasks: btf.offset("pid", &["tasks"])?,
             inode_number: btf.offset("inode", &["i_ino"])?,
             inode_super: btf.offset("inode", &["i_sb"])?,
             super_device: btf.offset("super_block", &["s_dev"])?,
+            super_kind: btf.offset("super_block", &["s_magic"])?,
             dentry_inode: btf.offset("dentry", &["d_inode"])?,
+            dentry_name: btf.offset("dentry", &["d_name", "name"])?,
             file_mode: btf.offset("file", &["f_mode"])?,
             file_inode: btf.offset("file", &["f_inode"])?,
+            file_dentry: btf.offset("file", &["f_path", "dentry"])?,
+            proc_inode: btf.offset("proc_inode", &["vfs_inode"])?,
+            proc_number: btf.offset("proc_inode", &["pid"])?,
         })
     }
 }
@@ -160,13 +181,33 @@ impl<'b, 'a> Writer<'b, 'a> {
     /// As [`Writer::new`].
     pub fn of_files(&self, files: &[Object], directories: &[Object]) -> Result<Vec<Program>, BtfError> {
         let both: Vec<Object> = files.iter().chain(directories).copied().collect();
-        Ok(vec![
+        let mut programs = vec![
             self.writing(files)?,
             self.names("inode_setattr", files)?,
+            self.names("inode_setxattr", files)?,
+            self.names("inode_removexattr", files)?,
             self.names("inode_unlink", files)?,
             self.names("inode_rmdir", directories)?,
             self.names("inode_rename", &both)?,
-        ])
+            self.marks("file_ioctl", &both)?,
+        ];
+        // Where a kernel has not these it asks one of those above for the same.
+        for hook in ["inode_set_acl", "inode_remove_acl"] {
+            if self.has(hook) {
+                programs.push(self.names(hook, files)?);
+            }
+        }
+        if self.has("inode_file_setattr") {
+            programs.push(self.names("inode_file_setattr", &both)?);
+        }
+        if self.has("file_ioctl_compat") {
+            programs.push(self.marks("file_ioctl_compat", &both)?);
+        }
+        Ok(programs)
+    }
+
+    fn has(&self, hook: &str) -> bool {
+        self.btf.function(&format!("bpf_lsm_{hook}")).is_ok()
     }
 
     /// `kill(2)` and its kin. What the kernel sends by itself, a parent's death among it, is not asked here.
@@ -216,7 +257,8 @@ impl<'b, 'a> Writer<'b, 'a> {
         self.refuse(hook, code, pass)
     }
 
-    /// Opening for writing.
+    /// Opening for writing: the files; what `/proc` has of the agent's processes (`oom_score_adj` among it), by whatever mount and number
+    /// of a thread; and the sysctl that would take the programs from their places.
     fn writing(&self, files: &[Object]) -> Result<Program, BtfError> {
         let hook = Hook::find(self.btf, "file_open")?;
         let (mut code, mut pass, mut refuse) = (Code::default(), Label::default(), Label::default());
@@ -226,7 +268,60 @@ impl<'b, 'a> Writer<'b, 'a> {
         code.keep(R7, WRITE);
         code.jump_if(When::Is, R7, Side::Number(0), &mut pass);
         self.follow(&mut code, R8, R6, self.offsets.file_inode, Size::Long);
+        self.of_proc(&mut code, &mut pass, &mut refuse);
         self.if_object(&mut code, files, &mut refuse);
+        code.jump(&mut pass);
+        code.land(refuse);
+        self.if_others(&mut code, &mut pass);
+        self.refuse(hook, code, pass)
+    }
+
+    /// Passes or refuses the inode whose address is in R8, opened as the file in R6, when it is one of `/proc`; goes on when it is none.
+    fn of_proc(&self, code: &mut Code, pass: &mut Label, refuse: &mut Label) {
+        let (mut of_disk, mut of_nobody) = (Label::default(), Label::default());
+        self.follow(code, R9, R8, self.offsets.inode_super, Size::Long);
+        self.follow(code, R9, R9, self.offsets.super_kind, Size::Long);
+        code.jump_if(When::IsNot, R9, Side::Number(PROC), &mut of_disk);
+        // The inode lies within what `/proc` knows of it; that names the process's number, and the number its tasks.
+        code.alter(Operation::Subtract, R8, Side::Number(i32::from(self.offsets.proc_inode)));
+        self.follow(code, R7, R8, self.offsets.proc_number, Size::Long);
+        code.jump_if(When::Is, R7, Side::Number(0), &mut of_nobody);
+        self.follow(code, R7, R7, self.offsets.numbered_tasks, Size::Long);
+        code.jump_if(When::Is, R7, Side::Number(0), pass);
+        code.alter(Operation::Subtract, R7, Side::Number(i32::from(self.offsets.task_links)));
+        self.if_task_ours(code, pass);
+        self.unless_allowed(code, pass);
+        code.jump(refuse);
+        code.land(of_nobody);
+        self.follow(code, R9, R6, self.offsets.file_dentry, Size::Long);
+        self.follow(code, R9, R9, self.offsets.dentry_name, Size::Long);
+        self.follow(code, R8, R9, 0, Size::Long);
+        code.set_long(R1, SWITCH[0]);
+        code.jump_if(When::IsNot, R8, Side::Of(R1), pass);
+        self.follow(code, R8, R9, 8, Size::Long);
+        // The byte behind the name and its end is anything.
+        code.alter(Operation::Up, R8, Side::Number(8));
+        code.set_long(R1, SWITCH[1] << 8);
+        code.jump_if(When::Is, R8, Side::Of(R1), refuse);
+        code.jump(pass);
+        code.land(of_disk);
+    }
+
+    /// What makes a file immutable, by `ioctl(2)`: for that it need not be open for writing.
+    fn marks(&self, hook: &'static str, objects: &[Object]) -> Result<Program, BtfError> {
+        let hook = Hook::find(self.btf, hook)?;
+        let (mut code, mut pass, mut refuse) = (Code::default(), Label::default(), Label::default());
+        let mut asked = Label::default();
+        code.copy(R6, R1);
+        code.load(R7, R6, hook.place(Parameter::Number, "a number")?, Size::Word);
+        for mark in MARKS {
+            code.jump_if(When::Is, R7, Side::Number(mark), &mut asked);
+        }
+        code.jump(&mut pass);
+        code.land(asked);
+        code.load(R7, R6, hook.place(Parameter::Pointer(b"file"), "a file")?, Size::Long);
+        self.follow(&mut code, R8, R7, self.offsets.file_inode, Size::Long);
+        self.if_object(&mut code, objects, &mut refuse);
         code.jump(&mut pass);
         code.land(refuse);
         self.if_others(&mut code, &mut pass);
@@ -259,8 +354,13 @@ impl<'b, 'a> Writer<'b, 'a> {
 
     /// Goes on when the task at that place of the context is the core or a child of its; its process is in R8 then.
     fn if_ours(&self, code: &mut Code, place: i16, pass: &mut Label) {
-        let mut ours = Label::default();
         code.load(R7, R6, place, Size::Long);
+        self.if_task_ours(code, pass);
+    }
+
+    /// The same of the task whose address is in R7.
+    fn if_task_ours(&self, code: &mut Code, pass: &mut Label) {
+        let mut ours = Label::default();
         self.follow(code, R8, R7, self.offsets.task_process, Size::Word);
         code.jump_if(When::Is, R8, Side::Number(self.core), &mut ours);
         self.follow(code, R9, R7, self.offsets.task_parent, Size::Long);

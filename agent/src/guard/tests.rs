@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::btf::Btf;
-use super::programs::{Object, Program, Writer};
+use super::programs::{MARKS, Object, Program, Writer};
 
 const HOOKS: &[u8] = include_bytes!("../../../fuzz/corpus/agent/btf/good-hooks");
 /// Processes: the agent's core, a child of its, the service manager, and others.
@@ -59,6 +59,28 @@ impl World {
         inode
     }
 
+    /// A file of `/proc`, opened: of a task, or of none when that is 0.
+    fn of_proc(&mut self, task: u64, name: &str) -> u64 {
+        let [opened, known, block, dentry, text] = std::array::from_fn(|_| self.room());
+        self.put(block + 16, 0x9fa0);
+        self.put(known + 32 + 8, block);
+        if task != 0 {
+            let number = self.room();
+            self.put(known, number);
+            self.put(number + 16, task + 40);
+        }
+        let mut bytes = [0xaa; 24];
+        bytes[..name.len()].copy_from_slice(name.as_bytes());
+        bytes[name.len()] = 0;
+        for (at, eight) in (text..).step_by(8).zip(bytes.chunks_exact(8)) {
+            self.put(at, u64::from_ne_bytes(eight.try_into().expect("eight")));
+        }
+        self.put(dentry + 24, text);
+        self.put(opened + 8, known + 32);
+        self.put(opened + 24, dentry);
+        opened
+    }
+
     /// A name; of nothing when `inode` is 0.
     fn name(&mut self, inode: u64) -> u64 {
         let name = self.room();
@@ -97,6 +119,8 @@ fn run(world: &mut World, code: &[u64], who: u64) -> i32 {
                 registers[to] = if operation == 0x61 { value & 0xffff_ffff } else { value };
             }
             0x07 | 0x0f => registers[to] = registers[to].wrapping_add(side),
+            0x17 => registers[to] = registers[to].wrapping_sub(side),
+            0x67 => registers[to] <<= side,
             0x77 => registers[to] >>= side,
             0xb7 | 0xbf => registers[to] = side,
             0xb4 => registers[to] = side & 0xffff_ffff,
@@ -222,6 +246,11 @@ fn the_agents_files_are_guarded_and_no_others() {
     for (hook, taken, answer) in [
         ("inode_setattr", [0, file, 0, 0], REFUSED),
         ("inode_setattr", [0, directory, 0, 0], 0),
+        ("inode_setxattr", [0, file, 0, 0], REFUSED),
+        ("inode_setxattr", [0, other, 0, 0], 0),
+        ("inode_removexattr", [0, file, 0, 0], REFUSED),
+        ("inode_set_acl", [0, file, 0, 0], REFUSED),
+        ("inode_set_acl", [0, other, 0, 0], 0),
         ("inode_unlink", [0, file, 0, 0], REFUSED),
         ("inode_unlink", [0, other, 0, 0], 0),
         ("inode_rmdir", [0, directory, 0, 0], REFUSED),
@@ -232,6 +261,57 @@ fn the_agents_files_are_guarded_and_no_others() {
     ] {
         assert_eq!(world.ask(&all[hook], OTHER, &taken), answer, "{hook} of {taken:?}");
         assert_eq!(world.ask(&all[hook], CORE, &taken), 0, "{hook} by the core");
+    }
+}
+
+#[test]
+fn files_and_directories_of_the_agents_cannot_be_made_immutable() {
+    let program = &programs()["file_ioctl"];
+    let mut world = World::default();
+    let set_flags = u64::from(MARKS[0].cast_unsigned());
+    for (device, inode, command, who, answer) in [
+        (DEVICE, FILE.inode, set_flags, OTHER, REFUSED),
+        (u64::from(DIRECTORY.device), DIRECTORY.inode, set_flags, OTHER, REFUSED),
+        (DEVICE, FILE.inode, u64::from(MARKS[2].cast_unsigned()), CHILD, REFUSED),
+        (DEVICE, FILE.inode, set_flags, CORE, 0),
+        (DEVICE, FILE.inode, set_flags, MANAGER, 0),
+        // FS_IOC_GETFLAGS.
+        (DEVICE, FILE.inode, 0x8008_6601, OTHER, 0),
+        (DEVICE, FILE.inode + 1, set_flags, OTHER, 0),
+    ] {
+        let inode = world.inode(device, inode);
+        let opened = world.room();
+        world.put(opened + 8, inode);
+        let answered = world.ask(program, who, &[opened, command, 0]);
+        assert_eq!(answered, answer, "{command:#x} of {inode:#x} by {who}");
+    }
+}
+
+#[test]
+fn what_proc_has_of_the_agents_processes_is_not_written_nor_the_switch_of_all_programs() {
+    let program = &programs()["file_open"];
+    let mut world = World::default();
+    let [core, child, other] =
+        [(CORE, 1), (CHILD, CORE), (OTHER, 1)].map(|(process, parent)| world.task(process, parent));
+    let nobody = 0;
+    for (task, name, mode, who, answer) in [
+        (core, "oom_score_adj", 2, OTHER, REFUSED),
+        (child, "oom_score_adj", 3, OTHER, REFUSED),
+        (core, "oom_score_adj", 1, OTHER, 0),
+        (core, "oom_score_adj", 2, CORE, 0),
+        (core, "oom_score_adj", 2, MANAGER, 0),
+        (child, "oom_score_adj", 2, CHILD, 0),
+        (other, "oom_score_adj", 2, OTHER, 0),
+        (nobody, "ftrace_enabled", 2, OTHER, REFUSED),
+        (nobody, "ftrace_enabled", 1, OTHER, 0),
+        (nobody, "ftrace_enabled", 2, MANAGER, 0),
+        (nobody, "ftrace_enabler", 2, OTHER, 0),
+        (nobody, "ftrace_enabled_", 2, OTHER, 0),
+        (nobody, "ftrace_dump_on_oops", 2, OTHER, 0),
+    ] {
+        let opened = world.of_proc(task, name);
+        world.put(opened, mode);
+        assert_eq!(world.ask(program, who, &[opened]), answer, "{name} of {task:#x}, {mode} by {who}");
     }
 }
 
@@ -260,7 +340,7 @@ fn every_hook_is_found_in_this_kernels_types() {
     }
     let writer = Writer::new(&btf, 700).expect("members");
     let all = [writer.of_processes(), writer.of_files(&[FILE], &[DIRECTORY])];
-    assert_eq!(all.into_iter().map(|programs| programs.expect("written").len()).sum::<usize>(), 9);
+    assert!(all.into_iter().map(|programs| programs.expect("written").len()).sum::<usize>() >= 12);
 }
 
 #[test]

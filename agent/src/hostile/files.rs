@@ -11,6 +11,7 @@ use crate::detect::files::diff::{self, Lines};
 use crate::detect::files::redact::{self, Grammar};
 use crate::detect::files::subject::Subject;
 use crate::detect::files::{Detector, finding};
+use crate::respond::actions::elf::needs;
 use crate::sense::files::change::{FileChange, SeenBy, TextChange};
 use crate::sense::files::extended::Extended;
 use crate::sense::files::note::Note;
@@ -113,6 +114,20 @@ pub fn note(input: &[u8]) -> bool {
     let loud = input.to_ascii_uppercase();
     assert_eq!(Note::of(&loud).map(|loud| loud.fingerprint), Some(note.fingerprint), "case changes nothing");
     true
+}
+
+/// What a program says that it needs lies in it, and there is so much of it at most.
+pub fn elf(input: &[u8]) -> bool {
+    let read = |offset: u64, length: usize| {
+        let rest = usize::try_from(offset).ok().and_then(|offset| input.get(offset..)).unwrap_or_default();
+        rest.get(..length).unwrap_or(rest).to_vec()
+    };
+    let Some(needs) = needs(read) else { return false };
+    assert!(needs.libraries.len() <= 1_024);
+    for name in needs.libraries.iter().chain(needs.places.iter().filter(|place| !place.is_empty())) {
+        assert!(name.len() <= 1_024 && input.windows(name.len()).any(|own| own == name.as_bytes()));
+    }
+    !needs.libraries.is_empty()
 }
 
 /// Attributes as the baseline keeps them: each value lies in them.

@@ -39,6 +39,7 @@ pub const ALL: &[(&str, Check)] = &[
     ("redact", files::redact),
     ("note", files::note),
     ("attributes", files::attributes),
+    ("elf", files::elf),
     ("syslog", logins::syslog),
     ("message", logins::message),
     ("forged", logins::forged),

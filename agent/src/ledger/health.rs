@@ -40,7 +40,7 @@ pub struct LedgerReport {
     pub last_sealed: Option<Timestamp>,
     /// Number of the signing key in force.
     pub key: u64,
-    /// A retired private key that could not be erased yet, and why.
+    /// Why a retired private key could not be erased yet, or the one in force is not handed over though its time is over.
     pub key_trouble: Option<String>,
 }
 

@@ -10,6 +10,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use picket_protocol::crypto::{KEY_BYTES, PublicKey, SigningKey};
+use picket_protocol::renewal::HAND_OVERS_MAX;
 use ring::rand::SecureRandom as _;
 use zeroize::Zeroizing;
 
@@ -18,6 +19,22 @@ use crate::layout::Layout;
 
 /// No link and no FIFO may stand in for a key.
 const FLAGS: i32 = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+
+/// Most hand-overs of the key that the collector may lack: what a renewal can prove. One more, and the certificate of a host that was
+/// away could not be renewed any more.
+pub const HAND_OVERS_WAITING_MAX: usize = if cfg!(test) { 4 } else { HAND_OVERS_MAX };
+
+/// What is to become of the key in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyTurn {
+    /// It has not served its time.
+    Serves,
+    /// It is to be handed over.
+    Due,
+    /// It has served its time, and signs on until the collector has heard of the hand-overs before it
+    /// ([`HAND_OVERS_WAITING_MAX`]). Only of a host that one knows.
+    Kept,
+}
 
 /// A seed, wiped when dropped.
 pub type Seed = Zeroizing<[u8; KEY_BYTES]>;

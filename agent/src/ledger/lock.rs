@@ -17,12 +17,15 @@ const HEIR: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// Holds the lock until dropped.
-pub(super) struct Lock {
+pub struct Lock {
     _file: File,
 }
 
 impl Lock {
     /// Takes the lock at `path` and writes our process id into it, or tells who has it.
+    ///
+    /// # Errors
+    /// [`LedgerError::InUse`] where another process has it; what the file system says.
     pub fn take(path: &Path) -> Result<Self, LedgerError> {
         let begin = Instant::now();
         Self::take_patiently(path, || {

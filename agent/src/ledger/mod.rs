@@ -15,6 +15,8 @@ mod heads;
 mod health;
 mod keys;
 mod lock;
+mod owner;
+mod proof;
 mod reader;
 mod retention;
 mod rows;
@@ -37,7 +39,11 @@ use picket_protocol::note::VerifierKey;
 pub use error::{AcknowledgeError, LedgerError};
 pub use heads::{Head, Heads};
 pub use health::{LedgerHealth, LedgerReport};
-pub use keys::{KeyDirectory, KeyFiles, Seed, create_first_key};
+pub use keys::{HAND_OVERS_WAITING_MAX, KeyDirectory, KeyFiles, KeyTurn, Seed, create_first_key};
+pub use lock::Lock;
+pub use owner::agent_of;
+pub(crate) use owner::of_origin;
+pub use proof::{KNOWN_HAND_OVERS, prove_key};
 pub use reader::{BatchLimits, KeptRecord, Reader, RecordFilter};
 pub use schema::{Location, STATE_VERSION, read_connection};
 pub use sealer::{Acknowledged, Entry, QUEUE_ENTRIES_MAX, SealError, Sealed, Sealer, StateWrite};
@@ -56,7 +62,7 @@ pub struct Ledger {
     database: PathBuf,
     stop: Stop,
     writer: Mutex<Option<JoinHandle<()>>>,
-    _lock: lock::Lock,
+    _lock: Lock,
 }
 
 impl Ledger {
@@ -69,7 +75,7 @@ impl Ledger {
         schemas: &[&str],
     ) -> Result<Self, LedgerError> {
         let keys = KeyDirectory::open(layout.ledger_keys())?;
-        let lock = lock::Lock::take(&layout.lock())?;
+        let lock = Lock::take(&layout.lock())?;
         let database = layout.database();
         let location = Location::file(database.clone());
         let store = Store::open(&location, Box::new(keys), config.clone(), agent, schemas, Now::read())?;
@@ -84,6 +90,7 @@ impl Ledger {
             heads: heads.clone(),
             health: health.clone(),
             stop: stop.clone(),
+            enrolment: layout.enrolment(),
             shrunk: crate::clock::since_boot(),
         };
         let thread = std::thread::Builder::new().name("ledger".to_owned()).spawn(move || writer.run());

@@ -178,6 +178,13 @@ impl StoredKey {
         connection.prepare_cached(sql)?.query_map([], Self::from_row)?.collect()
     }
 
+    /// How many keys were put in force by the record at `seq` or a later one.
+    pub fn count_from(connection: &Connection, seq: u64) -> rusqlite::Result<usize> {
+        let sql = "SELECT count(*) FROM ledger_key WHERE seq >= ?1";
+        let count: i64 = connection.prepare_cached(sql)?.query_row([int(seq)], |row| row.get(0))?;
+        Ok(usize::try_from(count).unwrap_or(usize::MAX))
+    }
+
     /// Key `n`.
     pub fn get(connection: &Connection, n: u64) -> rusqlite::Result<Option<Self>> {
         let sql = "SELECT n, public, created, seq, signature FROM ledger_key WHERE n = ?1";

@@ -17,7 +17,7 @@ use rusqlite::{Connection, OptionalExtension as _, TransactionBehavior, params};
 
 use super::error::{AcknowledgeError, LedgerError, is_storage};
 use super::heads::Head;
-use super::keys::{KeyFiles, Seed};
+use super::keys::{HAND_OVERS_WAITING_MAX, KeyFiles, KeyTurn, Seed};
 use super::rows::{StoredCheckpoint, StoredKey, StoredNodes, Totals, int, number};
 use super::schema::{Location, open_writer};
 use super::sealer::{Acknowledged, Acknowledgement, Entry, SealError, Sealed};
@@ -178,11 +178,20 @@ impl Store {
         }
     }
 
-    /// Whether the key in force has served its time.
-    pub fn rotation_due(&self, now: Now) -> bool {
+    /// Whether the key in force has served its time, and may be handed over. `is_enrolled` is asked once as many hand-overs wait as a
+    /// renewal can prove: a host that no collector knows of has nothing to renew.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn key_turn(&self, now: Now, is_enrolled: impl FnOnce() -> bool) -> Result<KeyTurn, LedgerError> {
         let by_wall = now.wall.since(self.signer.created);
         let by_boot = self.signer.seen.map_or(Duration::ZERO, |seen| now.boot.saturating_sub(seen));
-        by_wall.max(by_boot) >= self.config.key_lifetime
+        if by_wall.max(by_boot) < self.config.key_lifetime {
+            return Ok(KeyTurn::Serves);
+        }
+        let acknowledged = self.totals.acknowledged;
+        let is_full = StoredKey::count_from(&self.connection, acknowledged)? >= HAND_OVERS_WAITING_MAX;
+        Ok(if is_full && (acknowledged > 0 || is_enrolled()) { KeyTurn::Kept } else { KeyTurn::Due })
     }
 
     /// Hands the ledger over to the key that grows from `seed`: writes its file, seals the `key` record

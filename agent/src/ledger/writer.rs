@@ -1,5 +1,6 @@
 //! The thread that owns the store: natural group commit, retries, key rotation.
 
+use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use picket_protocol::record::{Draft, Kind};
 use super::error::{AcknowledgeError, LedgerError};
 use super::heads::Heads;
 use super::health::LedgerHealth;
-use super::keys::fresh_seed;
+use super::keys::{KeyTurn, fresh_seed};
 use super::sealer::{Entry, SealError};
 use super::store::{Committed, Now, Outcome, Store};
 use crate::sys::Stop;
@@ -26,6 +27,9 @@ const SHRINK_PAUSE: Duration = Duration::from_secs(60);
 /// Attempts for what is left in the queue when the agent stops.
 const ATTEMPTS_AT_STOP: u32 = 3;
 
+/// Why the key in force signs on.
+const KEPT: &str = "the key in force is not handed over any more until the collector is heard: it lacks as many hand-overs as a renewal of the certificate can prove";
+
 /// The writer's state.
 pub(super) struct Writer {
     pub store: Store,
@@ -33,6 +37,8 @@ pub(super) struct Writer {
     pub heads: Heads,
     pub health: LedgerHealth,
     pub stop: Stop,
+    /// `enrolment.json`, which is there on a host that is enrolled.
+    pub enrolment: PathBuf,
     /// When free space was last given back, on the boot clock.
     pub shrunk: Duration,
 }
@@ -201,25 +207,29 @@ impl Writer {
     }
 
     fn rotate_when_due(&mut self, now: Now) {
-        let trouble = self.health.report().key_trouble.is_some();
-        if !trouble && !self.store.rotation_due(now) {
+        let before = self.health.report().key_trouble;
+        let turn = self.store.key_turn(now, || self.enrolment.try_exists().unwrap_or(true));
+        if matches!(turn, Ok(KeyTurn::Serves)) && before.is_none() {
             return;
         }
-        let result = self.rotate(now);
-        if let Err(error) = &result {
-            tracing::error!(%error, "the ledger key could not be rotated");
+        let trouble = turn.and_then(|turn| self.rotate(turn, now)).map_err(|error| error.to_string());
+        let trouble = trouble.map_or_else(Some, |kept| kept.map(str::to_owned));
+        if let Some(trouble) = trouble.as_ref().filter(|trouble| before.as_ref() != Some(trouble)) {
+            tracing::error!(trouble, "the ledger's key");
         }
-        self.health.update(|report| report.key_trouble = result.err().map(|error| error.to_string()));
+        self.health.update(|report| report.key_trouble = trouble);
         self.report();
     }
 
-    fn rotate(&mut self, now: Now) -> Result<(), LedgerError> {
-        if self.store.rotation_due(now) {
+    /// Hands the key over if that is due, and erases those that were. Says why it signs on though it is due.
+    fn rotate(&mut self, turn: KeyTurn, now: Now) -> Result<Option<&'static str>, LedgerError> {
+        if turn == KeyTurn::Due {
             let seed =
                 fresh_seed().map_err(|source| LedgerError::Io { path: "/dev/random".into(), source })?;
             self.store.rotate(&seed, now)?;
         }
-        self.store.erase_retired_keys()
+        self.store.erase_retired_keys()?;
+        Ok((turn == KeyTurn::Kept).then_some(KEPT))
     }
 }
 

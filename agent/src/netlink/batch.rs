@@ -114,14 +114,21 @@ impl Batch {
     }
 
     /// The whole, its last message asking for an answer: the kernel answers of itself only to what fails.
-    fn finish(mut self) -> (Vec<u8>, Vec<String>) {
+    fn finish(self) -> (Vec<u8>, Vec<String>) {
+        let (mut bytes, steps) = self.without_end();
+        let mut end = Self { bytes: Vec::new(), steps: steps.clone(), last: 0 };
+        let [zero, subsystem] = NFTABLES;
+        end.push("the end", BATCH_END, NLM_F_REQUEST, [0, 0, zero, subsystem], &[]);
+        bytes.append(&mut end.bytes);
+        (bytes, steps)
+    }
+
+    /// The same, which the kernel looks through and drops: it does only what has an end (`nft --check` is that).
+    fn without_end(mut self) -> (Vec<u8>, Vec<String>) {
         if let Some(flags) = self.bytes.get_mut(self.last + 6..self.last + 8) {
             flags.copy_from_slice(&(NLM_F_REQUEST | NLM_F_ACK | native_flags(flags)).to_ne_bytes());
         }
-        let steps = self.steps.clone();
-        let [zero, subsystem] = NFTABLES;
-        self.push("the end", BATCH_END, NLM_F_REQUEST, [0, 0, zero, subsystem], &[]);
-        (self.bytes, steps)
+        (self.bytes, self.steps)
     }
 }
 
@@ -152,7 +159,18 @@ impl Netlink {
     /// # Errors
     /// The first step that was refused.
     pub fn transact(&mut self, batch: Batch) -> Result<(), Refused> {
-        let (bytes, steps) = batch.finish();
+        self.deliver(batch.finish())
+    }
+
+    /// Has the kernel look a batch through as if it were to be done, and do nothing.
+    ///
+    /// # Errors
+    /// The first step that it would refuse.
+    pub fn try_out(&mut self, batch: Batch) -> Result<(), Refused> {
+        self.deliver(batch.without_end())
+    }
+
+    fn deliver(&mut self, (bytes, steps): (Vec<u8>, Vec<String>)) -> Result<(), Refused> {
         let system = |source: io::Error| Refused { step: "the transaction".to_owned(), source };
         // As much as is sent at once; an earlier answer that nobody waited for is none of this batch's.
         while self.receive().map_err(system)?.is_some() {}
@@ -230,5 +248,17 @@ mod tests {
         assert_eq!(read.iter().map(|message| message.kind).collect::<Vec<_>>(), [16, 2_560, 2_563, 17]);
         assert_eq!(read.iter().map(|message| message.flags & NLM_F_ACK).collect::<Vec<_>>(), [0, 0, 4, 0]);
         assert_eq!(read.iter().map(|message| message.sequence).collect::<Vec<_>>(), [1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn a_trial_is_the_same_without_the_end_by_which_the_kernel_does_it() {
+        let batch = || {
+            let mut batch = Batch::default();
+            batch.message("one", 2_560, 0x400, 1, |attributes| attributes.text(1, "t"));
+            batch
+        };
+        let ((whole, steps), (trial, same)) = (batch().finish(), batch().without_end());
+        assert!(whole.starts_with(&trial) && steps == same);
+        assert_eq!(messages(&trial).map(|message| message.kind).collect::<Vec<_>>(), [16, 2_560]);
     }
 }

@@ -25,8 +25,10 @@ use crate::sense::watch::Watch;
 
 pub mod accounts;
 mod attributes;
+pub mod beside;
 pub mod block;
 pub mod close_port;
+pub(crate) mod elf;
 pub mod end_sessions;
 pub mod exempt;
 pub mod freeze_account;
@@ -38,11 +40,14 @@ pub mod pin_neighbour;
 pub mod probe;
 pub mod quarantine_file;
 pub mod rate_limit;
+pub mod restore_file;
 pub mod sever;
 pub mod shadow;
+mod storage;
 mod syn_cookies;
 pub mod tracked;
 mod vault;
+mod vital;
 pub mod watch_closely;
 
 /// What would change, for people and as data.
@@ -67,6 +72,15 @@ pub struct Applied {
 pub trait Deed {
     /// What it changes.
     fn plan(&self) -> Plan;
+
+    /// Tries, without a change, whether it could be applied now, beyond what preparing it has seen; gives how its tables would be put,
+    /// where it puts some.
+    ///
+    /// # Errors
+    /// What applying it would say.
+    fn try_out(&self, _applied: &Applied, _firewall: &mut Ladder) -> Result<Option<PutBy>, String> {
+        Ok(None)
+    }
 
     /// Does it; gives details for the receipt.
     ///
@@ -143,10 +157,11 @@ impl Prepared {
             | Action::Drill { .. }
             | Action::EndSessions { .. }
             | Action::KillProcess { .. }
-            | Action::RestoreFile { .. }
+            | Action::RestoreFile(_)
             | Action::Assess {}
             | Action::Restore { .. }
             | Action::Preserve { .. }
+            | Action::Plan { .. }
             | Action::Playbook { .. } => return Ok(None),
             Action::WatchClosely {} => Self::WatchClosely(watch_closely::CloseWatch {}),
             Action::Isolate {} => Self::Isolate(isolate::Isolation::prepare(surroundings)?),
@@ -266,6 +281,15 @@ impl Surroundings {
     }
 }
 
+/// How what was applied is not as it was left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moved {
+    /// The kernel knows by another number what it is about, or has forgotten it.
+    Elsewhere,
+    /// So many processes run that should stand still.
+    Run(usize),
+}
+
 /// What actions are done with.
 #[derive(Debug, Default)]
 pub struct Levers {
@@ -296,17 +320,18 @@ impl Levers {
         self.firewall.events()
     }
 
-    /// Whether the kernel's number of what an action is about has changed since it was applied, or something runs that
-    /// should stand still.
-    pub fn has_moved(&self, id: Uuid, prepared: &Prepared) -> bool {
+    /// Whether an action that was applied is not as it was left, where nobody tells of that.
+    pub fn moved(&self, id: Uuid, prepared: &Prepared) -> Option<Moved> {
+        let run = |escaped: usize| (escaped > 0).then_some(Moved::Run(escaped));
         match prepared {
             Prepared::IsolateUnit(unit) => {
                 let named = self.groups.get(&id).map_or(&[][..], Vec::as_slice);
-                unit.current(named) != named
+                (unit.current(named) != named).then_some(Moved::Elsewhere)
             }
-            Prepared::FreezeAccount(account) => account.has_escaped(),
-            Prepared::FreezeProcess(process) => process.has_escaped(id),
-            _ => false,
+            Prepared::PinNeighbour(pin) => pin.is_gone().then_some(Moved::Elsewhere),
+            Prepared::FreezeAccount(account) => run(account.escaped()),
+            Prepared::FreezeProcess(process) => run(process.escaped(id)),
+            _ => None,
         }
     }
 

@@ -20,6 +20,7 @@ use picket_protocol::time::Timestamp;
 use serde_json::Value;
 use uuid::Uuid;
 
+use super::preserve::Answering;
 use super::processes::hash_of;
 use crate::ledger::{Reader, RecordFilter};
 use crate::sense::network::listeners::Listeners;
@@ -40,6 +41,9 @@ const ITEM_CHARS_MAX: usize = 280;
 const LISTENER: &str = "net.listener";
 /// Largest file whose content is looked at; a larger one counts as changed.
 const BYTES_MAX: u64 = 256 << 20;
+
+/// Said of a file that is not looked at.
+const UNSEEN: &str = "Not looked at, since another host or program answers for it";
 
 /// What makes the host unclean.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -91,7 +95,9 @@ impl Assessor {
         let mut add = |item: Item| {
             items.entry(item.item.clone()).or_insert(item);
         };
-        files(&findings).into_iter().for_each(&mut add);
+        let answering = Answering::now();
+        let hangs = |path: &Path| answering.may_hang(path);
+        files(&findings, &hangs).into_iter().for_each(&mut add);
         match self.listeners.list() {
             Some(listening) => {
                 let open: BTreeSet<(String, u16, String)> = listening
@@ -106,7 +112,7 @@ impl Assessor {
                 finding: None,
             }),
         }
-        deleted_programs().into_iter().for_each(&mut add);
+        deleted_programs(&hangs).into_iter().for_each(&mut add);
         assessment.left_out = items.len().saturating_sub(ITEMS_MAX);
         assessment.items = items.into_values().take(ITEMS_MAX).collect();
         assessment.sessions = self.open_sessions();
@@ -194,8 +200,9 @@ fn counts(finding: &Finding) -> bool {
     power || program || matches!(rule, "package.mismatch" | "file.masquerade")
 }
 
-/// Files that are not as they were before the first finding about them.
-fn files(findings: &[Finding]) -> Vec<Item> {
+/// Files that are not as they were before the first finding about them. Those on file systems that may never answer are not looked at, and
+/// count: who looks would be held for good.
+fn files(findings: &[Finding], hangs: &impl Fn(&Path) -> bool) -> Vec<Item> {
     let mut first: BTreeMap<PathBuf, &Finding> = BTreeMap::new();
     for finding in findings.iter().filter(|finding| counts(finding)) {
         let path = finding.entities.iter().find_map(|entity| match entity {
@@ -206,12 +213,15 @@ fn files(findings: &[Finding]) -> Vec<Item> {
             first.entry(path_of(&path)).or_insert(finding);
         }
     }
-    let item = |(path, finding): (PathBuf, &Finding)| Item {
-        item: named(&finding.rule, &path),
-        what: cut(&finding.title),
-        finding: Some(finding.id),
+    let item = |(path, finding): (PathBuf, &Finding)| {
+        let what = match hangs(&path) {
+            true => format!("{UNSEEN}: {}", finding.title),
+            false if is_as_before(&path, finding) => return None,
+            false => finding.title.clone(),
+        };
+        Some(Item { item: named(&finding.rule, &path), what: cut(&what), finding: Some(finding.id) })
     };
-    first.into_iter().filter(|(path, finding)| !is_as_before(path, finding)).map(item).collect()
+    first.into_iter().filter_map(item).collect()
 }
 
 fn path_of(bytes: &[u8]) -> PathBuf {
@@ -275,13 +285,13 @@ fn listeners(findings: &[Finding], open: &BTreeSet<(String, u16, String)>) -> Ve
 }
 
 /// Programs that run and are no file any more, nor was another put in their place as updates do.
-fn deleted_programs() -> Vec<Item> {
+fn deleted_programs(hangs: &impl Fn(&Path) -> bool) -> Vec<Item> {
     let mut items = Vec::new();
     for pid in living() {
         let Some(path) = deleted_executable_of(pid) else { continue };
         let in_memory = path.starts_with(b"/memfd:");
         let path = path_of(&path);
-        if in_memory || !path.exists() {
+        if in_memory || hangs(&path) || !path.exists() {
             items.push(Item {
                 item: named("process.deleted", &path),
                 what: cut(&format!("Process {pid} runs {}, which is no file any more", path.display())),

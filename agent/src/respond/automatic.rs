@@ -38,6 +38,8 @@ pub use judge::{Judge, Wanted};
 const RECORDS_MAX: usize = 1_000;
 /// How long the thread waits for records before it looks whether it is to end.
 const WAIT: Duration = Duration::from_millis(500);
+/// Pause after records could not be read.
+const READ_AGAIN: Duration = Duration::from_secs(2);
 /// How long it is waited for the outcome of an order.
 const OUTCOME_WITHIN: Duration = Duration::from_secs(120);
 
@@ -88,10 +90,7 @@ pub fn start(context: Context) -> io::Result<AutomaticHandle> {
         return Ok(AutomaticHandle::default());
     }
     let thread = std::thread::Builder::new().name("automatic".to_owned()).spawn(move || {
-        let follower = Follower { judge: Judge::default(), ordered: BTreeMap::new(), context };
-        if let Err(error) = follower.run() {
-            tracing::error!(%error, "automatic responses end");
-        }
+        Follower { judge: Judge::default(), ordered: BTreeMap::new(), context }.run();
     })?;
     Ok(AutomaticHandle(Some(thread)))
 }
@@ -99,8 +98,41 @@ pub fn start(context: Context) -> io::Result<AutomaticHandle> {
 /// An order of which it is not known yet what has become.
 struct Ordered {
     rule: String,
-    target: String,
+    targets: Vec<String>,
     at: Duration,
+}
+
+/// How far records were read.
+struct Reading {
+    seen: u64,
+    /// Whether that failed last.
+    fails: bool,
+}
+
+impl Reading {
+    /// What was read up to `size`, or not: then it is read again. What is to be told: once that it fails, and once that it no longer does.
+    fn came_to(
+        &mut self,
+        size: u64,
+        read: Result<(), impl std::fmt::Display>,
+    ) -> Option<(&'static str, String)> {
+        let failed = std::mem::replace(&mut self.fails, read.is_err());
+        match read {
+            Ok(()) => {
+                self.seen = size;
+                let title = "What was found can be read again, and is responded to as the policy wants";
+                failed.then(|| ("automatic-goes-on", title.to_owned()))
+            }
+            Err(error) => {
+                tracing::error!(%error, "what was found cannot be read, so that nothing is done automatically");
+                let title = format!(
+                    "What was found cannot be read, so that nothing is done by the policy until it can, which is tried again: {}",
+                    safe(&error.to_string())
+                );
+                (!failed).then_some(("automatic-fails", title))
+            }
+        }
+    }
 }
 
 struct Follower {
@@ -112,17 +144,38 @@ struct Follower {
 
 impl Follower {
     /// From what is sealed now on: what was found before the agent started was found by an agent that could act.
-    fn run(mut self) -> Result<(), crate::ledger::LedgerError> {
-        let reader = Reader::open(&self.context.database)?;
-        let mut seen = self.context.heads.head().size;
+    fn run(mut self) {
+        let mut reading = Reading { seen: self.context.heads.head().size, fails: false };
+        let mut reader = None;
         while !self.context.stop.is_set() {
-            let size = self.context.heads.wait_beyond(seen, WAIT).size;
-            if size > seen {
-                self.read(&reader, seen)?;
-                seen = size;
+            let size = self.context.heads.wait_beyond(reading.seen, WAIT).size;
+            if size <= reading.seen {
+                continue;
+            }
+            let read = self.read_anew(&mut reader, reading.seen);
+            if read.is_err() {
+                reader = None;
+            }
+            if let Some((event, title)) = reading.came_to(size, read) {
+                self.tell(event, title, serde_json::Value::Null);
+            }
+            if reading.fails {
+                self.context.stop.wait(READ_AGAIN);
             }
         }
-        Ok(())
+    }
+
+    /// With the reader that there is, or a new one.
+    fn read_anew(
+        &mut self,
+        reader: &mut Option<Reader>,
+        from: u64,
+    ) -> Result<(), crate::ledger::LedgerError> {
+        let reader = match reader {
+            Some(reader) => reader,
+            none => none.insert(Reader::open(&self.context.database)?),
+        };
+        self.read(reader, from)
     }
 
     fn read(&mut self, reader: &Reader, from: u64) -> Result<(), crate::ledger::LedgerError> {
@@ -165,9 +218,9 @@ impl Follower {
         };
         match receipt.outcome {
             Outcome::Failed | Outcome::Reverted => {
-                self.judge.failed(&ordered.rule, &ordered.target, Moment::now().boot);
+                self.judge.failed(&ordered.rule, &ordered.targets, Moment::now().boot);
             }
-            _ => self.judge.succeeded(&ordered.rule, &ordered.target),
+            _ => self.judge.succeeded(&ordered.rule, &ordered.targets),
         }
     }
 
@@ -226,15 +279,15 @@ impl Follower {
             parties: None,
             automatic: true,
         };
-        let Wanted { rule, target, .. } = wanted;
+        let Wanted { rule, targets, .. } = wanted;
         let at = Moment::now().boot;
-        self.ordered.insert(id, Ordered { rule, target, at });
+        self.ordered.insert(id, Ordered { rule, targets, at });
         if let Err(order) = self.context.keeper.carry_out(order) {
             let title =
                 format!("Too much is to be done at once; not done: {}", safe(&order.action.describe()));
             self.tell("automatic-dropped", title, json!({ "finding": finding.id }));
             if let Some(ordered) = self.ordered.remove(&id) {
-                self.judge.failed(&ordered.rule, &ordered.target, at);
+                self.judge.failed(&ordered.rule, &ordered.targets, at);
             }
         }
     }
@@ -272,4 +325,22 @@ fn records_since(
     let mut new: Vec<_> = reader.records(&filter)?.into_iter().filter(|record| record.seq >= from).collect();
     new.sort_by_key(|record| record.seq);
     Ok(new)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_of_the_database_is_told_once_and_nothing_is_left_out() {
+        let mut reading = Reading { seen: 7, fails: false };
+        let mut told = |size, read: Result<(), &str>| {
+            let told = reading.came_to(size, read).map(|(event, _)| event);
+            (told, reading.seen)
+        };
+        assert_eq!(told(8, Err("disk I/O error")), (Some("automatic-fails"), 7));
+        assert_eq!(told(9, Err("disk I/O error")), (None, 7));
+        assert_eq!(told(9, Ok(())), (Some("automatic-goes-on"), 9));
+        assert_eq!(told(10, Ok(())), (None, 10));
+    }
 }

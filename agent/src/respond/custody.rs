@@ -18,7 +18,7 @@ use picket_protocol::record::Draft;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::actions::{Applied, Deed, Levers, Prepared, Surroundings};
+use super::actions::{Applied, Deed, Levers, Prepared, Surroundings, restore_file};
 use super::early_drop::EarlyDrop;
 use super::engine::SEAL_TIMEOUT;
 use super::firewall::{PutBy, Rung};
@@ -41,6 +41,7 @@ mod evidence;
 mod examine;
 mod guard;
 mod places;
+mod plan;
 mod restore;
 mod resume;
 mod steps;
@@ -99,6 +100,10 @@ pub struct Context {
     pub connected: Arc<dyn Fn() -> bool + Send + Sync>,
     /// What tells sensors to tell more.
     pub watch: Watch,
+    /// The time, for what follows a wait for the disk.
+    pub clock: Arc<dyn Fn() -> Moment + Send + Sync>,
+    /// What evidence is collected with, for plans of that.
+    pub evidence: preserve::Means,
 }
 
 /// A command that is to be carried out.
@@ -213,10 +218,13 @@ impl Custody {
             looked,
             meddling,
         };
+        let core = (custody.context.surroundings)().core;
+        let cleared = restore_file::clear_leftover(&core);
         custody.answer_for_offline(now);
         custody.resume(now);
         custody.levers.firewall().settle();
         custody.resume_sequences(now);
+        custody.tell_of_restores(&cleared);
         custody.save(now);
         custody.show();
         Ok(custody)
@@ -256,12 +264,14 @@ impl Custody {
             prepared,
             phase: Phase::Applying,
             attempts: 1,
+            returns: 0,
             signers: order.subject.signers.clone(),
             envelope_sha256: order.subject.envelope_sha256.clone(),
             reason: order.reason,
             ticket: order.ticket,
             since: now.wall,
             automatic: order.automatic,
+            offline: !(self.context.connected)(),
             lease: Lease::start(&self.context.boot, now.boot, order.lease),
         };
         // What could not be undone after a crash is not done.
@@ -272,6 +282,8 @@ impl Custody {
             return self.unwritten(&order.subject, order.id, in_force::remove(order.id), &error, now);
         }
         self.in_force.push(act);
+        // A disk that is busy has taken its time.
+        let now = (self.context.clock)();
         self.apply(order.id, now);
         self.show();
     }
@@ -291,7 +303,7 @@ impl Custody {
         let deed = act.prepared.deed();
         let left = act.lease.remaining(now.boot);
         let held = unconfirmed(deed, left);
-        let must_hear = confirm::must_hear(&act, || (self.context.connected)());
+        let must_hear = confirm::must_hear(&act);
         let _earlier = self.levers.take_put_by();
         let done = match deed.apply(&Applied { id, left: held }, &mut self.levers) {
             Ok(detail) => detail,
@@ -321,8 +333,13 @@ impl Custody {
             }
         };
         self.change(id, |act| act.phase = Phase::Applied);
+        let (began, now) = (now.boot, (self.context.clock)());
+        // The collector is asked from here on, however long the disk took; the kernel, which counts from the beginning, holds it as long.
+        if now.boot.saturating_sub(began) >= CONFIRM_GRACE {
+            self.put_back(&applied, now);
+        }
         let until = now.boot.saturating_add(CONFIRM_WITHIN);
-        self.waiting.push(Waiting { id, size, until, probe: now.boot, began: now.boot, must_hear });
+        self.waiting.push(Waiting { id, size, until, probe: now.boot, began, must_hear });
     }
 
     /// Confirms what can be, reverts what could not, ends what is over, and looks after the rest.

@@ -16,7 +16,7 @@
 //! Where blocks overlap, whatever is in doubt goes on to the tables: an address that one of them spares, and a network within another
 //! one whose lease ends later.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::io;
 use std::net::IpAddr;
@@ -31,6 +31,7 @@ use picket_protocol::action::Network;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use super::within::Within;
 use crate::clock::since_boot;
 use crate::sense::explain::explain;
 use crate::sys;
@@ -60,29 +61,14 @@ pub struct Sources {
 impl Sources {
     /// Those of `blocked` that may be dropped, and what of `spared` lies within them.
     pub fn new(blocked: &[Network], spared: impl IntoIterator<Item = Network>) -> Self {
-        let spared: HashSet<Network> = spared.into_iter().collect();
-        let lengths = lengths(&spared);
-        let is_dropped = |network: &&Network| !is_within(**network, &spared, &lengths);
-        let dropped: HashSet<Network> = blocked.iter().filter(is_dropped).copied().collect();
-        let lengths = self::lengths(&dropped);
-        let mut within: Vec<Network> =
-            spared.into_iter().filter(|spared| is_within(*spared, &dropped, &lengths)).collect();
-        let mut blocked: Vec<Network> = dropped.into_iter().collect();
+        let spared: Within = spared.into_iter().collect();
+        let dropped: Within = blocked.iter().copied().filter(|network| !spared.has(*network)).collect();
+        let mut within: Vec<Network> = spared.into_networks().filter(|spared| dropped.has(*spared)).collect();
+        let mut blocked: Vec<Network> = dropped.into_networks().collect();
         blocked.sort_unstable();
         within.sort_unstable();
         Self { blocked, spared: within }
     }
-}
-
-fn lengths(networks: &HashSet<Network>) -> BTreeSet<(bool, u8)> {
-    networks.iter().map(|network| (network.address().is_ipv4(), network.length())).collect()
-}
-
-/// Whether a network is one of `networks`, or lies in one; `lengths` are theirs.
-fn is_within(network: Network, networks: &HashSet<Network>, lengths: &BTreeSet<(bool, u8)>) -> bool {
-    let family = network.address().is_ipv4();
-    let wider = lengths.range((family, 0)..=(family, network.length()));
-    wider.filter_map(|(_, length)| Network::new(network.address(), *length)).any(|it| networks.contains(&it))
 }
 
 /// A block in force.

@@ -80,6 +80,17 @@ pub enum RespondError {
     Busy,
 }
 
+/// Goes on where the ledger only cannot be written now.
+fn unless_full(done: Result<(), RespondError>) -> Result<(), RespondError> {
+    match done {
+        Err(RespondError::Seal(error @ (SealError::Storage(_) | SealError::Timeout))) => {
+            tracing::error!(%error, "what is to be recorded of commands at the start is not recorded yet");
+            Ok(())
+        }
+        other => other,
+    }
+}
+
 /// A policy that cannot be read may say anything.
 fn signers_wanted(policy: &Path, action: &str) -> Result<u32, String> {
     let policy =
@@ -129,9 +140,10 @@ impl Engine {
         let mut engine =
             Self { context, store, pinned, identity, advice, hold, limit, saved, uncertain: false };
         engine.read_leases(now)?;
-        engine.answer_for_interrupted(now)?;
-        engine.record_trust_root(now)?;
-        engine.save_leases(now)?;
+        // A full disk is no reason not to watch: the first two are done at the next start, the third at the next save.
+        unless_full(engine.answer_for_interrupted(now))?;
+        unless_full(engine.record_trust_root(now))?;
+        unless_full(engine.save_leases(now))?;
         engine.tick(now);
         engine.show();
         Ok(engine)
@@ -307,10 +319,11 @@ impl Engine {
             | Action::FreezeProcess { .. }
             | Action::KillProcess { .. }
             | Action::QuarantineFile { .. }
-            | Action::RestoreFile { .. }
+            | Action::RestoreFile(_)
             | Action::WatchClosely {}
             | Action::Restore { .. }
             | Action::Preserve { .. }
+            | Action::Plan { .. }
             | Action::Playbook { .. } => {
                 let row = accepted(self);
                 return self.hand_over(command, subject, row);

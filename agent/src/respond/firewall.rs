@@ -95,6 +95,23 @@ impl Firewall {
         refused.map_or(Ok(()), Err)
     }
 
+    /// Has the kernel look tables through as if they were to be put, and put none.
+    ///
+    /// # Errors
+    /// What the kernel would refuse.
+    pub fn try_out(&mut self, tables: &[Table], left: Duration) -> Result<(), Refused> {
+        let mut trial = |owned| {
+            let mut batch = Batch::default();
+            tables.iter().for_each(|table| table.put(&mut batch, false, owned, left));
+            self.socket.try_out(batch)
+        };
+        match trial(self.owned) {
+            // As when they are put: a kernel may know no owner.
+            Err(error) if [libc::EOPNOTSUPP, libc::EINVAL].map(Some).contains(&error.errno()) => trial(false),
+            other => other,
+        }
+    }
+
     /// Lets tables stay armed for `left` from now on.
     ///
     /// # Errors

@@ -178,6 +178,11 @@ pub fn let_all_go_on(database: &std::path::Path, boot: &str) -> rusqlite::Result
     Ok(stopped.len())
 }
 
+/// Whether the database tells of any.
+pub fn any(database: &std::path::Path) -> bool {
+    freeze_store::read(database).is_ok_and(|frozen| !frozen.is_empty())
+}
+
 /// Those that still live; those of another boot are gone.
 fn living_of(frozen: &Frozen, boot: &str) -> Vec<Stopped> {
     let here = frozen.boot == boot;

@@ -43,8 +43,12 @@ pub struct InForce {
     pub prepared: Prepared,
     /// How far it is.
     pub phase: Phase,
-    /// How often it was begun, or put back at a start, since that last went well: what brings the agent down is not begun for ever.
+    /// How often it was begun: what brings the agent down is not begun for ever.
     pub attempts: u32,
+    /// How often what was confirmed was put back at a start, since that last went well. Former versions counted that with `attempts`, and
+    /// never forgot it: of theirs nothing is known, and none is counted.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub returns: u32,
     /// Who signed it.
     pub signers: Vec<String>,
     /// SHA-256 of the envelope in hex.
@@ -58,12 +62,30 @@ pub struct InForce {
     /// By the owner's policy; nobody has commanded it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub automatic: bool,
+    /// It was begun without a line to the collector.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub offline: bool,
     /// How long it lasts.
     #[serde(skip, default = "Lease::over")]
     pub lease: Lease,
 }
 
+fn is_none(count: &u32) -> bool {
+    *count == 0
+}
+
 impl InForce {
+    /// How often it was begun or put back since that last went well.
+    pub fn tries(&self) -> u32 {
+        if self.phase == Phase::Confirmed { self.returns } else { self.attempts }
+    }
+
+    /// It is begun or put back once more.
+    pub fn count_try(&mut self) {
+        let count = if self.phase == Phase::Confirmed { &mut self.returns } else { &mut self.attempts };
+        *count = count.saturating_add(1);
+    }
+
     /// The command that it is of.
     pub fn command(&self) -> Uuid {
         self.step.as_ref().map_or(self.id, |(command, _)| *command)
@@ -110,4 +132,31 @@ pub fn remove(id: Uuid) -> StateWrite {
 /// What becomes of its command.
 pub fn tell(id: Uuid, outcome: Outcome, title: &str, now: Timestamp) -> StateWrite {
     store::update_command(id, outcome, title.to_owned(), now)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As former versions wrote it: at each start they counted, also of what was confirmed, and never forgot it.
+    fn of_former(phase: &str) -> InForce {
+        let row = serde_json::json!({
+            "id": Uuid::nil(), "prepared": { "action": "watch-closely" }, "phase": phase, "attempts": 3, "signers": [],
+            "envelope_sha256": "", "reason": "", "ticket": "", "since": Timestamp::default(),
+        });
+        serde_json::from_value(row).unwrap()
+    }
+
+    #[test]
+    fn what_a_former_version_counted_of_what_was_confirmed_ends_nothing() {
+        let mut act = of_former("confirmed");
+        assert_eq!(act.tries(), 0);
+        act.count_try();
+        let again: InForce = serde_json::from_value(serde_json::to_value(&act).unwrap()).unwrap();
+        assert_eq!((again.tries(), again.attempts), (1, 3));
+        // What was only begun is counted as before.
+        let mut begun = of_former("applying");
+        begun.count_try();
+        assert_eq!((begun.tries(), begun.returns), (4, 0));
+    }
 }

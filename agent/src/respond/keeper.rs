@@ -2,6 +2,7 @@
 //! to change what it holds; while nothing is in force it sleeps.
 
 use std::io;
+use std::ops::ControlFlow;
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
@@ -145,25 +146,41 @@ fn run(mut custody: Custody, queue: &Receiver<Job>, wake: &Wake, turn: &Turn) {
         loop {
             turn.works(Moment::now().boot);
             match queue.try_recv() {
-                Ok(Job::Order(order)) => custody.begin(*order, Moment::now()),
-                Ok(Job::Worker(worker)) => custody.set_worker(worker),
-                Ok(Job::Worked(act, result)) => custody.worked(act, result, Moment::now()),
-                Ok(Job::Preserver(preserver)) => custody.set_preserver(preserver),
-                Ok(Job::Preserved(told, reply)) => {
-                    // Fails only when the agent stops.
-                    let _gone = reply.try_send(custody.preserved(*told)).is_err();
-                }
-                Ok(Job::Release(id, person, reply)) => {
-                    // Whoever asked may have gone away meanwhile.
-                    let _gone = reply.try_send(custody.release(id, &person, Moment::now())).is_err();
-                }
-                Ok(Job::Stop) | Err(TryRecvError::Disconnected) => return custody.save(Moment::now()),
+                Ok(job) => match carry_out(&mut custody, job) {
+                    ControlFlow::Continue(()) => look(&mut custody),
+                    ControlFlow::Break(()) => return custody.save(Moment::now()),
+                },
+                Err(TryRecvError::Disconnected) => return custody.save(Moment::now()),
                 Err(TryRecvError::Empty) => break,
             }
         }
-        custody.hear(Moment::now());
-        custody.tick(Moment::now());
+        look(&mut custody);
     }
+}
+
+/// What is due: between two jobs as well, since one may take seconds and what is not confirmed yet has no more than thirty.
+fn look(custody: &mut Custody) {
+    custody.hear(Moment::now());
+    custody.tick(Moment::now());
+}
+
+fn carry_out(custody: &mut Custody, job: Job) -> ControlFlow<()> {
+    match job {
+        Job::Order(order) => custody.begin(*order, Moment::now()),
+        Job::Worker(worker) => custody.set_worker(worker),
+        Job::Worked(act, result) => custody.worked(act, result, Moment::now()),
+        Job::Preserver(preserver) => custody.set_preserver(preserver),
+        Job::Preserved(told, reply) => {
+            // Fails only when the agent stops.
+            let _gone = reply.try_send(custody.preserved(*told)).is_err();
+        }
+        Job::Release(id, person, reply) => {
+            // Whoever asked may have gone away meanwhile.
+            let _gone = reply.try_send(custody.release(id, &person, Moment::now())).is_err();
+        }
+        Job::Stop => return ControlFlow::Break(()),
+    }
+    ControlFlow::Continue(())
 }
 
 fn wait(custody: &Custody, wake: &Wake) {

@@ -10,9 +10,11 @@
 
 use std::fmt;
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use picket_protocol::identity::{AgentId, Tenant};
 use picket_protocol::time::Timestamp;
@@ -47,6 +49,7 @@ pub mod status;
 pub mod store;
 pub mod trust;
 pub mod verify;
+pub mod within;
 pub mod work;
 
 use custody::Preserves as _;
@@ -62,9 +65,13 @@ pub use store::SCHEMA;
 pub use work::Tools;
 use work::{Work, WorkKind};
 
-/// Envelopes that may wait to be judged; with more the link's frames are dropped and counted. Judging takes
-/// milliseconds, and the largest envelope has 640 KiB.
-const QUEUE_MAX: usize = 8;
+/// Envelopes and requests that may wait, twice what a collector has for one host; and bytes of the envelopes, of which the largest
+/// has 640 KiB. What is beyond is counted, and sent again by a collector that means it.
+const QUEUE_MAX: usize = 128;
+/// See [`QUEUE_MAX`].
+const QUEUE_BYTES_MAX: usize = 5 * 1024 * 1024;
+/// Between two tries of a local request to find a place.
+const PLACE_LOOK: Duration = Duration::from_millis(5);
 /// Commands that may wait to be carried out; more are answered with a failure.
 const WORK_MAX: usize = 8;
 /// How long a local request waits for the responder.
@@ -119,6 +126,8 @@ enum Job {
 pub struct Responder {
     jobs: SyncSender<Job>,
     status: RespondStatus,
+    /// Bytes of envelopes that wait.
+    waiting: Arc<AtomicUsize>,
 }
 
 /// The responder's threads.
@@ -155,7 +164,8 @@ pub fn start(
 ) -> io::Result<(Responder, ResponderHandle)> {
     let (jobs, queue) = sync_channel(QUEUE_MAX);
     let (work, work_queue) = sync_channel(WORK_MAX);
-    let responder = Responder { jobs, status: status.clone() };
+    let waiting = Arc::new(AtomicUsize::new(0));
+    let responder = Responder { jobs, status: status.clone(), waiting: Arc::clone(&waiting) };
     keeper.set_worker(Some(work.clone()));
     let worker = {
         let (tools, keeper, status) = (tools.clone(), keeper.clone(), status.clone());
@@ -163,9 +173,9 @@ pub fn start(
             .name("respond-work".to_owned())
             .spawn(move || run_work(&tools, &keeper, &work_queue, &status))?
     };
-    let judge = std::thread::Builder::new()
-        .name("respond".to_owned())
-        .spawn(move || run_judge(engine, &Hands { tools, keeper, preserver, work, status }, &queue))?;
+    let judge = std::thread::Builder::new().name("respond".to_owned()).spawn(move || {
+        run_judge(engine, &Hands { tools, keeper, preserver, work, status }, &queue, &waiting)
+    })?;
     Ok((responder.clone(), ResponderHandle { responder, judge, worker }))
 }
 
@@ -195,25 +205,45 @@ impl Responder {
     }
 
     fn ask<T>(&self, job: Job, answer: &Receiver<Result<T, RespondError>>) -> Result<T, RespondError> {
-        self.jobs.try_send(job).map_err(|_| RespondError::Busy)?;
-        answer.recv_timeout(REQUEST_TIMEOUT).unwrap_or(Err(RespondError::Busy))
+        let until = Instant::now() + REQUEST_TIMEOUT;
+        let mut job = job;
+        // A collector that floods takes all places again and again; who is here finds one among them.
+        while let Err(full) = self.jobs.try_send(job) {
+            match full {
+                TrySendError::Full(back) if Instant::now() < until => job = back,
+                _ => return Err(RespondError::Busy),
+            }
+            std::thread::sleep(PLACE_LOOK);
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        answer.recv_timeout(left).unwrap_or(Err(RespondError::Busy))
     }
 
-    fn offer(&self, job: Job) {
-        if let Err(TrySendError::Full(_)) = self.jobs.try_send(job) {
-            self.status.count_dropped();
-            tracing::warn!("more commands at once than can be judged; one was dropped");
+    /// Whether there was room for it.
+    fn offer(&self, bytes: usize, job: Job) -> bool {
+        let before = self.waiting.fetch_add(bytes, Ordering::Relaxed);
+        let taken = match before == 0 || before.saturating_add(bytes) <= QUEUE_BYTES_MAX {
+            true => self.jobs.try_send(job),
+            false => Err(TrySendError::Full(job)),
+        };
+        match taken {
+            Ok(()) => return true,
+            Err(TrySendError::Full(_)) => self.status.count_dropped(),
+            // The agent stops.
+            Err(TrySendError::Disconnected(_)) => {}
         }
+        self.waiting.fetch_sub(bytes, Ordering::Relaxed);
+        false
     }
 }
 
 impl CommandSink for Responder {
-    fn command(&self, envelope: Vec<u8>) {
-        self.offer(Job::Command(envelope, Moment::now()));
+    fn command(&self, envelope: Vec<u8>) -> bool {
+        self.offer(envelope.len(), Job::Command(envelope, Moment::now()))
     }
 
-    fn trust(&self, envelope: Vec<u8>) {
-        self.offer(Job::Trust(envelope));
+    fn trust(&self, envelope: Vec<u8>) -> bool {
+        self.offer(envelope.len(), Job::Trust(envelope))
     }
 }
 
@@ -244,16 +274,20 @@ impl Hands {
     }
 }
 
-fn run_judge(mut engine: Engine, hands: &Hands, queue: &Receiver<Job>) {
+fn run_judge(mut engine: Engine, hands: &Hands, queue: &Receiver<Job>, waiting: &AtomicUsize) {
     loop {
         let wake = engine.next_wake(Moment::now());
         match queue.recv_timeout(wake) {
             Ok(Job::Command(envelope, received)) => {
+                waiting.fetch_sub(envelope.len(), Ordering::Relaxed);
                 if let Some(accepted) = engine.command(&envelope, received) {
                     hands.take(accepted);
                 }
             }
-            Ok(Job::Trust(envelope)) => engine.trust(&envelope, Moment::now()),
+            Ok(Job::Trust(envelope)) => {
+                waiting.fetch_sub(envelope.len(), Ordering::Relaxed);
+                engine.trust(&envelope, Moment::now());
+            }
             Ok(Job::Enrolled(agent, tenant)) => {
                 if let Err(error) = engine.enrolled(agent, tenant, Moment::now()) {
                     tracing::error!(%error, "the trust root of the enrolment was not recorded");
@@ -298,5 +332,25 @@ fn run_work(tools: &Tools, keeper: &Keeper, queue: &Receiver<Work>, status: &Res
             None => tools.carry_out(&work),
         }
         status.end(work.id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_of_envelopes_is_bounded_by_bytes_and_counted() {
+        let (jobs, queue) = sync_channel(QUEUE_MAX);
+        let status = RespondStatus::default();
+        let responder = Responder { jobs, status: status.clone(), waiting: Arc::default() };
+        assert!(responder.command(vec![0; 2 * QUEUE_BYTES_MAX]), "one has room, whatever its size");
+        assert!(!responder.trust(vec![0; 1]));
+        let Ok(Job::Command(taken, _)) = queue.try_recv() else { panic!("it was taken") };
+        responder.waiting.fetch_sub(taken.len(), Ordering::Relaxed);
+        assert!((0..QUEUE_MAX).all(|_| responder.command(vec![0; 8])));
+        assert!(!responder.command(vec![0; 8]));
+        assert_eq!(responder.waiting.load(Ordering::Relaxed), 8 * QUEUE_MAX);
+        assert_eq!(status.report(crate::clock::since_boot()).dropped, 2);
     }
 }

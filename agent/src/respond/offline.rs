@@ -44,6 +44,51 @@ pub struct Report {
     pub problems: Vec<String>,
 }
 
+impl Report {
+    /// Whether nothing is left in force.
+    pub fn is_whole(&self) -> bool {
+        self.problems.is_empty() && self.actions.iter().all(|action| action.problem.is_none())
+    }
+}
+
+/// What is in force, and has not been released without the agent: `isolate (0199c2ad-…)`. Of a database that cannot be read nothing is
+/// known, and whoever is about to replace it must not be held up by that.
+pub fn in_force(layout: &Layout) -> Vec<String> {
+    let acts = in_force::read(&layout.database()).unwrap_or_default();
+    let sequences = sequence::read(&layout.database()).unwrap_or_default();
+    let noted = read(&layout.released_offline()).unwrap_or_default();
+    let released = |id: Uuid| noted.iter().any(|note| note.actions.contains(&id));
+    let acts = acts.iter().filter(|act| !released(act.id));
+    let acts = acts.map(|act| format!("{} ({})", act.prepared.name(), act.id));
+    let sequences = sequences.iter().filter(|sequence| !released(sequence.id));
+    acts.chain(sequences.map(|sequence| format!("a playbook ({})", sequence.id))).collect()
+}
+
+/// Ends what the state in `layout`, which no agent runs on, has done to this host. Where it has done nothing, nothing is touched; where
+/// its database cannot be read, what can be found without it is ended.
+///
+/// # Errors
+/// What is left, in words.
+pub fn end_all(layout: &Layout) -> Result<(), String> {
+    let database = layout.database();
+    let acts = if database.exists() { in_force::read(&database) } else { Ok(Vec::new()) };
+    let stopped = std::fs::read_dir(layout.core().join("stopped"));
+    let any = acts.as_ref().map_or(true, |acts| !acts.is_empty())
+        || sequence::read(&database).is_ok_and(|sequences| !sequences.is_empty())
+        || super::freeze::any(&database)
+        || stopped.is_ok_and(|mut entries| entries.next().is_some());
+    if !any {
+        return Ok(());
+    }
+    let boot = crate::machine::boot().unwrap_or_default();
+    let report = release(layout, &boot, crate::status::own_person(), crate::clock::now());
+    if acts.is_err() || report.is_whole() {
+        return Ok(());
+    }
+    let problems = report.actions.into_iter().filter_map(|action| action.problem);
+    Err(report.problems.into_iter().chain(problems).collect::<Vec<_>>().join("; "))
+}
+
 /// Undoes everything. What stands in the way of one part does not hinder the others.
 pub fn release(layout: &Layout, boot: &str, by: Person, time: Timestamp) -> Report {
     let (mut report, mut levers) = (Report::default(), Levers::default());
@@ -51,12 +96,17 @@ pub fn release(layout: &Layout, boot: &str, by: Person, time: Timestamp) -> Repo
         report.problems.push(format!("the agent's database cannot be read: {error}"));
         Vec::new()
     });
-    for act in &found {
-        let undone = act.prepared.deed().undo(act.id, &mut levers);
-        let action = act.prepared.name().to_owned();
-        let problem = undone.err().or_else(|| act.prepared.deed().leftover(act.id));
-        report.actions.push(ReleasedAction { id: act.id, action, problem });
-    }
+    let under_way = sequence::read(&layout.database()).unwrap_or_default();
+    let sequences = under_way.iter().map(|sequence| sequence.id);
+    let note = Note { by, time, actions: sequences.chain(found.iter().map(|act| act.id)).collect() };
+    noted(&layout.released_offline(), note, &mut report, |report| {
+        for act in &found {
+            let undone = act.prepared.deed().undo(act.id, &mut levers);
+            let action = act.prepared.name().to_owned();
+            let problem = undone.err().or_else(|| act.prepared.deed().leftover(act.id));
+            report.actions.push(ReleasedAction { id: act.id, action, problem });
+        }
+    });
     remove_tables(&mut levers, &mut report);
     match super::freeze::let_all_go_on(&layout.database(), boot) {
         Ok(processes) => report.processes = processes,
@@ -70,24 +120,27 @@ pub fn release(layout: &Layout, boot: &str, by: Person, time: Timestamp) -> Repo
         Ok(released) => report.actions.extend(released),
         Err(why) => report.problems.push(why),
     }
-    let under_way = sequence::read(&layout.database()).unwrap_or_default();
-    let sequences = under_way.iter().map(|sequence| sequence.id);
-    let note = Note { by, time, actions: sequences.chain(found.iter().map(|act| act.id)).collect() };
-    if !note.actions.is_empty()
-        && let Err(error) = append(&layout.released_offline(), note)
-    {
-        report.problems.push(format!(
+    report
+}
+
+/// Noted before the first is undone: whoever is killed in the middle leaves an agent that ends the rest at its next start, not one that
+/// does all of it again. What cannot be noted is undone all the same.
+fn noted(path: &Path, note: Note, report: &mut Report, undo: impl FnOnce(&mut Report)) {
+    let unnoted = if note.actions.is_empty() { None } else { append(path, note).err() };
+    undo(report);
+    report.problems.extend(unnoted.map(|error| {
+        format!(
             "it could not be noted ({error}), so that the agent would apply it anew at its next start: before that, \
              remove the cause and release again"
-        ));
-    }
-    report
+        )
+    }));
 }
 
 /// Whatever the database says, or cannot say.
 fn remove_tables(levers: &mut Levers, report: &mut Report) {
-    // Where there is no iptables, nothing was done by it.
-    report.tables.extend(legacy::remove_all().unwrap_or_default());
+    let (chains, left) = legacy::remove_all(levers.firewall().known().as_deref());
+    report.tables.extend(chains);
+    report.problems.extend(left.into_iter().map(|why| format!("chains of iptables may be left: {why}")));
     match levers.firewall().groups().remove_all() {
         Ok(programs) => report.tables.extend(programs),
         Err(why) => report.problems.push(why),
@@ -157,5 +210,28 @@ pub fn forget(path: &Path) -> io::Result<()> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_killed_in_the_middle_has_noted_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("released");
+        let by = Person { uid: 0, login_uid: None, name: None };
+        let note = Note { by, time: Timestamp::default(), actions: vec![Uuid::nil()] };
+        let (mut report, mut undone) = (Report::default(), false);
+        noted(&path, note.clone(), &mut report, |_| {
+            assert_eq!(read(&path).unwrap(), std::slice::from_ref(&note));
+            undone = true;
+        });
+        assert!(undone && report.problems.is_empty());
+        // A disk that takes no note keeps nothing from being undone.
+        let mut undone = false;
+        noted(&directory.path().join("none/there"), note, &mut report, |_| undone = true);
+        assert!(undone && report.problems.iter().any(|why| why.contains("could not be noted")), "{report:?}");
     }
 }

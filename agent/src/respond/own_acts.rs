@@ -2,7 +2,7 @@
 //! explains it, and never as somebody else's doing.
 //!
 //! **Promise.** An act explains what the agent did and nothing beside it: of a file the step from the content that it found to the
-//! content that it left, once; of a neighbour the very hardware address that is pinned; of iptables a chain with as many rules of
+//! content (and the rights, where it gives any) that it left, once; of a neighbour the very hardware address that is pinned; of iptables a chain with as many rules of
 //! each kind as were put; of a setting the step between two values, once. Whatever is mixed with somebody else's change stays
 //! unexplained. An act is noted before it is done. Nothing of this is durable: what a crash falls between is told as any other change.
 
@@ -30,11 +30,24 @@ pub struct By {
     pub commands: Vec<Uuid>,
     /// The action of the newest.
     pub action: &'static str,
+    /// Rights that it leaves a file with; none where it leaves them as they were.
+    pub leaves: Option<Rights>,
+}
+
+/// Who may do what with a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rights {
+    /// Permission bits with setuid, setgid and sticky.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
 }
 
 impl By {
     fn one(command: Uuid, action: &'static str) -> Self {
-        Self { commands: vec![command], action }
+        Self { commands: vec![command], action, leaves: None }
     }
 
     /// Explains a finding: it stays in the ledger, at `info`.
@@ -59,12 +72,21 @@ impl fmt::Display for By {
 }
 
 /// A step that was made once, from one state to another.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Step<P, S> {
     place: P,
     before: S,
     after: S,
     by: By,
+}
+
+/// What was noted of a file, so that it can be withdrawn: with what it took the place of.
+#[derive(Debug)]
+pub struct Noted {
+    place: PathBuf,
+    /// None when nothing is left to be explained.
+    own: Option<Step<PathBuf, Digest>>,
+    earlier: Option<Step<PathBuf, Digest>>,
 }
 
 /// A neighbour that is pinned.
@@ -123,9 +145,38 @@ impl OwnActs {
     }
 
     /// A file is about to go from one content to another, or to come, or to go.
-    pub fn file(&self, command: Uuid, action: &'static str, path: &Path, before: Digest, after: Digest) {
-        let step = Step { place: path.to_owned(), before, after, by: By::one(command, action) };
-        self.with(|state| note(&mut state.files, step));
+    pub fn file(
+        &self,
+        command: Uuid,
+        action: &'static str,
+        path: &Path,
+        before: Digest,
+        after: Digest,
+    ) -> Noted {
+        self.file_by(By::one(command, action), path, before, after)
+    }
+
+    /// The same, of a file that gets these rights with its content.
+    pub fn file_with_rights(
+        &self,
+        command: Uuid,
+        action: &'static str,
+        path: &Path,
+        before: Digest,
+        after: Digest,
+        rights: Rights,
+    ) -> Noted {
+        let by = By { leaves: Some(rights), ..By::one(command, action) };
+        self.file_by(by, path, before, after)
+    }
+
+    fn file_by(&self, by: By, path: &Path, before: Digest, after: Digest) -> Noted {
+        let step = Step { place: path.to_owned(), before, after, by };
+        self.with(|state| {
+            let earlier = note(&mut state.files, step);
+            let own = state.files.back().filter(|step| step.place == path).cloned();
+            Noted { place: path.to_owned(), own, earlier }
+        })
     }
 
     /// It was done: somebody look.
@@ -136,9 +187,18 @@ impl OwnActs {
         }
     }
 
-    /// It was not done.
-    pub fn withdraw_file(&self, path: &Path) {
-        self.with(|state| state.files.retain(|step| step.place != path));
+    /// It was not done: what was noted before it explains what it did, unless a sensor has used that up meanwhile.
+    pub fn withdraw_file(&self, noted: Noted) {
+        let Noted { place, own, earlier } = noted;
+        self.with(|state| {
+            let found = state.files.iter().position(|step| step.place == place);
+            let is_own = found.and_then(|at| state.files.get(at)) == own.as_ref();
+            if !is_own {
+                return;
+            }
+            found.and_then(|at| state.files.remove(at));
+            state.files.extend(earlier);
+        });
     }
 
     /// What explains that the file at `path` went from one content to another. Asked at every change of a file: what was noted of the
@@ -164,7 +224,9 @@ impl OwnActs {
     ) {
         let by = By::one(command, action);
         let step = Step { place: name, before: before.to_owned(), after: after.to_owned(), by };
-        self.with(|state| note(&mut state.settings, step));
+        self.with(|state| {
+            let _replaced = note(&mut state.settings, step);
+        });
     }
 
     /// What explains that a setting went from one value to another, once.
@@ -225,22 +287,27 @@ impl Seen {
     }
 }
 
-/// Notes a step. One that goes on from where the last one of the place ended is one step with it, of both commands.
-fn note<P: PartialEq, S: PartialEq>(steps: &mut VecDeque<Step<P, S>>, mut step: Step<P, S>) {
-    let earlier = steps.iter().position(|other| other.place == step.place).and_then(|at| steps.remove(at));
-    if let Some(earlier) = earlier.filter(|earlier| earlier.after == step.before) {
+/// Notes a step, and gives that of the place which it replaces. One that goes on from where the last one of the place ended is one step
+/// with it, of both commands.
+fn note<P: PartialEq + Clone, S: PartialEq + Clone>(
+    steps: &mut VecDeque<Step<P, S>>,
+    mut step: Step<P, S>,
+) -> Option<Step<P, S>> {
+    let replaced = steps.iter().position(|other| other.place == step.place).and_then(|at| steps.remove(at));
+    if let Some(earlier) = replaced.clone().filter(|earlier| earlier.after == step.before) {
         step.before = earlier.before;
         let newer: Vec<Uuid> =
             step.by.commands.into_iter().filter(|id| !earlier.by.commands.contains(id)).collect();
         step.by.commands = earlier.by.commands.into_iter().chain(newer).collect();
+        step.by.leaves = step.by.leaves.or(earlier.by.leaves);
     }
-    if step.before == step.after {
-        return;
+    if step.before != step.after {
+        steps.push_back(step);
     }
-    steps.push_back(step);
     while steps.len() > ACTS_MAX {
         steps.pop_front();
     }
+    replaced
 }
 
 #[cfg(test)]
@@ -299,9 +366,38 @@ mod tests {
         assert_eq!(acts.take_file(path, Seen::Nothing, Seen::Digest(B)), None);
         acts.file(id(1), "quarantine-file", path, None, Some(A));
         assert!(acts.take_file(path, Seen::Nothing, Seen::Digest(A)).is_some());
-        acts.file(id(1), "quarantine-file", path, Some(A), None);
-        acts.withdraw_file(path);
+        let noted = acts.file(id(1), "quarantine-file", path, Some(A), None);
+        acts.withdraw_file(noted);
         assert_eq!(acts.take_file(path, Seen::Digest(A), Seen::Nothing), None);
+    }
+
+    #[test]
+    fn what_was_not_done_leaves_what_was_done_before_it_explained() {
+        let (acts, path) = (OwnActs::default(), Path::new("/etc/issue"));
+        // It goes on from there, goes back, or has nothing to do with it.
+        for (before, after) in [(B, C), (B, A), (C, A)] {
+            acts.file(id(1), "restore-file", path, Some(A), Some(B));
+            let noted = acts.file(id(2), "restore-file", path, Some(before), Some(after));
+            acts.withdraw_file(noted);
+            let by = acts.take_file(path, Seen::Digest(A), Seen::Digest(B)).expect("the first");
+            assert_eq!(by.commands, [id(1)]);
+        }
+        // A sensor looked meanwhile: it is used up.
+        acts.file(id(1), "restore-file", path, Some(A), Some(B));
+        let noted = acts.file(id(2), "restore-file", path, Some(B), Some(C));
+        assert_eq!(acts.take_file(path, Seen::Digest(A), Seen::Digest(B)), None);
+        acts.withdraw_file(noted);
+        assert_eq!(acts.take_file(path, Seen::Digest(A), Seen::Digest(B)), None);
+    }
+
+    #[test]
+    fn the_rights_that_a_file_is_left_with_stay_with_what_follows() {
+        let (acts, path) = (OwnActs::default(), Path::new("/etc/issue"));
+        let rights = Rights { mode: 0o644, uid: 0, gid: 0 };
+        acts.file_with_rights(id(1), "restore-file", path, Some(A), Some(B), rights);
+        acts.file(id(2), "quarantine-file", path, Some(B), Some(C));
+        let by = acts.take_file(path, Seen::Digest(A), Seen::Digest(C)).expect("both");
+        assert_eq!((by.commands.len(), by.leaves), (2, Some(rights)));
     }
 
     #[test]

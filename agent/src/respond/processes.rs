@@ -16,11 +16,11 @@ use crate::sense::processes::{Life, life, real_and_effective};
 mod hold;
 mod identity;
 
-pub use hold::{HELD_MAX, Hold, boot, let_all_go_on};
+pub use hold::{Hold, boot, let_all_go_on};
 pub use identity::{Named, boot_by_clock, hash_of};
 
 /// Processes that a record names.
-const NAMED_MAX: usize = 20;
+pub const NAMED_MAX: usize = 20;
 
 /// Programs that run others and are no part of what these do, by name. A name is anybody's to choose: only what is wholly
 /// root's counts, see [`is_roots`].
@@ -149,6 +149,20 @@ pub fn signal(process: &Stopped, signal: Signal) {
 pub fn named(processes: &[Stopped]) -> Vec<Value> {
     let name = |process: &Stopped| json!({ "pid": process.pid, "name": safe(&process.name) });
     processes.iter().take(NAMED_MAX).map(name).collect()
+}
+
+/// One of them for a sentence: its name and number.
+pub fn told(life: &Life) -> String {
+    format!("{} ({})", safe(&String::from_utf8_lossy(&life.name)), life.pid)
+}
+
+/// As whom a process runs, for a sentence: its user's number.
+pub fn whose(pid: u32) -> String {
+    match real_and_effective(pid) {
+        Some((real, effective)) if real == effective => format!("uid {real}"),
+        Some((real, effective)) => format!("uid {real}, as {effective}"),
+        None => "of nobody that is known".to_owned(),
+    }
 }
 
 /// How many, in words.

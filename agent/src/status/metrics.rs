@@ -7,6 +7,7 @@ use picket_protocol::finding::Severity;
 use picket_protocol::metrics::{Book, Family, MetricKind, Sample, number, seconds, truth};
 
 use super::{Protection, StatusReport};
+use crate::guard::GuardState;
 use crate::sense::SensorState;
 
 /// What `report` comes to.
@@ -31,6 +32,16 @@ fn agent(book: &mut Book, report: &StatusReport) {
         states.map(|(state, word)| Sample::labelled(&[("state", word)], truth(report.protection == state)));
     let help = "Whether this host is watched over: 1 for the state that it is in.";
     book.add("protection", MetricKind::Gauge, help, states.to_vec());
+    let states = [
+        (GuardState::On, "on"),
+        (GuardState::Off, "off"),
+        (GuardState::Refused, "refused"),
+        (GuardState::Disabled, "disabled"),
+    ];
+    let states =
+        states.map(|(state, word)| Sample::labelled(&[("state", word)], truth(report.guard.state == state)));
+    let help = "Whether the kernel refuses root what would stop the agent: 1 for the state that it is in.";
+    book.add("guard", MetricKind::Gauge, help, states.to_vec());
 }
 
 fn sensors(book: &mut Book, report: &StatusReport) {

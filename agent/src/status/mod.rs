@@ -5,6 +5,7 @@
 //! that the kernel keeps others away; what changes something is done for root alone, by the peer credentials.
 
 mod accept;
+mod connect;
 mod guard;
 pub mod message;
 pub mod metrics;
@@ -18,6 +19,7 @@ pub mod spending;
 mod textfile;
 pub mod window;
 
+pub use connect::{ACCEPT_TIMEOUT, connect};
 pub use message::{FindingQuery, HOLD_SECONDS_MAX, Reply, Request};
 pub use report::{Cosignature, LedgerStatus, Protection, Sources, StatusReport};
 pub use server::Server;

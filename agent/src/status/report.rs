@@ -6,6 +6,7 @@ use picket_protocol::crypto::{PublicKey, to_base64};
 use picket_protocol::identity::{AgentId, Tenant};
 use picket_protocol::time::Timestamp;
 
+use crate::cli::output::day;
 use crate::core::{Cosigned, Files, Identity, Statuses};
 use crate::guard::{Guard, GuardReport};
 use crate::layout::Layout;
@@ -19,6 +20,7 @@ use crate::sense::network::line::Line;
 use crate::sense::network::neighbours::Neighbours;
 use crate::sense::sessions::Sessions;
 use crate::sense::{SensorReport, SensorState};
+use crate::uplink::pending::JoinReport;
 use crate::uplink::{LinkReport, LinkState, LinkStatus};
 
 /// Whether this host is watched over.
@@ -85,6 +87,9 @@ pub struct StatusReport {
     pub ledger: LedgerStatus,
     /// The link to the collector, when enrolled.
     pub link: Option<LinkReport>,
+    /// A join string that waits for the collector, or was given up, when not enrolled.
+    #[serde(default)]
+    pub join: Option<JoinReport>,
     /// The newest cosignature.
     pub cosignature: Option<Cosignature>,
     /// Commands in force.
@@ -148,7 +153,9 @@ impl Sources {
         let (sensors, ledger) = (self.statuses.reports(), self.ledger());
         let commands = self.respond.report(now.boot);
         let guard = self.guard.report();
-        let mut reasons = Reasons::of(&sensors, &ledger.report, link.as_ref(), &commands, now);
+        let join = self.identity.join_report(&self.layout);
+        let to_collector = (link.as_ref(), join.as_ref());
+        let mut reasons = Reasons::of(&sensors, &ledger.report, to_collector, &commands, now);
         guard.complaint().into_iter().for_each(|complaint| reasons.add(Protection::Degraded, complaint));
         let roles = [("core", Some(std::process::id())), ("uplink", link.as_ref().and_then(|link| link.pid))];
         let processes =
@@ -168,6 +175,7 @@ impl Sources {
             sensors,
             ledger,
             link,
+            join,
             cosignature: self.cosigned.latest().map(|(size, time)| Cosignature { size, time }),
             commands,
             guard,
@@ -197,7 +205,7 @@ impl Reasons {
     fn of(
         sensors: &BTreeMap<String, SensorReport>,
         ledger: &LedgerReport,
-        link: Option<&LinkReport>,
+        (link, join): (Option<&LinkReport>, Option<&JoinReport>),
         commands: &RespondReport,
         now: Moment,
     ) -> Self {
@@ -207,11 +215,13 @@ impl Reasons {
             reasons.add(Protection::Failing, format!("nothing can be sealed: {error}"));
         }
         if let Some(trouble) = &ledger.key_trouble {
-            reasons.add(Protection::Degraded, format!("an old ledger key is not erased: {trouble}"));
+            reasons.add(Protection::Degraded, format!("the ledger's key: {trouble}"));
         }
         match link {
-            None => reasons
-                .add(Protection::Degraded, "not enrolled: findings stay on this host (agent enroll)".into()),
+            None => {
+                let usual = || "not enrolled: findings stay on this host (agent enroll)".to_owned();
+                reasons.add(Protection::Degraded, join.map_or_else(usual, |join| join.sentence(now.wall)));
+            }
             Some(link) if link.state != LinkState::Connected => {
                 let what = if link.state == LinkState::Forked {
                     "the collector knows another history than this ledger; nothing is sent"
@@ -220,6 +230,13 @@ impl Reasons {
                 };
                 let why = link.last_error.clone().map_or(String::new(), |error| format!(": {error}"));
                 reasons.add(Protection::Degraded, format!("{what}{why}"));
+                if let Some(expired) = link.certificate_expires.filter(|expires| *expires <= now.wall) {
+                    let what = format!(
+                        "the certificate expired on {}: sudo agent enroll --renew 'picket1.…', with what `collector token` prints now",
+                        day(expired)
+                    );
+                    reasons.add(Protection::Degraded, what);
+                }
             }
             Some(_) => reasons.judge_trust(commands, now),
         }
@@ -277,9 +294,35 @@ mod tests {
         let ledger = LedgerReport { error: error.map(str::to_owned), ..LedgerReport::default() };
         let link = link.map(|state| LinkReport { state, ..LinkReport::default() });
         let now = Moment { wall: Timestamp::default(), boot: std::time::Duration::ZERO };
-        let reasons = Reasons::of(&sensors(states), &ledger, link.as_ref(), &RespondReport::default(), now);
+        let reasons =
+            Reasons::of(&sensors(states), &ledger, (link.as_ref(), None), &RespondReport::default(), now);
         assert_eq!(reasons.texts.is_empty(), reasons.protection == Protection::On);
         reasons.protection
+    }
+
+    #[test]
+    fn an_expired_certificate_is_a_reason_with_its_remedy() {
+        let expired = Timestamp::from_seconds(1_800_000_000);
+        let reasons = |state, seconds: i64| {
+            let link = LinkReport { state, certificate_expires: Some(expired), ..LinkReport::default() };
+            let now = Moment {
+                wall: Timestamp::from_seconds(1_800_000_000 + seconds),
+                boot: std::time::Duration::ZERO,
+            };
+            let sensors = sensors([SensorState::Running, SensorState::Running]);
+            Reasons::of(
+                &sensors,
+                &LedgerReport::default(),
+                (Some(&link), None),
+                &RespondReport::default(),
+                now,
+            )
+            .texts
+        };
+        let said = reasons(LinkState::Connecting, 5).join("; ");
+        assert!(said.contains("expired on 2027-01-15") && said.contains("agent enroll --renew"), "{said}");
+        assert!(!reasons(LinkState::Connecting, -5).join("; ").contains("expired"));
+        assert!(reasons(LinkState::Connected, 5).is_empty(), "a living connection outlives its certificate");
     }
 
     #[test]

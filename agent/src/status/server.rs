@@ -15,6 +15,7 @@ use serde_json::json;
 use serde_json::value::RawValue;
 
 use super::accept;
+use super::connect::{ACCEPT_TIMEOUT, connect};
 use super::message::{
     COMMANDS_MAX, FindingQuery, GuardAction, HOLD_SECONDS_MAX, REQUEST_BYTES_MAX, Reply, Request,
     WindowAction,
@@ -32,6 +33,7 @@ use crate::respond::work::SCAN_DEADLINE;
 use crate::respond::{Moment, Person, RespondError};
 use crate::sense::files::ScanProgress;
 use crate::sys::Stop;
+use crate::turn::Turn;
 use uuid::Uuid;
 
 /// Connections at once; one more is told so and closed.
@@ -58,6 +60,7 @@ pub struct Server {
     path: PathBuf,
     stop: Stop,
     clients: Clients,
+    turn: Turn,
     thread: JoinHandle<()>,
 }
 
@@ -77,9 +80,21 @@ impl Server {
         let path = sources.layout.socket();
         let listener = listen(&path)?;
         let (stop, clients) = (Stop::new()?, Clients::default());
-        let accepting = Accepting { sources, listener, stop: stop.clone(), clients: Arc::clone(&clients) };
+        let turn = Turn::default();
+        let accepting = Accepting {
+            sources,
+            listener,
+            stop: stop.clone(),
+            clients: Arc::clone(&clients),
+            turn: turn.clone(),
+        };
         let thread = std::thread::Builder::new().name("status".to_owned()).spawn(move || accepting.run())?;
-        Ok(Self { path, stop, clients, thread })
+        Ok(Self { path, stop, clients, turn, thread })
+    }
+
+    /// Whether it goes on to accept.
+    pub fn turn(&self) -> Turn {
+        self.turn.clone()
     }
 
     /// Closes the socket and all connections.
@@ -99,7 +114,10 @@ impl Server {
 
 /// Makes the socket; one that nobody listens on is left over from a crash and replaced.
 fn listen(path: &Path) -> io::Result<UnixListener> {
-    match UnixStream::connect(path) {
+    match connect(path, ACCEPT_TIMEOUT) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            return Err(io::Error::new(io::ErrorKind::AddrInUse, "another agent listens there, and hangs"));
+        }
         Ok(_) => return Err(io::Error::new(io::ErrorKind::AddrInUse, "another agent listens there")),
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -122,6 +140,7 @@ struct Accepting {
     listener: UnixListener,
     stop: Stop,
     clients: Clients,
+    turn: Turn,
 }
 
 impl Accepting {
@@ -131,9 +150,11 @@ impl Accepting {
         while !self.stop.is_set() {
             let mut fds =
                 [PollFd::new(&self.listener, PollFlags::IN), PollFd::new(&self.stop, PollFlags::IN)];
+            self.turn.rests();
             if poll(&mut fds, None).is_err() || self.stop.is_set() {
                 continue;
             }
+            self.turn.works(crate::clock::since_boot());
             threads.retain(|thread| !thread.is_finished());
             match self.listener.accept() {
                 Ok((socket, _)) => {
@@ -148,6 +169,7 @@ impl Accepting {
                 }
             }
         }
+        self.turn.rests();
         for thread in threads {
             if thread.join().is_err() {
                 tracing::error!("a local connection's thread panicked");

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-use picket_protocol::crypto::Hash;
+use picket_protocol::crypto::{Hash, from_hex};
 use picket_protocol::finding::{Entity, Finding};
 use picket_protocol::record::Record;
 use serde_json::Value;
@@ -90,13 +90,6 @@ fn difference(layout: &Layout, finding: &Finding) -> (Option<Diff>, Option<Strin
 }
 
 fn image(images: &Images, facts: Option<&ObjectFacts>) -> Option<String> {
-    let digest = facts?.sha256.as_deref()?;
-    let mut hash: Hash = [0; 32];
-    if digest.len() != 2 * hash.len() {
-        return None;
-    }
-    for (at, byte) in hash.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(digest.get(2 * at..2 * at + 2)?, 16).ok()?;
-    }
+    let hash: Hash = from_hex(facts?.sha256.as_deref()?)?.try_into().ok()?;
     Some(String::from_utf8_lossy(&images.get(&hash)?).into_owned())
 }

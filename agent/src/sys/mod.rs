@@ -9,6 +9,7 @@ mod counting;
 mod fanotify;
 mod frames;
 mod group_programs;
+mod kept_time;
 mod lsm_programs;
 mod mapped;
 mod memory;
@@ -39,6 +40,7 @@ pub use frames::{FrameSocket, RawFrame};
 pub use group_programs::{
     BpfMap, GroupProgram, Way, attach_group_program, detach_group_program, group_programs,
 };
+pub use kept_time::{KeptTime, kept_time};
 pub use lsm_programs::{LsmError, LsmProgram};
 pub use mapped::MappedArray;
 pub use memory::{GiveBack, give_back_heap, share_one_heap};

@@ -41,7 +41,9 @@ pub enum CredentialError {
     #[error("{0} is not a private key in PEM")]
     Key(PathBuf),
     /// The certificate is for another key.
-    #[error("{0} is not for the private key beside it; enrol again: agent enroll --force 'picket1.…'")]
+    #[error(
+        "{0} is not for the private key beside it; another one for that key: agent enroll --renew 'picket1.…'"
+    )]
     Mismatch(PathBuf),
     /// TLS refuses them.
     #[error("TLS refuses the key or a certificate: {0}")]

@@ -14,7 +14,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::proxy::{Proxy, ProxyError, Response, split_address};
-use super::tls::explain;
+use super::tls::{explain, is_foreign};
 
 /// For one TCP connection attempt; a name's addresses are tried in turn.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -90,6 +90,9 @@ pub enum DialError {
     /// TLS.
     #[error("TLS: {0}")]
     Tls(String),
+    /// The server is not of the CA that it must be of.
+    #[error("TLS: {0}")]
+    Foreign(String),
     /// A stage took too long.
     #[error("{0} took too long")]
     Timeout(&'static str),
@@ -186,6 +189,7 @@ impl Target {
 pub fn tls_error(error: &std::io::Error) -> DialError {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     let text = match inner {
+        Some(inner) if is_foreign(inner) => return DialError::Foreign(explain(inner)),
         Some(inner) => explain(inner),
         None if error.kind() == std::io::ErrorKind::UnexpectedEof => {
             "the server closed the connection".to_owned()

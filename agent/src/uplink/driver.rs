@@ -12,11 +12,13 @@ use picket_protocol::time::Timestamp;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::clock;
+use crate::enrolment::Enrolment;
 use crate::layout::{SMALL_FILE_BYTES_MAX, read_file, write_durably};
 use crate::ledger::Sealer;
 use crate::sys::{Account, Stop};
 
 use super::backoff::{Backoff, random};
+use super::beside::{CertificateFile, LOOK_EVERY};
 use super::certificate::{Facts, from_pem};
 use super::child::Process;
 use super::credentials::is_renewal;
@@ -37,6 +39,8 @@ const HEALTHY_AFTER: Duration = Duration::from_secs(60);
 const LEDGER_RETRY: Duration = Duration::from_secs(1);
 /// Addresses of the collector that are remembered.
 const PEERS_MAX: usize = 8;
+/// Until what could not be judged is asked for again.
+const COMMANDS_RETRY: Duration = Duration::from_secs(5);
 /// Longest wait without looking whether something is due.
 const POLL_MAX: Duration = Duration::from_secs(60);
 
@@ -55,6 +59,10 @@ pub struct Driver {
     pub failures: u32,
     /// The collector said that it knows another history than this ledger, and has not welcomed us since.
     pub told_forked: bool,
+    /// The certificate that the running process read.
+    pub certificate: CertificateFile,
+    /// The running process was ended because another certificate is there.
+    pub renewed_beside: bool,
     /// What the running process last said of a failure of its own.
     pub last_words: Option<String>,
 }
@@ -84,7 +92,8 @@ impl Driver {
                 break;
             }
             let healthy = clock::since_boot().saturating_sub(started) >= HEALTHY_AFTER;
-            if healthy || matches!(ended, Ok(Some(code)) if code == i32::from(EXIT_RENEW)) {
+            let renewed = std::mem::take(&mut self.renewed_beside);
+            if renewed || healthy || matches!(ended, Ok(Some(code)) if code == i32::from(EXIT_RENEW)) {
                 restarts.reset();
                 continue;
             }
@@ -112,6 +121,7 @@ impl Driver {
 
     /// Starts a process and serves it until it ends; gives its exit code.
     fn one_process(&mut self) -> Result<Option<i32>, IpcError> {
+        self.certificate.note(clock::since_boot());
         let layout = &self.config.layout;
         let task = Task::Connect {
             key: layout.tls_key(),
@@ -147,6 +157,10 @@ impl Driver {
     fn serve(&mut self, run: &mut Run) -> Result<(), IpcError> {
         loop {
             let now = clock::since_boot();
+            if self.certificate.was_replaced(now) {
+                self.taken_up();
+                return Ok(());
+            }
             self.top_up(run, now)?;
             self.hand_out_evidence(run, now)?;
             run.process.flush()?;
@@ -171,6 +185,21 @@ impl Driver {
         }
     }
 
+    /// `agent enroll` renewed the certificate: what held the last one back does so no longer, and the collector may be found
+    /// at another address.
+    fn taken_up(&mut self) {
+        tracing::info!("another certificate is there: the link begins anew with it");
+        (self.failures, self.renewed_beside) = (0, true);
+        let known = &mut self.config.enrolment;
+        match Enrolment::load(&self.config.layout.enrolment()) {
+            Ok(enrolment) if enrolment.is_same_host(known) => known.address = enrolment.address,
+            Ok(_) => tracing::warn!("the enrolment on the disk is another: it counts from the next start on"),
+            Err(error) => tracing::warn!(%error, "the enrolment is not read again"),
+        }
+        let address = known.address.clone();
+        self.status.update(|report| report.address = address);
+    }
+
     /// Waits for the stop signal, for records, for the process, or for time to pass.
     fn wait(&mut self, run: &Run, now: Duration) -> Result<(bool, bool, bool), IpcError> {
         let events = if run.process.is_idle() { PollFlags::IN } else { PollFlags::IN | PollFlags::OUT };
@@ -182,22 +211,29 @@ impl Driver {
             None
         };
         let due = [self.session.deadline(), retry, evidence].into_iter().flatten().min();
-        let timeout = due.map_or(POLL_MAX, |due| due.saturating_sub(now).min(POLL_MAX));
+        // Who is connected needs no other certificate yet.
+        let longest = if self.session.is_open() { POLL_MAX } else { LOOK_EVERY };
+        let timeout = due.map_or(longest, |due| due.saturating_sub(now).min(longest));
         let timeout = Timespec {
             tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
             tv_nsec: i64::from(timeout.subsec_nanos()),
         };
-        let wake = self.ledger.wake();
+        let (wake, evidence) = (self.ledger.wake(), self.upload.source());
+        let offers = evidence.as_ref().map(|source| source.wake());
         let mut polled = [
             PollFd::new(&self.stop, PollFlags::IN),
             PollFd::new(&wake, PollFlags::IN),
             PollFd::new(&run.process, events),
+            PollFd::from_borrowed_fd(offers.unwrap_or(wake), PollFlags::IN),
         ];
         match poll(&mut polled, Some(&timeout)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(std::io::Error::from(error).into()),
         }
-        let [stop, wake, process] = polled.map(|polled| polled.revents());
+        let [stop, wake, process, offers] = polled.map(|polled| polled.revents());
+        if let Some(source) = evidence.filter(|_| !offers.is_empty()) {
+            source.clear_wake();
+        }
         let readable = process.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR);
         Ok((!stop.is_empty(), !wake.is_empty(), readable))
     }
@@ -305,7 +341,7 @@ impl Driver {
                 self.last_words = Some(reason.clone());
                 self.complain(reason, None);
             }
-            Notice::Attempted { .. } | Notice::Examined(_) => {}
+            Notice::Attempted { .. } | Notice::Examined(_) | Notice::Foreign { .. } => {}
         }
         Ok(())
     }
@@ -345,11 +381,15 @@ impl Driver {
                 }
                 Step::Command(envelope) => {
                     self.status.count("commands");
-                    self.sink.command(envelope);
+                    if !self.sink.command(envelope) {
+                        return self.come_again(run);
+                    }
                 }
                 Step::Trust(envelope) => {
                     self.status.count("trust-roots");
-                    self.sink.trust(envelope);
+                    if !self.sink.trust(envelope) {
+                        return self.come_again(run);
+                    }
                 }
                 Step::Bye(bye) => self.goodbye(&bye),
                 Step::Count(name) => self.status.count(name),
@@ -414,6 +454,14 @@ impl Driver {
         self.close(run, reason, Some(LEDGER_RETRY))
     }
 
+    /// The collector sends what it has no answer to once more to whoever comes anew.
+    fn come_again(&mut self, run: &mut Run) -> Result<(), IpcError> {
+        self.session.down();
+        let reason = "more commands at once than can be judged; they are asked for again".to_owned();
+        self.complain(reason.clone(), Some(COMMANDS_RETRY));
+        self.close(run, reason, Some(COMMANDS_RETRY))
+    }
+
     fn close(
         &mut self,
         run: &mut Run,
@@ -441,6 +489,7 @@ impl Driver {
             });
         match kept {
             Ok(()) => {
+                self.certificate.note(clock::since_boot());
                 self.status.count("renewals");
                 self.status.update(|report| {
                     report.certificate_expires = Some(Timestamp::from_seconds(expires));

@@ -4,6 +4,7 @@
 //! connection has no bytes and asks how far the collector is, so that a break costs one piece. Of a collector whose answers make
 //! no sense nothing is asked any more on that connection; the link itself goes on.
 
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +34,11 @@ pub trait EvidenceSource: Send + Sync {
     fn held(&self, id: Uuid, held: u64, refused: Option<&str>);
     /// The collector has all of it.
     fn complete(&self, id: Uuid);
+    /// Readable once there is more to offer, until [`EvidenceSource::clear_wake`]: the receipt of a bundle may be acknowledged
+    /// before the bundle is offered, and then nothing else would wake the link for it.
+    fn wake(&self) -> BorrowedFd<'_>;
+    /// Call it before asking for offers, not after.
+    fn clear_wake(&self);
 }
 
 /// A piece that is on its way.
@@ -89,6 +95,11 @@ impl Upload {
     pub fn welcomed(&mut self, takes: bool) {
         (self.takes, self.told, self.asked, self.held, self.stalls) = (takes, false, None, None, 0);
         self.alone.clear();
+    }
+
+    /// To be polled beside the rest, if there is a source: see [`EvidenceSource::wake`].
+    pub fn source(&self) -> Option<Arc<dyn EvidenceSource>> {
+        self.source.clone()
     }
 
     /// The next piece, when one is due.
@@ -217,6 +228,7 @@ fn sent_seconds(sent: u64, rate: u64) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd as _;
     use std::sync::Mutex;
 
     use picket_protocol::evidence::HeldRefusal;
@@ -225,13 +237,21 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::sys::Wake;
 
     const TOTAL: usize = 600_000;
 
-    #[derive(Default)]
     struct Spool {
         gone: Mutex<bool>,
         refused: Mutex<Vec<String>>,
+        wake: Wake,
+    }
+
+    impl Default for Spool {
+        fn default() -> Self {
+            let wake = Wake::new().expect("a descriptor");
+            Self { gone: Mutex::default(), refused: Mutex::default(), wake }
+        }
     }
 
     fn byte(at: usize) -> u8 {
@@ -255,6 +275,14 @@ mod tests {
 
         fn complete(&self, _: Uuid) {
             *self.gone.lock().expect("one thread") = true;
+        }
+
+        fn wake(&self) -> BorrowedFd<'_> {
+            self.wake.as_fd()
+        }
+
+        fn clear_wake(&self) {
+            self.wake.clear();
         }
     }
 

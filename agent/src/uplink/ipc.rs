@@ -176,6 +176,11 @@ pub enum Notice {
     },
     /// A step of [`Task::Examine`]; none follows one that failed, but for [`Step::Keys`].
     Examined(Examined),
+    /// Of [`Task::Enrol`]: the server that answers is not of the CA that the join string names.
+    Foreign {
+        /// What it showed.
+        reason: String,
+    },
     /// The uplink cannot go on; it exits after this.
     Failed {
         /// Why, and what to do.

@@ -5,50 +5,54 @@
 //! the enrolment counts, without it everything else is taken up again by the next attempt (the same id, the
 //! same keys), so that an answer that was lost costs nothing.
 //!
-//! A forced enrolment of an enrolled host prepares the new identity in `<state>/enrolling`, so that a failure
+//! A forced enrolment of an enrolled host is refused while actions are in force, which only the old state can undo. It prepares the new identity in `<state>/enrolling`, so that a failure
 //! leaves the old one in force; then the old state is moved to `<state>/replaced-<time>` and the new one takes
 //! its place. Interrupted between those moves, the next `agent enroll` completes them.
+//!
+//! A host whose `enrolment.json` alone was lost (a partial restore) stays who it is: see [`super::renewing`].
+
+mod asking;
+mod error;
 
 use std::fs::{File, Permissions};
 use std::io;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use picket_protocol::crypto::{Hash, PublicKey, sha256, to_base64};
-use picket_protocol::finding::printable;
-use picket_protocol::frame::FrameType;
-use picket_protocol::identity::AgentId;
+use picket_protocol::crypto::{PublicKey, to_base64};
 use picket_protocol::join::Join;
-use picket_protocol::message::{Bye, Enroll, Enrolled, from_body, to_frame};
-use picket_protocol::note::{KeyKind, VerifierKey};
-use picket_protocol::time::Timestamp;
-use picket_protocol::trust::{TrustError, TrustRoot};
-use rcgen::{KeyPair, PKCS_ED25519, PublicKeyData as _};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use picket_protocol::message::Enroll;
+use rcgen::{KeyPair, PKCS_ED25519};
 use rustix::fs::{FlockOperation, Gid, Uid, chown, flock};
-use rustls_pki_types::{CertificateDer, UnixTime};
 use zeroize::Zeroizing;
 
 use crate::clock;
 use crate::config::UplinkConfig;
+use crate::core::directories::check;
 use crate::enrolment::{Enrolment, EnrolmentError};
 use crate::layout::{Layout, SMALL_FILE_BYTES_MAX, read_file, write_durably};
-use crate::ledger::{LedgerError, Reader, create_first_key};
-use crate::sys::{Account, AccountError};
+use crate::ledger::{Reader, agent_of, create_first_key};
+use crate::machine;
+use crate::respond::offline;
+use crate::sys::Account;
 
-use super::certificate::{CertificateError, Facts, from_pem};
-use super::child::Process;
 use super::credentials::request as certificate_request;
-use super::ipc::{IpcError, Message, Notice, Settings, Task};
 use super::link::uplink_account;
-use super::tls;
+use super::{pending, renewing};
 
-/// For the whole network part: connecting, TLS, the collector's answer.
-const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(120);
+pub(super) use asking::{Checked, exchange};
+pub use error::{JoiningError, Prospect};
+pub(super) use error::{file_error, unexpected};
+
+/// How long another enrolment under way is waited for: one of them, and its end.
+pub(super) const LOCK_WAIT: Duration = Duration::from_secs(130);
+/// How often it is looked meanwhile, and whether an attempt of the running agent is still wanted.
+const LOOK: Duration = Duration::from_millis(100);
+/// Longest host name that is sent, in bytes.
+const HOSTNAME_BYTES_MAX: usize = 255;
 
 /// What is asked for.
-#[derive(Debug)]
 pub struct Request<'a> {
     /// Where the state is kept.
     pub layout: &'a Layout,
@@ -62,94 +66,77 @@ pub struct Request<'a> {
     pub force: bool,
     /// The program to start as `<program> uplink`.
     pub program: &'a Path,
+    /// Of an attempt that the running agent makes by itself: whether it is still wanted. It gives way to others.
+    pub wanted: Option<&'a dyn Fn() -> bool>,
 }
 
-/// Why this host is not enrolled now. Unless said otherwise it may be tried again with the same join string.
-#[derive(Debug, thiserror::Error)]
-pub enum JoiningError {
-    /// It is, already.
-    #[error("this host is already enrolled, as {agent} of {tenant} at {address}; to replace that: --force")]
-    AlreadyEnrolled {
-        /// The id.
-        agent: AgentId,
-        /// The tenant.
-        tenant: String,
-        /// The collector.
-        address: String,
-    },
-    /// The enrolment that is there cannot be read.
-    #[error(transparent)]
-    Present(#[from] EnrolmentError),
-    /// `uplink.user`.
-    #[error(transparent)]
-    Account(#[from] AccountError),
-    /// A file or directory.
-    #[error("{path}: {source}")]
-    File {
-        /// Which.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// The ledger's key or database.
-    #[error(transparent)]
-    Ledger(#[from] LedgerError),
-    /// The TLS key.
-    #[error("the TLS key: {0}")]
-    Key(String),
-    /// An agent or another enrolment holds the lock.
-    #[error(
-        "{0} is locked: stop the agent first (systemctl stop picket-agent), or wait for the other `agent enroll`"
-    )]
-    Busy(PathBuf),
-    /// The uplink process could not be used.
-    #[error("the uplink process: {0}")]
-    Process(#[from] IpcError),
-    /// The collector was not reached, or said something that is not an answer.
-    #[error("{0}")]
-    Network(String),
-    /// The collector refused: a new join string is needed in most cases.
-    #[error("the collector refused: {0}; ask the vendor for a new join string (`collector token`)")]
-    Refused(String),
-    /// The collector's answer does not fit the join string or our keys. Nothing of it was kept.
-    #[error("the collector's answer is not what the join string promised: {0}")]
-    Unexpected(String),
+/// The host's name as it is sent: `own`, or the system's.
+pub fn hostname(own: Option<&str>) -> String {
+    let system = || rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let mut hostname = own.map_or_else(system, str::to_owned);
+    hostname.truncate(hostname.floor_char_boundary(HOSTNAME_BYTES_MAX));
+    hostname
 }
 
-fn file_error(path: &Path) -> impl FnOnce(io::Error) -> JoiningError {
-    let path = path.to_owned();
-    move |source| JoiningError::File { path, source }
-}
-
-fn unexpected(why: impl std::fmt::Display) -> JoiningError {
-    JoiningError::Unexpected(printable(&why.to_string()).into_owned())
-}
-
-/// Enrols this host.
+/// Enrols this host. No join string waits afterwards.
 pub fn enrol(request: &Request<'_>) -> Result<Enrolment, JoiningError> {
+    let enrolment = enrol_in_turn(request)?;
+    pending::forget(request.layout).map_err(file_error(&request.layout.join_pending()))?;
+    Ok(enrolment)
+}
+
+fn enrol_in_turn(request: &Request<'_>) -> Result<Enrolment, JoiningError> {
     let layout = request.layout;
     let account = uplink_account(&request.uplink.user)?;
-    directory(layout.state(), 0o711)?;
-    let _lock = lock(&layout.state().join("enrol.lock"))?;
+    state_directory(layout)?;
+    let before = layout.enrolment().exists();
+    // An attempt of the running agent's own does not wait for another; everybody else does.
+    let patience = if request.wanted.is_some() { Duration::ZERO } else { LOCK_WAIT };
+    let _lock = lock_within(&layout.state().join("enrol.lock"), patience)?;
     let staged = Layout::new(&layout.state().join("enrolling"), layout.run());
     let present = match Enrolment::load(&layout.enrolment()) {
-        Ok(present) => Some(present),
-        Err(EnrolmentError::Missing { .. }) => None,
-        Err(error) if !request.force => return Err(error.into()),
-        // Damaged, and to be replaced.
-        Err(_) => return replace(request, &staged, account),
+        Ok(present) => present,
+        Err(error) => return enrol_anew(request, &staged, account, error),
     };
-    if present.is_none() && Enrolment::load(&staged.enrolment()).is_ok() {
-        return put_in_place(layout, &staged);
+    if request.force {
+        return replace(request, &staged, account);
     }
-    match present {
-        None => identity(request, layout, account),
-        Some(_) if request.force => replace(request, &staged, account),
-        Some(present) => Err(JoiningError::AlreadyEnrolled {
-            agent: present.agent,
-            tenant: present.tenant.to_string(),
-            address: present.address,
-        }),
+    // Meanwhile, by the running agent.
+    if !before && present.address == request.join.address {
+        return Ok(present);
+    }
+    Err(JoiningError::AlreadyEnrolled {
+        agent: present.agent,
+        tenant: present.tenant.to_string(),
+        address: present.address,
+    })
+}
+
+/// Enrols a host that has no enrolment that can be read.
+fn enrol_anew(
+    request: &Request<'_>,
+    staged: &Layout,
+    account: Option<Account>,
+    why: EnrolmentError,
+) -> Result<Enrolment, JoiningError> {
+    let layout = request.layout;
+    let missing = matches!(why, EnrolmentError::Missing { .. });
+    if missing && Enrolment::load(&staged.enrolment()).is_ok() {
+        // As in `replace`.
+        let _agent = lock_of_agent(layout)?;
+        return put_in_place(layout, staged);
+    }
+    if request.force {
+        // Whatever may be another's word of this host is kept; what nobody has heard of goes on.
+        let kept = !missing || renewing::is_lost(layout).unwrap_or(true);
+        return if kept { replace(request, staged, account) } else { identity(request, layout, account) };
+    }
+    if matches!(why, EnrolmentError::Read { .. }) {
+        return Err(why.into());
+    }
+    match renewing::is_lost(layout)? {
+        true => renewing::recover(request, account),
+        false => identity(request, layout, account),
     }
 }
 
@@ -159,8 +146,14 @@ fn replace(
     staged: &Layout,
     account: Option<Account>,
 ) -> Result<Enrolment, JoiningError> {
+    let in_force = offline::in_force(request.layout);
+    if !in_force.is_empty() {
+        return Err(JoiningError::InForce(in_force.join(", ")));
+    }
     // Held until the process ends: no agent may run on what is moved.
     let _agent = lock(&request.layout.lock())?;
+    // What somebody released without the agent, and what a kill of it left stopped.
+    offline::end_all(request.layout).map_err(JoiningError::InForce)?;
     directory(staged.state(), 0o711)?;
     if Enrolment::load(&staged.enrolment()).is_err() {
         identity(request, staged, account)?;
@@ -171,6 +164,12 @@ fn replace(
 /// Moves the old state aside and the new one in. May be interrupted and repeated at any point.
 fn put_in_place(layout: &Layout, staged: &Layout) -> Result<Enrolment, JoiningError> {
     let enrolment = Enrolment::load(&staged.enrolment())?;
+    swap(layout, staged)?;
+    Ok(enrolment)
+}
+
+/// Puts the state `staged` in the place of the one that is there, and gives where that is kept. The locks must be held.
+pub(crate) fn swap(layout: &Layout, staged: &Layout) -> Result<PathBuf, JoiningError> {
     let aside = layout.state().join(format!("replaced-{}", clock::now().seconds()));
     // `core` goes last and comes last: its enrolment.json says that the host is enrolled.
     for (old, new) in [(layout.uplink(), staged.uplink()), (layout.core(), staged.core())] {
@@ -187,7 +186,7 @@ fn put_in_place(layout: &Layout, staged: &Layout) -> Result<Enrolment, JoiningEr
     }
     // Only the empty directory is left of it.
     std::fs::remove_dir(staged.state()).map_err(file_error(staged.state()))?;
-    Ok(enrolment)
+    Ok(aside)
 }
 
 /// Makes or takes up id and keys below `layout`, asks the collector, checks and keeps its answer.
@@ -200,7 +199,8 @@ fn identity(
     directory(&layout.ledger_keys(), 0o700)?;
     directory(&layout.uplink(), 0o750)?;
     own(&layout.uplink(), account.map(|account| (0, account.gid)))?;
-    let agent = layout.agent(uuid::Uuid::now_v7()).map_err(file_error(&layout.core()))?;
+    let agent = agent_of(layout)?;
+    machine::made_here(layout).map_err(file_error(&layout.machine()))?;
     let ledger_key = ledger_key(layout)?;
     let tls_key = tls_key(layout, account)?;
     let enroll = Enroll {
@@ -210,6 +210,7 @@ fn identity(
         ledger_key,
         hostname: request.hostname.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        renewal: None,
     };
     let enrolled = exchange(request, account, &enroll)?;
     let checked = Checked::new(&enrolled, request.join, agent, &tls_key, clock::now())?;
@@ -253,141 +254,8 @@ fn tls_key(layout: &Layout, account: Option<Account>) -> Result<KeyPair, Joining
     Ok(pair)
 }
 
-/// Runs the network part in a sandboxed process.
-fn exchange(
-    request: &Request<'_>,
-    account: Option<Account>,
-    enroll: &Enroll,
-) -> Result<Enrolled, JoiningError> {
-    let settings = Settings {
-        task: Task::Enrol { ca: to_base64(&request.join.ca) },
-        address: request.join.address.clone(),
-        proxy: request.uplink.proxy.clone(),
-        backoff_max_ms: 0,
-        failures: 0,
-        known: Vec::new(),
-    };
-    let frame = to_frame(FrameType::Enroll, enroll).map_err(|e| JoiningError::Network(e.to_string()))?;
-    let mut process = Process::start(request.program, account, settings)?;
-    process.queue(&Message::Frame(frame))?;
-    let answer = await_answer(&mut process);
-    let ended = process.end();
-    match answer {
-        Err(JoiningError::Process(IpcError::Closed)) => Err(JoiningError::Network(format!(
-            "the uplink process ended without a word ({})",
-            ended.map_or_else(|error| error.to_string(), |status| status.to_string())
-        ))),
-        other => other,
-    }
-}
-
-fn await_answer(process: &mut Process) -> Result<Enrolled, JoiningError> {
-    let deadline = Instant::now() + EXCHANGE_TIMEOUT;
-    loop {
-        process.flush()?;
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(JoiningError::Network("the collector did not answer in time".to_owned()));
-        }
-        let events = if process.is_idle() { PollFlags::IN } else { PollFlags::IN | PollFlags::OUT };
-        let timeout = Timespec { tv_sec: i64::try_from(left.as_secs()).unwrap_or(0) + 1, tv_nsec: 0 };
-        match poll(&mut [PollFd::new(&*process, events)], Some(&timeout)) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(IpcError::from(io::Error::from(error)).into()),
-        }
-        for message in process.read()? {
-            match message {
-                Message::Notice(Notice::Failed { reason }) => {
-                    return Err(JoiningError::Network(printable(&reason).into_owned()));
-                }
-                Message::Frame(frame) if frame.frame_type == FrameType::Enrolled => {
-                    return from_body("enrolled", &frame.body).map_err(unexpected);
-                }
-                Message::Frame(frame) if frame.frame_type == FrameType::Bye => {
-                    let bye: Bye = from_body("bye", &frame.body).map_err(unexpected)?;
-                    let text = if bye.detail.is_empty() { bye.reason } else { bye.detail };
-                    let text: String = text.chars().take(300).collect();
-                    return Err(JoiningError::Refused(printable(&text).into_owned()));
-                }
-                _ => {}
-            }
-        }
-    }
-}
-
-/// An answer that fits the join string and our keys. Only [`Checked::new`] makes one.
-struct Checked {
-    certificate: String,
-    ca: String,
-    trust_root: Option<Vec<u8>>,
-}
-
-impl Checked {
-    fn new(
-        enrolled: &Enrolled,
-        join: &Join,
-        agent: AgentId,
-        key: &KeyPair,
-        now: Timestamp,
-    ) -> Result<Self, JoiningError> {
-        let of = |what: &'static str| move |error: CertificateError| unexpected(format!("{what}: {error}"));
-        let ca = from_pem(enrolled.ca.as_bytes()).map_err(of("CA certificate"))?;
-        if sha256(&[&ca]) != join.ca {
-            return Err(unexpected("the CA certificate has another digest"));
-        }
-        let certificate = from_pem(enrolled.certificate.as_bytes()).map_err(of("certificate"))?;
-        let facts = Facts::read(&certificate).map_err(of("certificate"))?;
-        if facts.public_key != key.subject_public_key_info() {
-            return Err(unexpected("the certificate is for another key"));
-        }
-        if facts.common_name.as_deref() != Some(&agent.to_string()) {
-            return Err(unexpected("the certificate names another agent"));
-        }
-        if facts.organization.as_deref() != Some(enrolled.tenant.as_str()) {
-            return Err(unexpected("the certificate names another tenant"));
-        }
-        check_issued(ca, &certificate, now)?;
-        let witness = VerifierKey::parse(&enrolled.witness).map_err(unexpected)?;
-        if witness.kind() != KeyKind::Cosignature {
-            return Err(unexpected("the witness key is not one for cosignatures"));
-        }
-        let trust_root = check_trust_root(enrolled, join.trust_root.as_ref())?;
-        Ok(Self { certificate: enrolled.certificate.clone(), ca: enrolled.ca.clone(), trust_root })
-    }
-}
-
-fn check_issued(
-    ca: CertificateDer<'static>,
-    certificate: &CertificateDer<'_>,
-    now: Timestamp,
-) -> Result<(), JoiningError> {
-    let now = UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(now.seconds()).unwrap_or(0)));
-    tls::check_client_certificate(ca, certificate, now).map_err(|error| {
-        unexpected(format!("the certificate is of no use (is this host's clock right?): {error}"))
-    })
-}
-
-/// The trust root as it is kept: present when promised, with the promised digest, sound, of our tenant.
-fn check_trust_root(enrolled: &Enrolled, promised: Option<&Hash>) -> Result<Option<Vec<u8>>, JoiningError> {
-    let Some(envelope) = &enrolled.trust_root else {
-        return match promised {
-            Some(_) => Err(unexpected("the trust root is missing")),
-            None => Ok(None),
-        };
-    };
-    let payload = envelope.payload().map_err(unexpected)?;
-    if promised.is_some_and(|promised| sha256(&[&payload]) != *promised) {
-        return Err(unexpected("the trust root has another digest"));
-    }
-    let root = TrustRoot::open_first(envelope).map_err(unexpected)?;
-    if root.tenant != enrolled.tenant {
-        return Err(unexpected(TrustError::Tenant(root.tenant)));
-    }
-    serde_json::to_vec(envelope).map(Some).map_err(unexpected)
-}
-
 /// Writes what the agent runs on; the enrolment itself last.
-fn keep(layout: &Layout, checked: &Checked, enrolment: &Enrolment) -> Result<(), JoiningError> {
+pub(super) fn keep(layout: &Layout, checked: &Checked, enrolment: &Enrolment) -> Result<(), JoiningError> {
     let write =
         |path: PathBuf, bytes: &[u8], mode: u32| write_durably(&path, bytes, mode).map_err(file_error(&path));
     write(layout.tls_certificate(), checked.certificate.as_bytes(), 0o644)?;
@@ -399,15 +267,39 @@ fn keep(layout: &Layout, checked: &Checked, enrolment: &Enrolment) -> Result<(),
     write(layout.enrolment(), &text, 0o600)
 }
 
+/// Makes the state and the core's directory, for what has to be kept before there is an identity.
+pub fn prepare(layout: &Layout) -> Result<(), JoiningError> {
+    state_directory(layout)?;
+    directory(&layout.core(), 0o700)
+}
+
+/// Makes the state directory. One that is there is refused where the core would refuse it at its start. It may be others' as well, and keeps its
+/// mode but that the uplink must get through it; `core` and `uplink` are closed by modes of their own.
+fn state_directory(layout: &Layout) -> Result<(), JoiningError> {
+    let state = layout.state();
+    match std::fs::symlink_metadata(state) {
+        Ok(_) => check(state)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return directory(state, 0o711),
+        Err(error) => return Err(file_error(state)(error)),
+    }
+    let mode = std::fs::metadata(state).map_err(file_error(state))?.mode() & 0o7777;
+    if mode & 0o011 == 0o011 { Ok(()) } else { directory(state, mode | 0o011) }
+}
+
 /// Makes a directory and those above it; the mode is set whatever the umask, also of one that was there.
-fn directory(path: &Path, mode: u32) -> Result<(), JoiningError> {
+pub(crate) fn directory(path: &Path, mode: u32) -> Result<(), JoiningError> {
     std::fs::create_dir_all(path).map_err(file_error(path))?;
     std::fs::set_permissions(path, Permissions::from_mode(mode)).map_err(file_error(path))
 }
 
-/// Sets user and group, when we are root and there is somebody to give it to.
-fn own(path: &Path, owner: Option<(u32, u32)>) -> Result<(), JoiningError> {
+/// Sets user and group where they are others, when we are root and there is somebody to give it to. What an earlier attempt set stays
+/// untouched.
+pub(super) fn own(path: &Path, owner: Option<(u32, u32)>) -> Result<(), JoiningError> {
     let Some((user, group)) = owner else { return Ok(()) };
+    let present = std::fs::symlink_metadata(path).map_err(file_error(path))?;
+    if !present.is_symlink() && (present.uid(), present.gid()) == (user, group) {
+        return Ok(());
+    }
     chown(path, Some(Uid::from_raw(user)), Some(Gid::from_raw(group)))
         .map_err(|error| file_error(path)(error.into()))
 }
@@ -416,8 +308,24 @@ fn sync(path: &Path) -> Result<(), JoiningError> {
     File::open(path).and_then(|directory| directory.sync_all()).map_err(file_error(path))
 }
 
+/// The lock of enrolments, for which another one is waited for so long.
+pub(crate) fn lock_within(path: &Path, patience: Duration) -> Result<File, JoiningError> {
+    let deadline = Instant::now() + patience;
+    loop {
+        match lock(path) {
+            Err(JoiningError::Busy(_)) if Instant::now() < deadline => std::thread::sleep(LOOK),
+            locked => return locked,
+        }
+    }
+}
+
+/// The lock of the running agent. Where its directory is gone, no agent runs on it.
+pub(crate) fn lock_of_agent(layout: &Layout) -> Result<Option<File>, JoiningError> {
+    layout.core().is_dir().then(|| lock(&layout.lock())).transpose()
+}
+
 /// Takes an exclusive lock that ends with the returned file.
-fn lock(path: &Path) -> Result<File, JoiningError> {
+pub(super) fn lock(path: &Path) -> Result<File, JoiningError> {
     use std::os::unix::fs::OpenOptionsExt as _;
     let mut options = std::fs::OpenOptions::new();
     let file = options.write(true).create(true).truncate(false).mode(0o600).open(path);
@@ -426,5 +334,34 @@ fn lock(path: &Path) -> Result<File, JoiningError> {
         Ok(()) => Ok(file),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(JoiningError::Busy(path.to_owned())),
         Err(error) => Err(file_error(path)(error.into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_of_somebody_else_is_left_as_it_is() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let state = directory.path().join("home");
+        let layout = Layout::new(&state, &directory.path().join("run"));
+        let mode = |mode| std::fs::set_permissions(&state, Permissions::from_mode(mode)).expect("mode");
+        let found = || std::fs::metadata(&state).expect("metadata").mode() & 0o7777;
+        std::fs::create_dir(&state).expect("made");
+        mode(0o720);
+        assert!(matches!(prepare(&layout), Err(JoiningError::Directory(_))), "others may write in it");
+        assert_eq!((found(), layout.core().exists()), (0o720, false));
+        mode(0o700);
+        std::os::unix::fs::chown(&state, Some(65_534), None).expect("owner");
+        assert!(matches!(prepare(&layout), Err(JoiningError::Directory(_))), "it is another's");
+        assert_eq!((found(), layout.core().exists()), (0o700, false));
+        std::os::unix::fs::chown(&state, Some(0), None).expect("owner");
+        let link = Layout::new(&directory.path().join("link"), layout.run());
+        std::os::unix::fs::symlink(&state, link.state()).expect("link");
+        assert!(prepare(&link).is_err(), "a link is not followed");
+        assert_eq!((found(), layout.core().exists()), (0o700, false));
+        prepare(&layout).expect("our own");
+        assert_eq!((found(), layout.core().exists()), (0o711, true));
     }
 }

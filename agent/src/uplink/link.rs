@@ -15,6 +15,7 @@ use crate::layout::Layout;
 use crate::ledger::Sealer;
 use crate::sys::{Account, AccountError, Stop};
 
+use super::beside::CertificateFile;
 use super::driver::Driver;
 use super::evidence::Upload;
 use super::session::Session;
@@ -62,12 +63,13 @@ pub trait LedgerSource: Send {
     fn clear_wake(&mut self);
 }
 
-/// Where commands and trust roots go. Called on the link's thread: it must not wait for long.
+/// Where commands and trust roots go. Called on the link's thread: it must not wait for long. Both say whether it was taken; what was
+/// not the link has sent again, by a connection of its own.
 pub trait CommandSink: Send + Sync {
     /// A DSSE envelope that claims to be a command, unverified, at most `ENVELOPE_BYTES_MAX` long.
-    fn command(&self, envelope: Vec<u8>);
+    fn command(&self, envelope: Vec<u8>) -> bool;
     /// A DSSE envelope that claims to be a trust root, unverified, at most `ENVELOPE_BYTES_MAX` long.
-    fn trust(&self, envelope: Vec<u8>);
+    fn trust(&self, envelope: Vec<u8>) -> bool;
 }
 
 /// Why the link cannot be started.
@@ -113,6 +115,7 @@ pub fn start(
     let witness = config.enrolment.witness_key()?;
     status.update(|report| report.address = config.enrolment.address.clone());
     let session = Session::new(config.enrolment.agent.origin(), witness);
+    let certificate = CertificateFile::new(config.layout.tls_certificate());
     let driver = Driver {
         config,
         account,
@@ -125,6 +128,8 @@ pub fn start(
         session,
         failures: 0,
         told_forked: false,
+        certificate,
+        renewed_beside: false,
         last_words: None,
     };
     let thread = std::thread::Builder::new().name("link".to_owned()).spawn(move || driver.run())?;

@@ -8,6 +8,7 @@
 //! and commands are signed on the far sides of both ends.
 
 pub mod backoff;
+mod beside;
 pub mod certificate;
 mod child;
 pub mod core_end;
@@ -20,10 +21,12 @@ pub mod examine;
 pub mod ipc;
 pub mod joining;
 pub mod link;
+pub mod pending;
 pub mod process;
 pub mod proxy;
 pub mod rate;
 pub mod relay;
+pub mod renewing;
 mod reports;
 pub mod sandbox;
 pub mod session;

@@ -139,7 +139,7 @@ pub const ALLOWED: &[Entry] = &[
     entry!(newfstatat, SYS_newfstatat, "the resolver looks whether its files changed"),
     entry!(fstat, SYS_fstat, "the resolver's files", rare "glibc before 2.33 calls it instead of newfstatat"),
     entry!(lseek, SYS_lseek, "glibc puts unread bytes of its files back", rare "depends on where a file ends"),
-    entry!(mmap, SYS_mmap, "malloc; never executable", &[&[without(2, PROT_EXEC)]]),
+    entry!(mmap, SYS_mmap, "malloc; never executable", rare "depends on the heap's shape", &[&[without(2, PROT_EXEC)]]),
     entry!(mprotect, SYS_mprotect, "malloc; never executable", rare "a second arena", &[&[without(2, PROT_EXEC)]]),
     entry!(munmap, SYS_munmap, "malloc"),
     entry!(mremap, SYS_mremap, "malloc grows large frames in place", rare "frames above 128 KiB"),

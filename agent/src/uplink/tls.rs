@@ -9,7 +9,10 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::server::WebPkiClientVerifier;
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use rustls::{
+    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore,
+    SignatureScheme,
+};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 
 /// Tickets that are kept: one is used for each reconnect.
@@ -136,11 +139,17 @@ impl ServerCertVerifier for DigestVerifier {
     }
 }
 
+/// Whether it means that the server's certificate is not from the collector's CA.
+pub fn is_foreign(error: &Error) -> bool {
+    use CertificateError as C;
+    matches!(error, Error::InvalidCertificate(C::UnknownIssuer | C::BadSignature))
+}
+
 /// A TLS error as a sentence for whoever must do something about it.
 pub fn explain(error: &Error) -> String {
     use CertificateError as C;
     let hint = match error {
-        Error::InvalidCertificate(C::UnknownIssuer | C::BadSignature) => {
+        error if is_foreign(error) => {
             "the server's certificate is not from the collector's CA: another server, or something between that opens TLS"
         }
         Error::InvalidCertificate(C::Expired | C::ExpiredContext { .. }) => {
@@ -151,6 +160,11 @@ pub fn explain(error: &Error) -> String {
         }
         Error::InvalidCertificate(C::NotValidForName | C::NotValidForNameContext { .. }) => {
             "the server's certificate is for another name than the address says"
+        }
+        Error::AlertReceived(alert @ AlertDescription::CertificateExpired) => {
+            return format!(
+                "the collector refused the connection ({alert:?}): this host's certificate has expired, `agent enroll --renew` with a new join string renews it"
+            );
         }
         Error::AlertReceived(alert) => {
             return format!(

@@ -72,7 +72,9 @@ fn what_needs_a_running_agent_says_so_and_exits_2() {
 fn a_bad_configuration_is_refused_with_lines_by_every_command() {
     let host = Host::new();
     host.configure("state_dir = \"relative\"\n[files]\nscann_interval = \"1h\"\nrung = \"magic\"\n");
-    for arguments in [&["run"][..], &["status"], &["check-config"], &["verify"], &["probe"], &["findings"]] {
+    for arguments in
+        [&["run"][..], &["status"], &["check-config"], &["verify"], &["probe"], &["findings"], &["paths"]]
+    {
         let out = host.agent(arguments);
         let message = text(&out.stderr);
         assert_eq!(out.status.code(), Some(3), "{arguments:?}: {message}");
@@ -84,7 +86,12 @@ fn a_bad_configuration_is_refused_with_lines_by_every_command() {
     assert_eq!((&json["fine"], json["problems"].as_array().map(Vec::len)), (&json!(false), Some(3)));
     host.configure("");
     assert_eq!(host.agent(&["check-config"]).status.code(), Some(0));
-    assert!(!host.path("state").exists(), "checking starts nothing");
+    assert_eq!(text(&host.agent(&["paths"]).stdout), "state_dir /var/lib/picket\nrun_dir /run/picket\n");
+    let elsewhere = "state_dir = \"/srv/a place\"\n";
+    host.configure(elsewhere);
+    let json: Value = serde_json::from_slice(&host.agent(&["paths", "--json"]).stdout).expect("JSON");
+    assert_eq!(json, json!({ "state_dir": "/srv/a place", "run_dir": "/run/picket" }));
+    assert!(!host.path("state").exists(), "checking and asking start nothing");
     std::fs::set_permissions(host.path("agent.toml"), std::fs::Permissions::from_mode(0o666)).expect("mode");
     let out = host.agent(&["check-config"]);
     assert!(out.status.code() == Some(3) && text(&out.stderr).contains("chmod go-w"), "{out:?}");
@@ -119,6 +126,7 @@ fn misuse_exits_3_and_help_has_examples() {
         "probe",
         "ack",
         "check-config",
+        "paths",
         "hold-commands",
         "baseline",
         "window",

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use picket_agent::ledger::{
-    AcknowledgeError, BatchLimits, Entry, Ledger, LedgerError, Outcome, RecordFilter, SealError,
+    AcknowledgeError, BatchLimits, Entry, KeyTurn, Ledger, LedgerError, Outcome, RecordFilter, SealError,
 };
 use picket_protocol::crypto::SigningKey;
 use picket_protocol::finding::{Finding, Observed, Severity};
@@ -175,7 +175,8 @@ fn a_rotated_key_is_erased_and_the_new_one_signs_after_a_restart() {
     let host = Host::new();
     let mut store = host.store(config());
     commit(&mut store, vec![draft(0)], at(1));
-    assert!(!store.rotation_due(at(86_000)) && store.rotation_due(at(86_401)));
+    assert_eq!(store.key_turn(at(86_000), || true).expect("read"), KeyTurn::Serves);
+    assert_eq!(store.key_turn(at(86_401), || true).expect("read"), KeyTurn::Due);
     store.rotate(&seed(7), at(2)).expect("rotated");
     store.erase_retired_keys().expect("erased");
     drop(store);

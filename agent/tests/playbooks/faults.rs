@@ -101,7 +101,7 @@ fn what_a_command_gave_back_and_could_not_record_stays_given_back() {
     lab.ticks_for(1);
     without_a_ledger(&mut lab);
     assert!(!lab.is_there("one"));
-    lab.order_as(COMMAND, Action::RestoreFile { command: ISOLATION }, 0);
+    lab.order_as(COMMAND, Action::RestoreFile(RestoreFrom::Command(ISOLATION)), 0);
     assert!(lab.is_there("one"));
     // Nor does a start that cannot record it either.
     without_a_ledger(&mut lab);

@@ -1,20 +1,26 @@
 //! `agent enroll`, the real command, against a collector of the test's own.
 
+use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
 
 use picket_agent::enrolment::Enrolment;
 use picket_agent::layout::Layout;
-use picket_agent::ledger::{Ledger, create_first_key};
+use picket_agent::ledger::{KNOWN_HAND_OVERS, KeyDirectory, Ledger, Location, Now, Store, create_first_key};
+use picket_agent::uplink::renewing::{self, Standing};
 use picket_protocol::crypto::{Hash, SigningKey, sha256};
 use picket_protocol::dsse::{Envelope, KeyId};
 use picket_protocol::frame::FrameType;
 use picket_protocol::identity::Tenant;
 use picket_protocol::join::Join;
 use picket_protocol::message::{Bye, Enroll, Enrolled, from_body};
+use picket_protocol::note::{KeyKind, VerifierKey};
+use picket_protocol::renewal::Renewal;
 use picket_protocol::time::Timestamp;
 use picket_protocol::trust::{self, OperatorKey, RootRole, TrustRoot};
 use zeroize::Zeroizing;
@@ -64,11 +70,29 @@ fn join(collector: &Collector, trust_root: Option<Hash>) -> Join {
     }
 }
 
+/// Every file of the state, with its content.
+fn files(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(files(&path));
+        } else {
+            found.insert(path.clone(), std::fs::read(&path).unwrap());
+        }
+    }
+    found
+}
+
 fn trust_root(tenant: &str) -> Envelope {
+    trust_root_of(tenant, 1)
+}
+
+fn trust_root_of(tenant: &str, version: u64) -> Envelope {
     let operator = SigningKey::from_seed([8; 32]);
     let id = KeyId::of(&operator.public());
     let root = TrustRoot {
-        version: 1,
+        version,
         tenant: Tenant::parse(tenant).unwrap(),
         expires: Timestamp::from_seconds(4_000_000_000),
         keys: [(id.clone(), OperatorKey { name: "ada".to_owned(), public: operator.public().into() })].into(),
@@ -192,7 +216,10 @@ fn a_second_time_is_refused_and_forced_it_moves_the_old_state_aside() {
     let join = join(&collector, None);
     assert_fine(&host.enroll(&join, &[]));
     let first = host.enrolment();
-    assert_fails(&host.enroll(&join, &[]), "already enrolled");
+    let refusal = host.enroll(&join, &[]);
+    for text in ["already enrolled", "--renew", "--force"] {
+        assert_fails(&refusal, text);
+    }
     assert_eq!(host.enrolment(), first);
     assert_fine(&host.enroll(&join, &["--force"]));
     let second = host.enrolment();
@@ -313,8 +340,8 @@ fn answers_that_do_not_fit_the_join_string_are_refused_and_nothing_is_kept() {
         (|answer, _| answer.trust_root = Some(trust_root("rival")), "another digest"),
         (
             |answer, shared| {
-                let key = picket_protocol::note::KeyKind::Ed25519;
-                let key = picket_protocol::note::VerifierKey::new("w", key, shared.witness.public());
+                let key = KeyKind::Ed25519;
+                let key = VerifierKey::new("w", key, shared.witness.public());
                 answer.witness = key.unwrap().to_string();
             },
             "not one for cosignatures",
@@ -385,6 +412,145 @@ fn a_chain_that_merely_shows_the_ca_is_refused() {
     });
     let host = Host::new();
     assert_fails(&host.enroll(&join(&impostor, None), &[]), "not from the collector's CA");
+}
+
+#[test]
+fn a_renewal_replaces_the_certificate_and_nothing_else() {
+    // The trust root is pinned: what the collector has by now comes over the connection, and under the rules of trust roots.
+    let version = AtomicU64::new(1);
+    let (collector, requests) = answering(move |answer, _| {
+        answer.trust_root = Some(trust_root_of("acme", version.fetch_add(1, Ordering::SeqCst)));
+    });
+    let host = Host::new();
+    let join = join(&collector, None);
+    assert_fails(&host.enroll(&join, &["--renew"]), "is not enrolled");
+    assert!(!host.layout.state().exists(), "nothing was made");
+    assert_eq!(renewing::standing(&host.layout, Timestamp::from_seconds(0)), None);
+    assert_fine(&host.enroll(&join, &["--hostname", "web-1"]));
+    let ends = renewing::expiry(&host.layout.tls_certificate()).unwrap().seconds();
+    for (time, standing) in
+        [(ends, Standing::Ended), (ends - 2, Standing::Late), (ends - 3_602, Standing::Good)]
+    {
+        let found = renewing::standing(&host.layout, Timestamp::from_seconds(time));
+        assert_eq!(found, Some(standing), "{} s before the end", ends - time);
+    }
+    let before = files(host.layout.state());
+    let number = |path: &Path| std::fs::metadata(path).unwrap().ino();
+    let numbers: Vec<u64> = before.keys().map(|path| number(path)).collect();
+    let output = host.enroll(&join, &["--renew", "--json"]);
+    assert_fine(&output);
+    let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        (&said["renewed"], &said["agent"]),
+        (&true.into(), &host.enrolment().agent.to_string().into())
+    );
+    let after = files(host.layout.state());
+    // The test's collector writes the same certificate within a second: what was replaced shows by its number.
+    let replaced = after.keys().zip(numbers).filter(|(path, before)| number(path) != *before);
+    let replaced: Vec<&PathBuf> = replaced.map(|(path, _)| path).collect();
+    assert_eq!(replaced, [&host.layout.tls_certificate()]);
+    for (path, content) in before {
+        assert!(after[&path] == content || path == host.layout.tls_certificate(), "{}", path.display());
+    }
+    assert_eq!(mode_and_owner(&host.layout.tls_certificate()), (0o644, 0, 0));
+
+    let [first, second] = requests.try_iter().collect::<Vec<_>>().try_into().unwrap();
+    assert_eq!((first.renewal, &second.hostname), (None, &"web-1".to_owned()));
+    assert_eq!((first.agent, first.ledger_key), (second.agent, second.ledger_key));
+    assert_eq!(BareKey::of_request(&first.csr).0, BareKey::of_request(&second.csr).0);
+    let message = Renewal::message(&second.agent.origin(), &[5; 32], &second.csr);
+    let renewal = second.renewal.expect("a proof of the ledger's key");
+    renewal.verify(&message, &second.agent.origin(), (0, second.ledger_key)).unwrap();
+}
+
+/// It came back from a backup, and knows an older key than the one that a short proof begins with.
+#[test]
+fn a_collector_that_is_far_back_is_sent_all_hand_overs_of_the_key() {
+    const HAND_OVERS: u8 = 70;
+    let collector = Collector::start();
+    let (sender, requests) = sync_channel(10);
+    collector.on_connection(move |connection, shared| {
+        let Some(enroll) = request(connection) else { return };
+        let sent = enroll.renewal.as_ref().map(|renewal| renewal.hand_overs.len());
+        sender.send(sent).unwrap();
+        if sent.is_none_or(|sent| sent == usize::from(HAND_OVERS)) {
+            connection.send(FrameType::Enrolled, &enrolled(shared, &enroll));
+        } else {
+            let detail = "it does not follow from the key that is known".to_owned();
+            connection.send(FrameType::Bye, &Bye { reason: "refused".into(), detail, retry_after: 0 });
+        }
+        connection.until_closed();
+    });
+    let (host, join) = (Host::new(), join(&collector, None));
+    assert_fine(&host.enroll(&join, &[]));
+    let keys = Box::new(KeyDirectory::open(host.layout.ledger_keys()).unwrap());
+    let (location, now) = (Location::file(host.layout.database()), Now::read());
+    let mut store =
+        Store::open(&location, keys, Default::default(), host.enrolment().agent, &[], now).unwrap();
+    for n in 0..HAND_OVERS {
+        store.rotate(&Zeroizing::new([n; 32]), now).unwrap();
+    }
+    drop(store);
+    let database = rusqlite::Connection::open(host.layout.database()).unwrap();
+    database.execute("UPDATE ledger_state SET acknowledged = ?1", [HAND_OVERS]).unwrap();
+    drop(database);
+    assert_fine(&host.enroll(&join, &["--renew"]));
+    let sent: Vec<Option<usize>> = requests.try_iter().collect();
+    assert_eq!(sent, [None, Some(KNOWN_HAND_OVERS), Some(usize::from(HAND_OVERS))]);
+}
+
+#[test]
+fn what_is_no_certificate_of_this_host_renews_nothing() {
+    type Change = fn(&mut Enrolled, &Shared);
+    let cases: [(Change, &str); 4] = [
+        (|answer, _| answer.tenant = Tenant::parse("rival").unwrap(), "names another tenant"),
+        (
+            |answer, _| {
+                let stranger = SigningKey::from_seed([3; 32]).public();
+                let stranger = VerifierKey::new("stranger", KeyKind::Cosignature, stranger);
+                answer.witness = stranger.unwrap().to_string();
+            },
+            "another witness",
+        ),
+        (|answer, _| answer.ca = Ca::new("other").certificate.pem(), "another digest"),
+        (|answer, _| answer.certificate = "nonsense".to_owned(), "not one certificate"),
+    ];
+    for (change, expected) in cases {
+        let renewing = Arc::new(AtomicBool::new(false));
+        let seen = renewing.clone();
+        let (collector, _requests) = answering(move |answer, shared| {
+            if seen.load(Ordering::SeqCst) {
+                change(answer, shared);
+            }
+        });
+        let host = Host::new();
+        let mut join = join(&collector, None);
+        assert_fine(&host.enroll(&join, &[]));
+        let before = files(host.layout.state());
+        renewing.store(true, Ordering::SeqCst);
+        assert_fails(&host.enroll(&join, &["--renew"]), expected);
+        // Another collector is not even asked.
+        join.ca = sha256(&[b"another collector"]);
+        assert_fails(&host.enroll(&join, &["--renew"]), "of another collector");
+        assert_eq!(files(host.layout.state()), before);
+    }
+}
+
+#[test]
+fn a_collector_that_moved_is_found_at_the_address_of_the_join_string() {
+    let (collector, _requests) = answering(|_, _| ());
+    let host = Host::new();
+    let mut join = join(&collector, None);
+    assert_fine(&host.enroll(&join, &[]));
+    let first = host.enrolment();
+    join.address = format!("localhost:{}", collector.address.port());
+    assert_fine(&host.enroll(&join, &["--renew", "--hostname", "moved"]));
+    let second = host.enrolment();
+    assert_eq!((second.address.clone(), second.hostname.clone()), (join.address, "moved".to_owned()));
+    assert_eq!(
+        Enrolment { address: first.address.clone(), hostname: first.hostname.clone(), ..second },
+        first
+    );
 }
 
 #[test]

@@ -47,6 +47,9 @@ pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+/// A command for which there is no room.
+pub const NO_ROOM: &[u8] = b"no room";
+
 /// What came as commands and trust roots.
 #[derive(Default)]
 pub struct Received {
@@ -55,12 +58,17 @@ pub struct Received {
 }
 
 impl CommandSink for Received {
-    fn command(&self, envelope: Vec<u8>) {
-        self.commands.lock().unwrap().push(envelope);
+    fn command(&self, envelope: Vec<u8>) -> bool {
+        let has_room = envelope != NO_ROOM;
+        if has_room {
+            self.commands.lock().unwrap().push(envelope);
+        }
+        has_room
     }
 
-    fn trust(&self, envelope: Vec<u8>) {
+    fn trust(&self, envelope: Vec<u8>) -> bool {
         self.trust.lock().unwrap().push(envelope);
+        true
     }
 }
 

@@ -63,6 +63,19 @@ pub enum BackupError {
         /// Bytes that may be used there.
         free: u64,
     },
+    /// The collector's own disk is too small for the copy, which lies there where root backs up another's directory, and where the backup goes to
+    /// standard output. Nothing was written.
+    #[error(
+        "the copy of the database takes {needed} bytes, and {path} has room for {free}: where its owner can write to another disk, the copy lies there (runuser -u picket-collector -- collector backup DIR)"
+    )]
+    NoRoomInDataDir {
+        /// Where.
+        path: PathBuf,
+        /// Bytes of the database.
+        needed: u64,
+        /// Bytes that may be used there.
+        free: u64,
+    },
     /// The disk is too small.
     #[error("the backup holds {needed} bytes, and {path} has room for {free}")]
     NoRoom {
@@ -108,6 +121,7 @@ impl BackupError {
                 | Self::Store(_)
                 | Self::NoRoom { .. }
                 | Self::NoRoomForCopy { .. }
+                | Self::NoRoomInDataDir { .. }
         )
     }
 }

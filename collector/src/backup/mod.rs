@@ -14,4 +14,4 @@ mod write;
 
 pub use error::BackupError;
 pub use restore::{Restored, restore};
-pub use write::{Taken, Target, back_up};
+pub use write::{Taken, Target, back_up, remove_leftover};

@@ -16,6 +16,7 @@ use rustix::io::Errno;
 use zeroize::Zeroizing;
 
 use super::error::{BackupError, at};
+use crate::owner::{as_owner, stranger};
 use crate::server::data_dir::DataDir;
 use crate::server::evidence::complete_bundles;
 use crate::server::shared::wall_clock;
@@ -23,7 +24,7 @@ use crate::store::sqlite::backup::copy;
 
 /// Little time for what is compressed in most parts already.
 const COMPRESSION: i32 = 1;
-/// The database's copy while it is on its way to standard output, in the data directory.
+/// The database's copy in the data directory, while it is on its way to standard output or to where only root can write.
 const COPY_NAME: &str = ".backup.db";
 /// Room that stays free beside the copy, for what the running collector writes meanwhile.
 const SPARE_BYTES: u64 = 64 * 1024 * 1024;
@@ -50,24 +51,50 @@ pub struct Taken {
     pub bytes: u64,
 }
 
-/// Takes a backup of the collector in `directory`, whether it runs or not.
+/// Takes a backup of the collector in `directory`, whether it runs or not. All that is done in the directory is done as its owner.
 ///
 /// # Errors
 /// When anything of it cannot be read or written. Nothing is left then.
 pub fn back_up(directory: &DataDir, target: &Target, with_evidence: bool) -> Result<Taken, BackupError> {
     // A directory that holds no collector is told as that first.
-    directory.config()?;
-    match target {
+    owned(directory, || directory.config())??;
+    let taken = match target {
         Target::Output => {
-            has_room(directory, directory.path())?;
-            let database = Draft::create(&directory.file(COPY_NAME))?;
-            let mut out = Counted { inner: io::stdout().lock(), bytes: 0 };
-            let failed = at(Path::new("standard output"));
-            let manifest = Source::new(directory, &database, with_evidence)?.write(&mut out, &failed)?;
-            Ok(Taken { path: None, manifest, bytes: out.bytes })
+            let out = Counted { inner: io::stdout(), bytes: 0 };
+            let (manifest, bytes) = owned(directory, || {
+                fill(directory, None, out, Path::new("standard output"), with_evidence)
+            })??;
+            Taken { path: None, manifest, bytes }
         }
-        Target::Path(path) => to_file(directory, path, with_evidence),
-    }
+        Target::Path(path) => to_file(directory, path, with_evidence)?,
+    };
+    // A figure for monitoring systems: the backup is whole without it.
+    drop(owned(directory, || directory.note_backup()));
+    Ok(taken)
+}
+
+fn owned<T: Send>(directory: &DataDir, work: impl FnOnce() -> T + Send) -> Result<T, BackupError> {
+    as_owner(directory.path(), work).map_err(at(directory.path()))
+}
+
+/// Writes all of it to `out`, which is called `name`. The database's copy lies meanwhile at `copy`, else in the data directory.
+fn fill(
+    directory: &DataDir,
+    copy: Option<&Path>,
+    mut out: Counted<impl Write>,
+    name: &Path,
+    with_evidence: bool,
+) -> Result<(Manifest, u64), BackupError> {
+    let copy = copy.map_or_else(|| directory.file(COPY_NAME), Path::to_owned);
+    has_room(directory, parent(&copy))?;
+    let database = Draft::create(&copy)?;
+    let manifest = Source::new(directory, &database, with_evidence)?.write(&mut out, &at(name))?;
+    Ok((manifest, out.bytes))
+}
+
+/// Where a file lies.
+fn parent(path: &Path) -> &Path {
+    path.parent().filter(|place| !place.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 fn to_file(directory: &DataDir, path: &Path, with_evidence: bool) -> Result<Taken, BackupError> {
@@ -77,16 +104,15 @@ fn to_file(directory: &DataDir, path: &Path, with_evidence: bool) -> Result<Take
     }
     // The same names each time: what a killed backup left goes with the next one there.
     let beside = |name: &str| path.with_file_name(name);
-    let place = path.parent().filter(|place| !place.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    has_room(directory, place)?;
+    let place = parent(&path);
     let draft = Draft::create(&beside(".picket-collector-backup.draft"))?;
-    let database = Draft::create(&beside(".picket-collector-backup.draft.db"))?;
-    let failed = at(&draft.path);
-    let mut out = Counted { inner: &draft.file, bytes: 0 };
-    let manifest = Source::new(directory, &database, with_evidence)?.write(&mut out, &failed)?;
-    let bytes = out.bytes;
-    draft.file.sync_all().map_err(&failed)?;
-    drop(database);
+    // Beside the backup, where there is room for it; but the owner of the directory cannot write where only root can.
+    let copy = beside(".picket-collector-backup.draft.db");
+    let copy = stranger(directory.path()).map_err(at(directory.path()))?.is_none().then_some(copy);
+    let out = Counted { inner: &draft.file, bytes: 0 };
+    let (manifest, bytes) =
+        owned(directory, || fill(directory, copy.as_deref(), out, &draft.path, with_evidence))??;
+    draft.file.sync_all().map_err(at(&draft.path))?;
     put_in_place(&draft.path, &path)?;
     drop(draft);
     File::open(place).and_then(|place| place.sync_all()).map_err(at(place))?;
@@ -102,7 +128,24 @@ fn has_room(directory: &DataDir, place: &Path) -> Result<(), BackupError> {
     if needed <= free {
         return Ok(());
     }
-    Err(BackupError::NoRoomForCopy { path: place.to_owned(), needed, free })
+    let path = place.to_owned();
+    Err(if place == directory.path() {
+        BackupError::NoRoomInDataDir { path, needed, free }
+    } else {
+        BackupError::NoRoomForCopy { path, needed, free }
+    })
+}
+
+/// Removes the copy that a killed backup left in the data directory, where it takes as much room as the database. One that is at work keeps its own.
+pub fn remove_leftover(directory: &DataDir) {
+    let path = directory.file(COPY_NAME);
+    let left = OpenOptions::new().write(true).custom_flags(libc::O_NOFOLLOW).open(&path);
+    // Whatever stands in the way, the next backup tells it.
+    if let Ok(file) = left
+        && lock(&file, &path).is_ok()
+    {
+        drop(Draft { path, file });
+    }
 }
 
 /// Gives the draft its name, not in place of what came to be there meanwhile.
@@ -329,3 +372,39 @@ impl<W: Write> Write for Counted<W> {
 
 // What `contents` reads at most fits into a manifest's bound on small files.
 const _: () = assert!(SMALL_FILE_BYTES_MAX == crate::server::data_dir::FILE_BYTES_MAX);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_killed_backup_left_goes_and_what_one_at_work_holds_stays() {
+        let place = tempfile::tempdir().expect("a directory");
+        let directory = DataDir::new(place.path());
+        let (copy, journal) = (directory.file(COPY_NAME), directory.file(".backup.db-journal"));
+        let at_work = Draft::create(&copy).expect("a copy");
+        remove_leftover(&directory);
+        assert!(copy.exists());
+        drop(at_work);
+        // As a kill leaves it.
+        fs::write(&copy, "left").expect("written");
+        fs::write(&journal, "left").expect("written");
+        remove_leftover(&directory);
+        assert!(!copy.exists() && !journal.exists());
+        remove_leftover(&directory);
+    }
+
+    #[test]
+    fn without_room_in_the_data_directory_it_says_who_needs_none_there() {
+        let place = tempfile::tempdir().expect("a directory");
+        let other = tempfile::tempdir().expect("another");
+        let directory = DataDir::new(place.path());
+        // Larger than any disk here, and without a byte on it.
+        let database = File::create(directory.file("collector.db")).expect("a database");
+        database.set_len(8 << 40).expect("a length");
+        let said = has_room(&directory, place.path()).expect_err("no room").to_string();
+        assert!(said.contains("runuser -u picket-collector -- collector backup DIR"), "{said}");
+        let said = has_room(&directory, other.path()).expect_err("no room").to_string();
+        assert!(said.contains("back up to another disk"), "{said}");
+    }
+}

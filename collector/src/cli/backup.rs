@@ -11,15 +11,13 @@ use super::CliError;
 use super::args::{Backup, Restore};
 use super::output::{Output, text_of};
 use crate::backup::{self, Target};
+use crate::owner::as_owner;
 use crate::server::data_dir::DataDir;
 
 pub fn back_up(directory: &Path, arguments: &Backup, output: &Output) -> Result<(), CliError> {
     let to_output = arguments.target == Path::new("-");
     if to_output && io::stdout().is_terminal() {
         return Err(CliError::Usage("a backup is not for a terminal: give a file, or a pipe".to_owned()));
-    }
-    if to_output {
-        super::owner::act_as_owner(directory).map_err(CliError::failed)?;
     }
     let target = if to_output { Target::Output } else { Target::Path(arguments.target.clone()) };
     let taken = backup::back_up(&DataDir::new(directory), &target, arguments.with_evidence)?;
@@ -50,14 +48,13 @@ pub fn back_up(directory: &Path, arguments: &Backup, output: &Output) -> Result<
 
 pub fn restore(directory: &Path, arguments: &Restore, output: &Output) -> Result<(), CliError> {
     let path = std::path::absolute(directory).map_err(CliError::failed)?;
-    let source: Box<dyn Read> = if arguments.source == Path::new("-") {
-        Box::new(io::stdin().lock())
+    let source: Box<dyn Read + Send> = if arguments.source == Path::new("-") {
+        Box::new(io::stdin())
     } else {
         let usage = |error: io::Error| CliError::Usage(format!("{}: {error}", arguments.source.display()));
         Box::new(File::open(&arguments.source).map_err(usage)?)
     };
-    super::owner::act_as_owner(&path).map_err(CliError::failed)?;
-    let restored = backup::restore(source, &path)?;
+    let restored = as_owner(&path, || backup::restore(source, &path)).map_err(CliError::failed)??;
     let mut value = describe(&restored.manifest);
     if let Some(members) = value.as_object_mut() {
         members.insert("data_dir".to_owned(), json!(path));

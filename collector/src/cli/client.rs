@@ -11,6 +11,7 @@ use tokio::sync::broadcast;
 use zeroize::Zeroizing;
 
 use super::CliError;
+use crate::owner::as_owner;
 use crate::server::Shared;
 use crate::server::admin::{Admin, Answer, Request};
 use crate::server::certificate::ServerCertificate;
@@ -24,6 +25,10 @@ const TIME_MAX: Duration = Duration::from_secs(30);
 
 /// The result of `request` on the collector in `directory`.
 pub fn ask(directory: &Path, request: Request) -> Result<Value, CliError> {
+    as_owner(directory, || ask_as_owner(directory, request)).map_err(CliError::failed)?
+}
+
+fn ask_as_owner(directory: &Path, request: Request) -> Result<Value, CliError> {
     let directory = DataDir::new(directory);
     let config = directory.config()?;
     let answer = match reach(&directory)? {

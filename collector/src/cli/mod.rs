@@ -9,7 +9,6 @@ mod init;
 mod metrics;
 mod operator;
 mod output;
-mod owner;
 mod run;
 mod token;
 mod trust;
@@ -110,9 +109,6 @@ pub fn main() -> ExitCode {
 
 fn execute(arguments: Arguments, output: &Output) -> Result<(), CliError> {
     let directory = &arguments.data_dir;
-    if matches!(&arguments.action, Action::Init(_) | Action::RotateCertificate) {
-        owner::act_as_owner(directory).map_err(CliError::failed)?;
-    }
     match arguments.action {
         Action::Init(init) => init::run(directory, &init, output),
         Action::Run(run) => run::run(directory, &run, output),

@@ -158,6 +158,8 @@ impl Connection {
     fn deadline(&self, reads: bool) -> Instant {
         let idle = self.state.config.heartbeat * 3 + IDLE_GRACE;
         match self.reader.began() {
+            // Only a commit makes it read again, and that is waited for by itself.
+            _ if !self.session.may_read() => Instant::now() + idle,
             _ if !reads => self.read_from.max(Instant::now() + Duration::from_millis(1)),
             Some(began) => began + FRAME_TIME_MAX,
             None if !self.greeted => self.heard + HELLO_TIME_MAX,

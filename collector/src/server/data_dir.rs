@@ -10,6 +10,7 @@
 //! | `evidence/` | 0700 | encrypted evidence, by host |
 //! | `collector.toml` | 0644 | the configuration |
 //! | `collector.lock` | 0600 | held while the collector runs |
+//! | `backup-taken` | 0600 | empty; its time is that of the last backup |
 //! | `admin.sock` | 0600 | the running collector's local commands |
 //!
 //! The directory itself is 0700.
@@ -31,6 +32,7 @@ use super::authority::{Authority, AuthorityError, Pair, SERVER_RENEWAL, names_of
 use super::config::{Config, ConfigError};
 use super::evidence::EvidenceStore;
 use super::witness::Witness;
+use crate::store::sqlite::backup;
 use crate::store::{FindingRow, SqliteStore, StoreError};
 
 /// Longest file of ours that is read.
@@ -38,6 +40,9 @@ pub const FILE_BYTES_MAX: u64 = 256 * 1024;
 
 /// Here while `collector init` is at work: what is beside it is no collector's yet.
 const BEGUN: &str = ".initialising";
+
+/// Its time is that of the last backup.
+const BACKUP_TAKEN: &str = "backup-taken";
 
 /// Why the directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +58,16 @@ pub enum DataDirError {
     /// `init` where there is a collector already.
     #[error("{0} holds a collector already; nothing was changed")]
     Exists(PathBuf),
+    /// `init` where there is something else.
+    #[error(
+        "{path} is not empty, there is {found:?}: a collector begins in an empty directory; nothing was changed"
+    )]
+    NotEmpty {
+        /// Which.
+        path: PathBuf,
+        /// The first thing in it.
+        found: String,
+    },
     /// No collector there.
     #[error("{0} holds no collector; make one with `collector init --data-dir {0} --address host:port`")]
     Missing(PathBuf),
@@ -157,10 +172,7 @@ impl DataDir {
             .create(&self.path)
             .map_err(|source| DataDirError::File { path: self.path.clone(), source })?;
         self.forget_broken_off()?;
-        let mut there = fs::read_dir(&self.path).map_err(|e| self.error("", e))?;
-        if there.next().is_some() {
-            return Err(DataDirError::Exists(self.path.clone()));
-        }
+        self.is_empty()?;
         fs::set_permissions(&self.path, fs::Permissions::from_mode(0o700)).map_err(|e| self.error("", e))?;
         self.write(BEGUN, 0o600, b"")?;
         let short = hex(&self.random_bytes::<4>()?);
@@ -179,10 +191,41 @@ impl DataDir {
         Ok(config)
     }
 
-    /// Removes what an attempt that was killed left. It was no collector's yet: its keys have served nobody.
+    /// But for what file systems have of themselves.
+    fn is_empty(&self) -> Result<(), DataDirError> {
+        if self.file("collector.toml").exists() {
+            return Err(DataDirError::Exists(self.path.clone()));
+        }
+        for found in fs::read_dir(&self.path).map_err(|e| self.error("", e))? {
+            let found = found.map_err(|e| self.error("", e))?.file_name();
+            if found != "lost+found" {
+                let found = found.to_string_lossy().into_owned();
+                return Err(DataDirError::NotEmpty { path: self.path.clone(), found });
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets that `init` was at work, which a crash may have left of one that was done: the configuration is its last file. Beside it the
+    /// mark would have a later `init` take a collector that lost its configuration for one that never was.
+    ///
+    /// # Errors
+    /// When the mark cannot be removed.
+    pub fn forget_begun(&self) -> Result<(), DataDirError> {
+        match fs::remove_file(self.file(BEGUN)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(self.error(BEGUN, error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes what an attempt that was killed left. It was no collector's yet: its keys have served nobody. One that knows a host was.
     fn forget_broken_off(&self) -> Result<(), DataDirError> {
         if !self.file(BEGUN).exists() || self.file("collector.toml").exists() {
             return Ok(());
+        }
+        let database = self.file("collector.db");
+        if database.exists() && backup::hosts(&database)? > 0 {
+            return Err(DataDirError::Exists(self.path.clone()));
         }
         for found in fs::read_dir(&self.path).map_err(|e| self.error("", e))? {
             let path = found.map_err(|e| self.error("", e))?.path();
@@ -192,6 +235,20 @@ impl DataDir {
             }
         }
         fs::remove_file(self.file(BEGUN)).map_err(|e| self.error(BEGUN, e))
+    }
+
+    /// Keeps the time of a backup that was taken just now.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn note_backup(&self) -> Result<(), DataDirError> {
+        self.write(BACKUP_TAKEN, 0o600, b"")
+    }
+
+    /// When the last backup of this directory was taken; none where that was never or is not known.
+    pub fn last_backup(&self) -> Option<Timestamp> {
+        let noted = fs::symlink_metadata(self.file(BACKUP_TAKEN)).and_then(|found| found.modified());
+        noted.ok().map(Timestamp::from)
     }
 
     /// The configuration.
@@ -444,5 +501,27 @@ mod tests {
         let ahead = now.plus(Duration::from_secs(350 * 86_400));
         assert!(begin(ahead) > now, "the clock is ahead: replaced because it seems to end soon");
         assert_eq!(begin(now), first, "the clock is right again");
+    }
+
+    #[test]
+    fn a_mark_that_outlived_its_init_costs_no_collector_its_keys() {
+        let directory = tempfile::tempdir().unwrap();
+        let data = DataDir::new(&directory.path().join("collector"));
+        let (now, config) = (Timestamp::from_seconds(1_800_000_000), "address = \"127.0.0.1:4403\"\n");
+        data.init(config, now).unwrap();
+        data.write(BEGUN, 0o600, b"").unwrap();
+        data.forget_begun().unwrap();
+        data.forget_begun().unwrap();
+        assert!(!data.file(BEGUN).exists());
+        // Whatever the mark says: who knows a host was a collector.
+        data.write(BEGUN, 0o600, b"").unwrap();
+        let database = rusqlite::Connection::open(data.file("collector.db")).unwrap();
+        let host = "INSERT INTO host VALUES (1, x'00', 1, '', '', 0, '', 0, x'', x'', x'', '', x'', NULL, 0, 0, 0, NULL)";
+        database.execute(host, []).unwrap();
+        drop(database);
+        fs::remove_file(data.file("collector.toml")).unwrap();
+        let key = data.contents("ca.key").unwrap();
+        assert!(matches!(data.init(config, now), Err(DataDirError::Exists(_))));
+        assert_eq!(data.contents("ca.key").unwrap(), key);
     }
 }

@@ -19,6 +19,8 @@ use crate::store::{Admission, Certificate, HostState, LedgerHead, OwnFinding, St
 
 /// Longest wait for the end of the connection that this one replaces.
 const REPLACE_TIME_MAX: Duration = Duration::from_secs(15);
+/// Seconds that a host waits at least whose certificate has ended: nothing changes by asking.
+const RETRY_EXPIRED: u64 = 300;
 
 /// Serves an agent whose certificate the TLS layer checked, until either side ends it.
 pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
@@ -35,8 +37,7 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
         Err(error) => return turn_away(state, stream, peer, "refused", &error.to_string()).await,
     };
     if identity.expires <= state.now() {
-        let detail = format!("the certificate ended at {}: enrol the host anew", identity.expires);
-        return turn_away(state, stream, peer, "refused", &detail).await;
+        return expired(state, stream, peer, &identity).await;
     }
     if !state.agents.take(identity.agent, std::time::Instant::now()) {
         return turn_away(state, stream, peer, "too-fast", "too many connections of this agent").await;
@@ -62,6 +63,27 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
         }
         Err((reason, detail)) => turn_away(state, stream, peer, reason, &detail).await,
     }
+}
+
+/// The host showed that it holds the key of a certificate of ours: its name may be believed, and it is told what to do.
+async fn expired<S: AsyncRead + AsyncWrite + Unpin>(
+    state: &Arc<ServerState>,
+    stream: &mut S,
+    peer: SocketAddr,
+    identity: &Identity,
+) {
+    let Identity { agent, tenant, expires, .. } = identity;
+    if let Some(suppressed) = state.noise.expired.pass(std::time::Instant::now()) {
+        tracing::warn!(
+            %peer, %agent, %tenant, ended = %expires, suppressed,
+            "a host was turned away, its certificate has ended: renew it by agent enroll --renew on the host, with a join string of collector token"
+        );
+    }
+    state.shared.meters.turned_away("expired");
+    let detail = format!(
+        "the certificate of this host ended at {expires}: renew it by agent enroll --renew, with a join string of collector token"
+    );
+    say_bye(stream, &farewell("expired", &detail, jittered(RETRY_EXPIRED))).await;
 }
 
 async fn turn_away<S: AsyncRead + AsyncWrite + Unpin>(

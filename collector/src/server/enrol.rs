@@ -1,4 +1,5 @@
-//! Enrolment: one request over a connection without client certificate.
+//! Enrolment: one request over a connection without client certificate, of a host that is new, or of one that asks for a new
+//! certificate ([`picket_protocol::renewal`]).
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use picket_protocol::dsse::Envelope;
 use picket_protocol::finding::printable;
 use picket_protocol::frame::{Frame, FrameType};
 use picket_protocol::message::{Bye, Enroll, Enrolled, from_body, to_frame};
+use picket_protocol::renewal::Renewal;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 use zeroize::Zeroizing;
@@ -16,14 +18,16 @@ use zeroize::Zeroizing;
 use super::authority::Request;
 use super::limits::address_key;
 use super::state::{ServerState, jittered};
-use super::wire::{FrameReader, close, say_bye, send};
-use crate::store::{EnrolOutcome, Enrolment, Issue, StoreError, secret_hash};
+use super::wire::{FrameReader, Received, close, say_bye, send};
+use crate::store::{EnrolOutcome, Enrolment, Issue, Proof, RenewalClaim, StoreError, ToProve, secret_hash};
 
 /// From the handshake to the whole request.
 const REQUEST_TIME_MAX: Duration = Duration::from_secs(15);
 /// Longest host name that is kept.
 const HOSTNAME_BYTES_MAX: usize = 253;
 const VERSION_BYTES_MAX: usize = 64;
+/// How often a renewal's proof is judged when the ledger goes on meanwhile, which that of a host that was away does not.
+const PROOFS_MAX: usize = 3;
 
 /// Why an enrolment is refused, for the person at the host.
 struct Refused(&'static str, String);
@@ -32,16 +36,22 @@ fn refused(detail: impl ToString) -> Refused {
     Refused("refused", detail.to_string())
 }
 
+/// Not this host's fault, nor its token's: it may come back.
+fn unavailable() -> Refused {
+    Refused("unavailable", "the collector cannot enrol at the moment; try again later".to_owned())
+}
+
 /// Serves one request.
 pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     state: &Arc<ServerState>,
     stream: &mut S,
     peer: SocketAddr,
 ) {
-    let answer = match request(state, stream, peer).await {
-        Ok(Some(frame)) => answer(state, frame).await,
+    // Its share of the memory is held until all of it is done with.
+    let (answer, _room) = match request(state, stream, peer).await {
+        Ok(Some(Received { frame, room })) => (answer(state, frame, peer).await, room),
         Ok(None) => return,
-        Err(refused) => Err(refused),
+        Err(refused) => (Err(refused), None),
     };
     let Refused(reason, detail) = match answer {
         Ok(frame) => {
@@ -67,19 +77,19 @@ async fn request<S: AsyncRead + Unpin>(
     state: &ServerState,
     stream: &mut S,
     peer: SocketAddr,
-) -> Result<Option<Frame>, Refused> {
+) -> Result<Option<Received>, Refused> {
     if !state.enrolments.take(address_key(peer.ip()), std::time::Instant::now()) {
         return Err(Refused("too-fast", "too many enrolments from this address".to_owned()));
     }
-    let mut reader = FrameReader::new(&[FrameType::Enroll], state.bodies.clone());
+    let mut reader = FrameReader::new(&[FrameType::Enroll], state.enrolment_bodies.clone());
     match timeout(REQUEST_TIME_MAX, reader.next(stream)).await {
-        Ok(Ok(received)) => Ok(received.map(|received| received.frame)),
+        Ok(Ok(received)) => Ok(received),
         Ok(Err(error)) => Err(Refused("protocol", error.to_string())),
         Err(_) => Err(Refused("protocol", "the request took too long".to_owned())),
     }
 }
 
-async fn answer(state: &Arc<ServerState>, frame: Frame) -> Result<Frame, Refused> {
+async fn answer(state: &Arc<ServerState>, frame: Frame, peer: SocketAddr) -> Result<Frame, Refused> {
     let body = Zeroizing::new(frame.body);
     let enroll: Enroll =
         from_body("enroll", &body).map_err(|error| Refused("protocol", error.to_string()))?;
@@ -93,6 +103,12 @@ async fn answer(state: &Arc<ServerState>, frame: Frame) -> Result<Frame, Refused
     let hostname = shown(&enroll.hostname, HOSTNAME_BYTES_MAX);
     let version = shown(&enroll.version, VERSION_BYTES_MAX);
     let (agent, now) = (enroll.agent, state.now());
+    let from = peer.ip().to_canonical().to_string();
+    let claim = enroll.renewal.is_some().then_some(RenewalClaim { proof: None, from });
+    let claimed = enroll.renewal.map(|renewal| {
+        let message = Renewal::message(&agent.origin(), &token, &enroll.csr);
+        Arc::new(Claimed { renewal, message })
+    });
     let issuing = (state.clone(), request.clone());
     let issue = Issue(Arc::new(move |tenant| {
         let (state, request) = &issuing;
@@ -106,11 +122,67 @@ async fn answer(state: &Arc<ServerState>, frame: Frame) -> Result<Frame, Refused
         version,
         ledger_key: enroll.ledger_key,
         tls_key: request.key(),
+        renewal: claim,
         issue,
         now,
     };
-    let outcome = state.blocking(move |state| state.shared.store.enroll(enrolment)).await;
-    welcome(state, agent, outcome).await
+    settle(state, enrolment, claimed).await
+}
+
+/// A renewal as it came, and what it must have signed.
+struct Claimed {
+    renewal: Renewal,
+    message: Vec<u8>,
+}
+
+/// Has the store decide, with the proof of a renewal judged before.
+async fn settle(
+    state: &Arc<ServerState>,
+    mut enrolment: Enrolment,
+    claimed: Option<Arc<Claimed>>,
+) -> Result<Frame, Refused> {
+    for _ in 0..PROOFS_MAX {
+        if let Some(claimed) = &claimed {
+            let proof = prove(state, &enrolment, claimed).await?;
+            enrolment.renewal = enrolment.renewal.map(|claim| RenewalClaim { proof, ..claim });
+        }
+        let request = enrolment.clone();
+        match state.blocking(move |state| state.shared.store.enroll(request)).await {
+            Ok(EnrolOutcome::ProofNeeded) => {}
+            outcome => return welcome(state, enrolment.agent, outcome).await,
+        }
+    }
+    Err(unavailable())
+}
+
+/// Judges a renewal where that decides anything: outside of the store's writer, one at a time, not too often for one host, and where it
+/// brings no certificate, seldom for one host and one tenant.
+async fn prove(
+    state: &Arc<ServerState>,
+    enrolment: &Enrolment,
+    claimed: &Arc<Claimed>,
+) -> Result<Option<Proof>, Refused> {
+    let (request, agent) = (enrolment.clone(), enrolment.agent);
+    let found = state.blocking(move |state| state.shared.store.to_prove(&request)).await;
+    let Some(ToProve { base, tenant, renews }) = found.map_err(|_| unavailable())? else { return Ok(None) };
+    if !state.renewals.take(agent, std::time::Instant::now()) {
+        return Err(Refused("too-fast", "too many renewals of this host; try again later".to_owned()));
+    }
+    // Held until a failure is counted.
+    let _turn = state.proving.acquire().await.map_err(|_| unavailable())?;
+    let now = std::time::Instant::now();
+    if !state.failed_proofs.has(&agent, now) || !state.tenant_failed_proofs.has(&tenant, now) {
+        let detail = "too many renewals of this host or its tenant failed; try again later".to_owned();
+        return Err(Refused("too-fast", detail));
+    }
+    let claimed = claimed.clone();
+    let judge = move |_: &ServerState| Ok(Proof::judge(&claimed.renewal, &claimed.message, agent, base));
+    let proof = state.blocking(judge).await.map_err(|_| unavailable())?;
+    if !renews || proof.verdict(base) != Some(Ok(())) {
+        state.failed_proofs.take(agent, now);
+        state.tenant_failed_proofs.take(tenant, now);
+    }
+    Ok(Some(proof))
 }
 
 async fn welcome(
@@ -119,7 +191,16 @@ async fn welcome(
     outcome: Result<EnrolOutcome, StoreError>,
 ) -> Result<Frame, Refused> {
     let (tenant, certificate) = match outcome {
-        Ok(EnrolOutcome::Enrolled { tenant, certificate }) => (tenant, certificate),
+        Ok(EnrolOutcome::Enrolled { tenant, certificate }) => {
+            tracing::info!(%agent, %tenant, "a host was enrolled");
+            (tenant, certificate)
+        }
+        Ok(EnrolOutcome::Renewed { tenant, certificate }) => {
+            tracing::info!(%agent, %tenant, "the certificate of a host was renewed by a join string");
+            (tenant, certificate)
+        }
+        Ok(EnrolOutcome::NotRenewed(why)) => return Err(refused(why)),
+        Ok(EnrolOutcome::ProofNeeded) => return Err(unavailable()),
         Ok(EnrolOutcome::UnknownToken) => return Err(refused("this token is not known here")),
         Ok(EnrolOutcome::ExpiredToken) => {
             return Err(refused("this token has expired: ask for a new join string"));
@@ -127,19 +208,18 @@ async fn welcome(
         Ok(EnrolOutcome::UsedToken) => return Err(refused("this token was used: ask for a new join string")),
         Ok(EnrolOutcome::AgentTaken) => {
             return Err(refused(
-                "another host has this agent id, or had it until it was revoked: make a new identity with agent enroll --force",
+                "another host has this agent id, or had it until it was revoked; a host that is enrolled renews its certificate with agent enroll --renew, agent enroll --force makes a new identity",
             ));
         }
         Err(error) => {
             tracing::error!(%agent, %error, "an enrolment was not kept");
-            return Err(refused("the collector cannot enrol at the moment; try again later"));
+            return Err(unavailable());
         }
     };
     let of_tenant = tenant.clone();
     let trust = state.blocking(move |state| state.shared.store.trust(&of_tenant)).await;
-    let trust = trust.map_err(|_| refused("the collector cannot enrol at the moment; try again later"))?;
+    let trust = trust.map_err(|_| unavailable())?;
     let trust_root = trust.and_then(|row| Envelope::parse(row.envelope.get().as_bytes()).ok());
-    tracing::info!(%agent, %tenant, "a host was enrolled");
     let enrolled = Enrolled {
         tenant,
         certificate,

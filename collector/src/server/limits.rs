@@ -38,10 +38,15 @@ impl Bucket {
         self.filled = now;
     }
 
+    /// Whether there is one to take.
+    pub fn has(&mut self, rate: Rate, now: Instant) -> bool {
+        self.fill(rate, now);
+        self.tokens >= 1.0
+    }
+
     /// Takes one, if there is one.
     pub fn take(&mut self, rate: Rate, now: Instant) -> bool {
-        self.fill(rate, now);
-        let there = self.tokens >= 1.0;
+        let there = self.has(rate, now);
         if there {
             self.tokens -= 1.0;
         }
@@ -66,6 +71,15 @@ impl<K: Hash + Eq> Buckets<K> {
     /// No key has taken anything yet.
     pub fn new(rate: Rate) -> Self {
         Self { rate, buckets: Mutex::default() }
+    }
+
+    /// Whether there is one to take in the bucket of `key`.
+    pub fn has(&self, key: &K, now: Instant) -> bool {
+        let mut guard = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        let (buckets, shared) = &mut *guard;
+        let is_full = buckets.len() >= KEYS_MAX;
+        let bucket = buckets.get_mut(key).or(shared.as_mut().filter(|_| is_full));
+        bucket.is_none_or(|bucket| bucket.has(self.rate, now))
     }
 
     /// Takes one from the bucket of `key`, if there is one.
@@ -134,7 +148,8 @@ mod tests {
         let (buckets, now) = (Buckets::new(RATE), Instant::now());
         let taken = (0..10).filter(|_| buckets.take("a", now)).count();
         assert_eq!(taken, 3);
-        assert!(buckets.take("b", now), "another key is not touched");
+        assert!(!buckets.has(&"a", now) && buckets.has(&"b", now), "another key is not touched");
+        assert!(buckets.take("b", now));
         let later = now + Duration::from_secs(1);
         assert_eq!((0..10).filter(|_| buckets.take("a", later)).count(), 2);
     }
@@ -147,6 +162,7 @@ mod tests {
         }
         let further = (0..100).filter(|key| buckets.take(KEYS_MAX + key, now)).count();
         assert_eq!(further, 3);
+        assert!(!buckets.has(&(KEYS_MAX + 300), now), "of the one that they share");
         assert!(buckets.take(KEYS_MAX + 200, now + Duration::from_secs(60)), "forgotten once full again");
     }
 

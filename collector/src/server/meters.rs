@@ -11,11 +11,12 @@ use picket_protocol::time::Timestamp;
 
 /// Why somebody was turned away or a connection was ended, as goodbyes name it; and those to whom no goodbye can be said. The last stands for
 /// whatever is not among them.
-pub const REASONS: [&str; 10] = [
+pub const REASONS: [&str; 11] = [
     "protocol",
     "refused",
     "too-fast",
     "fork",
+    "expired",
     "replaced",
     "revoked",
     "shutting-down",
@@ -122,7 +123,7 @@ mod tests {
         let read = meters.read();
         assert_eq!((read.batches, read.commit_time), (2, Duration::from_millis(5)));
         assert_eq!(read.brought, Brought { records: 6, bytes: 200, findings: [0, 2, 0, 4, 0] });
-        assert_eq!(read.turned_away, [1, 0, 0, 0, 0, 0, 0, 0, 1, 2]);
+        assert_eq!(read.turned_away, [1, 0, 0, 0, 0, 0, 0, 0, 0, 1, 2]);
         assert_eq!(read.certificate_expires, None);
         meters.certificate(Timestamp::from_seconds(1_800_000_000));
         assert_eq!(meters.read().certificate_expires, Some(Timestamp::from_seconds(1_800_000_000)));

@@ -24,6 +24,11 @@ pub fn families(shared: &Shared) -> Result<Vec<Family>, StoreError> {
     hosts(&mut book, shared, &stored);
     ingest(&mut book, &metered);
     kept(&mut book, shared, &stored);
+    book.time(
+        "last_backup_timestamp_seconds",
+        "When the last `collector backup` ended.",
+        shared.last_backup(),
+    );
     let help = "When the server's own certificate ends; it is replaced 60 days before.";
     book.time("server_certificate_expiry_timestamp_seconds", help, metered.certificate_expires);
     Ok(book.into_families())

@@ -20,6 +20,7 @@ use super::shared::{LIVE_FINDINGS_MAX, Shared, wall_clock};
 use super::state::{ServerState, jittered};
 use super::{admin, tls, watch};
 use crate::api::Api;
+use crate::backup::remove_leftover;
 use crate::store::SqliteStore;
 
 /// Connections that the kernel holds for us while a thousand agents come back at once.
@@ -72,6 +73,8 @@ impl Running {
         let directory = DataDir::new(directory);
         let config = directory.config()?;
         let lock = directory.lock_patiently()?;
+        directory.forget_begun()?;
+        remove_leftover(&directory);
         let (findings, _) = broadcast::channel(LIVE_FINDINGS_MAX);
         let store = Arc::new(directory.store(findings.clone())?);
         let authority = directory.authority()?;
@@ -82,7 +85,8 @@ impl Running {
         let witness = directory.witness()?;
         let shared = Shared::new(store.clone(), witness, authority.pem().to_owned(), findings, wall_clock)
             .with_containments_per_hour(config.containments_per_hour)
-            .with_evidence(directory.evidence(&config)?);
+            .with_evidence(directory.evidence(&config)?)
+            .with_directory(directory.clone());
         shared.meters.certificate(certificate_expires);
         let state = Arc::new(ServerState::new(Arc::new(shared), authority, config));
         let wanted = listen.unwrap_or_else(|| state.config.listen_address());

@@ -16,6 +16,7 @@ use picket_protocol::time::Timestamp;
 use tokio::sync::{Notify, broadcast, watch};
 
 use super::config::CONTAINMENTS_PER_HOUR;
+use super::data_dir::DataDir;
 use super::evidence::EvidenceStore;
 use super::fence;
 use super::meters::Meters;
@@ -136,6 +137,7 @@ pub struct Shared {
     pub started: Timestamp,
     containments_max: u64,
     evidence: Option<EvidenceStore>,
+    directory: Option<DataDir>,
     live: Mutex<HashMap<AgentId, Live>>,
     generations: AtomicU64,
 }
@@ -164,6 +166,7 @@ impl Shared {
             started: clock(),
             containments_max: u64::from(CONTAINMENTS_PER_HOUR),
             evidence: None,
+            directory: None,
             live: Mutex::default(),
             generations: AtomicU64::new(0),
         }
@@ -181,6 +184,18 @@ impl Shared {
     pub fn with_evidence(mut self, evidence: EvidenceStore) -> Self {
         self.evidence = Some(evidence);
         self
+    }
+
+    /// The same, and figures are read from that directory.
+    #[must_use]
+    pub fn with_directory(mut self, directory: DataDir) -> Self {
+        self.directory = Some(directory);
+        self
+    }
+
+    /// When the last backup was taken, as far as it is known.
+    pub fn last_backup(&self) -> Option<Timestamp> {
+        self.directory.as_ref().and_then(DataDir::last_backup)
     }
 
     /// Where evidence is kept; none when none is taken.
@@ -208,12 +223,14 @@ impl Shared {
             return Err(SubmitError::Expired(command.expires));
         }
         let roots = self.store.trust_chain(&command.tenant)?;
-        let counts = command.action.intervenes() && fence::may_be_obeyed(&signed, &command, &roots);
+        let may_be_obeyed = fence::may_be_obeyed(&signed, &command, &roots);
+        let counts = command.action.intervenes() && may_be_obeyed;
         let (id, tenant, hosts) = (command.id, command.tenant.clone(), command.hosts.clone());
         let row = self.store.submit_command(NewCommand {
             command,
             envelope: envelope.to_vec(),
             submitted_by: operator.to_owned(),
+            may_be_obeyed,
             containments_max: counts.then_some(self.containments_max),
             now,
         });

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use picket_protocol::identity::AgentId;
+use picket_protocol::identity::{AgentId, Tenant};
 use picket_protocol::time::Timestamp;
 use tokio::sync::{Semaphore, watch};
 
@@ -18,10 +18,19 @@ use crate::store::StoreError;
 
 /// Bodies of frames that are being received or verified, in KiB, over all connections; readers beyond wait.
 const BODIES_KIB_MAX: usize = 256 * 1024;
+/// The same of enrolments, which anybody may begin: they take nothing from agents. Only renewals of hosts that were away
+/// for long have bodies that need a share.
+const ENROLMENT_BODIES_KIB_MAX: usize = 32 * 1024;
 /// A burst of new connections from one address, in seconds of its rate: a site that comes back after a cut.
 const ADDRESS_BURST_SECONDS: u32 = 30;
 /// Enrolments from one address: a fleet is rolled out from behind one.
 const ENROLMENTS: Rate = Rate { per_second: 20.0, burst: 2_000.0 };
+/// Proofs of one host's renewals, each of up to a thousand signatures. Whoever sends them has its TLS key and a join string of its tenant.
+const RENEWALS: Rate = Rate { per_second: 1.0, burst: 60.0 };
+/// Those of them that get no certificate: an honest host has one or two when something is wrong with it.
+const FAILED_PROOFS: Rate = Rate { per_second: 1.0 / 60.0, burst: 10.0 };
+/// The same of all hosts of a tenant together: two seconds of one core each minute. Beyond, no host of that tenant is renewed by a join string.
+const TENANT_FAILED_PROOFS: Rate = Rate { per_second: 1.0 / 6.0, burst: 100.0 };
 /// A burst of an agent's records, in seconds of its rate.
 const RECORDS_BURST_SECONDS: f64 = 10.0;
 /// Living connections that were replaced, within [`CLONE_WINDOW`], that make a clone.
@@ -41,14 +50,24 @@ pub struct ServerState {
     pub config: Config,
     /// At most `BODIES_KIB_MAX` in all.
     pub bodies: Arc<Semaphore>,
+    /// At most `ENROLMENT_BODIES_KIB_MAX` in all.
+    pub enrolment_bodies: Arc<Semaphore>,
     /// How many batches are verified at once.
     pub verifying: Semaphore,
+    /// One proof of a renewal is judged at a time: hosts that are away take nothing from those that are there.
+    pub proving: Semaphore,
     /// New connections by address.
     pub addresses: Buckets<IpAddr>,
     /// New connections by agent.
     pub agents: Buckets<AgentId>,
     /// Enrolments by address.
     pub enrolments: Buckets<IpAddr>,
+    /// Proofs of renewals by agent.
+    pub renewals: Buckets<AgentId>,
+    /// Proofs that got no certificate, by agent.
+    pub failed_proofs: Buckets<AgentId>,
+    /// The same by tenant.
+    pub tenant_failed_proofs: Buckets<Tenant>,
     /// Records of one agent.
     pub records: Rate,
     /// Becomes true when the collector stops.
@@ -68,6 +87,8 @@ pub struct Noise {
     pub crowd: Throttle,
     /// Agents that were refused.
     pub refused: Throttle,
+    /// Hosts whose certificate has ended.
+    pub expired: Throttle,
     /// Agents that broke the protocol.
     pub protocol: Throttle,
     /// Enrolments that were refused.
@@ -100,13 +121,18 @@ impl ServerState {
             shared,
             authority,
             bodies: Arc::new(Semaphore::new(BODIES_KIB_MAX)),
+            enrolment_bodies: Arc::new(Semaphore::new(ENROLMENT_BODIES_KIB_MAX)),
             verifying: Semaphore::new(cores),
+            proving: Semaphore::new(1),
             addresses: Buckets::new(Rate {
                 per_second: address,
                 burst: address * f64::from(ADDRESS_BURST_SECONDS),
             }),
             agents: Buckets::new(Rate { per_second: agent / 60.0, burst: agent }),
             enrolments: Buckets::new(ENROLMENTS),
+            renewals: Buckets::new(RENEWALS),
+            failed_proofs: Buckets::new(FAILED_PROOFS),
+            tenant_failed_proofs: Buckets::new(TENANT_FAILED_PROOFS),
             records: Rate { per_second: records, burst: records * RECORDS_BURST_SECONDS },
             stopping: watch::Sender::new(false),
             noise: Noise::default(),

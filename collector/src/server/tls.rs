@@ -1,20 +1,29 @@
 //! TLS of the one port: 1.3 only, a client certificate asked for but not insisted on, since enrolment and the
 //! API come without one; what a connection may do is decided behind the handshake, by its ALPN name.
 //!
+//! A certificate of ours that has ended passes the handshake, and nothing else: the door turns its host away and says
+//! what to do, which an alert of TLS could not, and knows whom it names in the log.
+//!
 //! Session tickets are sealed with keys derived from a seed that is kept, so that a thousand agents that come
 //! back after a restart resume their sessions. A resumed session carries the certificate of the first one; it is
 //! checked again like any other.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use picket_protocol::message::{ALPN_AGENT, ALPN_ENROLL, ALPN_HTTP};
 use ring::{aead, hmac};
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ProducesTickets, WebPkiClientVerifier};
-use rustls::{RootCertStore, ServerConfig};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, ServerConfig,
+    SignatureScheme,
+};
 use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 
-use super::authority::{Authority, Pair};
+use super::authority::{Authority, Identity, Pair};
 use super::data_dir::{Seed, random};
 
 /// Life of a ticket and of the key that seals it.
@@ -55,7 +64,7 @@ pub fn server_config(
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(error)?
-        .with_client_cert_verifier(clients)
+        .with_client_cert_verifier(Arc::new(Agents(clients)))
         .with_single_cert(chain, key)
         .map_err(error)?;
     config.alpn_protocols = [ALPN_AGENT, ALPN_ENROLL, ALPN_HTTP].map(<[u8]>::to_vec).to_vec();
@@ -64,6 +73,66 @@ pub fn server_config(
     // Nothing is kept per session on this side.
     config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
     Ok(Arc::new(config))
+}
+
+/// Verifies agents' certificates; one that has ended as at its last second.
+#[derive(Debug)]
+struct Agents(Arc<dyn ClientCertVerifier>);
+
+impl ClientCertVerifier for Agents {
+    fn client_auth_mandatory(&self) -> bool {
+        self.0.client_auth_mandatory()
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.0.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        let verified = self.0.verify_client_cert(certificate, intermediates, now);
+        let Err(Error::InvalidCertificate(
+            CertificateError::Expired | CertificateError::ExpiredContext { .. },
+        )) = &verified
+        else {
+            return verified;
+        };
+        let Some(last) = last_second(certificate) else { return verified };
+        self.0.verify_client_cert(certificate, intermediates, last)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.0.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.0.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_verify_schemes()
+    }
+}
+
+/// The last second of a certificate that names an agent.
+fn last_second(certificate: &CertificateDer<'_>) -> Option<UnixTime> {
+    let ended = Identity::read(certificate).ok()?.expires.seconds();
+    let last = u64::try_from(ended).ok()?.checked_sub(1)?;
+    Some(UnixTime::since_unix_epoch(Duration::from_secs(last)))
 }
 
 /// Seals tickets with a key of the current twelve hours, and opens those of the current and the last.

@@ -266,6 +266,9 @@ pub struct SignArguments {
     /// The tenant's trust root: tells whether the signatures suffice
     #[arg(long, value_name = "FILE")]
     pub trust: Option<PathBuf>,
+    /// Print every network of a block before asking, not the 1,000 widest
+    #[arg(long)]
+    pub all_networks: bool,
     /// Sign without asking
     #[arg(short, long)]
     pub yes: bool,

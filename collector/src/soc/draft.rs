@@ -4,7 +4,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use picket_protocol::command::{Action, Command, HOSTS_MAX, Network, PAYLOAD_TYPE, Process, Profile};
+use picket_protocol::command::{
+    Action, Command, HOSTS_MAX, Network, PAYLOAD_TYPE, Process, Profile, RestoreFrom,
+};
 use picket_protocol::dsse::{ENVELOPE_BYTES_MAX, Envelope, SIGNATURES_MAX};
 use picket_protocol::finding::printable;
 use picket_protocol::identity::{AgentId, Tenant};
@@ -27,13 +29,14 @@ const SIGNATURES_BYTES: usize = SIGNATURES_MAX * (SSHSIG_BYTES_MAX.div_ceil(3) *
 /// `soc command new …`.
 pub(super) async fn write(session: &mut Session, new: NewAction) -> Result<u8, SocError> {
     let (action, lease, frame) = ordered(new)?;
+    let action = dry(action, frame.dry_run)?;
     let command = compose(session, action, lease, &frame.host, &frame.text).await?;
     write_command(&frame.output, &command)?;
     if session.json {
         session.screen.json(&command)?;
         return Ok(0);
     }
-    super::sign::print_command(&mut session.screen, &command, session.now)?;
+    super::sign::print_command(&mut session.screen, &command, session.now, super::sign::NETWORKS_SHOWN_MAX)?;
     let file = frame.output.display();
     session.screen.line(&format!(
         "\nWrote {file}, unsigned. Next: soc sign {file} --key FILE; soc send {file} --wait"
@@ -90,8 +93,13 @@ fn ordered(new: NewAction) -> Result<(Action, Duration, CommandFrame), SocError>
             let profiles = Profile::ALL.into_iter().filter(wanted).collect();
             with_lease(Action::Preserve { profiles, paths: path, process }, order)
         }
-        NewAction::RestoreFile { command, frame } => {
-            Ok((Action::RestoreFile { command }, Duration::ZERO, frame))
+        NewAction::RestoreFile { command, finding, frame } => {
+            let from = match (command, finding) {
+                (Some(command), None) => RestoreFrom::Command(command),
+                (None, Some(finding)) => RestoreFrom::Finding(finding),
+                _ => return Err(SocError::Usage("give one of --command and --finding".to_owned())),
+            };
+            Ok((Action::RestoreFile(from), Duration::ZERO, frame))
         }
         NewAction::Assess { frame } => Ok((Action::Assess {}, Duration::ZERO, frame)),
         NewAction::WatchClosely { order } => with_lease(Action::WatchClosely {}, order),
@@ -100,6 +108,20 @@ fn ordered(new: NewAction) -> Result<(Action, Duration, CommandFrame), SocError>
             let action = Action::Restore { command, services: open, pause: pause.as_secs(), accept };
             Ok((action, lease(&watch)?, frame))
         }
+    }
+}
+
+/// The action itself, or only its plan.
+pub(super) fn dry(action: Action, dry_run: bool) -> Result<Action, SocError> {
+    match (dry_run, action) {
+        (false, action) => Ok(action),
+        (true, Action::Advise { .. }) => Err(SocError::Usage(
+            "advise shows its message and changes nothing else; there is nothing to plan".to_owned(),
+        )),
+        (true, action) if !action.has_plan() => {
+            Err(SocError::Usage(format!("{} changes nothing; there is nothing to plan", action.name())))
+        }
+        (true, action) => Ok(Action::Plan { action: Box::new(action) }),
     }
 }
 

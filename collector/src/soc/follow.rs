@@ -12,7 +12,7 @@ use super::client::{Client, GONE, TOO_MANY, with_query};
 use super::error::SocError;
 use super::hosts::resolve_optional;
 use super::period::parse_period;
-use super::receipts::{RECEIPT_COLUMNS, fetch, row};
+use super::receipts::{RECEIPT_COLUMNS, fetch, plan, row};
 use super::screen::Cell;
 use super::{Session, notice};
 use crate::api::types::{Delivery, Receipt, ReceiptPage};
@@ -84,6 +84,9 @@ pub(super) async fn until_settled(
                 return Err(SocError::Usage("that host is not among the command's".to_owned()));
             }
             if progress.open == 0 {
+                if detail.summary.action == plan::ACTION && !session.json {
+                    plan::list(session, client, &live.filters).await?;
+                }
                 return Ok(u8::from(progress.bad));
             }
         }

@@ -15,9 +15,10 @@ const ID_END: usize = 12;
 /// `soc isolate HOST…`.
 pub(super) async fn isolate(session: &mut Session, arguments: IsolateArguments) -> Result<u8, SocError> {
     let lease = draft::lease(&arguments.lease)?;
-    let command =
-        draft::compose(session, Action::Isolate {}, lease, &arguments.hosts, &arguments.text).await?;
-    write(session, &command, "isolate", arguments.trust.as_deref(), arguments.output).await
+    let action = draft::dry(Action::Isolate {}, arguments.dry_run)?;
+    let command = draft::compose(session, action, lease, &arguments.hosts, &arguments.text).await?;
+    let name = if arguments.dry_run { "plan" } else { "isolate" };
+    write(session, &command, name, arguments.trust.as_deref(), arguments.output).await
 }
 
 /// Writes a command, and shows how far it reaches; to `<name>-<end of its id>.json` where no file is named.
@@ -36,7 +37,7 @@ pub(super) async fn write(
         session.screen.json(&radius.to_json(command, &file))?;
         return Ok(0);
     }
-    super::sign::print_command(&mut session.screen, command, session.now)?;
+    super::sign::print_command(&mut session.screen, command, session.now, super::sign::NETWORKS_SHOWN_MAX)?;
     radius.print(session, command)?;
     let (shown, times) = (file.display(), radius.fewest(command));
     let by = times.map_or_else(String::new, |times| format!(" (by {times} of the operators)"));

@@ -64,10 +64,11 @@ fn show(session: &mut Session, source: &PlaybookSource) -> Result<u8, SocError> 
 async fn run(session: &mut Session, arguments: RunArguments) -> Result<u8, SocError> {
     let template = Template::parse(&text_of(&arguments.source)?)?;
     let lease = draft::lease(&arguments.lease)?;
-    let action = template.fill(&arguments.set, lease)?;
+    let action = draft::dry(template.fill(&arguments.set, lease)?, arguments.dry_run)?;
     let none = std::time::Duration::ZERO;
     let command = draft::compose(session, action, none, &arguments.host, &arguments.text).await?;
-    isolate::write(session, &command, template.name(), arguments.trust.as_deref(), arguments.output).await
+    let name = if arguments.dry_run { "plan" } else { template.name() };
+    isolate::write(session, &command, name, arguments.trust.as_deref(), arguments.output).await
 }
 
 fn text_of(source: &PlaybookSource) -> Result<String, SocError> {

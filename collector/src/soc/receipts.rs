@@ -11,6 +11,8 @@ use super::hosts::resolve_optional;
 use super::screen::{Cell, Column, Paint, short_time};
 use crate::api::types::{CommandDetail, CommandPage, CommandSummary, Receipt};
 
+pub(super) mod plan;
+
 /// Rows in one request.
 const PAGE_ROWS: u32 = 200;
 
@@ -111,7 +113,7 @@ pub(super) async fn command(session: &mut Session, id: Uuid) -> Result<u8, SocEr
     }
     let (screen, now) = (&mut session.screen, session.now);
     match super::draft::peek(&detail.envelope) {
-        Ok(command) => super::sign::print_command(screen, &command, now)?,
+        Ok(command) => super::sign::print_command(screen, &command, now, super::sign::NETWORKS_SHOWN_MAX)?,
         Err(error) => screen.field("command", format!("{id}: {error}"))?,
     }
     screen
@@ -178,7 +180,10 @@ fn print_full(session: &mut Session, receipt: &Receipt) -> Result<(), SocError> 
     }
     screen.field("sealed", format!("{} as record {}", short_time(receipt.time), receipt.seq))?;
     match &receipt.body {
-        Some(body) => super::show::tree(screen, "receipt", body)?,
+        Some(body) => {
+            plan::print(screen, body)?;
+            super::show::tree(screen, "receipt", &plan::without_lines(body))?;
+        }
         None => screen.field("receipt", format!("{} (its bytes are not kept any more)", receipt.title))?,
     }
     screen.line("")?;

@@ -19,8 +19,8 @@ use super::screen::{Cell, Paint, Screen, short_time};
 use super::signer::Signer;
 use super::{Session, draft, key_file, reach, trust};
 
-/// Networks of one action that are listed one by one; hosts are, all of them.
-const NETWORKS_SHOWN_MAX: usize = 1_000;
+/// Networks of one action that are printed one by one unless all are asked for; hosts are, all of them.
+pub(super) const NETWORKS_SHOWN_MAX: usize = 1_000;
 
 /// `soc keygen`.
 pub(super) fn keygen(
@@ -64,7 +64,8 @@ pub(super) fn sign(session: &mut Session, arguments: &SignArguments) -> Result<u
     let key = signer.public();
     let pinned =
         arguments.trust.as_deref().map(|path| trust::peek(&trust::read_envelope(path)?)).transpose()?;
-    let before = plan(session, &envelope, &key, pinned.as_ref())?;
+    let shown = if arguments.all_networks { usize::MAX } else { NETWORKS_SHOWN_MAX };
+    let before = plan(session, &envelope, &key, pinned.as_ref(), shown)?;
     if before {
         session.screen.line("You have signed this already; one key counts once. Nothing is changed.")?;
         return Ok(0);
@@ -93,6 +94,7 @@ fn plan(
     envelope: &Envelope,
     key: &SignerKey,
     pinned: Option<&TrustRoot>,
+    shown: usize,
 ) -> Result<bool, SocError> {
     let (screen, now) = (&mut session.screen, session.now);
     let own = std::collections::BTreeMap::from([(key.id(), key.clone())]);
@@ -117,7 +119,7 @@ fn plan(
         return Ok(signed);
     }
     let command = draft::peek(envelope)?;
-    print_command(screen, &command, now)?;
+    print_command(screen, &command, now, shown)?;
     match pinned {
         Some(root) => print_reach(screen, envelope, &command, root, key)?,
         None => screen.field(
@@ -131,17 +133,23 @@ fn plan(
     Ok(signed)
 }
 
-/// A command for a person, with how far it reaches.
-pub(super) fn print_command(screen: &mut Screen, command: &Command, now: Timestamp) -> Result<(), SocError> {
+/// A command for a person, with how far it reaches; of each block so many networks.
+pub(super) fn print_command(
+    screen: &mut Screen,
+    command: &Command,
+    now: Timestamp,
+    shown: usize,
+) -> Result<(), SocError> {
     screen.field("command", command.id.to_string())?;
     screen.field("action", command.action.describe())?;
-    if let Action::Block { networks } = &command.action
+    // Of a plan all that is told of what it is of.
+    if let Action::Block { networks } = command.action.planned()
         && networks.len() > 1
     {
-        list(screen, networks)?;
+        list(screen, networks, shown)?;
     }
-    if let Action::Playbook { steps, .. } = &command.action {
-        print_steps(screen, steps)?;
+    if let Action::Playbook { steps, .. } = command.action.planned() {
+        print_steps(screen, steps, shown)?;
     }
     let count = command.hosts.len();
     let hosts = if count == 1 { "1 host".to_owned() } else { format!("{count} hosts") };
@@ -173,14 +181,14 @@ pub(super) fn print_command(screen: &mut Screen, command: &Command, now: Timesta
 }
 
 /// The steps of a playbook: nobody signs what he did not see.
-pub(super) fn print_steps(screen: &mut Screen, steps: &[Step]) -> Result<(), SocError> {
+fn print_steps(screen: &mut Screen, steps: &[Step], shown: usize) -> Result<(), SocError> {
     let period = |seconds| show_period(std::time::Duration::from_secs(seconds));
     for (number, step) in (1..).zip(steps) {
         screen.field(&format!("step {number}"), format!("{}: {}", step.name, step.action.describe()))?;
         if let Action::Block { networks } = &step.action
             && networks.len() > 1
         {
-            list(screen, networks)?;
+            list(screen, networks, shown)?;
         }
         let lease = if step.lease > 0 { format!("lease {}; ", period(step.lease)) } else { String::new() };
         let otherwise = match step.otherwise {
@@ -194,21 +202,21 @@ pub(super) fn print_steps(screen: &mut Screen, steps: &[Step]) -> Result<(), Soc
 }
 
 /// All of them, the widest first; of a list that nobody reads as many as anybody may, and how wide the rest is at most.
-fn list(screen: &mut Screen, networks: &[Network]) -> Result<(), SocError> {
+fn list(screen: &mut Screen, networks: &[Network], shown: usize) -> Result<(), SocError> {
     let mut networks: Vec<&Network> = networks.iter().collect();
     // Of IPv6 a network of 64 bits is one host's.
     let width = |network: &Network| {
         (if network.address().is_ipv4() { 32 } else { 64_u8 }).saturating_sub(network.length())
     };
     networks.sort_by_key(|network| std::cmp::Reverse(width(network)));
-    for network in networks.iter().take(NETWORKS_SHOWN_MAX) {
+    for network in networks.iter().take(shown) {
         screen.field("", network.to_string())?;
     }
-    if let Some(next) = networks.get(NETWORKS_SHOWN_MAX) {
-        let more = networks.len() - NETWORKS_SHOWN_MAX;
+    if let Some(next) = networks.get(shown) {
+        let more = networks.len() - shown;
         screen.field(
             "",
-            format!("… and {more} more, none wider than {next}: the payload of the file has all"),
+            format!("… and {more} more, none wider than {next}: soc sign --all-networks prints all"),
         )?;
     }
     Ok(())

@@ -91,6 +91,9 @@ pub trait Store: Send + Sync {
     fn host(&self, agent: AgentId) -> Result<Option<Host>, StoreError>;
     /// What the front door must know about an agent that holds a certificate.
     fn admission(&self, agent: AgentId) -> Result<Option<Admission>, StoreError>;
+    /// What a renewal has to lead on from, where the request is of a known host's tenant and keys, and its token is good or may have been
+    /// spent by an answer that was lost: only then is its proof worth judging.
+    fn to_prove(&self, request: &Enrolment) -> Result<Option<ToProve>, StoreError>;
     /// Enrols a host by a one-time token. The same request again gives the same answer.
     fn enroll(&self, request: Enrolment) -> Result<EnrolOutcome, StoreError>;
     /// Replaces a host's certificate; the one before stays valid until it is used no more.

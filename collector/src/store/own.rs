@@ -10,6 +10,7 @@
 //! | `collector.gap` | medium | records came as leaf hashes: their bytes are gone |
 //! | `collector.certificate-expiring` | low | the certificate ends soon and was not renewed |
 //! | `collector.certificate-expired` | high | the certificate has ended |
+//! | `collector.renewed` | low | a host that is enrolled got a new certificate by a join string |
 //! | `collector.evidence-mismatch` | high | evidence came that is not what its agent had sealed |
 //! | `collector.evidence-waits` | medium | evidence is not taken for want of room; told once for each bundle in a run of the collector |
 //! | `collector.unreadable` | low | sealed findings or receipts whose body this collector cannot read |
@@ -46,6 +47,8 @@ pub const GAP: &str = "collector.gap";
 pub const CERTIFICATE_EXPIRING: &str = "collector.certificate-expiring";
 /// The rule of [`OwnFinding::certificate_expired`].
 pub const CERTIFICATE_EXPIRED: &str = "collector.certificate-expired";
+/// The rule of [`OwnFinding::renewed`].
+pub const RENEWED: &str = "collector.renewed";
 /// The rule of [`OwnFinding::unreadable`].
 pub const UNREADABLE: &str = "collector.unreadable";
 
@@ -141,8 +144,23 @@ impl OwnFinding {
     /// The certificate ended at `expires`.
     pub fn certificate_expired(agent: AgentId, hostname: &str, expires: Timestamp, now: Timestamp) -> Self {
         let title = format!("The certificate of {hostname} has ended: the agent cannot connect");
-        let evidence = json!({"expires": expires, "remedy": "enrol the host again with a new join string"});
+        let remedy =
+            "agent enroll --renew on the host, with a join string of collector token: id and ledger go on";
+        let evidence = json!({"expires": expires, "remedy": remedy});
         Self::new(agent, now, (CERTIFICATE_EXPIRED, Severity::High), title, evidence)
+    }
+
+    /// It got a new certificate by a join string, from the address `from`; its last one ended, and this one ends, so.
+    pub fn renewed(
+        agent: AgentId,
+        hostname: &str,
+        from: &str,
+        (ended, ends): (Timestamp, Timestamp),
+        now: Timestamp,
+    ) -> Self {
+        let title = format!("{hostname} got a new certificate by a join string; its id and ledger go on");
+        let evidence = json!({"address": from, "last_expires": ended, "expires": ends});
+        Self::new(agent, now, (RENEWED, Severity::Low), title, evidence)
     }
 
     /// The bundle of `command` has the SHA-256 `found`, where `sealed` stands in its receipt.

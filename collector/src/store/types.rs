@@ -6,6 +6,7 @@ use picket_protocol::crypto::{Hash, PublicKey};
 use picket_protocol::finding::{Observed, Severity};
 use picket_protocol::identity::{AgentId, Tenant};
 use picket_protocol::record::KeyRotation;
+use picket_protocol::renewal::{Renewal, RenewalError};
 use picket_protocol::time::Timestamp;
 use picket_protocol::tree::Frontier;
 
@@ -129,10 +130,55 @@ pub struct Enrolment {
     pub ledger_key: PublicKey,
     /// SHA-256 of its TLS public key.
     pub tls_key: Hash,
+    /// What proves that it comes from a host that is enrolled.
+    pub renewal: Option<RenewalClaim>,
     /// Makes the certificate once the tenant is known.
     pub issue: Issue,
     /// Now.
     pub now: Timestamp,
+}
+
+/// That a request comes from a host that is enrolled, as it says.
+#[derive(Clone, Debug)]
+pub struct RenewalClaim {
+    /// What became of its proof; none where there was no ledger to judge it by ([`super::Store::to_prove`]).
+    pub proof: Option<Proof>,
+    /// The address that it came from, for the finding.
+    pub from: String,
+}
+
+/// How far a ledger is that a renewal has to lead on from: the number of its records, and the key that signs the next.
+pub type ProofBase = (u64, PublicKey);
+
+/// A renewal whose proof decides the answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ToProve {
+    /// What the proof is judged by.
+    pub base: ProofBase,
+    /// Whose host it is.
+    pub tenant: Tenant,
+    /// Whether a good proof gets a certificate; else it gets the reason why there is none.
+    pub renews: bool,
+}
+
+/// The proof of a renewal, judged: a thousand signatures, so outside of the store's transactions, which look whether the ledger is still
+/// the one that it was judged by.
+#[derive(Clone, Copy, Debug)]
+pub struct Proof {
+    base: ProofBase,
+    verdict: Result<(), RenewalError>,
+}
+
+impl Proof {
+    /// Judges `renewal`, which must have signed `message`, by the ledger of `agent`.
+    pub fn judge(renewal: &Renewal, message: &[u8], agent: AgentId, base: ProofBase) -> Self {
+        Self { base, verdict: renewal.verify(message, &agent.origin(), base) }
+    }
+
+    /// The verdict for a ledger that is at `base`; none where it was judged by another state of it.
+    pub fn verdict(&self, base: ProofBase) -> Option<Result<(), RenewalError>> {
+        (self.base == base).then_some(self.verdict)
+    }
 }
 
 /// Makes a certificate for a tenant's agent; the text says why it could not.
@@ -158,6 +204,15 @@ pub enum EnrolOutcome {
         /// PEM.
         certificate: String,
     },
+    /// A host that was enrolled has a new certificate, by this request, now or before.
+    Renewed {
+        /// Whose host it is.
+        tenant: Tenant,
+        /// PEM.
+        certificate: String,
+    },
+    /// It has none: the token is not spent.
+    NotRenewed(NotRenewed),
     /// No such token.
     UnknownToken,
     /// The token's time is over.
@@ -166,6 +221,30 @@ pub enum EnrolOutcome {
     UsedToken,
     /// The id is taken by another host.
     AgentTaken,
+    /// The proof is missing, or was judged by a ledger that has gone on since: judge it anew. Nothing was changed.
+    ProofNeeded,
+}
+
+/// Why the holder of a good token gets no new certificate for a host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotRenewed {
+    /// There is none, or it is another tenant's: which of them is not told.
+    #[error("no host with this id is enrolled for the tenant of this join string")]
+    Unknown,
+    /// TLS key or enrolled ledger key are not the host's.
+    #[error("the host of this id was enrolled with other keys")]
+    OtherKeys,
+    /// The ledger's key in force is not proved.
+    #[error(
+        "the request does not prove the key of the host's ledger ({0}): from a copy or an older state of the host it cannot"
+    )]
+    LedgerKey(RenewalError),
+    /// The vendor took its right.
+    #[error("the vendor revoked this host")]
+    Revoked,
+    /// Its ledger contradicted itself.
+    #[error("the ledger of this host forked: it has to be enrolled anew")]
+    Forked,
 }
 
 /// A one-time token.
@@ -424,6 +503,8 @@ pub struct NewCommand {
     pub envelope: Vec<u8>,
     /// Who posted it.
     pub submitted_by: String,
+    /// Whether any agent may obey it, as far as its signatures go: what none can takes half of a host's places at most.
+    pub may_be_obeyed: bool,
     /// For one that counts as a containment: most hosts of one tenant that may be contained within an hour, its own
     /// among them.
     pub containments_max: Option<u64>,

@@ -205,6 +205,7 @@ impl Lab {
             version: "0.1.0".to_owned(),
             ledger_key: key.public(),
             tls_key: [3; 32],
+            renewal: None,
             issue: Issue(Arc::new(move |_| Ok(certificate.clone()))),
             now: now(),
         });

@@ -12,8 +12,9 @@ use picket_collector::server::data_dir::DataDir;
 use picket_collector::server::run::Running;
 use picket_collector::server::shared::wall_clock;
 use picket_collector::store::{FindingQuery, FindingRow};
+use picket_protocol::bundle::HandOver;
 use picket_protocol::checkpoint::{Checkpoint, SignedCheckpoint};
-use picket_protocol::crypto::{Hash, SigningKey, to_base64};
+use picket_protocol::crypto::{Hash, PublicKey, SigningKey, to_base64};
 use picket_protocol::finding::{Finding, Observed, Severity};
 use picket_protocol::frame::{Frame, FrameDecoder, FrameType};
 use picket_protocol::identity::AgentId;
@@ -23,6 +24,7 @@ use picket_protocol::message::{
 };
 use picket_protocol::note::VerifierKey;
 use picket_protocol::record::{Draft, KeyRotation, Kind};
+use picket_protocol::renewal::Renewal;
 use picket_protocol::time::Timestamp;
 use picket_protocol::tree::{Frontier, leaf_hash};
 use rustls::pki_types::pem::PemObject as _;
@@ -149,6 +151,9 @@ pub struct TestAgent {
     pub id: AgentId,
     pub tls_key: Arc<rcgen::KeyPair>,
     pub seed: [u8; 32],
+    /// Of the first key, when there was another one since.
+    pub enrolled_key: Option<PublicKey>,
+    pub hand_overs: Vec<HandOver>,
     pub records: Vec<Vec<u8>>,
     pub frontier: Frontier,
     pub enrolled: Option<Enrolled>,
@@ -174,6 +179,8 @@ impl TestAgent {
             id: AgentId(uuid::Uuid::now_v7()),
             tls_key: Arc::new(rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap()),
             seed: random_seed(),
+            enrolled_key: None,
+            hand_overs: Vec::new(),
             records: Vec::new(),
             frontier: Frontier::default(),
             enrolled: None,
@@ -195,17 +202,39 @@ impl TestAgent {
         VerifierKey::parse(&self.enrolled.as_ref().unwrap().witness).unwrap()
     }
 
-    /// Asks to be enrolled with `join`'s token.
-    pub async fn enroll(&mut self, join: &Join) -> Result<(), Bye> {
-        let enroll = Enroll {
+    /// What it sends to be enrolled with `join`'s token.
+    pub fn request(&self, join: &Join) -> Enroll {
+        Enroll {
             token: to_base64(&*join.token),
             agent: self.id,
             csr: self.csr(),
-            ledger_key: self.key().public(),
+            ledger_key: self.enrolled_key.unwrap_or(self.key().public()),
             hostname: "host-1".to_owned(),
             version: "0.1.0".to_owned(),
-        };
-        let enrolled = ask_to_enroll(&join.address, &enroll).await?;
+            renewal: None,
+        }
+    }
+
+    /// What it sends for a new certificate.
+    pub fn renewal_request(&self, join: &Join) -> Enroll {
+        let request = self.request(join);
+        let message = Renewal::message(&self.id.origin(), &join.token, &request.csr);
+        let renewal = Renewal::new(self.hand_overs.clone(), &self.key(), &message);
+        Enroll { renewal: Some(renewal), ..request }
+    }
+
+    /// Asks to be enrolled with `join`'s token.
+    pub async fn enroll(&mut self, join: &Join) -> Result<(), Bye> {
+        self.ask(join, &self.request(join)).await
+    }
+
+    /// Asks for a new certificate with `join`'s token.
+    pub async fn renew(&mut self, join: &Join) -> Result<(), Bye> {
+        self.ask(join, &self.renewal_request(join)).await
+    }
+
+    async fn ask(&mut self, join: &Join, enroll: &Enroll) -> Result<(), Bye> {
+        let enrolled = ask_to_enroll(&join.address, enroll).await?;
         self.address.clone_from(&join.address);
         self.enrolled = Some(enrolled);
         self.config = Some(Arc::new(self.tls()));
@@ -275,7 +304,10 @@ impl TestAgent {
         let old = self.key();
         let seed = random_seed();
         let public = SigningKey::from_seed(seed).public();
-        let rotation = KeyRotation::new(&self.id.origin(), self.frontier.size(), &old, public);
+        let seq = self.frontier.size();
+        let rotation = KeyRotation::new(&self.id.origin(), seq, &old, public);
+        self.enrolled_key.get_or_insert(old.public());
+        self.hand_overs.push(HandOver { seq, rotation: rotation.clone() });
         self.append(&Draft::new(Kind::Key, Severity::Info, &rotation).unwrap());
         let last = self.checkpoint();
         self.seed = seed;

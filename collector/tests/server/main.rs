@@ -9,4 +9,5 @@ mod fleet;
 mod forks;
 mod processes;
 mod receipts;
+mod renewal;
 mod streaming;

@@ -1,6 +1,6 @@
 //! One sentence for each action, for whoever signs and whoever it is done to.
 
-use super::{Action, Limited, evidence, restore};
+use super::{Action, Limited, RestoreFrom, evidence, restore};
 
 impl Action {
     /// One sentence for a person. Text from the command is in it as it is: to be made printable by who shows it.
@@ -52,7 +52,12 @@ impl Action {
             Self::QuarantineFile { path, sha256 } => {
                 format!("quarantine {path}, whose content is {sha256}: nobody reaches it under its name")
             }
-            Self::RestoreFile { command } => format!("restore the file that command {command} took away"),
+            Self::RestoreFile(RestoreFrom::Command(command)) => {
+                format!("restore the file that command {command} took away")
+            }
+            Self::RestoreFile(RestoreFrom::Finding(finding)) => {
+                format!("put back what the file held before the change that finding {finding} tells of")
+            }
             Self::Assess {} => "assess the host: what differs from what is usual".to_owned(),
             Self::WatchClosely {} => "watch the host closely: tell more than usual".to_owned(),
             Self::Restore { command, services, pause, accept } => {
@@ -61,6 +66,7 @@ impl Action {
             Self::Preserve { profiles, paths, process } => {
                 evidence::describe(profiles, paths, process.as_ref())
             }
+            Self::Plan { action } => format!("tell, and not do: {}", action.describe()),
             Self::Playbook { name, steps } => match steps.len() {
                 1 => format!("playbook {name}: one step"),
                 count => format!("playbook {name}: {count} steps, one after the other"),

@@ -1,4 +1,6 @@
-//! What actions on the host name: paths, accounts, units, processes, content.
+//! What actions on the host name: paths, accounts, units, processes, content, and where a file comes back from.
+
+use super::bounds;
 
 /// Most paths that a scan may name.
 pub const PATHS_MAX: usize = 64;
@@ -10,6 +12,51 @@ pub const UNIT_BYTES_MAX: usize = 255;
 pub const USER_BYTES_MAX: usize = 32;
 /// Highest number of a process: Linux's own bound on 64 bits.
 pub const PID_MAX: u32 = 4_194_304;
+
+/// What a file comes back from: a member `command` or a member `finding`, one of the two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case", try_from = "Named")]
+pub enum RestoreFrom {
+    /// The vault of the command that took it away, or of the act of a playbook's step that did.
+    Command(uuid::Uuid),
+    /// The before-image that the file sensor kept, of the change or removal that this finding of the host tells of.
+    Finding(uuid::Uuid),
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Named {
+    command: Option<uuid::Uuid>,
+    finding: Option<uuid::Uuid>,
+}
+
+impl TryFrom<Named> for RestoreFrom {
+    type Error = &'static str;
+
+    fn try_from(named: Named) -> Result<Self, Self::Error> {
+        match (named.command, named.finding) {
+            (Some(command), None) => Ok(Self::Command(command)),
+            (None, Some(finding)) => Ok(Self::Finding(finding)),
+            (Some(_), Some(_)) => {
+                Err("restore-file names both a command and a finding: it takes one of the two")
+            }
+            (None, None) => {
+                Err("restore-file names neither a command nor a finding: it takes one of the two")
+            }
+        }
+    }
+}
+
+impl RestoreFrom {
+    pub(super) fn check(&self) -> Result<(), &'static str> {
+        match self {
+            Self::Command(id) => {
+                bounds(matches!(id.get_version_num(), 7 | 8), "command is not the id of one")
+            }
+            Self::Finding(id) => bounds(id.get_version_num() == 7, "finding is not the id of one"),
+        }
+    }
+}
 
 pub(super) fn is_path(path: &str) -> bool {
     path.starts_with('/') && path.len() <= PATH_BYTES_MAX && !path.contains('\0')

@@ -4,8 +4,8 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
-/// Most networks that one block may name: what an envelope can hold.
-pub const NETWORKS_MAX: usize = 16_384;
+/// Most networks that one block may name: as many as an envelope holds of IPv4, packed (`networks`).
+pub const NETWORKS_MAX: usize = 131_072;
 /// Most IPv4 addresses that one block may cover together: a sixteenth of all. Who wants more wants `isolate`, which says so.
 pub const BLOCKED_V4_MAX: u64 = 1 << 28;
 /// Most IPv6 networks of 64 bits that one block may cover together: a sixteenth of what is given out.
@@ -238,7 +238,7 @@ pub(super) fn is_interface(name: &str) -> bool {
 
 pub(super) fn check_networks(networks: &[Network]) -> Result<(), &'static str> {
     if !(1..=NETWORKS_MAX).contains(&networks.len()) {
-        return Err("networks are none or more than 16,384");
+        return Err("networks are none or more than 131,072");
     }
     if !networks.is_sorted_by(|one, next| one < next) {
         return Err("networks are not in order, or hold one twice");

@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use picket_protocol::action::{Process, Profile};
+use picket_protocol::action::{Network, Process, Profile, networks};
 use picket_protocol::age::{Recipient, identity_text};
 use picket_protocol::backup::{self, Name};
 use picket_protocol::bundle::{Bundle, FORMAT, HandOver};
 use picket_protocol::checkpoint::{Checkpoint, SignedCheckpoint};
-use picket_protocol::command::{self, Action, Check, Command, Outcome, Receipt};
+use picket_protocol::command::{self, Action, Check, Command, Outcome, Receipt, RestoreFrom};
 use picket_protocol::crypto::{Hash, SigningKey, hex, sha256, to_base64};
 use picket_protocol::dsse::{Envelope, KeyId};
 use picket_protocol::evidence::{self, Chunk, Entry, Head, Held, HeldRefusal, Sealed};
@@ -21,6 +21,7 @@ use picket_protocol::message::{
 use picket_protocol::note::{KeyKind, VerifierKey};
 use picket_protocol::playbook::{Condition, Otherwise, Step};
 use picket_protocol::record::{Draft, Gap, KeyRotation, Kind, Lifecycle};
+use picket_protocol::renewal::Renewal;
 use picket_protocol::signer::{COMMAND_NAMESPACE, SignerKey};
 use picket_protocol::ssh::{self, SshKey};
 use picket_protocol::sshsig::{self, MessageHash, Presence, SshSignature};
@@ -394,14 +395,6 @@ fn frames_of(ledger: &Ledger) -> Vec<Frame> {
         cosigned: ledger.checkpoint(4),
         facts: serde_json::json!({ "kernel": "6.1" }),
     };
-    let enroll = Enroll {
-        token: to_base64(&[5; 32]),
-        agent: agent(),
-        csr: "-----BEGIN CERTIFICATE REQUEST-----\n".to_owned(),
-        ledger_key: SigningKey::from_seed(LOG_SEED).public(),
-        hostname: "web-1".to_owned(),
-        version: "0.1.0".to_owned(),
-    };
     let enrolled = Enrolled {
         tenant: tenant(),
         certificate: "-----BEGIN CERTIFICATE-----\n".to_owned(),
@@ -416,7 +409,7 @@ fn frames_of(ledger: &Ledger) -> Vec<Frame> {
         batch.to_frame().unwrap(),
         to_frame(FrameType::Renew, &Renew { csr: "-----BEGIN CERTIFICATE REQUEST-----\n".to_owned() })
             .unwrap(),
-        to_frame(FrameType::Enroll, &enroll).unwrap(),
+        to_frame(FrameType::Enroll, &enroll()).unwrap(),
         to_frame(
             FrameType::Welcome,
             &Welcome { size: 4, checkpoint: ledger.checkpoint(4), time: time(9), evidence: false },
@@ -432,6 +425,27 @@ fn frames_of(ledger: &Ledger) -> Vec<Frame> {
         chunk().to_frame().unwrap(),
         to_frame(FrameType::Held, &held()).unwrap(),
     ]
+}
+
+fn enroll() -> Enroll {
+    Enroll {
+        token: to_base64(&[5; 32]),
+        agent: agent(),
+        csr: "-----BEGIN CERTIFICATE REQUEST-----\n".to_owned(),
+        ledger_key: SigningKey::from_seed(LOG_SEED).public(),
+        hostname: "web-1".to_owned(),
+        version: "0.1.0".to_owned(),
+        renewal: None,
+    }
+}
+
+/// As an enrolled host asks for a new certificate.
+fn renewing(ledger: &Ledger) -> Enroll {
+    let enroll = enroll();
+    let message = Renewal::message(&agent().origin(), &[5; 32], &enroll.csr);
+    let hand_overs = vec![HandOver { seq: 3, rotation: ledger.rotation.clone() }];
+    let renewal = Renewal::new(hand_overs, &SigningKey::from_seed([9; 32]), &message);
+    Enroll { renewal: Some(renewal), ..enroll }
 }
 
 fn chunk() -> Chunk {
@@ -543,6 +557,8 @@ fn frames(seeds: &mut Vec<Seed>, ledger: &Ledger) {
         );
         stream.extend(frame.to_bytes());
     }
+    let renewing = serde_json::to_vec(&renewing(ledger)).unwrap();
+    add(seeds, "message", "good-enroll-renewing", [&[FrameType::Enroll as u8], &renewing[..]].concat());
     add(
         seeds,
         "message",
@@ -677,10 +693,41 @@ fn sequences(seeds: &mut Vec<Seed>) {
     let restore = serde_json::to_string(&Command { action: restore, lease: 60, ..order() }).unwrap();
     add(seeds, "command", "good-restore", restore.as_str());
     add(seeds, "command", "bad-restore-port", restore.replace("\"port\":443", "\"port\":0"));
+    let file = Action::RestoreFile(RestoreFrom::Finding(order().id));
+    let file = serde_json::to_string(&Command { action: file, ..order() }).unwrap();
+    add(seeds, "command", "good-restore-file", file.as_str());
+    let both = format!(r#""type":"restore-file","command":"{}","#, order().id);
+    add(seeds, "command", "bad-restore-file-both", file.replace(r#""type":"restore-file","#, &both));
+}
+
+/// Blocks of few networks and of many.
+fn blocks(seeds: &mut Vec<Seed>) {
+    let mut few: Vec<Network> =
+        ["10.0.0.0/8", "192.0.2.7", "198.51.100.0/24", "2001:db8::/32", "2001:db8:1::7"]
+            .map(|text| text.parse().unwrap())
+            .into();
+    few.sort_unstable();
+    let packed = networks::pack(&few);
+    add(seeds, "networks", "good-of-both-families", packed.as_slice());
+    add(seeds, "networks", "bad-cut", &packed[..packed.len() - 1]);
+    add(seeds, "networks", "bad-group-twice", [&packed[..], &packed[..]].concat());
+    add(seeds, "networks", "bad-number-of-two-forms", [4, 32, 1, 0x81, 0]);
+    let many = (0..1_200_u32).map(|n| Network::host(std::net::Ipv4Addr::from(0x0b00_0000 + n * 7).into()));
+    let block = |networks| {
+        let command = Command { action: Action::Block { networks }, lease: 60, ..order() };
+        serde_json::to_string(&command).unwrap()
+    };
+    let many: Vec<Network> = many.collect();
+    add(seeds, "command", "good-block", block(few.clone()));
+    add(seeds, "command", "good-block-of-many", block(many.clone()));
+    let listed = serde_json::to_string(&few).unwrap();
+    let too_few = serde_json::to_string(&to_base64(&packed)).unwrap();
+    add(seeds, "command", "bad-block-packed-for-few", block(few).replace(&listed, &too_few));
 }
 
 fn orders(seeds: &mut Vec<Seed>) {
     sequences(seeds);
+    blocks(seeds);
     let command = serde_json::to_string(&order()).unwrap();
     add(seeds, "command", "good-scan", command.as_str());
     add(

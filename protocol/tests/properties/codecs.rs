@@ -1,5 +1,6 @@
 //! Records, findings, control messages and batches.
 
+use picket_protocol::bundle::HandOver;
 use picket_protocol::crypto::SigningKey;
 use picket_protocol::dsse::Envelope;
 use picket_protocol::finding::{Finding, Severity};
@@ -8,7 +9,8 @@ use picket_protocol::message::{
     Ack, BATCH_BYTES_MAX, BATCH_RECORDS_MAX, Batch, Bye, Enroll, Enrolled, Hello, Leaf, MessageError, Renew,
     Renewed, Welcome, from_body, to_frame,
 };
-use picket_protocol::record::{Draft, Kind, RECORD_BYTES_MAX, Record, RecordError};
+use picket_protocol::record::{Draft, KeyRotation, Kind, RECORD_BYTES_MAX, Record, RecordError};
+use picket_protocol::renewal::Renewal;
 use picket_protocol::time::Timestamp;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -90,9 +92,13 @@ proptest! {
     }
 
     #[test]
-    fn enrolment(agent in agent(), tenant in tenant(), key in key(), texts in any::<[String; 4]>(), payload in any::<Option<Vec<u8>>>()) {
+    fn enrolment(agent in agent(), tenant in tenant(), key in key(), texts in any::<[String; 4]>(), payload in any::<Option<Vec<u8>>>(), seqs in any::<Option<Vec<u64>>>()) {
         let [one, two, three, four] = texts;
-        let enroll = Enroll { token: one.clone(), agent, csr: two.clone(), ledger_key: key.public(), hostname: three.clone(), version: four };
+        let renewal = seqs.map(|seqs| {
+            let hand_over = |seq| HandOver { seq, rotation: KeyRotation::new(&agent.origin(), seq, &key, key.public()) };
+            Renewal::new(seqs.into_iter().map(hand_over).collect(), &key, two.as_bytes())
+        });
+        let enroll = Enroll { token: one.clone(), agent, csr: two.clone(), ledger_key: key.public(), hostname: three.clone(), version: four, renewal };
         prop_assert_eq!(carried(FrameType::Enroll, &enroll), enroll);
         let trust_root = payload.map(|payload| {
             let mut envelope = Envelope::new("type", &payload);

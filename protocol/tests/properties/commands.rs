@@ -1,10 +1,13 @@
 //! Commands: their one form and their bounds.
 
-use picket_protocol::command::{Action, Check, Command, CommandError, HOSTS_MAX, PAYLOAD_TYPE, Receipt};
+use picket_protocol::command::{
+    Action, Check, Command, CommandError, HOSTS_MAX, PAYLOAD_TYPE, Receipt, RestoreFrom,
+};
 use picket_protocol::crypto::SigningKey;
 use picket_protocol::dsse::Envelope;
 use picket_protocol::frame::{Frame, FrameType};
 use picket_protocol::identity::{AgentId, Tenant};
+use picket_protocol::playbook::{Condition, Otherwise, Step};
 use picket_protocol::time::Timestamp;
 use proptest::prelude::*;
 
@@ -53,6 +56,40 @@ fn file(path: &str, digits: usize) -> Action {
     Action::QuarantineFile { path: path.to_owned(), sha256: "a".repeat(digits) }
 }
 
+fn plan(action: Action) -> Action {
+    Action::Plan { action: Box::new(action) }
+}
+
+#[test]
+fn who_may_order_a_plan_is_who_may_order_what_it_is_of() {
+    let (of, plan) = (Action::Isolate {}, plan(Action::Isolate {}));
+    assert_eq!(plan.parts(60), of.parts(60));
+    assert!(of.intervenes() && !plan.intervenes() && !plan.takes_lease() && !plan.is_probed());
+    assert!(!Action::NAMES.contains(&plan.name()), "no role can list it");
+}
+
+#[test]
+fn the_plan_of_a_playbook_is_judged_and_leased_step_by_step() {
+    let step = |name: &str, action: Action, lease| Step {
+        name: name.to_owned(),
+        action,
+        lease,
+        when: Condition::Always {},
+        timeout: 60,
+        otherwise: Otherwise::Stop,
+    };
+    let steps = vec![step("cut", Action::Isolate {}, 600), step("end", process(2, 64), 0)];
+    let playbook = Action::Playbook { name: "contain".to_owned(), steps };
+    let plan = plan(playbook.clone());
+    assert_eq!(plan.parts(0), playbook.parts(0));
+    assert_eq!(plan.parts(0).len(), 2);
+    assert!(playbook.is_probed() && !plan.is_probed() && !plan.intervenes());
+    let mut command = Command { action: plan, ..plain() };
+    assert_eq!(command.check(), Ok(()));
+    command.lease = 60;
+    assert!(command.check().is_err(), "each step has its own");
+}
+
 #[test]
 fn bounds() {
     assert_eq!(plain().check(), Ok(()));
@@ -79,7 +116,15 @@ fn bounds() {
         ("path", |c| c.action = file("/etc/../x", 64)),
         ("path", |c| c.action = file("/etc/", 64)),
         ("sha256", |c| c.action = file("/etc/x", 65)),
-        ("command", |c| c.action = Action::RestoreFile { command: uuid::Uuid::nil() }),
+        ("command", |c| c.action = Action::RestoreFile(RestoreFrom::Command(uuid::Uuid::nil()))),
+        ("finding", |c| c.action = Action::RestoreFile(RestoreFrom::Finding(uuid::Uuid::nil()))),
+        ("plan", |c| c.action = plan(Action::Scan { paths: Vec::new() })),
+        ("plan", |c| c.action = plan(Action::Assess {})),
+        ("plan", |c| c.action = plan(Action::Drill { findings: 1 })),
+        ("plan", |c| c.action = plan(Action::Advise { message: "a word".to_owned() })),
+        ("playbook", |c| c.action = plan(Action::Playbook { name: "x".to_owned(), steps: Vec::new() })),
+        ("plan", |c| c.action = plan(plan(Action::Isolate {}))),
+        ("user", |c| c.action = plan(Action::FreezeAccount { user: "root:x".to_owned() })),
     ];
     for (word, change) in cases {
         let mut command = plain();
@@ -126,6 +171,38 @@ fn what_was_signed_is_read_whole() {
     for (what, payload) in cases {
         assert_ne!(payload, good, "{what}");
         assert!(matches!(Command::parse(payload.as_bytes()), Err(CommandError::Malformed(_))), "{what}");
+    }
+}
+
+#[test]
+fn a_file_comes_back_from_a_command_or_a_finding_and_never_both() {
+    let id = "0199c2ad-5b0e-7cc3-98c4-dc0c0c07398f";
+    let payload = |members: &str| {
+        let plain = serde_json::to_string(&plain()).unwrap();
+        plain.replace(r#"{"type":"scan","paths":[]}"#, &format!(r#"{{"type":"restore-file"{members}}}"#))
+    };
+    let (command, finding) = (format!(r#","command":"{id}""#), format!(r#","finding":"{id}""#));
+    for (members, from) in [
+        (&command, RestoreFrom::Command(id.parse().unwrap())),
+        (&finding, RestoreFrom::Finding(id.parse().unwrap())),
+    ] {
+        let read = Command::parse(payload(members).as_bytes()).unwrap();
+        assert_eq!(read.action, Action::RestoreFile(from));
+        assert_eq!(serde_json::to_string(&read).unwrap(), payload(members));
+        assert!(
+            read.action.intervenes() && !read.action.takes_lease() && read.action.describe().contains(id)
+        );
+    }
+    for (members, why) in [
+        (String::new(), "neither a command nor a finding"),
+        (format!("{command}{finding}"), "both a command and a finding"),
+        (format!(r#"{command},"finding":null"#), "in another form"),
+        (format!(r#"{command},"path":"/etc/x""#), "unknown field"),
+        (r#","finding":7"#.to_owned(), "invalid type"),
+        (format!("{finding}{finding}"), "finding"),
+    ] {
+        let error = Command::parse(payload(&members).as_bytes()).expect_err(&members);
+        assert!(matches!(error, CommandError::Malformed(_)) && error.to_string().contains(why), "{error}");
     }
 }
 
@@ -177,7 +254,8 @@ fn words_of_checks_and_actions() {
         Action::FreezeProcess { pid: 2, started: Timestamp::default(), sha256: String::new() },
         process(2, 64),
         file("/x", 64),
-        Action::RestoreFile { command: uuid::Uuid::nil() },
+        Action::RestoreFile(RestoreFrom::Command(uuid::Uuid::nil())),
+        Action::RestoreFile(RestoreFrom::Finding(uuid::Uuid::nil())),
     ] {
         assert!(Action::NAMES.contains(&action.name()));
         assert_eq!(serde_json::to_value(&action).unwrap()["type"], action.name());

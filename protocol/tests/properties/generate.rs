@@ -1,11 +1,14 @@
 //! Arbitrary values of the protocol's types.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
-use picket_protocol::command::{Action, Command, Process, Profile};
+use picket_protocol::action::Network;
+use picket_protocol::command::{Action, Command, Process, Profile, RestoreFrom};
 use picket_protocol::crypto::SigningKey;
 use picket_protocol::finding::{Entity, Finding, Observed, Severity, Text};
 use picket_protocol::identity::{AgentId, Tenant};
+use picket_protocol::playbook::{Condition, Otherwise, Step};
 use picket_protocol::time::Timestamp;
 use proptest::collection::{btree_set, vec};
 use proptest::prelude::*;
@@ -59,8 +62,7 @@ fn entity() -> impl Strategy<Value = Entity> {
     prop_oneof![
         text().prop_map(|path| Entity::File { path }),
         (text(), any::<Option<u32>>()).prop_map(|(name, uid)| Entity::User { name, uid }),
-        any::<(std::net::IpAddr, Option<u16>)>()
-            .prop_map(|(address, port)| Entity::Address { address, port }),
+        any::<(IpAddr, Option<u16>)>().prop_map(|(address, port)| Entity::Address { address, port }),
         (any::<u32>(), proptest::option::of(text()))
             .prop_map(|(pid, executable)| Entity::Process { pid, executable }),
         text().prop_map(|name| Entity::Interface { name }),
@@ -97,7 +99,18 @@ fn preserve() -> impl Strategy<Value = Action> {
         .prop_map(|(profiles, paths, process)| Action::Preserve { profiles, paths, process })
 }
 
-fn action() -> impl Strategy<Value = Action> {
+/// Narrow ones, in order: a few, and more than are listed one by one.
+pub fn networks() -> impl Strategy<Value = Vec<Network>> {
+    let v4 = any::<([u8; 4], u8)>()
+        .prop_map(|(bytes, length)| Network::new(IpAddr::from(bytes), 24 + length % 9).unwrap());
+    let v6 = any::<([u8; 16], u8)>()
+        .prop_map(|(bytes, length)| Network::new(IpAddr::from(bytes), 80 + length % 49).unwrap());
+    let one = prop_oneof![v4, v6];
+    let few = btree_set(one.clone(), 1..20);
+    prop_oneof![9 => few, 1 => btree_set(one, 1_001..1_100)].prop_map(|all| all.into_iter().collect())
+}
+
+fn single() -> impl Strategy<Value = Action> {
     let process = || (2..=4_194_304_u32, timestamp(), sha256());
     prop_oneof![
         "[a-zA-Z_][a-z0-9._-]{0,31}".prop_map(|user| Action::FreezeAccount { user }),
@@ -106,12 +119,63 @@ fn action() -> impl Strategy<Value = Action> {
         process().prop_map(|(pid, started, sha256)| Action::KillProcess { pid, started, sha256 }),
         ("(/[^/.\0]{1,12}){1,4}", sha256())
             .prop_map(|(path, sha256)| Action::QuarantineFile { path, sha256 }),
-        uuid_v7().prop_map(|command| Action::RestoreFile { command }),
+        uuid_v7().prop_map(|command| Action::RestoreFile(RestoreFrom::Command(command))),
+        uuid_v7().prop_map(|finding| Action::RestoreFile(RestoreFrom::Finding(finding))),
+        networks().prop_map(|networks| Action::Block { networks }),
         preserve(),
+        Just(Action::WatchClosely {}),
+        (uuid_v7(), 0..=3_600_u64).prop_map(|(command, pause)| {
+            let services = vec!["tcp/22".parse().unwrap()];
+            Action::Restore { command, services, pause, accept: Vec::new() }
+        }),
         "\\PC{1,60}".prop_map(|message| Action::Advise { message }),
         vec("/[^\0]{0,30}", 0..4).prop_map(|paths| Action::Scan { paths }),
         (1..=1_000_u32).prop_map(|findings| Action::Drill { findings }),
     ]
+}
+
+fn condition(earlier: usize) -> impl Strategy<Value = Condition> {
+    let step = format!("s{}", earlier.saturating_sub(1));
+    let (after, instead) = (step.clone(), step);
+    let rules = || ("[a-z]{1,9}\\.[a-z-]{1,20}\\*?", 1..=86_400_u64);
+    prop_oneof![
+        Just(Condition::Always {}),
+        Just(if earlier > 0 { Condition::Succeeded { step: after } } else { Condition::Always {} }),
+        Just(if earlier > 0 { Condition::Failed { step: instead } } else { Condition::Always {} }),
+        rules().prop_map(|(rule, seconds)| Condition::Found { rule, seconds }),
+        rules().prop_map(|(rule, seconds)| Condition::NotFound { rule, seconds }),
+    ]
+}
+
+fn playbook() -> impl Strategy<Value = Action> {
+    let fits = |action: &Action| {
+        !matches!(action, Action::Advise { .. } | Action::Drill { .. } | Action::Restore { .. })
+    };
+    let actions = vec(single().prop_filter("an action that steps may have", fits), 1..=16);
+    let steps = actions.prop_flat_map(|actions| {
+        let one = |(number, action): (usize, Action)| {
+            let more = (any::<u64>(), 1..=86_400_u64, any::<bool>(), condition(number));
+            more.prop_map(move |(lease, timeout, stops, when)| Step {
+                name: format!("s{number}"),
+                action: action.clone(),
+                lease,
+                when,
+                timeout,
+                otherwise: if stops { Otherwise::Stop } else { Otherwise::GoOn },
+            })
+        };
+        actions.into_iter().enumerate().map(one).collect::<Vec<_>>()
+    });
+    ("[a-z][a-z0-9-]{0,39}", steps).prop_map(|(name, steps)| Action::Playbook { name, steps })
+}
+
+/// Any action, or the plan of one that has a plan.
+fn action() -> impl Strategy<Value = Action> {
+    let any_action = || prop_oneof![4 => single(), 1 => playbook()];
+    let plan = any_action()
+        .prop_filter("an action that has a plan", Action::has_plan)
+        .prop_map(|action| Action::Plan { action: Box::new(action) });
+    prop_oneof![any_action(), plan]
 }
 
 pub fn command() -> impl Strategy<Value = Command> {
@@ -124,6 +188,8 @@ pub fn command() -> impl Strategy<Value = Command> {
     (times, who, action(), why).prop_map(|(times, (id, tenant, hosts), action, why)| {
         let (issued, not_before, expires) = times;
         let (lease, reason, ticket) = why;
+        // Each step of a playbook has its own.
+        let lease = if matches!(action.planned(), Action::Playbook { .. }) { 0 } else { lease };
         let hosts: BTreeSet<AgentId> = hosts;
         let hosts = hosts.into_iter().collect();
         Command { id, issued, not_before, expires, tenant, hosts, action, lease, reason, ticket }

@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use picket_protocol::bundle::HandOver;
 use picket_protocol::checkpoint::{Checkpoint, CheckpointError, SignedCheckpoint, verify_cosignature};
 use picket_protocol::crypto::{SigningKey, to_base64};
 use picket_protocol::dsse::{ATTEMPTS_MAX, DsseError, Envelope, KeyId, SIGNATURES_MAX, pae};
 use picket_protocol::note::{KeyKind, NOTE_BYTES_MAX, Note, NoteError, VerifierKey};
 use picket_protocol::record::KeyRotation;
+use picket_protocol::renewal::{self, Renewal, RenewalError};
 use picket_protocol::signer::SignerKey;
 use picket_protocol::time::Timestamp;
 use proptest::collection::{btree_set, vec};
@@ -164,6 +166,86 @@ proptest! {
         let changed: Result<KeyRotation, _> = serde_json::from_slice(&changed);
         prop_assert!(!changed.is_ok_and(|changed| changed.verifies(&agent.origin(), seq, &old.public())));
     }
+}
+
+/// The ledger's keys: one more than it has hand-overs.
+fn keys(count: u8) -> Vec<SigningKey> {
+    (1..=count).map(|seed| SigningKey::from_seed([seed; 32])).collect()
+}
+
+/// Hand-overs from each key to the next, at records 10, 20 …
+fn hand_overs(origin: &str, keys: &[SigningKey]) -> Vec<HandOver> {
+    let pairs = keys.iter().zip(keys.iter().skip(1)).zip(1..);
+    pairs
+        .map(|((old, new), n)| HandOver {
+            seq: n * 10,
+            rotation: KeyRotation::new(origin, n * 10, old, new.public()),
+        })
+        .collect()
+}
+
+proptest! {
+    /// However many hand-overs the collector has seen, and however many earlier ones come along.
+    #[test]
+    fn renewals_lead_from_the_key_that_is_known(agent in agent(), count in 1..6_u8, known in 0..6_usize, sent in 0..6_usize, token in any::<[u8; 32]>(), csr in any::<String>()) {
+        let (origin, keys) = (agent.origin(), keys(count));
+        let all = hand_overs(&origin, &keys);
+        let (known, sent) = (known.min(all.len()), sent.min(all.len()));
+        let message = Renewal::message(&origin, &token, &csr);
+        let renewal = Renewal::new(all[sent..].to_vec(), keys.last().unwrap(), &message);
+        // Right behind the record that handed over to it, or just before the next one.
+        for size in [if known == 0 { 0 } else { known as u64 * 10 + 1 }, known as u64 * 10 + 10] {
+            let verified = renewal.verify(&message, &origin, (size, keys[known].public()));
+            prop_assert_eq!(verified.is_ok(), sent <= known, "{:?}", verified);
+        }
+    }
+
+    #[test]
+    fn renewals_hold_for_one_request(one in agent(), other in agent(), token in any::<[u8; 32]>(), elsewhere in any::<[u8; 32]>(), csr in ".{1,40}", at in any::<prop::sample::Index>(), xor in 1..=255_u8) {
+        let (origin, keys) = (one.origin(), keys(3));
+        let message = Renewal::message(&origin, &token, &csr);
+        let renewal = Renewal::new(hand_overs(&origin, &keys), &keys[2], &message);
+        let start = (0, keys[0].public());
+        prop_assert_eq!(renewal.verify(&message, &origin, start), Ok(()));
+        let others = [
+            (Renewal::message(&other.origin(), &token, &csr), one == other),
+            (Renewal::message(&origin, &elsewhere, &csr), token == elsewhere),
+            (Renewal::message(&origin, &token, &format!("{csr} ")), false),
+        ];
+        for (message, same) in others {
+            prop_assert_eq!(renewal.verify(&message, &origin, start).is_ok(), same);
+        }
+        prop_assert_eq!(renewal.verify(&message, &other.origin(), start).is_ok(), one == other);
+        // Yesterday's key, which a thief of an old copy may have, signs nothing.
+        let stale = Renewal::new(hand_overs(&origin, &keys), &keys[1], &message);
+        prop_assert_eq!(stale.verify(&message, &origin, start), Err(RenewalError::Signature));
+        let mut changed = serde_json::to_vec(&renewal).unwrap();
+        let place = at.index(changed.len());
+        changed[place] ^= xor;
+        let changed: Result<Renewal, _> = serde_json::from_slice(&changed);
+        prop_assert!(!changed.is_ok_and(|changed| changed != renewal && changed.verify(&message, &origin, start).is_ok()));
+    }
+}
+
+/// A thief of an old copy can hand the ledger over once more at a place that the collector has passed, and nowhere else.
+#[test]
+fn a_renewal_cannot_begin_at_a_key_that_was_handed_over() {
+    let (origin, keys) = ("picket/x", keys(3));
+    let message = Renewal::message(origin, &[0; 32], "request");
+    let thief = SigningKey::from_seed([9; 32]);
+    for seq in [5, 10, 15, 21] {
+        let rotation = KeyRotation::new(origin, seq, &keys[0], thief.public());
+        let renewal = Renewal::new(vec![HandOver { seq, rotation }], &thief, &message);
+        assert!(renewal.verify(&message, origin, (15, keys[1].public())).is_err(), "at {seq}");
+    }
+    let mut backwards = hand_overs(origin, &keys);
+    backwards.reverse();
+    let renewal = Renewal::new(backwards, &keys[2], &message);
+    assert_eq!(renewal.verify(&message, origin, (0, keys[0].public())), Err(RenewalError::HandOver(20)));
+    let many = vec![hand_overs(origin, &keys)[0].clone(); renewal::HAND_OVERS_MAX + 1];
+    let renewal = Renewal::new(many, &keys[1], &message);
+    let refused = Err(RenewalError::TooMany(renewal::HAND_OVERS_MAX + 1));
+    assert_eq!(renewal.verify(&message, origin, (0, keys[0].public())), refused);
 }
 
 #[test]

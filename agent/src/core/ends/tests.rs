@@ -27,11 +27,11 @@ fn by(pid: u32) -> Request {
 }
 
 fn killed(alive: u64) -> Before {
-    Before { last: LastRun::Unclean, alive: Some(at(alive)), oom_kills: Some(0) }
+    Before { last: LastRun::Unclean, alive: Some(at(alive)), shut_down: None, oom_kills: Some(0) }
 }
 
 fn clean() -> Before {
-    Before { last: LastRun::Clean, alive: None, oom_kills: None }
+    Before { last: LastRun::Clean, alive: None, shut_down: None, oom_kills: None }
 }
 
 #[test]
@@ -39,12 +39,12 @@ fn who_keeps_the_agent_may_stop_it_and_nobody_else() {
     for entitled in [by(1), by(30), request(Sender::Outside), request(Sender::Kernel)] {
         assert!(entitled.is_entitled(), "{entitled:?}");
         let mut ends = fresh();
-        assert_eq!(ends.stopped(&entitled, at(0), id(1)), None);
+        assert_eq!(ends.asked(&entitled, at(0), id(1)), None);
         assert_eq!(ends.started(&clean(), at(1), id(2)), None);
     }
     for stranger in [by(2), by(31), request(Sender::Unproved)] {
         assert!(!stranger.is_entitled(), "{stranger:?}");
-        assert!(fresh().stopped(&stranger, at(0), id(1)).is_some());
+        assert!(fresh().asked(&stranger, at(0), id(1)).is_some());
     }
 }
 
@@ -58,7 +58,7 @@ fn a_stranger_is_named_at_once_and_the_next_start_completes_it() {
     };
     let request = Request { actor: Some(actor), ..by(4_711) };
     let mut ends = fresh();
-    let stopped = ends.stopped(&request, at(0), id(1)).unwrap();
+    let stopped = ends.asked(&request, at(0), id(1)).unwrap();
     let asked = "The agent was asked to stop by pid 4711 (ba\\nsh, uid 0, login uid 1000), not by the service manager";
     assert_eq!((stopped.title.as_str(), stopped.severity), (asked, Severity::High));
     assert_eq!(stopped.evidence["actor"]["login_uid"], 1_000);
@@ -98,10 +98,37 @@ fn a_host_that_went_down_and_a_first_start_are_none() {
     for last in [LastRun::None, LastRun::HostDown, LastRun::Clean] {
         assert_eq!(fresh().started(&Before { last, ..killed(0) }, at(40), id(1)), None);
     }
-    let mut ends = fresh();
-    ends.stopped(&by(7), at(0), id(1)).unwrap();
-    let down = Before { last: LastRun::HostDown, ..killed(0) };
-    assert_eq!(ends.started(&down, at(40), id(2)), None);
+}
+
+#[test]
+fn an_agent_that_was_dead_before_its_host_was_shut_down_is_told() {
+    let down = Before { last: LastRun::HostDown, shut_down: Some(at(600)), ..killed(0) };
+    let finding = fresh().started(&down, at(700), id(1)).unwrap();
+    let title =
+        "The agent was dead when this host was shut down; the host had been unprotected for at most 600 s";
+    assert_eq!((finding.title.as_str(), finding.severity), (title, Severity::High));
+    assert_eq!(finding.evidence["unprotected_seconds_max"], 600.0);
+    let minute = Duration::from_secs(60);
+    assert!(down.was_silent_until(at(121), minute) && !down.was_silent_until(at(120), minute));
+    assert!(!down.was_silent_until(Timestamp::from_seconds(1), minute), "a clock that was set back");
+}
+
+#[test]
+fn a_request_that_was_not_finished_is_that_request() {
+    for last in [LastRun::Unclean, LastRun::HostDown] {
+        let mut ends = fresh();
+        assert_eq!(ends.qualify(last), last);
+        assert_eq!(ends.asked(&by(1), at(0), id(1)), None);
+        assert_eq!(ends.qualify(last), LastRun::Unfinished);
+        let before = Before { last: ends.qualify(last), ..killed(0) };
+        assert_eq!(ends.started(&before, at(400), id(2)), None, "process 1 asked");
+        assert_eq!(ends.qualify(last), last, "it is used up");
+        let asked = ends.asked(&by(7), at(500), id(3)).unwrap();
+        let before = Before { last: ends.qualify(last), ..killed(0) };
+        let completed = ends.started(&before, at(510), id(4)).unwrap();
+        assert_eq!(completed.id, asked.id);
+        assert!(completed.title.starts_with("The agent was asked to stop by pid 7"), "{completed:?}");
+    }
 }
 
 #[test]
@@ -135,7 +162,7 @@ fn it_is_remembered_and_what_is_damaged_is_nothing() {
     let mut database = Connection::open_in_memory().unwrap();
     database.execute_batch(SCHEMA).unwrap();
     let mut ends = fresh();
-    ends.stopped(&by(7), at(0), id(1)).unwrap();
+    ends.asked(&by(7), at(0), id(1)).unwrap();
     let transaction = database.transaction().unwrap();
     ends.write()(&transaction).unwrap();
     transaction.commit().unwrap();

@@ -16,8 +16,8 @@ use crate::sense::files::change::FileChange;
 
 /// The packaged unit and its drop-ins.
 const UNITS: [&str; 2] = ["picket-agent.service", "picket-agent.service.d"];
-/// The packaged AppArmor profile.
-const PROFILE: &str = "/etc/apparmor.d/usr.bin.agent";
+/// The AppArmor profile, and the packaged rules that it includes.
+const PROFILES: [&str; 2] = ["/etc/apparmor.d/usr.bin.agent", "/usr/share/picket-agent/apparmor"];
 
 /// What a file is to the agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,7 +97,7 @@ impl AgentFiles {
             && names().any(|name| name == "systemd")
         {
             Some(Part::Unit)
-        } else if path == Path::new(PROFILE) {
+        } else if PROFILES.iter().any(|profile| path == Path::new(profile)) {
             Some(Part::Profile)
         } else if within(&self.configuration) {
             Some(Part::Configuration)
@@ -156,6 +156,7 @@ mod tests {
             ("/run/systemd/system/picket-agent.service.d/weak.conf", "unit"),
             ("/etc/systemd/system/sysinit.target.wants/picket-agent.service", "unit"),
             ("/etc/apparmor.d/usr.bin.agent", "profile"),
+            ("/usr/share/picket-agent/apparmor", "profile"),
             ("/etc/picket/agent.toml", "configuration"),
             ("/etc/picket/policy.toml", "configuration"),
             ("/etc/picket/parsers.d/own.toml", "configuration"),
@@ -199,10 +200,9 @@ mod tests {
             "/etc/systemd/system/x",
             "/run/systemd/system/picket-agent.service.d/x",
             "/usr/lib/systemd/system/x",
-            PROFILE,
         ];
         let packaged = packaged();
-        for path in packaged.known().chain(units.iter().map(Path::new)) {
+        for path in packaged.known().chain(units.iter().chain(&PROFILES).map(Path::new)) {
             assert!(DEFAULT_TREES.iter().any(|tree| path.starts_with(tree)), "{}", path.display());
         }
     }

@@ -28,7 +28,7 @@ pub use class::Class;
 pub use detector::{Detector, Outcome};
 pub use evidence::{Aspect, BeneathFacts, FileEvidence, ObjectFacts, Said};
 
-pub(in crate::detect) use evidence::text as path_text;
+pub(crate) use evidence::text as path_text;
 
 use self::meaning::Meaning;
 use crate::sense::files::change::FileChange;

@@ -5,12 +5,13 @@
 //! what runs as them is to stop a service, for which `isolate-unit` and `freeze-process` are. An account of a service
 //! that has a shell (`postgres` often does) is taken: intruders do log in with those, and the plan says what is stopped.
 
+use std::ops::Range;
 use std::path::Path;
 
 use super::Surroundings;
 use crate::layout::read_file;
 use crate::respond::processes::Spared;
-use crate::sense::processes::{Life, container_of, real_and_effective};
+use crate::sense::processes::{Life, all_uids, container_of};
 
 /// Longest file that is read, in bytes.
 const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
@@ -91,19 +92,82 @@ fn uids(definitions: &str) -> (u32, u32) {
     (number("UID_MIN").unwrap_or(first), number("UID_MAX").unwrap_or(last))
 }
 
-/// Those that run wholly as this user. One that is somebody else as well (`sudo`, `passwd`, the part of sshd that is root)
-/// may hold what others wait for, such as the lock of `/etc/shadow`, and is left.
+/// Those that are the user's, and root in none of their four numbers: who has the user's number in one of them, or one of its subordinate
+/// numbers (subuid(5)) that nobody else has, or runs in its slice of the control groups, such as a container that it started by itself and
+/// whoever it became by `su`. One that is root as well (`sudo`, `passwd`, the part of sshd that is root) may hold what others wait for,
+/// such as the lock of `/etc/shadow`, and is left.
 ///
-/// A container may have a user of that number who is somebody else: what runs in one is left, but for what the user has
-/// started by itself (in its slice of the control groups).
+/// A container may have a user of that number who is somebody else: who only has the number and runs in one is left, but for what is in
+/// the user's slice.
 pub fn processes_of(uid: u32, all: &[Life]) -> Vec<&Life> {
     let spared = Spared::new(all);
+    let read = |path: &str| {
+        let bytes = read_file(Path::new(path), FILE_BYTES_MAX).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    };
+    let below = Subordinate::of(uid, &read("/etc/passwd"), &read("/etc/subuid"));
     let is_theirs = |life: &&Life| {
-        let groups = || text_of(life.pid, "cgroup");
-        real_and_effective(life.pid) == Some((uid, uid))
-            && (container_of(life.pid).is_none() || is_in_slice(&groups(), uid))
+        all_uids(life.pid).is_some_and(|uids| {
+            is_of(
+                uids,
+                uid,
+                &below,
+                || is_in_slice(&text_of(life.pid, "cgroup"), uid),
+                || container_of(life.pid).is_some(),
+            )
+        })
     };
     all.iter().filter(|life| life.runs() && !spared.is_vital(life)).filter(is_theirs).collect()
+}
+
+fn is_of(
+    uids: [u32; 4],
+    uid: u32,
+    below: &Subordinate,
+    in_slice: impl Fn() -> bool,
+    in_container: impl Fn() -> bool,
+) -> bool {
+    if uids.contains(&0) {
+        return false;
+    }
+    uids.iter().any(|one| below.contains(*one)) || (uids.contains(&uid) && !in_container()) || in_slice()
+}
+
+/// Numbers of a user's lines in `/etc/subuid` that are in no other's: some distributions gave several the same.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Subordinate {
+    own: Vec<Range<u64>>,
+    others: Vec<Range<u64>>,
+}
+
+impl Subordinate {
+    /// By the lines `name:first:count`, where the name may be the number.
+    fn of(uid: u32, passwd: &str, subuid: &str) -> Self {
+        let names: Vec<&str> = passwd
+            .lines()
+            .filter_map(entry)
+            .filter(|(_, own, _)| *own == uid)
+            .map(|(name, ..)| name)
+            .collect();
+        let is_own = |name: &str| names.contains(&name) || name.parse() == Ok(uid);
+        let mut found = Self::default();
+        for line in subuid.lines() {
+            let fields: Vec<&str> = line.split(':').collect();
+            let [name, first, count] = fields[..] else { continue };
+            let (Ok(first), Ok(count)) = (first.parse::<u32>(), count.trim().parse::<u32>()) else {
+                continue;
+            };
+            let range = u64::from(first)..u64::from(first).saturating_add(count.into());
+            if is_own(name) { &mut found.own } else { &mut found.others }.push(range);
+        }
+        found
+    }
+
+    fn contains(&self, number: u32) -> bool {
+        let number = u64::from(number);
+        let is_in = |ranges: &[Range<u64>]| ranges.iter().any(|range| range.contains(&number));
+        is_in(&self.own) && !is_in(&self.others)
+    }
 }
 
 /// Whether the control groups (lines `hierarchy:controllers:path`) are the user's own.
@@ -148,6 +212,35 @@ mod tests {
         ] {
             let told = find(user).expect_err(user);
             assert!(told.contains(why), "{user}: {told}");
+        }
+    }
+
+    #[test]
+    fn who_is_the_user_in_part_is_meant_and_who_is_root_in_part_is_not() {
+        let subuid = "alice:300000:65536\n1000:500000:10\nbob:365000:1000\nbroken:x:1\nroot:900000:1\n";
+        let below = Subordinate::of(1_000, PASSWD, subuid);
+        for (uids, in_slice, in_container, meant) in [
+            ([1_000; 4], false, false, true),
+            ([1_000; 4], true, true, true),
+            // Somebody of that number in a container of the host's.
+            ([1_000; 4], false, true, false),
+            // `setresuid(1, 0, 0)` in a user namespace of the user's own.
+            ([300_000, 1_000, 1_000, 1_000], false, false, true),
+            // A program in a container that the user started without root.
+            ([300_099; 4], true, true, true),
+            ([300_099; 4], false, true, true),
+            ([500_009; 4], false, false, true),
+            // What others have as well, or alone, and what nobody has.
+            ([365_100; 4], false, true, false),
+            ([500_010; 4], false, false, false),
+            // Whom the user has become.
+            ([1_001; 4], true, false, true),
+            ([1_001; 4], false, false, false),
+            ([1_000, 0, 0, 0], true, false, false),
+            ([300_000, 300_000, 0, 300_000], true, false, false),
+        ] {
+            let found = is_of(uids, 1_000, &below, || in_slice, || in_container);
+            assert_eq!(found, meant, "{uids:?} in the slice: {in_slice}, in a container: {in_container}");
         }
     }
 

@@ -17,7 +17,11 @@ use crate::respond::firewall::expression::{
     End, Expression, IPV4, IPV6, Rule, Verdict, address, family, mask,
 };
 use crate::respond::firewall::table::{Chain, Family, Hook, PREFIX, Set, Table};
+use crate::respond::firewall::{Ladder, PutBy};
+use crate::respond::within::Within;
 
+/// Networks that a plan lists as data: as many as one finding may have blocked.
+const LISTED_MAX: usize = 64;
 /// Networks that a plan names.
 const NAMED_MAX: usize = 10;
 
@@ -48,8 +52,8 @@ impl Blocked {
 
     /// Addresses within the networks that are exempt.
     fn spared(&self) -> Vec<(IpAddr, &str)> {
-        let within = |address: IpAddr| self.networks.iter().any(|network| network.contains(address));
-        let spared = self.exempt.addresses.iter().filter(|(address, _)| within(**address));
+        let within: Within = self.networks.iter().copied().collect();
+        let spared = self.exempt.addresses.iter().filter(|(address, _)| within.has_address(**address));
         spared.map(|(address, why)| (*address, why.as_str())).collect()
     }
 
@@ -112,16 +116,24 @@ impl Deed for Blocked {
         lines.extend(names.map(|name| format!("Goes on by the owner's policy: {name}")));
         lines.extend(self.exempt.warning());
         let addresses: Vec<IpAddr> = spared.iter().map(|(address, _)| *address).collect();
-        Plan { lines, data: json!({ "networks": self.networks.len(), "not_blocked": addresses }) }
+        let mut data = json!({ "networks": self.networks.len(), "not_blocked": addresses });
+        // No order stands behind what the policy does: its receipt is where it is told whom it blocks.
+        if let (Some(data), true) = (data.as_object_mut(), self.networks.len() <= LISTED_MAX) {
+            data.insert("blocked".to_owned(), json!(self.networks));
+        }
+        Plan { lines, data }
+    }
+
+    fn try_out(&self, applied: &Applied, firewall: &mut Ladder) -> Result<Option<PutBy>, String> {
+        firewall.try_out(&self.tables(applied.id), applied.left).map(Some)
     }
 
     fn apply(&self, applied: &Applied, levers: &mut Levers) -> Result<Value, String> {
         levers.put(&self.tables(applied.id), applied.left)?;
         let early = levers.early.put(applied.id, || self.sources(), applied.left);
-        let blocked = |address: IpAddr| {
-            self.networks.iter().any(|network| network.contains(address))
-                && !self.exempt.addresses.contains_key(&address)
-        };
+        let within: Within = self.networks.iter().copied().collect();
+        let blocked =
+            |address: IpAddr| within.has_address(address) && !self.exempt.addresses.contains_key(&address);
         let spares = |local, remote: (IpAddr, u16)| {
             let tcp = Some(picket_protocol::action::Transport::Tcp);
             !blocked(remote.0)
@@ -139,11 +151,18 @@ impl Deed for Blocked {
         levers.arm(&self.tables(applied.id), applied.left)
     }
 
-    /// One of them is tried. That no packet leaves is all the trial can show, and no packet leaves when it succeeds.
+    /// One of them is tried, of those with which nothing is to be exchanged for certain. That no packet leaves is all the trial can
+    /// show, and no packet leaves when it succeeds.
     fn probe(&self) -> Result<Value, String> {
+        let goes_on = |address: IpAddr| {
+            let named = |network: &Network| network.contains(address);
+            self.exempt.addresses.contains_key(&address)
+                || self.exempt.continuity.iter().any(|entry| entry.networks.iter().any(named))
+        };
         let tried = self.networks.iter().map(|network| network.address());
         let mut tried = tried.filter(|address| {
-            !self.exempt.addresses.contains_key(address)
+            !goes_on(*address)
+                && !address.is_loopback()
                 && !address.is_unspecified()
                 && !address.is_multicast()
         });
@@ -182,4 +201,26 @@ fn set_name(number: u8, length: u8) -> String {
 fn tell(spared: &[(IpAddr, &str)]) -> String {
     let one = |(address, why): &(IpAddr, &str)| format!("{address} ({why})");
     spared.iter().take(NAMED_MAX).map(one).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::respond::continuity::{Continuity, Direction};
+
+    #[test]
+    fn the_trial_is_of_nobody_who_goes_on() {
+        let replica = Continuity {
+            name: "replica".to_owned(),
+            direction: Direction::Out,
+            protocol: None,
+            networks: vec!["10.0.0.0/8".parse().unwrap()],
+            ports: Vec::new(),
+        };
+        let exempt = Exempt { continuity: vec![replica], ..Exempt::default() };
+        let networks = ["127.0.0.2", "10.0.0.5"].map(|text| text.parse().unwrap());
+        let blocked = Blocked { networks: networks.to_vec(), exempt };
+        assert_eq!(blocked.probe(), Ok(Value::Null));
+        assert_eq!(blocked.plan().data["blocked"], json!(["127.0.0.2", "10.0.0.5"]));
+    }
 }

@@ -11,6 +11,7 @@ use crate::respond::firewall::expression::{
     End, Expression, Load, Verdict, number_of, ports, protocol as of_protocol, rule,
 };
 use crate::respond::firewall::table::{Chain, Family, Hook, PREFIX, Table};
+use crate::respond::firewall::{Ladder, PutBy};
 
 /// `RTN_LOCAL`: an address of this host.
 const LOCAL: u32 = 2;
@@ -58,6 +59,10 @@ impl Deed for ClosedPort {
         let names = self.exempt.continuity.iter().map(|entry| entry.name.as_str());
         lines.extend(names.map(|name| format!("Goes on by the owner's policy: {name}")));
         Plan { lines, data: json!({ "protocol": self.protocol, "port": self.port }) }
+    }
+
+    fn try_out(&self, applied: &Applied, firewall: &mut Ladder) -> Result<Option<PutBy>, String> {
+        firewall.try_out(&self.tables(applied.id), applied.left).map(Some)
     }
 
     fn apply(&self, applied: &Applied, levers: &mut Levers) -> Result<Value, String> {

@@ -5,15 +5,17 @@
 //! what is in the user's slice of the control groups. Never ended: the first process, the kernel's, the agent and those
 //! above it; and of what does not run as the user also sshd's listener, service managers and package managers.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use super::Surroundings;
 use super::accounts::{LocalAccount, is_in_slice, text_of};
+use super::{Plan, Surroundings};
 use crate::respond::freeze_tree::Stopped;
-use crate::respond::processes::{Spared, count, named, signal};
+use crate::respond::processes::{NAMED_MAX, Spared, count, named, signal, told, whose};
+use crate::respond::receipt::safe;
 use crate::sense::processes::{Life, life, living, real_and_effective};
 
 /// How long they have to go by themselves.
@@ -24,6 +26,46 @@ const KILLED_WITHIN: Duration = Duration::from_secs(2);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// Times that new ones are looked for.
 const ROUNDS_MAX: usize = 8;
+
+/// What ending them would do.
+///
+/// # Errors
+/// When there is no such account.
+pub fn plan(user: &str, surroundings: &Surroundings) -> Result<Plan, String> {
+    let uid = LocalAccount::find(user, surroundings)?.uid;
+    let lives = lives_of(uid);
+    let session = |life: &Life| text_of(life.pid, "sessionid").trim().parse::<u32>().ok();
+    let is_known = |session: &u32| *session != u32::MAX;
+    let sessions: BTreeSet<u32> = lives.iter().filter_map(session).filter(is_known).collect();
+    let mut lines = match lives.len() {
+        0 => vec![format!("{user} has no session now: nothing is ended.")],
+        some => {
+            let names: Vec<String> = lives.iter().take(NAMED_MAX).map(told).collect();
+            let more = if some > NAMED_MAX { " and others" } else { "" };
+            let what = format!("{}{more}", names.join(", "));
+            vec![
+                format!(
+                    "What runs in the sessions of {user} (uid {uid}) is ended, for good: {}, {what}.",
+                    count(some)
+                ),
+                format!(
+                    "It is told to go (HUP), and killed when it has not gone within {} s.",
+                    GRACE.as_secs()
+                ),
+            ]
+        }
+    };
+    lines.push("The user can log in again: freeze the account before.".to_owned());
+    let process = |life: &Life| {
+        let name = safe(&String::from_utf8_lossy(&life.name));
+        json!({ "pid": life.pid, "name": name, "of": whose(life.pid), "session": session(life).filter(is_known) })
+    };
+    let processes: Vec<Value> = lives.iter().take(NAMED_MAX).map(process).collect();
+    let data = json!({
+        "user": user, "uid": uid, "sessions": sessions, "ends": lives.len(), "processes": processes,
+    });
+    Ok(Plan { lines, data })
+}
 
 /// Ends them; gives what is to be told.
 ///
@@ -56,6 +98,10 @@ pub fn end(user: &str, surroundings: &Surroundings) -> Result<(String, Value), S
 }
 
 fn of(uid: u32) -> Vec<Stopped> {
+    lives_of(uid).iter().map(Stopped::of).collect()
+}
+
+fn lives_of(uid: u32) -> Vec<Life> {
     let all: Vec<Life> = living().into_iter().filter_map(life).collect();
     let spared = Spared::new(&all);
     let is_spared = |life: &Life| match real_and_effective(life.pid) == Some((uid, uid)) {
@@ -64,7 +110,7 @@ fn of(uid: u32) -> Vec<Stopped> {
         false => spared.is(life),
     };
     let meant = |life: &&Life| life.runs() && is_of_session(life.pid, uid) && !is_spared(life);
-    all.iter().filter(meant).map(Stopped::of).collect()
+    all.iter().filter(meant).cloned().collect()
 }
 
 fn is_of_session(pid: u32, uid: u32) -> bool {

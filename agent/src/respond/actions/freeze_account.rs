@@ -1,10 +1,10 @@
 //! `freeze-account`: nobody logs in as this user, by whatever means, and what runs as it stands still.
 //!
 //! The account expires (a lock alone lets keys in): one field of one line of `/etc/shadow`, see [`super::shadow`]. Its
-//! password stays. Then all that runs wholly as this user is stopped, so that nothing is lost as evidence, and is looked
-//! for again every second while it lasts. When it ends the field is put back if it is still ours, and all go on.
+//! password stays. Then all that runs as this user is stopped, so that nothing is lost as evidence, and is looked for again every second
+//! while it lasts. What runs nevertheless, because somebody lets it go on, is told and no reason to let the user in again. When it ends the field is put back if it is still ours, and all go on.
 //!
-//! Whoever changes the field meanwhile is not fought: root owns the host. What is somebody else as well, such as what the
+//! Whoever changes the field meanwhile is not fought: root owns the host. What is root as well, such as what the
 //! user runs by `sudo`, goes on: `end-sessions` or `freeze-process` are for that. The kernel holds no lease for any of
 //! this: when the agent is dead, it ends at the agent's next start.
 
@@ -17,7 +17,7 @@ use super::accounts::{LocalAccount, processes_of};
 use super::shadow::{Shadow, ShadowError};
 use super::{Applied, Deed, Levers, Plan, Surroundings};
 use crate::respond::freeze_tree::is_stopped;
-use crate::respond::processes::{HELD_MAX, Hold, count};
+use crate::respond::processes::{Hold, count};
 use crate::sense::processes::{Life, life, living};
 
 /// The second of January 1970.
@@ -45,38 +45,35 @@ impl FrozenAccount {
     /// When there is no such account, or the host needs it.
     pub fn prepare(user: &str, surroundings: &Surroundings) -> Result<Self, String> {
         let LocalAccount { uid, same } = LocalAccount::find(user, surroundings)?;
-        let before = Shadow::system().expires(user).map_err(|error| error.to_string())?;
+        let shadow = Shadow::system();
+        let before = shadow.expires(user).map_err(|error| error.to_string())?;
+        shadow.can_be_replaced().map_err(|error| error.to_string())?;
         if !before.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-') {
             return Err(format!("the line of {user} in /etc/shadow is not as shadow(5) says"));
         }
         Ok(Self { user: user.to_owned(), uid, same, before, core: surroundings.core.clone() })
     }
 
-    /// Whether something runs that should stand still.
-    pub fn has_escaped(&self) -> bool {
-        self.running().0 > 0
-    }
-
     fn change(&self, id: Uuid, levers: &Levers, old: &str, new: &str) -> Result<bool, ShadowError> {
         let (shadow, acts) = (Shadow::system(), &levers.acts);
+        let mut noted = None;
         let changed = shadow.replace(&self.user, old, new, |before, after| {
-            acts.file(id, "freeze-account", shadow.path(), Some(before), Some(after));
+            noted = Some(acts.file(id, "freeze-account", shadow.path(), Some(before), Some(after)));
         });
         match &changed {
             Ok(true) => acts.look(shadow.path()),
             Ok(false) => {}
-            Err(_) => acts.withdraw_file(shadow.path()),
+            Err(_) => noted.into_iter().for_each(|noted| acts.withdraw_file(noted)),
         }
         changed
     }
 
-    /// How many of its processes run, of how many.
-    fn running(&self) -> (usize, usize) {
+    /// How many run that should stand still.
+    pub fn escaped(&self) -> usize {
         let all: Vec<Life> = living().into_iter().filter_map(life).collect();
         let own = processes_of(self.uid, &all);
         // Who waits for a device is stopped as soon as the kernel may.
-        let running = own.iter().filter(|life| !is_stopped(life) && life.state != 'D').count();
-        (running, own.len())
+        own.iter().filter(|life| !is_stopped(life) && life.state != 'D').count()
     }
 }
 
@@ -115,12 +112,8 @@ impl Deed for FrozenAccount {
         if expires != EXPIRED {
             return Err(format!("{} has not expired by /etc/shadow", self.user));
         }
-        let (running, all) = self.running();
-        // With as many stopped as can be held, the rest is told and goes on.
-        if running == 0 || all.saturating_sub(running) >= HELD_MAX {
-            return Ok(json!({ "expired": true, "running": running }));
-        }
-        Err(format!("{} of {} still run", count(running), self.user))
+        // Who runs is stopped again while this lasts: whoever could end it by going on would.
+        Ok(json!({ "expired": true, "running": self.escaped() }))
     }
 
     /// One does not wait for the other.

@@ -1,8 +1,9 @@
 //! `freeze-process`: a process and all beneath it stand still. It is the one that the order names by number, beginning and
 //! content of its program, or nobody.
 //!
-//! Stopped by a signal, which root can undo; while it lasts it is looked every second whether they stand still. What has
-//! left the tree before is not found. The kernel holds no lease: when the agent is dead, it ends at the agent's next start.
+//! Stopped by a signal, which root and others of the same user can undo; while it lasts it is looked every second whether they stand
+//! still, and who does not is stopped again, told, and no reason to let all go on. It may be who holds the line: unless the collector is
+//! heard through it, it is undone. What has left the tree before is not found. The kernel holds no lease: when the agent is dead, it ends at the agent's next start.
 
 use std::path::PathBuf;
 
@@ -10,8 +11,9 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{Applied, Deed, Levers, Plan, Surroundings};
+use crate::respond::firewall::{Ladder, PutBy};
 use crate::respond::freeze_tree::{self, Stopped, is_stopped};
-use crate::respond::processes::{HELD_MAX, Hold, Named, Spared, boot, count, named};
+use crate::respond::processes::{Hold, Named, Spared, boot, count, named};
 use crate::respond::receipt::safe;
 use crate::sense::processes::{Life, life, living};
 
@@ -36,11 +38,15 @@ impl FrozenProcess {
         Ok(Self { root, boot: boot()?, core: surroundings.core.clone() })
     }
 
-    /// Whether something runs that should stand still.
-    pub fn has_escaped(&self, id: Uuid) -> bool {
+    /// How many run that should stand still.
+    pub fn escaped(&self, id: Uuid) -> usize {
         let held = Hold::new(&self.core, id).held();
         let all: Vec<Life> = living().into_iter().filter_map(life).collect();
-        !running(&self.tree(&all, &held)).is_empty()
+        running(&self.tree(&all, &held))
+    }
+
+    fn is_gone(&self) -> String {
+        format!("process {} has ended, or somebody else has stopped it", self.root.pid)
     }
 
     fn tree<'a>(&self, all: &'a [Life], held: &[Stopped]) -> Vec<&'a Life> {
@@ -52,8 +58,8 @@ impl FrozenProcess {
 }
 
 /// Who waits for a device is stopped as soon as the kernel may.
-fn running(tree: &[&Life]) -> Vec<Stopped> {
-    tree.iter().filter(|life| !is_stopped(life) && life.state != 'D').map(|life| Stopped::of(life)).collect()
+fn running(tree: &[&Life]) -> usize {
+    tree.iter().filter(|life| !is_stopped(life) && life.state != 'D').count()
 }
 
 impl Deed for FrozenProcess {
@@ -72,10 +78,17 @@ impl Deed for FrozenProcess {
         Plan { lines, data: json!({ "pid": self.root.pid, "processes": named(&tree) }) }
     }
 
+    fn try_out(&self, applied: &Applied, _: &mut Ladder) -> Result<Option<PutBy>, String> {
+        match Hold::new(&self.core, applied.id).would_stop(|all, held| self.tree(all, held))? {
+            true => Ok(None),
+            false => Err(self.is_gone()),
+        }
+    }
+
     fn apply(&self, applied: &Applied, _: &mut Levers) -> Result<Value, String> {
         let halted = Hold::new(&self.core, applied.id).stop(|all, held| self.tree(all, held))?;
         if halted.held.is_empty() {
-            return Err(format!("process {} has ended, or somebody else has stopped it", self.root.pid));
+            return Err(self.is_gone());
         }
         Ok(halted.detail())
     }
@@ -86,13 +99,13 @@ impl Deed for FrozenProcess {
 
     fn probe(&self) -> Result<Value, String> {
         let all: Vec<Life> = living().into_iter().filter_map(life).collect();
-        let tree = self.tree(&all, &[]);
-        let running = running(&tree).len();
-        // With as many stopped as can be held, the rest is told and goes on.
-        if running == 0 || tree.len().saturating_sub(running) >= HELD_MAX {
-            return Ok(json!({ "running": running }));
-        }
-        Err(format!("{} of it still run", count(running)))
+        // Who runs is stopped again while this lasts: whoever could end it by going on would.
+        Ok(json!({ "running": running(&self.tree(&all, &[])) }))
+    }
+
+    /// It may be what the way to the collector goes through: a tunnel, or who keeps the addresses.
+    fn may_cut_off(&self) -> bool {
+        true
     }
 
     fn undo(&self, id: Uuid, _: &mut Levers) -> Result<(), String> {

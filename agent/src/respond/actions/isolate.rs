@@ -10,18 +10,28 @@ use picket_protocol::action::{Network, Service, Transport};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::{Applied, Deed, Levers, Plan, Surroundings, sever, tracked};
+use super::beside::NotCovered;
+use super::{Applied, Deed, Levers, Plan, Surroundings, sever, storage, tracked};
 use crate::respond::continuity::Continuity;
 use crate::respond::firewall::expression::{
-    End, Expression, ICMP, ICMPV6, IPV4, IPV6, Load, Rule, TCP, UDP, Verdict, family, loopback, network,
-    ports, protocol, rule,
+    End, Expression, HOPS_LEFT, ICMP, ICMPV6, IPV4, IPV6, Load, Rule, TCP, UDP, Verdict, family, loopback,
+    network, ports, protocol, rule,
 };
 use crate::respond::firewall::table::{Chain, Family, Hook, PREFIX, Table};
+use crate::respond::firewall::{Ladder, PutBy};
 
 /// Messages of ICMPv6 that keep addresses and neighbours alive (RFC 4861, and the reports of RFC 2710 and 3810 without which
-/// switches do not pass them on).
-const ND_IN: [u8; 4] = [130, 134, 135, 136];
+/// switches do not pass them on). What comes from a router or neighbour was passed on by nobody: it has [`HOPS`] left. What asks
+/// for reports has one, and so cannot have come further.
+const NEIGHBOURS_IN: [u8; 3] = [134, 135, 136];
+const QUERY: u8 = 130;
 const ND_OUT: [u8; 6] = [131, 132, 133, 135, 136, 143];
+/// RFC 4861: what has fewer was passed on, and is ignored. RFC 2710: what asks for reports is passed on by nobody.
+const HOPS: u8 = 255;
+const HOPS_QUERY: u8 = 1;
+/// Messages of each of these kinds a second that go out. What they say, and to whom, is anybody's who may write such: it is no line.
+const ND_A_SECOND: u64 = 32;
+const ND_BURST: u32 = 64;
 /// What a router says of packets that are too long for the way.
 const TOO_BIG_V6: u8 = 2;
 const UNREACHABLE_V4: u8 = 3;
@@ -44,6 +54,12 @@ pub struct Isolation {
     /// Services that a restore has opened: what comes in to them, and their answers.
     #[serde(default)]
     pub opened: Vec<Service>,
+    /// File systems that are out of reach meanwhile, a sentence each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lost: Vec<String>,
+    /// What passes the host's own hooks by, and goes on.
+    #[serde(default, skip_serializing_if = "NotCovered::is_none")]
+    pub not_covered: NotCovered,
 }
 
 impl Isolation {
@@ -55,11 +71,15 @@ impl Isolation {
         if surroundings.collector.is_empty() {
             return Err("the collector's address is not known, and an isolated host must reach it".to_owned());
         }
+        let continuity = surroundings.continuity()?;
+        let lost = storage::lost(&continuity, &surroundings.core)?;
         Ok(Self {
             collector: surroundings.collector.clone(),
             uplink_uid: surroundings.uplink_uid,
-            continuity: surroundings.continuity()?,
+            continuity,
             opened: Vec::new(),
+            lost,
+            not_covered: NotCovered::find(),
         })
     }
 
@@ -90,8 +110,9 @@ impl Isolation {
         for collector in &self.collector {
             rules.push(accept(vec![service(*collector, End::Source), begins_nothing()]));
         }
-        rules
-            .extend(ND_IN.into_iter().chain([TOO_BIG_V6]).map(|kind| accept(vec![icmp(IPV6, ICMPV6, kind)])));
+        rules.extend(NEIGHBOURS_IN.map(|kind| accept(vec![icmp(IPV6, ICMPV6, kind), hops(HOPS)])));
+        rules.push(accept(vec![icmp(IPV6, ICMPV6, QUERY), hops(HOPS_QUERY)]));
+        rules.push(accept(vec![icmp(IPV6, ICMPV6, TOO_BIG_V6)]));
         let code = vec![Expression::Load(Load::Transport(1, 1)), Expression::Is(vec![FRAGMENTATION_NEEDED])];
         rules.push(accept(vec![icmp(IPV4, ICMP, UNREACHABLE_V4), code]));
         rules.extend(
@@ -118,7 +139,8 @@ impl Isolation {
         for collector in &self.collector {
             rules.push(accept(vec![service(*collector, End::Destination), user.clone()]));
         }
-        rules.extend(ND_OUT.map(|kind| accept(vec![icmp(IPV6, ICMPV6, kind)])));
+        let pace = vec![Expression::AtMost(ND_A_SECOND, ND_BURST)];
+        rules.extend(ND_OUT.map(|kind| accept(vec![icmp(IPV6, ICMPV6, kind), pace.clone()])));
         rules.extend(
             [(IPV4, 68, 67), (IPV6, 546, 547)].map(|(family, from, to)| accept(vec![dhcp(family, from, to)])),
         );
@@ -156,9 +178,18 @@ impl Deed for Isolation {
             self.continuity.iter().map(|entry| format!("Goes on by the owner's policy: {}", entry.name)),
         );
         lines.extend(self.opened.iter().map(|service| format!("Open again by a restore: {service}")));
+        lines.extend(self.lost.iter().cloned());
+        lines.extend(self.not_covered.lines());
         lines.push("Names are not resolved unless the policy lists a name server.".to_owned());
         let names: Vec<&str> = self.continuity.iter().map(|entry| entry.name.as_str()).collect();
-        Plan { lines, data: json!({ "collector": self.collector, "continuity": names }) }
+        let data = json!({
+            "collector": self.collector, "continuity": names, "lost": self.lost, "not_covered": self.not_covered,
+        });
+        Plan { lines, data }
+    }
+
+    fn try_out(&self, applied: &Applied, firewall: &mut Ladder) -> Result<Option<PutBy>, String> {
+        firewall.try_out(&self.tables(applied.id), applied.left).map(Some)
     }
 
     fn apply(&self, applied: &Applied, levers: &mut Levers) -> Result<Value, String> {
@@ -226,6 +257,11 @@ fn begins_nothing() -> Rule {
 fn icmp(version: u8, number: u8, kind: u8) -> Rule {
     let kind = vec![Expression::Load(Load::Transport(0, 1)), Expression::Is(vec![kind])];
     [family(version), protocol(number), kind].concat()
+}
+
+/// Hops that are left of a packet of IPv6.
+fn hops(left: u8) -> Rule {
+    vec![Expression::Load(HOPS_LEFT), Expression::Is(vec![left])]
 }
 
 fn dhcp(version: u8, from: u16, to: u16) -> Rule {

@@ -4,10 +4,10 @@
 //! The kernel knows a process's unit by its control group (version 2). A unit that is started anew has another one: it is looked
 //! up again each second. A user may make groups of any name below its own: all of a name are meant, so that an empty one takes
 //! nobody's place. Of very many those are meant that were before, then those with processes, then the least deep, where only
-//! root makes some. Processes in a network namespace of their own send through another firewall: a unit that has no others is
-//! refused.
+//! root makes some. Processes in a network namespace of their own, in the unit's group or below it, as containers have them, send
+//! through another firewall: a unit all of whose groups have such is refused, and otherwise it is told.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
@@ -15,18 +15,23 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{Applied, Deed, Levers, Plan, Surroundings};
+use crate::layout::read_file;
 use crate::respond::continuity::Continuity;
 use crate::respond::firewall::expression::{Expression, Load, Rule, Verdict, loopback, rule};
 use crate::respond::firewall::groups;
 use crate::respond::firewall::table::{Chain, Family, Hook, PREFIX, Table};
+use crate::respond::firewall::{Ladder, PutBy};
 
 /// Groups that are gone through for a unit, and how deep.
 const GROUPS_MAX: usize = 20_000;
 const DEPTH_MAX: usize = 12;
 /// Groups of one name that are meant at once: what the rungs go through for every packet. How many more there are is told.
 const NAMED_MAX: usize = 128;
-/// Processes of a unit whose network namespace is looked at.
-const PROCESSES_MAX: usize = 256;
+/// Processes of a unit whose network namespace is looked at, and groups below its own in which they are.
+const PROCESSES_MAX: usize = 8_192;
+const BELOW_MAX: usize = 1_024;
+/// Bytes of a namespace's routes that are read.
+const ROUTES_BYTES_MAX: u64 = 1 << 20;
 
 /// An isolated unit, prepared.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -68,9 +73,7 @@ impl UnitIsolation {
         }
         let elsewhere = networks.iter().filter(|own| **own).count();
         if elsewhere > 0 && elsewhere == networks.len() {
-            return Err(format!(
-                "{unit} has a network of its own: block or close what it uses, or isolate the host"
-            ));
+            return Err(is_elsewhere(unit));
         }
         Ok(Self { unit: unit.to_owned(), continuity: surroundings.continuity()?, elsewhere })
     }
@@ -138,6 +141,10 @@ impl Deed for UnitIsolation {
         Plan { lines, data: json!({ "unit": self.unit }) }
     }
 
+    fn try_out(&self, applied: &Applied, firewall: &mut Ladder) -> Result<Option<PutBy>, String> {
+        firewall.try_out(&self.tables(applied.id, &self.groups(&[])), applied.left).map(Some)
+    }
+
     fn apply(&self, applied: &Applied, levers: &mut Levers) -> Result<Value, String> {
         let named = levers.groups.get(&applied.id).cloned().unwrap_or_default();
         let (found, beyond) = self.found(&named);
@@ -161,7 +168,16 @@ impl Deed for UnitIsolation {
         if found.is_empty() {
             return Err(format!("{} does not run any more", self.unit));
         }
-        Ok(json!({ "groups": found.len(), "probe": "the rules are in the kernel" }))
+        let mut elsewhere = 0_usize;
+        for (path, _) in choose(root().and_then(|root| find(&root, &self.unit))?, &[]).0 {
+            elsewhere += usize::from(has_own_network(&path)? == Some(true));
+        }
+        // A container that was started since.
+        if elsewhere > 0 && elsewhere >= found.len() {
+            return Err(is_elsewhere(&self.unit));
+        }
+        let probe = "the rules are in the kernel";
+        Ok(json!({ "groups": found.len(), "groups_elsewhere": elsewhere, "probe": probe }))
     }
 
     fn undo(&self, id: Uuid, levers: &mut Levers) -> Result<(), String> {
@@ -173,6 +189,12 @@ impl Deed for UnitIsolation {
     fn may_cut_off(&self) -> bool {
         true
     }
+}
+
+fn is_elsewhere(unit: &str) -> String {
+    format!(
+        "{unit} has a network of its own (a container?): block or close what it uses, or isolate the host, which cuts what it passes on"
+    )
 }
 
 /// Where control groups are.
@@ -240,15 +262,51 @@ fn own_group(root: &Path) -> Option<PathBuf> {
     Some(root.join(path))
 }
 
-/// Whether processes of a group use another network namespace than the agent; none when it has no processes.
+/// Whether processes of a group, or below it, send through another network namespace than the agent's; none when it has no processes.
 fn has_own_network(group: &Path) -> Result<Option<bool>, String> {
     let own = std::fs::read_link("/proc/self/ns/net")
         .map_err(|error| format!("namespaces cannot be read: {error}"))?;
-    let text = std::fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
-    let pids = text.lines().take(PROCESSES_MAX);
-    // A process that has ended is in none.
-    let networks = pids.filter_map(|pid| std::fs::read_link(format!("/proc/{pid}/ns/net")).ok());
-    Ok(networks.map(|other| other != own).reduce(|one, other| one || other))
+    let mut known = BTreeMap::from([(own, false)]);
+    let mut found = None;
+    for pid in processes(group) {
+        // A process that has ended is in none.
+        let Ok(network) = std::fs::read_link(format!("/proc/{pid}/ns/net")) else { continue };
+        let goes_out = *known.entry(network).or_insert_with(|| has_a_way_out(&pid));
+        found = Some(found.unwrap_or(false) || goes_out);
+    }
+    Ok(found)
+}
+
+/// Whether a process's network has a route beside loopback: without one, as in the sandbox of a browser or with systemd's
+/// `PrivateNetwork=`, nothing goes out that way. What cannot be read has one.
+fn has_a_way_out(pid: &str) -> bool {
+    let read = |name: &str| {
+        let bytes = read_file(Path::new(&format!("/proc/{pid}/net/{name}")), ROUTES_BYTES_MAX);
+        bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+    };
+    let Ok(v4) = read("route") else { return true };
+    // There is none where the kernel has no IPv6.
+    let v6 = read("ipv6_route").unwrap_or_default();
+    let v4 = v4.lines().skip(1).filter_map(|line| line.split_ascii_whitespace().next());
+    let v6 = v6.lines().filter_map(|line| line.split_ascii_whitespace().next_back());
+    v4.chain(v6).any(|interface| interface != "lo")
+}
+
+/// Of a group and those below, where containers have theirs, a bounded number.
+fn processes(group: &Path) -> Vec<String> {
+    let (mut open, mut seen, mut found) = (VecDeque::from([group.to_owned()]), 0_usize, Vec::new());
+    while let Some(directory) = open.pop_front() {
+        let text = std::fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
+        found.extend(text.lines().take(PROCESSES_MAX.saturating_sub(found.len())).map(str::to_owned));
+        let Ok(entries) = std::fs::read_dir(&directory) else { continue };
+        for entry in entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
+            seen = seen.saturating_add(1);
+            if seen <= BELOW_MAX {
+                open.push_back(entry.path());
+            }
+        }
+    }
+    found
 }
 
 #[cfg(test)]
@@ -281,6 +339,38 @@ mod tests {
                 chain.rules.iter().any(|rule| rule.contains(&number))
             };
             assert!(groups.iter().all(named), "{:?}", chain.rules);
+        }
+    }
+
+    #[test]
+    fn a_containers_network_is_seen_below_the_units_group_and_one_without_a_way_out_is_none() {
+        let root = tempfile::tempdir().unwrap();
+        let below = root.path().join("libpod-payload/container");
+        std::fs::create_dir_all(&below).unwrap();
+        let own = std::process::id().to_string();
+        let write = |path: &Path, pids: &str| std::fs::write(path.join("cgroup.procs"), pids).unwrap();
+        assert_eq!(has_own_network(root.path()), Ok(None));
+        write(root.path(), &own);
+        assert_eq!(has_own_network(root.path()), Ok(Some(false)));
+        let card = "ip link add veil type veth peer name face && ip addr add 192.0.2.1/24 dev veil && ip link set face up && \
+                    ip link set veil up && ";
+        for (script, goes_out) in [("ip link set lo up && ", false), (card, true)] {
+            let script = format!("{script}echo ready && read line");
+            let mut command = std::process::Command::new("unshare");
+            command.args(["--net", "sh", "-c", &script]);
+            let mut held = command
+                .stdin(std::process::Stdio::piped())
+                .stdout(std::process::Stdio::piped())
+                .spawn()
+                .unwrap();
+            let mut line = String::new();
+            let mut out = std::io::BufReader::new(held.stdout.take().unwrap());
+            std::io::BufRead::read_line(&mut out, &mut line).unwrap();
+            assert_eq!(line, "ready\n");
+            write(&below, &held.id().to_string());
+            assert_eq!(has_own_network(root.path()), Ok(Some(goes_out)), "{script}");
+            drop(held.stdin.take());
+            held.wait().unwrap();
         }
     }
 

@@ -16,7 +16,14 @@ use super::{Applied, Deed, Levers, Plan};
 use crate::netlink::batch::Attributes;
 use crate::netlink::{Message, Netlink, attribute, native_u32};
 use crate::sense::network::neighbours::kernel;
+use crate::thread_self::thread_self;
 
+/// `RTM_GETLINK`, its `struct ifinfomsg`, and `IFLA_ADDRESS`.
+const GET_LINK: u16 = 18;
+const LINK_HEADER_BYTES: usize = 16;
+const LINK_ADDRESS: u16 = 1;
+/// It is there for each thread where the kernel has IPv6.
+const IPV6_ADDRESSES: &str = "net/if_inet6";
 const NEW_NEIGHBOUR: u16 = 28;
 const DELETE_NEIGHBOUR: u16 = 29;
 const GET_NEIGHBOUR: u16 = 30;
@@ -45,11 +52,37 @@ impl Pin {
     /// Prepares it.
     ///
     /// # Errors
-    /// When there is no such interface, or its neighbours cannot be read.
+    /// When there is no such interface, or none that has such neighbours, or these cannot be read.
     pub fn prepare(interface: &str, address: IpAddr, mac: Mac) -> Result<Self, String> {
-        let found = find(index(interface)?, address).map_err(|error| unread(&error))?;
+        let index = index(interface)?;
+        if address.is_ipv6() && !thread_self(IPV6_ADDRESSES).exists() {
+            return Err("this host's kernel has no IPv6".to_owned());
+        }
+        let length =
+            hardware_bytes(index).map_err(|error| format!("the interfaces cannot be read: {error}"))?;
+        if length != mac.0.len() {
+            return Err(format!(
+                "{interface} has no hardware addresses of {} bytes: nobody is pinned there",
+                mac.0.len()
+            ));
+        }
+        let found = find(index, address).map_err(|error| unread(&error))?;
         let before = found.filter(|entry| entry.state & PERMANENT != 0).map(|entry| entry.mac);
         Ok(Self { interface: interface.to_owned(), address, mac, before })
+    }
+
+    /// Whether it is not as it was pinned: with a link that goes down the kernel forgets its neighbours, and who sets up a network anew removes
+    /// them. An interface that is not there counts; what cannot be read does not.
+    pub fn is_gone(&self) -> bool {
+        let Ok((links, _)) = kernel::own() else { return false };
+        let Some((index, _)) = links.iter().find(|(_, link)| *link.name == *self.interface) else {
+            return true;
+        };
+        find(*index, self.address).is_ok_and(|entry| !entry.is_some_and(|entry| self.is_ours(&entry)))
+    }
+
+    fn is_ours(&self, entry: &Entry) -> bool {
+        entry.mac == self.mac && entry.state & PERMANENT != 0
     }
 
     /// What it changes: pins of the same neighbour share it.
@@ -81,9 +114,7 @@ impl Deed for Pin {
     fn probe(&self) -> Result<Value, String> {
         let entry = find(index(&self.interface)?, self.address).map_err(|error| unread(&error))?;
         match entry {
-            Some(entry) if entry.mac == self.mac && entry.state & PERMANENT != 0 => {
-                Ok(json!({ "pinned": entry.mac }))
-            }
+            Some(entry) if self.is_ours(&entry) => Ok(json!({ "pinned": entry.mac })),
             _ => Err(format!("{} is not at {} in the neighbour table", self.address, self.mac)),
         }
     }
@@ -106,7 +137,7 @@ impl Pin {
         let Ok(index) = index(&self.interface) else { return Ok(()) };
         let entry = find(index, self.address).map_err(|error| unread(&error))?;
         // Somebody else has changed it meanwhile: it is theirs.
-        if !entry.is_some_and(|entry| entry.mac == self.mac && entry.state & PERMANENT != 0) {
+        if !entry.is_some_and(|entry| self.is_ours(&entry)) {
             return Ok(());
         }
         let undone = match self.before {
@@ -132,6 +163,20 @@ fn index(interface: &str) -> Result<u32, String> {
     let (links, _) = kernel::own().map_err(|error| format!("the interfaces cannot be read: {error}"))?;
     let found = links.iter().find(|(_, link)| *link.name == *interface);
     found.map(|(index, _)| *index).ok_or_else(|| format!("this host has no interface {interface}"))
+}
+
+/// How long hardware addresses are on an interface; 0 where it has none, such as a tunnel.
+fn hardware_bytes(index: u32) -> io::Result<usize> {
+    Netlink::open(None, 0)?.dump(
+        GET_LINK,
+        &[0; LINK_HEADER_BYTES],
+        |found: &mut usize, message: Message<'_>| {
+            let Some((head, body)) = message.body.split_at_checked(LINK_HEADER_BYTES) else { return };
+            if native_u32(head, 4) == Some(index) {
+                *found = attribute(body, LINK_ADDRESS).map_or(0, <[u8]>::len);
+            }
+        },
+    )
 }
 
 fn pin(index: u32, address: IpAddr, mac: Mac) -> io::Result<()> {

@@ -11,7 +11,7 @@
 //!
 //! **Limits.** Programs that have it open, or run it, keep what they have. It comes back as another inode, with another
 //! time of birth. At most [`BYTES_MAX`], and not into the last [`RESERVE_BYTES`] of the agent's file system. Not of the
-//! agent, and not [`CRITICAL`]: without those nobody could boot or log in.
+//! agent, and not what the host needs to boot or people to log in (`vital.rs`).
 
 use std::fs::File;
 use std::io::{Seek as _, SeekFrom};
@@ -20,14 +20,15 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use picket_protocol::crypto::from_hex;
 use rustix::fs::{Mode, OFlags, StatVfsMountFlags};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::vault::Vault;
-use super::{Applied, Deed, Levers, Plan, Surroundings};
+use super::{Applied, Deed, Levers, Plan, Surroundings, attributes, vital};
 use crate::respond::lease_break;
-use crate::respond::preserve::may_hang;
+use crate::respond::preserve::{is_mount_point, may_hang};
 use crate::respond::processes::hash_of;
 use crate::respond::receipt::safe;
 use crate::sense::files::place;
@@ -36,43 +37,6 @@ use crate::sense::files::place;
 pub const BYTES_MAX: u64 = 1 << 30;
 /// What the vault leaves free on the agent's file system.
 pub const RESERVE_BYTES: u64 = 256 << 20;
-
-/// What the host could not boot, or nobody log in, without: these files, however they are named, and all below those that
-/// end in a slash.
-pub const CRITICAL: &[&str] = &[
-    "/bin/sh",
-    "/bin/bash",
-    "/sbin/init",
-    "/proc/1/exe",
-    "/lib64/ld-linux-x86-64.so.2",
-    "/lib/ld-linux-aarch64.so.1",
-    "/lib/x86_64-linux-gnu/libc.so.6",
-    "/lib/aarch64-linux-gnu/libc.so.6",
-    "/lib64/libc.so.6",
-    "/usr/lib/libc.so.6",
-    "/lib/ld-musl-x86_64.so.1",
-    "/lib/x86_64-linux-gnu/libpam.so.0",
-    "/lib/x86_64-linux-gnu/security/pam_unix.so",
-    "/lib/aarch64-linux-gnu/libpam.so.0",
-    "/lib/aarch64-linux-gnu/security/pam_unix.so",
-    "/lib64/libpam.so.0",
-    "/lib64/security/pam_unix.so",
-    "/usr/bin/login",
-    "/usr/bin/su",
-    "/usr/bin/sudo",
-    "/sbin/agetty",
-    "/usr/sbin/sshd",
-    "/etc/passwd",
-    "/etc/shadow",
-    "/etc/group",
-    "/etc/fstab",
-    "/etc/nsswitch.conf",
-    "/etc/pam.d/",
-    "/etc/ssh/sshd_config",
-    "/usr/lib/openssh/",
-    "/usr/lib/systemd/",
-    "/boot/",
-];
 
 /// A quarantined file, prepared.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -115,14 +79,44 @@ impl Quarantined {
     /// When it is another file, or one that is not taken.
     pub fn prepare(path: &str, sha256: &str, surroundings: &Surroundings) -> Result<Self, String> {
         let vaults = surroundings.core.join("vault");
-        if let Some(why) = is_own(Path::new(path), surroundings).or_else(|| is_critical_below(path)) {
+        if let Some(why) = is_own(Path::new(path), surroundings).or_else(|| vital::is_below(path)) {
             return Err(format!("{} is {why}", safe(path)));
         }
         answers(Path::new(path))?;
         let (file, bytes) = examine(path, sha256)?;
+        can_go(Path::new(path))?;
         has_room(&surroundings.core, bytes)?;
         let opened = Opened(Arc::new(Mutex::new(Some(file))));
         Ok(Self { path: path.to_owned(), sha256: sha256.to_owned(), bytes, vaults, opened })
+    }
+
+    /// What giving it back before its lease ends would do; `id` is the command that took it away.
+    ///
+    /// # Errors
+    /// Why it would not be where it was.
+    pub fn plan_of_return(&self, id: Uuid) -> Result<Plan, String> {
+        let (path, shown) = (Path::new(&self.path), safe(&self.path));
+        answers(path)?;
+        let is_there = match place::metadata_of(path) {
+            Ok(found) => found.is_some(),
+            Err(error) => return Err(format!("{shown} cannot be looked at: {error}")),
+        };
+        let is_same =
+            || open(path).and_then(|mut file| hash(&mut file)).is_ok_and(|found| found == self.sha256);
+        if is_there && !is_same() {
+            return Err(format!(
+                "something else is at {shown} by now: the file would stay in the agent's vault"
+            ));
+        }
+        if !self.vault(id).holds() && !is_there {
+            return Err(format!("the vault does not hold {shown} any more"));
+        }
+        let line = format!(
+            "{shown} ({} bytes) is put back where it was, with owner, mode and times; the quarantine ends.",
+            self.bytes
+        );
+        let data = json!({ "command": id, "path": shown, "sha256": self.sha256, "bytes": self.bytes });
+        Ok(Plan { lines: vec![line], data })
     }
 
     fn vault(&self, id: Uuid) -> Vault {
@@ -140,14 +134,14 @@ impl Quarantined {
         let path = Path::new(&self.path);
         let is_there = || matches!(place::metadata_of(path), Ok(Some(_)));
         let there = is_there();
-        let (own, none) = (digest(&self.sha256), None);
+        let (own, none) = (from_hex(&self.sha256).and_then(|own| own.try_into().ok()), None);
         let (before, after) = if goes { (own, none) } else { (none, own) };
-        levers.acts.file(id, "quarantine-file", path, before, after);
+        let noted = levers.acts.file(id, "quarantine-file", path, before, after);
         let done = act(path);
         if there == goes && is_there() != goes {
             levers.acts.look(path);
         } else {
-            levers.acts.withdraw_file(path);
+            levers.acts.withdraw_file(noted);
         }
         done
     }
@@ -218,22 +212,26 @@ impl Deed for Quarantined {
     }
 }
 
-/// Of hexadecimal text.
-fn digest(text: &str) -> Option<[u8; 32]> {
-    let mut bytes = [0; 32];
-    for (at, byte) in bytes.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(text.get(at * 2..at * 2 + 2)?, 16).ok()?;
-    }
-    Some(bytes)
-}
-
 /// Whether what is asked of the place is answered by this host itself.
-fn answers(path: &Path) -> Result<(), String> {
+pub(super) fn answers(path: &Path) -> Result<(), String> {
     if !may_hang(path) {
         return Ok(());
     }
     let shown = safe(&path.to_string_lossy());
     Err(format!("{shown} is on a file system that another host or program answers for: it may never do so"))
+}
+
+/// Whether its name can be taken from its directory.
+fn can_go(path: &Path) -> Result<(), String> {
+    let shown = safe(&path.to_string_lossy());
+    let cannot = |why: &str| format!("{shown} cannot be taken away: {why}");
+    if is_mount_point(path) {
+        return Err(cannot("it is mounted there by itself"));
+    }
+    let parent = path.parent().unwrap_or(path);
+    let directory = place::open(parent, OFlags::RDONLY | OFlags::DIRECTORY);
+    let directory = directory.map_err(|error| cannot(&error.to_string()))?;
+    attributes::is_closed(&File::from(directory)).map_or(Ok(()), |why| Err(cannot(why)))
 }
 
 /// The file and its length, when it is what it is said to be and may be taken.
@@ -250,8 +248,8 @@ fn examine(path: &str, sha256: &str) -> Result<(File, u64), String> {
     if metadata.len() > BYTES_MAX {
         return Err(format!("{shown} has {} bytes; at most {BYTES_MAX} are taken", metadata.len()));
     }
-    if is_critical(&metadata) {
-        return Err(format!("{shown} is one without which the host cannot boot or nobody log in"));
+    if let Some(why) = vital::is(&metadata) {
+        return Err(format!("{shown} is {why}"));
     }
     let found = hash(&mut file)?;
     if found == sha256 {
@@ -266,7 +264,7 @@ fn open(path: &Path) -> Result<File, String> {
 
 /// The regular file at the path; a lease that somebody holds on it has so long to end. What is something else is not opened:
 /// that alone can have effects.
-fn open_within(path: &Path, within: Duration) -> Result<File, String> {
+pub(super) fn open_within(path: &Path, within: Duration) -> Result<File, String> {
     let shown = || safe(&path.to_string_lossy());
     let failed = |error: std::io::Error| match error.raw_os_error() {
         Some(libc::ELOOP) => format!("the way to {} goes through a symbolic link", shown()),
@@ -290,31 +288,16 @@ fn open_within(path: &Path, within: Duration) -> Result<File, String> {
     opened.map(File::from).map_err(failed)
 }
 
-fn hash(file: &mut File) -> Result<String, String> {
+pub(super) fn hash(file: &mut File) -> Result<String, String> {
     let read = file.seek(SeekFrom::Start(0)).and_then(|_| hash_of(file, BYTES_MAX));
     read.map_err(|error| format!("it cannot be read: {error}"))
 }
 
-fn is_own(path: &Path, surroundings: &Surroundings) -> Option<&'static str> {
+pub(super) fn is_own(path: &Path, surroundings: &Surroundings) -> Option<&'static str> {
     let state = surroundings.core.parent().unwrap_or(&surroundings.core);
     let program = std::env::current_exe().is_ok_and(|program| program == path);
     let own = path.starts_with(state) || path.starts_with("/etc/picket") || program;
     own.then_some("one of the agent's own files")
-}
-
-fn is_critical_below(path: &str) -> Option<&'static str> {
-    // Where /lib is a link to /usr/lib, the latter is what paths without links say.
-    let places = CRITICAL.iter().filter(|place| place.ends_with('/'));
-    let below = places.clone().any(|place| path.starts_with(place));
-    below.then_some("one without which the host cannot boot or nobody log in")
-}
-
-fn is_critical(metadata: &std::fs::Metadata) -> bool {
-    let same = |place: &&&str| {
-        std::fs::metadata(place)
-            .is_ok_and(|other| (other.dev(), other.ino()) == (metadata.dev(), metadata.ino()))
-    };
-    CRITICAL.iter().filter(|place| !place.ends_with('/')).any(|place| same(&place))
 }
 
 fn has_room(core: &Path, bytes: u64) -> Result<(), String> {

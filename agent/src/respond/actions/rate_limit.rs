@@ -14,6 +14,7 @@ use crate::respond::firewall::expression::{
     protocol,
 };
 use crate::respond::firewall::table::{Chain, Family, Hook, PREFIX, Set, Table};
+use crate::respond::firewall::{Ladder, PutBy};
 
 /// Addresses whose rate is known at once: some 100 bytes each in the kernel. A flood from more than these is not from
 /// addresses that are its own, and the limit lets it through.
@@ -128,6 +129,10 @@ impl Deed for Limit {
                 "protocol": self.protocol, "port": self.port, "per_second": self.per_second, "syn_cookies": self.cookies,
             }),
         }
+    }
+
+    fn try_out(&self, applied: &Applied, firewall: &mut Ladder) -> Result<Option<PutBy>, String> {
+        firewall.try_out(&self.tables(applied.id), applied.left).map(Some)
     }
 
     fn apply(&self, applied: &Applied, levers: &mut Levers) -> Result<Value, String> {

@@ -74,6 +74,20 @@ impl Shadow {
         Ok(String::from_utf8_lossy(content.get(range).unwrap_or_default()).into_owned())
     }
 
+    /// Whether it can be replaced, as far as that can be told without a change.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn can_be_replaced(&self) -> Result<(), ShadowError> {
+        let (file, _) = self.read()?;
+        let directory = File::open(self.path.parent().unwrap_or(&self.path)).map_err(self.io())?;
+        let flagged = || attributes::has_flags(&file).then_some("it is immutable or append-only (lsattr)");
+        match attributes::is_closed(&directory).or_else(flagged) {
+            Some(why) => Err(self.io()(io::Error::other(why))),
+            None => Ok(()),
+        }
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path

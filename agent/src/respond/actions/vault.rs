@@ -13,7 +13,6 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
@@ -277,18 +276,7 @@ impl Description {
     fn put_on(&self, file: &File) -> io::Result<()> {
         fchown(file, Some(Uid::from_raw(self.owner)), Some(Gid::from_raw(self.group)))?;
         fchmod(file, Mode::from_raw_mode(self.mode))?;
-        for (name, value) in &self.attributes {
-            let name = OsStr::from_bytes(name);
-            match attributes::write(file, name, value) {
-                // A security module keeps it to itself: a file without it is better than none.
-                Err(error)
-                    if matches!(error.raw_os_error(), Some(libc::EPERM | libc::EACCES | libc::ENOTSUP)) =>
-                {
-                    tracing::warn!(%error, ?name, "an attribute of a file from the vault could not be put back");
-                }
-                written => written?,
-            }
-        }
+        attributes::put(file, &self.attributes)?;
         let time = |(seconds, nanos): (i64, i64)| Timespec { tv_sec: seconds, tv_nsec: nanos };
         let (accessed, modified) = (time(self.accessed), time(self.modified));
         Ok(futimens(file, &Timestamps { last_access: accessed, last_modification: modified })?)
@@ -300,10 +288,10 @@ impl Description {
     }
 }
 
-const KEPT_FLAGS: IFlags =
+pub(super) const KEPT_FLAGS: IFlags =
     IFlags::IMMUTABLE.union(IFlags::APPEND).union(IFlags::NODUMP).union(IFlags::NOATIME).union(IFlags::SYNC);
 
-fn add_flags(file: &File, flags: IFlags) -> io::Result<()> {
+pub(super) fn add_flags(file: &File, flags: IFlags) -> io::Result<()> {
     if flags.is_empty() {
         return Ok(());
     }
@@ -312,7 +300,7 @@ fn add_flags(file: &File, flags: IFlags) -> io::Result<()> {
 }
 
 /// What would hinder a rename or an unlink.
-fn clear_flags(file: &File) -> io::Result<()> {
+pub(super) fn clear_flags(file: &File) -> io::Result<()> {
     let hinders = IFlags::IMMUTABLE | IFlags::APPEND;
     match ioctl_getflags(file) {
         Ok(now) if now.intersects(hinders) => Ok(ioctl_setflags(file, now - hinders)?),
@@ -346,13 +334,13 @@ fn copy(file: &mut File, to: &Path) -> io::Result<String> {
     Ok(picket_protocol::crypto::hex(context.finish().as_ref()))
 }
 
-fn parent_of(path: &Path) -> io::Result<(OwnedFd, &OsStr)> {
+pub(super) fn parent_of(path: &Path) -> io::Result<(OwnedFd, &OsStr)> {
     let parent = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
     let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
     Ok((place::open(parent, OFlags::RDONLY | OFlags::DIRECTORY)?, name))
 }
 
-fn is_absent(error: &io::Error) -> bool {
+pub(super) fn is_absent(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP))
 }
 
@@ -363,12 +351,12 @@ fn absent(result: io::Result<()>) -> io::Result<()> {
     }
 }
 
-fn exists(parent: impl AsFd, name: &OsStr) -> bool {
+pub(super) fn exists(parent: impl AsFd, name: &OsStr) -> bool {
     statat(parent, name, AtFlags::SYMLINK_NOFOLLOW).is_ok()
 }
 
 /// Not over what is there; where the file system does not know that, by a second name.
-fn rename(parent: &OwnedFd, from: &OsStr, to: &OsStr) -> Result<(), Errno> {
+pub(super) fn rename(parent: &OwnedFd, from: &OsStr, to: &OsStr) -> Result<(), Errno> {
     match renameat_with(parent, from, parent, to, RenameFlags::NOREPLACE) {
         Err(Errno::INVAL | Errno::NOSYS) => {
             rustix::fs::linkat(parent, from, parent, to, AtFlags::empty())?;
@@ -378,7 +366,7 @@ fn rename(parent: &OwnedFd, from: &OsStr, to: &OsStr) -> Result<(), Errno> {
     }
 }
 
-fn open_regular(parent: &OwnedFd, name: &OsStr) -> io::Result<File> {
+pub(super) fn open_regular(parent: &OwnedFd, name: &OsStr) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let is_file = statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)
         .is_ok_and(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file());

@@ -29,7 +29,7 @@ fn facts(path: &Path) -> Value {
 }
 
 fn items(findings: &[Finding]) -> Vec<String> {
-    files(findings).into_iter().map(|item| item.item).collect()
+    files(findings, &|_| false).into_iter().map(|item| item.item).collect()
 }
 
 #[test]
@@ -41,6 +41,17 @@ fn a_planted_file_counts_until_it_is_gone() {
     assert_eq!(items(&planted), [format!("persistence.cron {}", path.display())]);
     std::fs::remove_file(&path).unwrap();
     assert_eq!(items(&planted), [""; 0]);
+}
+
+#[test]
+fn what_may_never_answer_is_not_looked_at_and_counts() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("gone");
+    let planted = [finding(1, "persistence.cron", &path, Value::Null)];
+    let [item] = &files(&planted, &|at| at == path)[..] else { panic!("it counts") };
+    assert!(
+        item.what.starts_with("Not looked at") && item.item == format!("persistence.cron {}", path.display())
+    );
 }
 
 #[test]

@@ -29,12 +29,27 @@ const RETRY_AFTER: Duration = Duration::from_secs(60);
 pub struct Wanted {
     /// Name of the rule.
     pub rule: String,
-    /// To whom, in the rule's words.
-    pub target: String,
+    /// To whom, in the rule's words: more than one only of a block.
+    pub targets: Vec<String>,
     /// What to do.
     pub action: Action,
     /// For how long.
     pub lease: Duration,
+}
+
+impl Wanted {
+    /// Takes what `action` blocks, if it blocks others by that rule for as long: those need no place of their own then.
+    fn joins(&mut self, rule: &Rule, lease: Duration, action: &Action) -> Option<&mut Self> {
+        if self.rule != rule.name || self.lease != lease {
+            return None;
+        }
+        let (Action::Block { networks }, Action::Block { networks: more }) = (&mut self.action, action)
+        else {
+            return None;
+        };
+        networks.extend(more);
+        Some(self)
+    }
 }
 
 /// What a finding leads to.
@@ -90,6 +105,13 @@ impl Judge {
                 _ => places,
             };
             for (target, action) in free {
+                let lease = self.lease(rule, &target, now);
+                let joined = judged.wanted.iter_mut().find_map(|own| own.joins(rule, lease, &action));
+                if let Some(block) = joined {
+                    self.hold(rule, &target, lease, now);
+                    block.targets.push(target);
+                    continue;
+                }
                 // Who finds no place is free, and is wanted again when the finding grows.
                 if judged.wanted.len() >= places {
                     judged.crowded |= self.is_to_tell_crowd(now);
@@ -101,26 +123,31 @@ impl Judge {
                     }
                     break;
                 }
-                let lease = self.hold(rule, target.clone(), now);
-                judged.wanted.push(Wanted { rule: rule.name.clone(), target, action, lease });
+                self.hold(rule, &target, lease, now);
+                let (rule, targets) = (rule.name.clone(), vec![target]);
+                judged.wanted.push(Wanted { rule, targets, action, lease });
             }
         }
         judged
     }
 
-    /// What was wanted is not in force, at `now`: the target is free again after a pause, and this time does not count.
-    pub fn failed(&mut self, rule: &str, target: &str, now: Duration) {
-        let Some(held) = self.held.get_mut(&(rule.to_owned(), target.to_owned())) else { return };
-        let pause = RETRY_AFTER.saturating_mul(1_u32.checked_shl(held.failures).unwrap_or(u32::MAX));
-        held.until = held.until.min(now.saturating_add(pause));
-        held.failures = held.failures.saturating_add(1);
-        held.times = held.times.saturating_sub(1);
+    /// What was wanted is not in force, at `now`: the targets are free again after a pause, and this time does not count.
+    pub fn failed(&mut self, rule: &str, targets: &[String], now: Duration) {
+        for target in targets {
+            let Some(held) = self.held.get_mut(&(rule.to_owned(), target.clone())) else { continue };
+            let pause = RETRY_AFTER.saturating_mul(1_u32.checked_shl(held.failures).unwrap_or(u32::MAX));
+            held.until = held.until.min(now.saturating_add(pause));
+            held.failures = held.failures.saturating_add(1);
+            held.times = held.times.saturating_sub(1);
+        }
     }
 
     /// What was wanted is in force.
-    pub fn succeeded(&mut self, rule: &str, target: &str) {
-        if let Some(held) = self.held.get_mut(&(rule.to_owned(), target.to_owned())) {
-            held.failures = 0;
+    pub fn succeeded(&mut self, rule: &str, targets: &[String]) {
+        for target in targets {
+            if let Some(held) = self.held.get_mut(&(rule.to_owned(), target.clone())) {
+                held.failures = 0;
+            }
         }
     }
 
@@ -157,13 +184,22 @@ impl Judge {
         due
     }
 
+    /// How often it was held before, and how often in a row it could not be.
+    fn before(&self, place: &(String, String), now: Duration) -> (u32, u32) {
+        let before = self.held.get(place).filter(|held| now.saturating_sub(held.until) < FORGOTTEN_AFTER);
+        before.map_or((0, 0), |held| (held.times, held.failures))
+    }
+
     /// Twice as long at each return.
-    fn hold(&mut self, rule: &Rule, target: String, now: Duration) -> Duration {
-        let place = (rule.name.clone(), target);
-        let before = self.held.get(&place).filter(|held| now.saturating_sub(held.until) < FORGOTTEN_AFTER);
-        let (times, failures) = before.map_or((0, 0), |held| (held.times, held.failures));
+    fn lease(&self, rule: &Rule, target: &str, now: Duration) -> Duration {
+        let (times, _) = self.before(&(rule.name.clone(), target.to_owned()), now);
         let longest = rule.lease_max.map_or(rule.lease.0, |longest| longest.0);
-        let lease = rule.lease.0.saturating_mul(1_u32.checked_shl(times).unwrap_or(u32::MAX)).min(longest);
+        rule.lease.0.saturating_mul(1_u32.checked_shl(times).unwrap_or(u32::MAX)).min(longest)
+    }
+
+    fn hold(&mut self, rule: &Rule, target: &str, lease: Duration, now: Duration) {
+        let place = (rule.name.clone(), target.to_owned());
+        let (times, failures) = self.before(&place, now);
         if self.held.len() >= REMEMBERED_MAX && !self.held.contains_key(&place) {
             let first = self.held.iter().min_by_key(|(_, held)| held.until).map(|(place, _)| place.clone());
             first.and_then(|first| self.held.remove(&first));
@@ -172,7 +208,6 @@ impl Judge {
             place,
             Held { until: now.saturating_add(lease), times: times.saturating_add(1), failures },
         );
-        lease
     }
 }
 
@@ -317,8 +352,12 @@ mod tests {
     fn a_rule_acts_so_often_an_hour_and_tells_once_that_it_does_not() {
         let rules = vec![Rule { per_hour: 3, ..BuiltIn::BlockBruteForce.rule() }];
         let mut judge = Judge::default();
-        let judged = judge.judge(&guessing(&[1, 2, 3, 4, 5]), &rules, Duration::ZERO, 0, MANY);
-        assert_eq!((judged.wanted.len(), judged.exhausted.len()), (3, 1));
+        for last in 1..=3 {
+            let judged = judge.judge(&guessing(&[last]), &rules, Duration::ZERO, 0, MANY);
+            assert_eq!((judged.wanted.len(), judged.exhausted.len()), (1, 0));
+        }
+        let judged = judge.judge(&guessing(&[4, 5]), &rules, Duration::ZERO, 0, MANY);
+        assert_eq!((judged.wanted.len(), judged.exhausted.len()), (0, 1));
         let again = judge.judge(&guessing(&[6]), &rules, HOUR / 2, 0, MANY);
         assert_eq!((again.wanted.len(), again.exhausted.len()), (0, 0));
         assert_eq!(judge.judge(&guessing(&[6]), &rules, HOUR, 0, MANY).wanted.len(), 1);
@@ -343,10 +382,10 @@ mod tests {
             judge.judge(&guessing(&[1]), &rules, at, 0, MANY).wanted.into_iter().next()
         };
         let first = wants(&mut judge, Duration::ZERO).expect("it is free");
-        assert_eq!((first.target.as_str(), first.lease), ("192.0.2.1", lease));
+        assert_eq!((first.targets.as_slice(), first.lease), (["192.0.2.1".to_owned()].as_slice(), lease));
         let mut now = Duration::ZERO;
         for pause in [60, 120, 240].map(Duration::from_secs) {
-            judge.failed(&first.rule, &first.target, now);
+            judge.failed(&first.rule, &first.targets, now);
             assert_eq!(wants(&mut judge, now + pause - Duration::from_secs(1)), None);
             now += pause;
             assert_eq!(
@@ -355,11 +394,11 @@ mod tests {
                 "it counts as the first time"
             );
         }
-        judge.succeeded(&first.rule, &first.target);
+        judge.succeeded(&first.rule, &first.targets);
         assert_eq!(wants(&mut judge, now + lease / 2), None, "held");
         now += lease;
         assert!(wants(&mut judge, now).is_some_and(|wanted| wanted.lease > lease), "it has come back");
-        judge.failed(&first.rule, &first.target, now);
+        judge.failed(&first.rule, &first.targets, now);
         assert!(wants(&mut judge, now + RETRY_AFTER).is_some(), "as after the first failure");
     }
 
@@ -367,8 +406,8 @@ mod tests {
     fn without_a_place_nobody_is_held_and_it_is_told_once_an_hour() {
         let rules = [BuiltIn::BlockBruteForce.rule()];
         let mut judge = Judge::default();
-        let judged = judge.judge(&guessing(&[1, 2, 3]), &rules, Duration::ZERO, 0, LEFT_BY_BLOCKS + 2);
-        assert_eq!((judged.wanted.len(), judged.crowded), (2, true));
+        let judged = judge.judge(&guessing(&[3]), &rules, Duration::ZERO, 0, LEFT_BY_BLOCKS);
+        assert_eq!((judged.wanted.len(), judged.crowded), (0, true));
         let again = judge.judge(&guessing(&[3]), &rules, HOUR / 2, 0, LEFT_BY_BLOCKS);
         assert_eq!((again.wanted.len(), again.crowded), (0, false));
         assert!(judge.judge(&guessing(&[3]), &rules, HOUR, 0, 0).crowded);
@@ -376,6 +415,30 @@ mod tests {
         // Other actions have the last places.
         let isolate = [Rule { action: Reaction::Isolate, ..rules[0].clone() }];
         assert_eq!(judge.judge(&guessing(&[4]), &isolate, HOUR, 0, 1).wanted.len(), 1);
+    }
+
+    #[test]
+    fn many_sources_of_one_finding_take_one_place() {
+        let rules = [Rule { per_hour: 2, ..BuiltIn::BlockBruteForce.rule() }];
+        let lease = rules[0].lease.0;
+        let mut judge = Judge::default();
+        let blocked = |wanted: &Wanted| match &wanted.action {
+            Action::Block { networks } => networks.len(),
+            other => panic!("{other:?}"),
+        };
+        let first = judge.judge(&guessing(&[1, 2]), &rules, Duration::ZERO, 0, LEFT_BY_BLOCKS + 1).wanted;
+        assert_eq!((first.len(), blocked(&first[0]), first[0].targets.len()), (1, 2, 2));
+        // Who comes back is held longer, and so needs a place beside those who are new.
+        let all: Vec<u8> = (1..=50).collect();
+        let again = judge.judge(&guessing(&all), &rules, lease, 0, LEFT_BY_BLOCKS + 2).wanted;
+        assert_eq!(
+            again.iter().map(|own| (blocked(own), own.lease)).collect::<Vec<_>>(),
+            [(2, lease * 2), (48, lease)]
+        );
+        // What could not be done is wanted again, all of it.
+        judge.failed(&again[1].rule, &again[1].targets, lease);
+        let later = judge.judge(&guessing(&all), &rules, lease + HOUR, 0, MANY).wanted;
+        assert_eq!(later.iter().map(blocked).collect::<Vec<_>>(), [48]);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use super::{CONFIRM_WITHIN, Custody, PROBE_AGAIN, Waiting};
 use crate::respond::Moment;
 use crate::respond::actions::{Applied, Prepared};
 use crate::respond::in_force::{self, InForce, Phase};
+use crate::respond::processes::count;
 use crate::respond::receipt::safe;
 
 impl Custody {
@@ -58,12 +59,12 @@ impl Custody {
             Prepared::Isolate(_) => {
                 "The host is isolated: the collector answers, others are refused".to_owned()
             }
-            other => format!("It is in force: {}", other.name()),
+            other => format!("It is in force: {}{}", other.name(), still_running(&detail)),
         };
         let millis = u64::try_from(now.boot.saturating_sub(waiting.began).as_millis()).unwrap_or(u64::MAX);
         let detail = json!({ "probe": detail, "confirmed_after_ms": millis });
-        self.change(act.id, |act| (act.phase, act.attempts) = (Phase::Confirmed, 0));
-        let confirmed = InForce { phase: Phase::Confirmed, attempts: 0, ..act.clone() };
+        self.change(act.id, |act| act.phase = Phase::Confirmed);
+        let confirmed = InForce { phase: Phase::Confirmed, ..act.clone() };
         let writes =
             vec![in_force::put(&confirmed), in_force::tell(act.id, Outcome::Confirmed, &title, now.wall)];
         if let Err(error) = self.receipt(&act.subject(), Outcome::Confirmed, &title, detail, writes) {
@@ -72,17 +73,27 @@ impl Custody {
     }
 }
 
+/// Of what should stand still and does not.
+fn still_running(probed: &Value) -> String {
+    let running = probed.get("running").and_then(Value::as_u64).and_then(|count| usize::try_from(count).ok());
+    let running = running.filter(|count| *count > 0).map(count);
+    running
+        .map(|count| format!("; {count} of it run nevertheless, and are stopped again"))
+        .unwrap_or_default()
+}
+
 /// Whether the collector must be heard before an action counts that is about to be applied.
-pub(super) fn must_hear(act: &InForce, connected: impl FnOnce() -> bool) -> bool {
+pub(super) fn must_hear(act: &InForce) -> bool {
     let spares = matches!(act.prepared, Prepared::Block(_) | Prepared::RateLimit(_));
-    // At a start the line is not there yet, whatever was before.
-    let excused = act.automatic && (spares || act.attempts <= 1 && !connected());
+    // As it was when it was first begun: at a start the line is not there yet, whatever was before.
+    let excused = act.automatic && (spares || act.offline);
     act.prepared.deed().may_cut_off() && !excused
 }
 
 #[cfg(test)]
 mod tests {
     use std::net::IpAddr;
+    use std::path::PathBuf;
 
     use picket_protocol::action::Mac;
     use picket_protocol::time::Timestamp;
@@ -91,25 +102,37 @@ mod tests {
     use super::*;
     use crate::respond::actions::block::Blocked;
     use crate::respond::actions::exempt::Exempt;
+    use crate::respond::actions::freeze_process::FrozenProcess;
     use crate::respond::actions::isolate_unit::UnitIsolation;
     use crate::respond::actions::pin_neighbour::Pin;
+    use crate::respond::freeze_tree::Stopped;
     use crate::respond::lease::Lease;
 
-    fn act(prepared: Prepared, automatic: bool, attempts: u32) -> InForce {
+    fn act(prepared: Prepared, automatic: bool, offline: bool) -> InForce {
         InForce {
             id: Uuid::nil(),
             step: None,
             prepared,
             phase: Phase::Applying,
-            attempts,
+            attempts: 2,
+            returns: 0,
             signers: Vec::new(),
             envelope_sha256: String::new(),
             reason: String::new(),
             ticket: String::new(),
             since: Timestamp::default(),
             automatic,
+            offline,
             lease: Lease::over(),
         }
+    }
+
+    #[test]
+    fn who_runs_nevertheless_is_counted_where_it_is_confirmed() {
+        assert_eq!(still_running(&json!({ "running": 0 })), "");
+        assert_eq!(still_running(&json!({ "refused": [] })), "");
+        let told = "; 2 processes of it run nevertheless, and are stopped again";
+        assert_eq!(still_running(&json!({ "expired": true, "running": 2 })), told);
     }
 
     #[test]
@@ -126,20 +149,24 @@ mod tests {
             let networks = vec!["192.0.2.7".parse().unwrap()];
             Prepared::Block(Blocked { networks, exempt: Exempt::default() })
         };
-        for (prepared, automatic, attempts, connected, must) in [
-            (pin(), false, 1, true, true),
-            (pin(), false, 1, false, true),
-            (unit(), false, 1, true, true),
-            (block(), false, 1, true, true),
-            // By the owner's policy.
-            (pin(), true, 1, true, true),
-            (pin(), true, 1, false, false),
-            (pin(), true, 2, false, true),
-            (block(), true, 1, true, false),
-            (block(), true, 2, false, false),
+        let frozen = || {
+            let root = Stopped { pid: 7, ticks: 7, name: "tunnel".to_owned() };
+            Prepared::FreezeProcess(FrozenProcess { root, boot: String::new(), core: PathBuf::new() })
+        };
+        for (prepared, automatic, offline, must) in [
+            (frozen(), false, false, true),
+            (pin(), false, false, true),
+            (pin(), false, true, true),
+            (unit(), false, false, true),
+            (block(), false, false, true),
+            // By the owner's policy; after a restart as before it.
+            (pin(), true, false, true),
+            (pin(), true, true, false),
+            (block(), true, false, false),
+            (block(), true, true, false),
         ] {
-            let act = act(prepared, automatic, attempts);
-            assert_eq!(must_hear(&act, || connected), must, "{act:?}, connected: {connected}");
+            let act = act(prepared, automatic, offline);
+            assert_eq!(must_hear(&act), must, "{act:?}");
         }
     }
 }

@@ -6,11 +6,12 @@ use picket_protocol::finding::Severity;
 use serde_json::{Value, json};
 
 use super::{Custody, PUT_AGAIN, TELL_MEDDLING, unconfirmed};
-use crate::respond::actions::Applied;
+use crate::respond::actions::restore_file::Cleared;
+use crate::respond::actions::{Applied, Moved};
 use crate::respond::firewall::Meddled;
 use crate::respond::in_force::{InForce, Phase};
 use crate::respond::receipt::{lifecycle, safe};
-use crate::respond::{Moment, RespondError};
+use crate::respond::{Moment, RespondError, processes};
 
 /// What is in force is not in place, or was not.
 #[derive(Debug, Default)]
@@ -21,6 +22,8 @@ pub(super) struct Amiss {
     told: Option<Duration>,
     /// Whether that is the last that was recorded of it.
     stands: bool,
+    /// When it was last recorded that something ran which should stand still, and how often it was seen since.
+    ran: Option<(Duration, u64)>,
 }
 
 impl Custody {
@@ -48,6 +51,17 @@ impl Custody {
         let title = format!("What the agent does to this host was changed by {who}, and {became}");
         let detail = json!({ "pid": by.pid, "name": safe(&by.by), "times": count });
         self.record_of_place(Severity::High, "action-restored", title, detail);
+    }
+
+    /// Records what an earlier run of the agent left of putting files back.
+    pub(super) fn tell_of_restores(&self, cleared: &Cleared) {
+        let is_kept = cleared.kept.iter().map(|words| (words, true));
+        for (words, is_kept) in is_kept.chain(cleared.left.iter().map(|words| (words, false))) {
+            let end = if is_kept { "" } else { "; it is tried again" };
+            let title = format!("Of a file that was being put back something is left: {}{end}", safe(words));
+            tracing::error!(title, "what a restore of a file left");
+            self.record_of_place(Severity::Medium, "restore-left", title, json!({ "kept": is_kept }));
+        }
     }
 
     fn record_of_place(&self, severity: Severity, event: &str, title: String, detail: Value) {
@@ -98,6 +112,31 @@ impl Custody {
         }
     }
 
+    /// Somebody let go on what should stand still, or began it anew: it is stopped again, and told.
+    fn ran(&mut self, act: &InForce, count: usize, now: Moment) {
+        let amiss = self.amiss.entry(act.id).or_default();
+        let times = amiss.ran.map_or(1, |(_, times)| times.saturating_add(1));
+        if let Some((told, _)) = amiss.ran
+            && now.boot.saturating_sub(told) < TELL_MEDDLING
+        {
+            amiss.ran = Some((told, times));
+            return;
+        }
+        amiss.ran = Some((now.boot, 0));
+        let (name, count_in_words) = (act.prepared.name(), processes::count(count));
+        let title = format!("{count_in_words} that {name} keeps still ran, and were stopped again");
+        let detail = json!({ "command": act.command(), "act": act.id, "running": count, "times": times });
+        self.record_of_place(Severity::High, "action-restored", title, detail);
+    }
+
+    /// A later one is about the same, and stands for both.
+    fn is_superseded(&self, act: &InForce) -> bool {
+        let later = self.in_force.iter().skip_while(|other| other.id != act.id).skip(1);
+        later
+            .filter(|other| other.phase != Phase::Ending)
+            .any(|other| other.prepared.shares_with(&act.prepared))
+    }
+
     /// What nobody tells of is looked at, and what the kernel knows under another number now is applied anew, as is what could not be
     /// put in place before.
     pub(super) fn look_after(&mut self, now: Moment) {
@@ -105,10 +144,17 @@ impl Custody {
             self.meddled(&by, now);
         }
         let is_due = |amiss: &Amiss| amiss.again.is_some_and(|again| now.boot >= again);
-        let is_gone = |act: &&InForce| {
-            self.amiss.get(&act.id).is_some_and(is_due) || self.levers.has_moved(act.id, &act.prepared)
+        let look = |act: &InForce| {
+            let moved = self.levers.moved(act.id, &act.prepared);
+            let moved = moved.filter(|moved| *moved != Moved::Elsewhere || !self.is_superseded(act));
+            (moved.is_some() || self.amiss.get(&act.id).is_some_and(is_due)).then(|| (act.clone(), moved))
         };
-        let gone: Vec<InForce> = self.in_force.iter().filter(is_gone).cloned().collect();
-        gone.iter().for_each(|act| self.put_back(act, now));
+        let gone: Vec<(InForce, Option<Moved>)> = self.in_force.iter().filter_map(look).collect();
+        for (act, moved) in gone {
+            self.put_back(&act, now);
+            if let (Some(Moved::Run(count)), Phase::Confirmed) = (moved, act.phase) {
+                self.ran(&act, count, now);
+            }
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Whether there is room for one more action: places, and how much blocks may cover together.
 
-use picket_protocol::action::cover_too_much;
+use picket_protocol::action::{NETWORKS_MAX, Network, cover_too_much};
 
 use super::Custody;
 use crate::respond::actions::Prepared;
@@ -11,21 +11,25 @@ pub const ACTIONS_MAX: usize = 64;
 /// Of these, places for what the owner's policy does: whoever makes findings from outside takes no place from commands.
 pub const AUTOMATIC_MAX: usize = 32;
 
+/// Networks of all blocks of commands in force: the kernel, and the agent, keep them in memory.
+pub const NETWORKS_IN_FORCE_MAX: usize = 2 * NETWORKS_MAX;
+
 const _: () = assert!(AUTOMATIC_MAX < ACTIONS_MAX);
 
 impl Custody {
     pub(super) fn has_place(&self, automatic: bool) -> Result<(), String> {
-        has_place(&self.in_force, automatic)
+        has_place(&self.in_force, 0, automatic)
     }
 
     /// See [`is_narrow`].
     pub(super) fn is_narrow(&self, prepared: &Prepared) -> Result<(), String> {
-        is_narrow(&self.in_force, prepared)
+        is_narrow(commanded(&self.in_force), prepared)
     }
 }
 
-fn has_place(in_force: &[InForce], automatic: bool) -> Result<(), String> {
-    if in_force.len() >= ACTIONS_MAX {
+/// Whether there is room for one more than is in force, and `more` that are to come before it.
+pub(super) fn has_place(in_force: &[InForce], more: usize, automatic: bool) -> Result<(), String> {
+    if in_force.len().saturating_add(more) >= ACTIONS_MAX {
         return Err(format!("{ACTIONS_MAX} actions are in force already"));
     }
     if automatic && in_force.iter().filter(|act| act.automatic).count() >= AUTOMATIC_MAX {
@@ -38,20 +42,33 @@ fn has_place(in_force: &[InForce], automatic: bool) -> Result<(), String> {
 
 /// Blocks that commands have in force count together with a new one: many of them are no way round an isolation. What the
 /// policy blocks are single addresses, which neither count nor are refused.
-fn is_narrow(in_force: &[InForce], prepared: &Prepared) -> Result<(), String> {
+pub(super) fn is_narrow<'a>(
+    commanded: impl Iterator<Item = &'a Prepared>,
+    prepared: &Prepared,
+) -> Result<(), String> {
     let Prepared::Block(new) = prepared else { return Ok(()) };
-    let others = in_force.iter().filter(|act| !act.automatic);
-    let others = others.filter_map(|act| match &act.prepared {
+    let others = commanded.filter_map(|prepared| match prepared {
         Prepared::Block(other) => Some(&other.networks),
         _ => None,
     });
-    if cover_too_much(others.chain([&new.networks]).flatten()) {
+    let all: Vec<&Vec<Network>> = others.chain([&new.networks]).collect();
+    if all.iter().map(|networks| networks.len()).sum::<usize>() > NETWORKS_IN_FORCE_MAX {
+        return Err(format!(
+            "with the blocks in force it names more than {NETWORKS_IN_FORCE_MAX} networks: release one"
+        ));
+    }
+    if cover_too_much(all.into_iter().flatten()) {
         return Err(
             "with the blocks in force it covers more than a sixteenth of all addresses: release one, or isolate the host"
                 .to_owned(),
         );
     }
     Ok(())
+}
+
+/// What commands have in force.
+pub(super) fn commanded(in_force: &[InForce]) -> impl Iterator<Item = &Prepared> {
+    in_force.iter().filter(|act| !act.automatic).map(|act| &act.prepared)
 }
 
 #[cfg(test)]
@@ -76,12 +93,14 @@ mod tests {
             prepared,
             phase: Phase::Confirmed,
             attempts: 1,
+            returns: 0,
             signers: Vec::new(),
             envelope_sha256: String::new(),
             reason: String::new(),
             ticket: String::new(),
             since: Timestamp::default(),
             automatic,
+            offline: false,
             lease: Lease::over(),
         }
     }
@@ -89,19 +108,33 @@ mod tests {
     #[test]
     fn whoever_has_findings_made_takes_no_place_from_commands() {
         let mut in_force = vec![act(block("192.0.2.1"), true); AUTOMATIC_MAX];
-        assert!(has_place(&in_force, true).is_err() && has_place(&in_force, false).is_ok());
+        assert!(has_place(&in_force, 0, true).is_err() && has_place(&in_force, 0, false).is_ok());
         in_force.extend(vec![act(block("192.0.2.1"), false); ACTIONS_MAX - AUTOMATIC_MAX]);
-        assert!(has_place(&in_force, false).is_err());
+        assert!(has_place(&in_force, 0, false).is_err());
         let commanded = vec![act(block("192.0.2.1"), false); AUTOMATIC_MAX];
-        assert!(has_place(&commanded, true).is_ok());
+        assert!(has_place(&commanded, 0, true).is_ok());
+        assert!(has_place(&commanded, ACTIONS_MAX - AUTOMATIC_MAX - 1, false).is_ok());
+        assert!(has_place(&commanded, ACTIONS_MAX - AUTOMATIC_MAX, false).is_err());
     }
 
     #[test]
     fn many_blocks_are_no_wider_than_one() {
         let in_force = [act(block("16.0.0.0/4"), false), act(block("192.0.2.1"), true)];
-        assert!(is_narrow(&in_force, &block("16.0.0.0/4")).is_ok());
-        assert!(is_narrow(&in_force, &block("32.0.0.0/4")).is_err());
-        assert!(is_narrow(&in_force, &block("192.0.2.1")).is_err());
-        assert!(is_narrow(&in_force[1..], &block("32.0.0.0/4")).is_ok());
+        let is_narrow = |in_force: &[InForce], new: &str| is_narrow(commanded(in_force), &block(new));
+        assert!(is_narrow(&in_force, "16.0.0.0/4").is_ok());
+        assert!(is_narrow(&in_force, "32.0.0.0/4").is_err());
+        assert!(is_narrow(&in_force, "192.0.2.1").is_err());
+        assert!(is_narrow(&in_force[1..], "32.0.0.0/4").is_ok());
+    }
+
+    #[test]
+    fn blocks_have_so_many_networks_together() {
+        let networks = vec!["192.0.2.1".parse().unwrap(); NETWORKS_MAX];
+        let many = Prepared::Block(Blocked { networks, exempt: Exempt::default() });
+        let in_force = [act(many.clone(), false)];
+        assert!(is_narrow(commanded(&in_force), &many).is_ok());
+        let in_force = [act(block("192.0.2.1"), false), act(many.clone(), false)];
+        let refused = is_narrow(commanded(&in_force), &many);
+        assert!(refused.is_err_and(|why| why.contains("262144 networks")), "and says so");
     }
 }

@@ -1,8 +1,12 @@
 //! The steps of a restore that are about the isolation: opens it service by service, closes it again, and ends it.
+//!
+//! A host whose isolation was renewed has several in force, each with tables of its own: all that began before the restore are
+//! opened, closed and ended together. One that began since was ordered by somebody who knows more: it stops the restore.
 
 use picket_protocol::action::Service;
 use picket_protocol::command::Outcome;
 use picket_protocol::finding::Severity;
+use picket_protocol::time::Timestamp;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -23,7 +27,7 @@ impl Custody {
         service: Service,
         now: Moment,
     ) -> bool {
-        let opened = self.isolation_of(sequence).and_then(|act| self.let_through(&act, service, now));
+        let opened = self.isolations_of(sequence).and_then(|acts| self.let_through(&acts, service, now));
         match opened {
             Ok(detail) => {
                 let title = format!("{service} is open again; all else stays cut off");
@@ -60,7 +64,7 @@ impl Custody {
         }
         self.looked = now.boot;
         let since = stage.began.unwrap_or(now.wall);
-        let alarm = match self.isolation_of(sequence) {
+        let alarm = match self.isolations_of(sequence) {
             Err(why) => Some((why, Value::Null)),
             Ok(_) => match self.finding_since(Severity::Critical, since, |_| true) {
                 Ok(None) => None,
@@ -86,18 +90,22 @@ impl Custody {
         over
     }
 
-    /// Ends the isolation; its command has the receipt `released`.
+    /// Ends the isolations; their commands have the receipt `released`.
     pub(super) fn release_isolation(&mut self, sequence: &Sequence, stage: &Stage, now: Moment) -> bool {
-        let Some(isolation) = sequence.isolation else { return false };
-        if let Ok(act) = self.isolation_of(sequence) {
+        let acts = self.isolations_of(sequence);
+        for act in acts.iter().flatten() {
             let detail = json!({ "by_command": sequence.id });
             self.end(act.id, Outcome::Released, "Released by a restore", detail, now);
         }
-        let (outcome, title) = match self.in_force.iter().any(|act| is_isolation(act, isolation)) {
-            true => (Outcome::Failed, "Not all of the isolation is undone; it is tried again"),
-            false => (Outcome::Applied, "The isolation is ended"),
+        let (outcome, title) = match (self.isolations().next(), acts) {
+            // Also where the agent was killed after they had ended.
+            (None, _) => (Outcome::Applied, "The isolation is ended".to_owned()),
+            (Some(_), Ok(_)) => {
+                (Outcome::Failed, "Not all of the isolation is undone; it is tried again".to_owned())
+            }
+            (Some(_), Err(why)) => (Outcome::Failed, format!("The host stays isolated: {}", safe(&why))),
         };
-        self.step_came_to(sequence, stage, outcome, title, Value::Null, now);
+        self.step_came_to(sequence, stage, outcome, &title, Value::Null, now);
         true
     }
 
@@ -111,42 +119,58 @@ impl Custody {
                 _ => None,
             })
             .collect();
-        let Ok(act) = self.isolation_of(sequence) else { return Ok(()) };
-        let changed = with_opened(&act, |own| own.retain(|service| !opened.contains(service)))?;
+        let acts: Vec<InForce> =
+            self.isolations().filter(|act| act.phase == Phase::Confirmed).cloned().collect();
+        let close = |act: &InForce| with_opened(act, |own| own.retain(|service| !opened.contains(service)));
+        let changed = acts.iter().map(close).collect::<Result<Vec<InForce>, String>>()?;
+        let mut left = Vec::new();
         // Closed first: neither a disk nor a ledger that fails keeps a service open.
-        let closed = self.apply_opened(&changed, now);
-        if let Err(why) = &closed {
-            self.is_amiss(&changed, why, now);
+        for act in &changed {
+            if let Err(why) = self.apply_opened(act, now) {
+                self.is_amiss(act, &why, now);
+                left.push(why);
+            }
+        }
+        if changed.is_empty() {
+            return Ok(());
         }
         if let Err(error) = self.seal(Vec::new(), self.written_with_sequences(&changed)) {
-            tracing::error!(%error, id = %act.id, "that what was opened is closed again was not written down");
+            tracing::error!(%error, id = %sequence.id, "that what was opened is closed again was not written down");
         }
-        closed.map(drop)
+        if left.is_empty() { Ok(()) } else { Err(left.join("; ")) }
     }
 
-    pub(super) fn isolation_of(&self, sequence: &Sequence) -> Result<InForce, String> {
-        let isolation = sequence.isolation.unwrap_or_default();
-        let found =
-            self.in_force.iter().find(|act| is_isolation(act, isolation) && act.phase == Phase::Confirmed);
-        found.cloned().ok_or_else(|| format!("no confirmed isolation of command {isolation} is in force"))
+    fn isolations(&self) -> impl Iterator<Item = &InForce> {
+        isolations(&self.in_force)
+    }
+
+    /// Those that the restore is about, the named one last.
+    ///
+    /// # Errors
+    /// Why it cannot go on, naming the isolation that is in its way.
+    pub(super) fn isolations_of(&self, sequence: &Sequence) -> Result<Vec<InForce>, String> {
+        isolations_of(&self.in_force, sequence.isolation.unwrap_or_default(), sequence.since)
     }
 
     /// Lets a service through: written down first, so that a crash leaves it as it is said here.
-    fn let_through(&mut self, act: &InForce, service: Service, now: Moment) -> Result<Value, String> {
-        let changed = with_opened(act, |opened| {
-            if !opened.contains(&service) {
-                opened.push(service);
-            }
-        })?;
+    fn let_through(&mut self, acts: &[InForce], service: Service, now: Moment) -> Result<Value, String> {
+        let open = |act: &InForce| {
+            with_opened(act, |opened| {
+                if !opened.contains(&service) {
+                    opened.push(service);
+                }
+            })
+        };
+        let changed = acts.iter().map(open).collect::<Result<Vec<InForce>, String>>()?;
         let written = self.seal(Vec::new(), self.written_with_sequences(&changed));
         written.map_err(|error| format!("it cannot be written down: {error}"))?;
-        self.apply_opened(&changed, now)
+        changed.iter().try_fold(Value::Null, |_, act| self.apply_opened(act, now))
     }
 
     /// With the step that is begun, in one transaction.
-    fn written_with_sequences(&self, act: &InForce) -> Vec<StateWrite> {
+    fn written_with_sequences(&self, acts: &[InForce]) -> Vec<StateWrite> {
         let sequences = self.sequences.iter().filter_map(|own| self.written(own.id));
-        [in_force::put(act)].into_iter().chain(sequences).collect()
+        acts.iter().map(in_force::put).chain(sequences).collect()
     }
 
     fn apply_opened(&mut self, changed: &InForce, now: Moment) -> Result<Value, String> {
@@ -154,6 +178,36 @@ impl Custody {
         let applied = Applied { id: changed.id, left: changed.lease.remaining(now.boot) };
         changed.prepared.deed().apply(&applied, &mut self.levers)
     }
+}
+
+fn isolations(in_force: &[InForce]) -> impl Iterator<Item = &InForce> {
+    in_force.iter().filter(|act| matches!(act.prepared, Prepared::Isolate(_)))
+}
+
+/// What of that in force a restore of the isolation `named` is about that began then: see [`Custody::isolations_of`].
+pub(super) fn isolations_of(
+    in_force: &[InForce],
+    named: Uuid,
+    since: Timestamp,
+) -> Result<Vec<InForce>, String> {
+    let is_named = |act: &InForce| act.id == named || act.command() == named;
+    let all = || isolations(in_force);
+    let other = all().find(|act| !is_named(act)).map(InForce::command);
+    if !all().any(|act| is_named(act) && act.phase == Phase::Confirmed) {
+        let other = other.map(|other| format!("; that of command {other} is: order a restore of it"));
+        let other = other.unwrap_or_default();
+        return Err(format!("no confirmed isolation of command {named} is in force{other}"));
+    }
+    if let Some(newer) = all().find(|act| !is_named(act) && act.since > since) {
+        let newer = newer.command();
+        return Err(format!("command {newer} has isolated the host anew since: order a restore of it"));
+    }
+    if let Some(other) = all().find(|act| act.phase != Phase::Confirmed) {
+        return Err(format!("the isolation of command {} is not settled yet", other.command()));
+    }
+    let mut acts: Vec<InForce> = all().cloned().collect();
+    acts.sort_by_key(is_named);
+    Ok(acts)
 }
 
 /// The isolation with a change of what it lets through.
@@ -164,8 +218,4 @@ fn with_opened(act: &InForce, change: impl FnOnce(&mut Vec<Service>)) -> Result<
         _ => return Err("it is no isolation".to_owned()),
     }
     Ok(changed)
-}
-
-fn is_isolation(act: &InForce, isolation: Uuid) -> bool {
-    matches!(act.prepared, Prepared::Isolate(_)) && (act.id == isolation || act.command() == isolation)
 }

@@ -49,7 +49,7 @@ impl Custody {
                 self.end(act.id, Outcome::Expired, title, Value::Null, now);
                 continue;
             }
-            if act.attempts >= ATTEMPTS_MAX {
+            if act.tries() >= ATTEMPTS_MAX {
                 let title = format!("Undone, because the agent was stopped in it {ATTEMPTS_MAX} times");
                 self.end(act.id, Outcome::Reverted, &title, Value::Null, now);
                 continue;
@@ -76,7 +76,7 @@ impl Custody {
     /// Only a run that dies in it counts: it lasts as long as its lease however often the agent is started.
     fn return_confirmed(&mut self, act: &InForce, now: Moment) {
         self.put_back(act, now);
-        self.change(act.id, |act| act.attempts = 0);
+        self.change(act.id, |act| act.returns = 0);
         // Not waited for: whatever is written down next comes after it.
         let survived = self.in_force.iter().find(|own| own.id == act.id).map(in_force::put);
         let survived = survived.into_iter().collect();
@@ -86,7 +86,7 @@ impl Custody {
     /// Durable before it is done: what brings the agent or the machine down is not begun for ever.
     fn count_attempt(&mut self, id: Uuid, now: Moment) -> Result<(), RespondError> {
         self.change(id, |act| {
-            act.attempts = act.attempts.saturating_add(1);
+            act.count_try();
             act.lease = act.lease.saved(now.boot);
         });
         let counted = self.in_force.iter().find(|own| own.id == id).map(in_force::put);

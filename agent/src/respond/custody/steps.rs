@@ -1,6 +1,7 @@
 //! Does the steps of sequences, one after the other: see [`crate::respond::sequence`] for what is decided.
 
 use std::ops::ControlFlow;
+use std::path::Path;
 
 use picket_protocol::action::Action;
 use picket_protocol::command::Outcome;
@@ -127,7 +128,7 @@ impl Custody {
                 return false;
             }
         }
-        let found = |rule: &str, seconds| self.has_finding(rule, seconds, now);
+        let found = |rule: &str, seconds| has_finding(&self.context.database, rule, seconds, now);
         let (outcome, title) = match sequence.is_due(&stage.when, &found) {
             Ok(true) => return self.begin_step(sequence, stage, now),
             Ok(false) => (Outcome::Skipped, format!("Not done: it is only done {}", stage.when)),
@@ -141,7 +142,7 @@ impl Custody {
 
     fn begin_step(&mut self, sequence: &Sequence, stage: &Stage, now: Moment) -> bool {
         if stage.doing == Doing::Release
-            && let Err(why) = self.isolation_of(sequence)
+            && let Err(why) = self.isolations_of(sequence)
         {
             self.step_came_to(sequence, stage, Outcome::Failed, &safe(&why), Value::Null, now);
             return true;
@@ -311,43 +312,54 @@ impl Custody {
         self.sequences.iter_mut().filter(|own| own.id == id).for_each(|own| change(own, boot));
     }
 
-    fn is_held(&self, now: Moment) -> Result<bool, String> {
+    /// Whether the customer holds commands back.
+    pub(super) fn is_held(&self, now: Moment) -> Result<bool, String> {
         let lease = Store::open(&self.context.database).and_then(|store| store.lease(store::HOLD));
         let lease = lease.map_err(|error| error.to_string())?;
         Ok(lease
             .is_some_and(|lease| !lease.resume(&self.context.boot, now.boot).remaining(now.boot).is_zero()))
     }
 
-    fn has_finding(&self, rule: &str, seconds: u64, now: Moment) -> Result<bool, String> {
-        let nanos = i64::try_from(seconds).unwrap_or(i64::MAX).saturating_mul(1_000_000_000);
-        let since = Timestamp::from_nanos(now.wall.nanos().saturating_sub(nanos));
-        let found = self.finding_since(Severity::Info, since, |finding| is_meant(rule, &finding.rule))?;
-        Ok(found.is_some())
-    }
-
-    /// The newest finding sealed since then, at least that severe, unexplained and no exercise, that is meant.
+    /// See [`finding_since`].
     pub(super) fn finding_since(
         &self,
         severity_min: Severity,
         since: Timestamp,
         is_meant: impl Fn(&Finding) -> bool,
     ) -> Result<Option<Finding>, String> {
-        let (kind, limit) = (Some(Kind::Finding), usize::MAX);
-        let filter =
-            RecordFilter { kind, severity_min, since: Some(since), limit, ..RecordFilter::default() };
-        let reader = Reader::open(&self.context.database).map_err(|error| error.to_string())?;
-        let mut found = None;
-        // All of them: a limit would let whoever makes many findings hide one.
-        let visited = reader.visit(&filter, |record| {
-            let finding = Record::parse(&record.bytes).and_then(|record| record.body::<Finding>());
-            found = finding
-                .ok()
-                .filter(|finding| finding.explained_by.is_none() && !finding.drill && is_meant(finding));
-            if found.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        });
-        visited.map_err(|error| error.to_string())?;
-        Ok(found)
+        finding_since(&self.context.database, severity_min, since, is_meant)
     }
+}
+
+/// Whether this host has a finding of such a rule, sealed within so many seconds.
+pub(super) fn has_finding(database: &Path, rule: &str, seconds: u64, now: Moment) -> Result<bool, String> {
+    let nanos = i64::try_from(seconds).unwrap_or(i64::MAX).saturating_mul(1_000_000_000);
+    let since = Timestamp::from_nanos(now.wall.nanos().saturating_sub(nanos));
+    let found = finding_since(database, Severity::Info, since, |finding| is_meant(rule, &finding.rule))?;
+    Ok(found.is_some())
+}
+
+/// The newest finding sealed since then, at least that severe, unexplained and no exercise, that is meant.
+fn finding_since(
+    database: &Path,
+    severity_min: Severity,
+    since: Timestamp,
+    is_meant: impl Fn(&Finding) -> bool,
+) -> Result<Option<Finding>, String> {
+    let (kind, limit) = (Some(Kind::Finding), usize::MAX);
+    let filter = RecordFilter { kind, severity_min, since: Some(since), limit, ..RecordFilter::default() };
+    let reader = Reader::open(database).map_err(|error| error.to_string())?;
+    let mut found = None;
+    // All of them: a limit would let whoever makes many findings hide one.
+    let visited = reader.visit(&filter, |record| {
+        let finding = Record::parse(&record.bytes).and_then(|record| record.body::<Finding>());
+        found = finding
+            .ok()
+            .filter(|finding| finding.explained_by.is_none() && !finding.drill && is_meant(finding));
+        if found.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    visited.map_err(|error| error.to_string())?;
+    Ok(found)
 }
 
 /// Whether others do it: the worker, who may do it again, or who preserves, who knows of what was begun.

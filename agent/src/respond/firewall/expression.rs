@@ -49,6 +49,9 @@ pub enum Load {
     Cgroup(u32),
 }
 
+/// Hops that are left, in the header of IPv6.
+pub const HOPS_LEFT: Load = Load::Network(7, 1);
+
 /// What becomes of a packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {

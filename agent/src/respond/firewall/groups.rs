@@ -28,6 +28,7 @@ use super::expression::Rule;
 use super::table::{Family, Hook, Table};
 use crate::layout::read_file;
 use crate::sys::{BpfMap, GroupProgram, Way, attach_group_program, detach_group_program, group_programs};
+use crate::thread_self::thread_self;
 
 pub mod rules;
 
@@ -39,10 +40,15 @@ const WAYS: [Way; 2] = [Way::In, Way::Out];
 /// Where control groups of version 2 are mounted.
 ///
 /// # Errors
-/// When they are not.
+/// When they are not, or it cannot be told.
 pub fn root() -> Result<PathBuf, String> {
-    let none = || "control groups of version 2 are not mounted here".to_owned();
-    let bytes = read_file(Path::new("/proc/self/mountinfo"), MOUNTS_BYTES_MAX).map_err(|_| none())?;
+    mounted()?.ok_or_else(|| "control groups of version 2 are not mounted here".to_owned())
+}
+
+/// The same; none when they are not.
+fn mounted() -> Result<Option<PathBuf>, String> {
+    let bytes = read_file(Path::new("/proc/self/mountinfo"), MOUNTS_BYTES_MAX)
+        .map_err(|error| format!("what is mounted cannot be read: {error}"))?;
     let text = String::from_utf8_lossy(&bytes);
     let of_line = |line: &str| {
         let (place, kind) = line.split_once(" - ")?;
@@ -50,7 +56,7 @@ pub fn root() -> Result<PathBuf, String> {
         let mount = place.split(' ').nth(4)?;
         is_it.then(|| PathBuf::from(mount))
     };
-    text.lines().find_map(of_line).ok_or_else(none)
+    Ok(text.lines().find_map(of_line))
 }
 
 /// The programs of this agent.
@@ -95,18 +101,55 @@ impl Groups {
         }
         let new: Vec<u32> = attached.iter().map(|(_, program)| program.id).collect();
         let names: Vec<String> = tables.iter().map(|table| program_name(&table.name)).collect();
-        detach(&group, |name, id| !new.contains(&id) && names.iter().any(|own| own == name))?;
-        self.held.extend(loaded);
-        Ok(())
+        // Held before those that they replace go, so that none is attached that nobody knows of.
+        let former: BTreeMap<_, _> = loaded
+            .into_iter()
+            .filter_map(|(name, programs)| Some((name.clone(), self.held.insert(name, programs)?)))
+            .collect();
+        let replaced = detach(&group, |name, id| !new.contains(&id) && names.iter().any(|own| own == name));
+        replaced.map(drop).inspect_err(|_| self.give_back(&group, &tables, former))
     }
 
-    /// Removes what is there of tables, by their names. Where the kernel attaches no programs to groups at all, nothing is there.
+    /// Whether tables could be put: their programs are loaded, and attached to nothing.
+    ///
+    /// # Errors
+    /// What cannot be said, or what the kernel refuses.
+    pub fn try_out(&mut self, tables: &[Table], left: Duration) -> Result<(), String> {
+        self.is_usable()?;
+        let mut inet = tables.iter().filter(|table| table.family == Family::Inet);
+        inet.try_for_each(|table| self.load(table, left).map(drop))
+    }
+
+    /// Takes back what was put a moment ago in place of what could not be removed. What of it cannot be detached stays held.
+    fn give_back(
+        &mut self,
+        group: &File,
+        tables: &[&Table],
+        mut former: BTreeMap<String, Vec<(Way, GroupProgram)>>,
+    ) {
+        for table in tables {
+            let new = self.held.remove(&table.name).unwrap_or_default();
+            let left = new
+                .into_iter()
+                .filter(|(way, program)| detach_group_program(group.as_fd(), program, *way).is_err());
+            let held: Vec<_> = former.remove(&table.name).into_iter().flatten().chain(left).collect();
+            if !held.is_empty() {
+                self.held.insert(table.name.clone(), held);
+            }
+        }
+    }
+
+    /// Removes what is there of tables, by their names. Where there are no control groups, or the kernel attaches no programs to them,
+    /// nothing is there; where that cannot be told, something may be.
     ///
     /// # Errors
     /// What is left.
     pub fn remove(&mut self, tables: &[String]) -> Result<(), String> {
-        // Without control groups nothing was put there.
-        let Ok(group) = self.group() else { return Ok(()) };
+        let holds = tables.iter().any(|name| self.held.contains_key(name));
+        if !holds && !self.is_mounted()? {
+            return Ok(());
+        }
+        let group = self.group()?;
         // Those of this run are held open: they are detached although the kernel should list nothing any more.
         for (way, program) in tables.iter().filter_map(|name| self.held.get(name)).flatten() {
             detach_group_program(group.as_fd(), program, *way).map_err(attached)?;
@@ -121,8 +164,11 @@ impl Groups {
     /// # Errors
     /// What is left.
     pub fn remove_all(&mut self) -> Result<Vec<String>, String> {
+        if !self.is_mounted()? {
+            return Ok(Vec::new());
+        }
+        let group = self.group()?;
         self.held.clear();
-        let Ok(group) = self.group() else { return Ok(Vec::new()) };
         detach(&group, |_, _| true)
     }
 
@@ -171,6 +217,12 @@ impl Groups {
         } else {
             "What this host passes on for others, and what comes in to no socket, is not seen by this rung."
         }
+    }
+
+    /// Whether there are control groups at all.
+    fn is_mounted(&self) -> Result<bool, String> {
+        let mounted = || mounted().map(|at| at.is_some()).map_err(|why| format!("cgroup BPF: {why}"));
+        if self.at.is_some() { Ok(true) } else { mounted() }
     }
 
     fn group(&self) -> Result<File, String> {
@@ -284,7 +336,7 @@ fn program_name(table: &str) -> String {
 
 /// Tells whose the program is: the network namespace of this agent.
 fn map_name() -> Result<String, String> {
-    let namespace = std::fs::metadata("/proc/thread-self/ns/net")
+    let namespace = std::fs::metadata(thread_self("ns/net"))
         .map_err(|error| format!("cgroup BPF: the network namespace cannot be looked at: {error}"))?;
     Ok(format!("{PREFIX}{}", namespace.ino()))
 }
@@ -336,5 +388,12 @@ mod tests {
         let mut groups = Groups::at(dir.path());
         assert_eq!(groups.remove(&["picket-isolate-dc0c0c07398f".to_owned()]), Ok(()));
         assert_eq!(groups.remove_all(), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn a_group_that_cannot_be_opened_may_have_programs_of_ours() {
+        let mut groups = Groups::at(Path::new("/no/such/group"));
+        let removed = groups.remove(&["picket-isolate-dc0c0c07398f".to_owned()]);
+        assert!(removed.is_err_and(|why| why.contains("cannot be opened")) && groups.remove_all().is_err());
     }
 }

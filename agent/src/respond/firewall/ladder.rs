@@ -16,6 +16,8 @@ use crate::netlink::batch::Refused;
 use crate::respond::own_acts::OwnActs;
 use crate::sense::RungProbe;
 
+mod trial;
+
 /// The mechanisms, best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Rung {
@@ -225,12 +227,16 @@ impl Ladder {
         if elsewhere {
             self.clear_elsewhere(tables, rung);
         }
-        let limits = match rung {
+        Ok(PutBy { rung, because, limits: self.limits(rung) })
+    }
+
+    /// What a rung does less than the best.
+    fn limits(&self, rung: Rung) -> Option<&'static str> {
+        match rung {
             Rung::Nftables | Rung::Shared | Rung::Nft => None,
             Rung::Iptables => Some(legacy::LIMITS),
             Rung::CgroupBpf => Some(self.groups.limits()),
-        };
-        Ok(PutBy { rung, because, limits })
+        }
     }
 
     /// From the best rung downward: the first that does it, and why those above did not.
@@ -367,7 +373,7 @@ impl Ladder {
     fn remove_by_netlink(&mut self, named: &[(Family, String)]) -> Result<(), Failure> {
         let own = self.open().and_then(Firewall::own).map_err(unread).map_err(|error| Failure {
             next: true,
-            lasts: never(&error) || error.errno() == Some(libc::EINVAL),
+            lasts: is_absent(&error),
             why: format!("nftables cannot be used here: {error}"),
         })?;
         if !named.iter().any(|table| own.contains(table)) {
@@ -378,9 +384,15 @@ impl Ladder {
     }
 
     fn remove_chains(&mut self, tables: &[Table]) -> Result<(), String> {
-        let known = self.open().and_then(Firewall::names).ok();
+        let known = self.known();
         let put = self.holds(tables, Place::Chains);
-        inet(tables).try_for_each(|table| legacy::remove(&table.name, known.as_deref(), put))
+        inet(tables).try_for_each(|table| legacy::remove(table, known.as_deref(), put))
+    }
+
+    /// Tables that the kernel's nftables has, by family; none where that cannot be told now. What keeps the agent from nftables need not keep
+    /// the program iptables from it, so that an error never says that there are none.
+    pub fn known(&mut self) -> Option<Vec<(u8, String)>> {
+        self.open().and_then(Firewall::names).ok()
     }
 
     /// Whether tables were put there in this run.
@@ -413,6 +425,12 @@ fn lacks(error: &Refused) -> bool {
 fn never(error: &Refused) -> bool {
     let numbers = [libc::EOPNOTSUPP, libc::EPROTONOSUPPORT, libc::EAFNOSUPPORT];
     error.errno().is_some_and(|number| numbers.contains(&number))
+}
+
+/// Whether the kernel has no nftables at all: its tables cannot even be listed. Of `EINVAL` that is what a kernel says which has netfilter's
+/// netlink without it.
+fn is_absent(error: &Refused) -> bool {
+    never(error) || error.errno() == Some(libc::EINVAL)
 }
 
 /// The tables of an action have one name.

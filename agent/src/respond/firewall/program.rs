@@ -1,11 +1,14 @@
 //! Runs programs of the system that change the firewall. They are looked for in the system's own directories and nowhere else, and
-//! are run only when nobody but root can have written them.
+//! are run only when nobody but root can have written them; each within [`TIME_MAX`], since what is done to the host waits for it.
 
-use std::io::{self, Write as _};
+use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
+use std::time::Duration;
+
+use crate::bounded::{self, TIME_MAX};
 
 /// Where programs of the system lie.
 const PLACES: [&str; 4] = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"];
@@ -21,24 +24,30 @@ pub struct Ran {
     pub text: String,
 }
 
-/// Runs a program to its end, with `input` to read.
+/// Runs a program to its end, as [`bounded::run`] does, with `input` to read.
 ///
 /// # Errors
 /// Why it is not run, or the first line of what it says when it fails.
 pub fn run(program: &str, arguments: &[&str], input: Option<&str>) -> Result<Ran, String> {
+    run_within(TIME_MAX, program, arguments, input)
+}
+
+/// The same within another time.
+///
+/// # Errors
+/// As there.
+pub fn run_within(
+    limit: Duration,
+    program: &str,
+    arguments: &[&str],
+    input: Option<&str>,
+) -> Result<Ran, String> {
     let path = find(&PLACES, program)?;
-    let failed = |error: io::Error| format!("{program} cannot be run: {error}");
+    let failed = |error: io::Error| format!("{program}: {error}");
     let mut command = Command::new(path);
     // Programs of iptables are one file, which goes by the name that it is called by.
     command.arg0(program).args(arguments).env_clear().env("LC_ALL", "C").current_dir("/");
-    command.stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() });
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(failed)?;
-    let pid = child.id();
-    if let (Some(input), Some(mut pipe)) = (input, child.stdin.take()) {
-        // A program that ended early says why below.
-        let _ended = pipe.write_all(input.as_bytes()).is_err();
-    }
-    let output = child.wait_with_output().map_err(failed)?;
+    let (pid, output) = bounded::run(&mut command, input.map(str::as_bytes), limit).map_err(failed)?;
     if output.status.success() {
         return Ok(Ran { pid, text: String::from_utf8_lossy(&output.stdout).into_owned() });
     }

@@ -10,7 +10,7 @@ use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use super::changes::{Changes, Meddled};
-use super::expression::{Expression, ICMP, ICMPV6, IPV4, IPV6, Load, Rule, TCP, UDP, Verdict};
+use super::expression::{Expression, HOPS_LEFT, ICMP, ICMPV6, IPV4, IPV6, Load, Rule, TCP, UDP, Verdict};
 use super::program;
 use super::table::{ARMED, Chain, Family, PREFIX, PRIORITY, Set, Table, body};
 
@@ -35,6 +35,15 @@ impl Script {
         let text = tables.iter().map(|table| text(table, left)).collect::<Result<String, String>>()?;
         self.changes.listen();
         self.run(&text)
+    }
+
+    /// Whether the program would take tables (`nft --check`). Nothing is changed.
+    ///
+    /// # Errors
+    /// What cannot be said, or what the program says.
+    pub fn try_out(tables: &[Table], left: Duration) -> Result<(), String> {
+        let text = tables.iter().map(|table| text(table, left)).collect::<Result<String, String>>()?;
+        program::run(NFT, &["-c", "-f", "-"], Some(&text)).map(drop)
     }
 
     /// Lets tables stay armed for `left` from now on.
@@ -263,6 +272,7 @@ impl Words {
                 let uid = uid.map_err(|_| "a user has four bytes".to_owned())?;
                 self.add(&format!("meta skuid {uid}"));
             }
+            Some(HOPS_LEFT) => self.add(&format!("ip6 hoplimit {}", first(value))),
             Some(Load::Network(..)) => {
                 let name = self.field()?;
                 let address = address(value).ok_or("an address of no family")?;
@@ -366,6 +376,14 @@ mod tests {
                 "meta nfproto ipv6 ip6 daddr 2001:db8::1/128 meta l4proto 17 udp sport 1-9 accept\n",
             ),
             (rule([net("::/0", End::Source)], Verdict::Drop), "meta nfproto ipv6 drop\n"),
+            (
+                vec![
+                    Expression::Load(HOPS_LEFT),
+                    Expression::Is(vec![255]),
+                    Expression::Verdict(Verdict::Accept),
+                ],
+                "ip6 hoplimit 255 accept\n",
+            ),
         ];
         for (rule, wanted) in said {
             assert_eq!(say(&rule).as_deref(), Ok(wanted));

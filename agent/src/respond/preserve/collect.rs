@@ -108,7 +108,8 @@ fn in_bundle(path: &Path) -> String {
     name_of(FOLDER, path.as_os_str().as_bytes())
 }
 
-fn yield_to_all() {
+/// The calling thread comes after all else from now on.
+pub(super) fn yield_to_all() {
     if let Err(error) = set_disk_priority(DiskPriority::Idle) {
         tracing::debug!(%error, "no idle disk priority");
     }

@@ -10,7 +10,9 @@ use std::sync::mpsc::{SyncSender, TrySendError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use picket_protocol::action::Process;
 use picket_protocol::evidence::{FORMAT, Head, Sealed};
+use picket_protocol::time::Timestamp;
 use uuid::Uuid;
 
 use super::bundle::Stopped;
@@ -50,7 +52,7 @@ impl Collecting {
         let cancel = Arc::new(AtomicBool::new(false));
         let (context, jobs, cancelled) = (context.clone(), jobs.clone(), Arc::clone(&cancel));
         let body = move || {
-            let result = process(&context, &act).and_then(|started| {
+            let result = process(act.process.as_ref(), context.booted).and_then(|started| {
                 collect(&context, &act, started, &cancelled).map_err(|error| error.to_string())
             });
             let mut job = Job::Collected(id, result);
@@ -97,10 +99,10 @@ impl Collecting {
 }
 
 /// When the process that is named began, in ticks; an error when it is another one, or the agent.
-fn process(context: &Context, act: &Preserving) -> Result<Option<u64>, String> {
-    let Some(process) = &act.process else { return Ok(None) };
+pub(super) fn process(process: Option<&Process>, booted: Timestamp) -> Result<Option<u64>, String> {
+    let Some(process) = process else { return Ok(None) };
     let named = Named { pid: process.pid, started: process.started, sha256: &process.sha256 };
-    let found = named.identify(context.booted)?;
+    let found = named.identify(booted)?;
     let own = std::fs::metadata("/proc/self/exe").ok();
     let theirs = std::fs::metadata(format!("/proc/{}/exe", process.pid)).ok();
     let file = |metadata: std::fs::Metadata| {

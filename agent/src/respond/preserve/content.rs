@@ -12,7 +12,7 @@ use super::bundle::{Bundle, Stopped, note};
 
 /// Holes at the end of a file up to this are zeros in the bundle, so that what grows into room that it has set aside (the
 /// journal: 8 MiB at a time) stays whole; larger ones are left out: they cost whoever makes them nothing.
-const HOLE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+pub(super) const HOLE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// Pieces of a file that are looked at for where its data end.
 const PIECES_MAX: usize = 10_000;
 

@@ -25,6 +25,10 @@ use super::mounts::{Kind, Mounts};
 use super::own::Own;
 use crate::respond::lease_break;
 
+mod weigh;
+
+pub(super) use weigh::Weight;
+
 /// Folder of a bundle in which files lie under their paths.
 pub(super) const FOLDER: &str = "files";
 /// How deep directories may lie in each other.
@@ -64,6 +68,9 @@ struct Known {
     gid: u32,
     mode: u32,
     modified: i64,
+    /// How long it is, and how much of it is on the disk, in bytes.
+    bytes: u64,
+    allocated: u64,
 }
 
 /// Why something is not taken.
@@ -297,7 +304,7 @@ impl Files {
             }
             // Kernels before 5.6.
             Err(Errno::NOSYS | Errno::PERM) => {
-                self.may_enter(self.mounts.at(path).unwrap_or(Kind::Local))?;
+                self.may_enter(self.mounts.holding(path).unwrap_or(Kind::Local))?;
                 openat(directory, name, flags, Mode::empty())?
             }
             other => other?,
@@ -337,6 +344,8 @@ fn look(found: &OwnedFd) -> io::Result<Known> {
         gid: stat.stx_gid,
         mode,
         modified: stat.stx_mtime.tv_sec,
+        bytes: stat.stx_size,
+        allocated: stat.stx_blocks.saturating_mul(512),
     })
 }
 

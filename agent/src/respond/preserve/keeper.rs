@@ -2,7 +2,6 @@
 //! around it is in the parent module.
 
 use std::sync::mpsc::SyncSender;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use picket_protocol::action::Action;
@@ -13,7 +12,7 @@ use uuid::Uuid;
 
 use super::collecting::Collecting;
 use super::state::{self, Preserving};
-use super::{ATTEMPTS_MAX, BUNDLES_MAX, Context, Job, Offer};
+use super::{ATTEMPTS_MAX, Context, Job, Offer, Offering};
 use crate::config::format_size;
 use crate::ledger::StateWrite;
 use crate::respond::custody::{Order, ReleasedAction, StepReceipt};
@@ -25,11 +24,16 @@ use crate::respond::{Moment, Person, RespondError, store};
 /// Pause before a record that was not sealed is tried again.
 const SEAL_AGAIN: Duration = Duration::from_secs(5);
 
+const RELEASED: &str = "Released by local root while the agent did not run, or just before it was stopped";
+const EXPIRED: &str =
+    "The lease ended before the collector had all of the evidence; the copy here is removed";
+const INTERRUPTED: &str = "Not kept; the agent was stopped before it could record why";
+
 /// See the module.
 pub(super) struct Keeper {
     context: Context,
     jobs: SyncSender<Job>,
-    offers: Arc<Mutex<Vec<Offer>>>,
+    offering: Offering,
     held: Vec<Preserving>,
     collecting: Option<Collecting>,
     /// Ends that could not be recorded, to be tried again.
@@ -47,7 +51,7 @@ impl Keeper {
     pub fn open(
         context: Context,
         jobs: SyncSender<Job>,
-        offers: Arc<Mutex<Vec<Offer>>>,
+        offering: Offering,
         now: Moment,
     ) -> Result<Self, RespondError> {
         let resume =
@@ -56,7 +60,7 @@ impl Keeper {
         let known: Vec<Uuid> = held.iter().map(|act| act.id).collect();
         context.spool.keep_only(&known);
         let (collecting, unrecorded, record_at, saved) = (None, Vec::new(), Duration::ZERO, now.boot);
-        Ok(Self { context, jobs, offers, held, collecting, unrecorded, record_at, saved })
+        Ok(Self { context, jobs, offering, held, collecting, unrecorded, record_at, saved })
     }
 
     /// Takes up where the last run stopped: what waits goes on, what was being collected is begun anew.
@@ -70,14 +74,13 @@ impl Keeper {
 
     fn take_up(&mut self, id: Uuid, now: Moment) {
         let Some(act) = self.held.iter().find(|act| act.id == id).cloned() else { return };
-        if self.context.spool.was_released(id) {
-            return self.end(
-                id,
-                Outcome::Released,
-                "Released by local root while the agent did not run",
-                Value::Null,
-                now,
-            );
+        // Its end was decided, and not recorded: the agent was killed in between, or did not run.
+        match self.context.spool.end_of(id) {
+            Some(Outcome::Confirmed) => return self.complete(id, now),
+            Some(Outcome::Released) => return self.end(id, Outcome::Released, RELEASED, Value::Null, now),
+            Some(Outcome::Expired) => return self.end(id, Outcome::Expired, EXPIRED, Value::Null, now),
+            Some(_) => return self.end(id, Outcome::Failed, INTERRUPTED, Value::Null, now),
+            None => {}
         }
         match &act.sealed {
             Some(sealed) if self.context.spool.size(id) != Some(sealed.sealed_bytes) => {
@@ -96,7 +99,8 @@ impl Keeper {
 
     /// Takes an order, whose receipt `received` was sealed before where it is a command.
     pub fn begin(&mut self, order: Order, now: Moment) {
-        if let Err(why) = self.may_begin(&order) {
+        let may_begin = super::plan::may_begin(order.parties.as_ref(), self.held.len(), &self.context.spool);
+        if let Err(why) = may_begin {
             let title = format!("Not collected: {}", safe(&why));
             return self.answer(&order.subject, order.id, Outcome::Failed, &title, Value::Null, now);
         }
@@ -131,18 +135,6 @@ impl Keeper {
         self.held.push(act);
     }
 
-    fn may_begin(&self, order: &Order) -> Result<(), String> {
-        if order.parties.as_ref().is_none_or(|parties| parties.recipients.is_empty()) {
-            let why = "the trust root of this host names nobody to encrypt evidence to; make the next one with \
-                       soc trust new --evidence-recipient age1…";
-            return Err(why.to_owned());
-        }
-        if self.held.len() >= BUNDLES_MAX {
-            return Err(format!("{BUNDLES_MAX} bundles are collected or wait for the collector already"));
-        }
-        self.context.spool.has_room().map_err(|error| error.to_string())
-    }
-
     /// A step waits no more for what is collected: it goes without a word, since its end was told.
     pub fn abandon(&mut self, act: Uuid) {
         if !self.held.iter().any(|held| held.id == act) {
@@ -172,8 +164,8 @@ impl Keeper {
         }
         // It was ended meanwhile: what the thread left goes.
         let Some(act) = self.held.iter().find(|act| act.id == id).cloned() else { return self.remove(id) };
-        if self.has_ended(id) {
-            return self.drop_bundle(id);
+        if let Some((_, outcome, ..)) = self.unrecorded.iter().find(|(ended, ..)| *ended == id) {
+            return self.mark_end(id, *outcome);
         }
         if self.context.stop.is_set() {
             return;
@@ -259,9 +251,7 @@ impl Keeper {
         let over: Vec<Uuid> =
             self.held.iter().filter(|act| over(act) && !self.has_ended(act.id)).map(|act| act.id).collect();
         for id in over {
-            let title =
-                "The lease ended before the collector had all of the evidence; the copy here is removed";
-            self.end(id, Outcome::Expired, title, Value::Null, now);
+            self.end(id, Outcome::Expired, EXPIRED, Value::Null, now);
         }
         if let Some(overdue) = self.collecting.take_if(|collecting| collecting.is_overdue()) {
             let id = overdue.id;
@@ -351,8 +341,8 @@ impl Keeper {
             return;
         }
         self.cancel(id);
-        // It may be what fills the disk that the record is for.
-        self.drop_bundle(id);
+        // It may be what fills the disk that the record is for. How it ended stays: a kill may come before the record.
+        self.mark_end(id, outcome);
         let told = store::update_command(id, outcome, title.to_owned(), now.wall);
         let writes = vec![state::remove(id), told];
         match self.receipt(&act.subject(), outcome, title, detail.clone(), writes) {
@@ -376,8 +366,8 @@ impl Keeper {
         self.show();
     }
 
-    fn drop_bundle(&self, id: Uuid) {
-        if let Err(error) = self.context.spool.drop_bundle(id) {
+    fn mark_end(&self, id: Uuid, outcome: Outcome) {
+        if let Err(error) = self.context.spool.end(id, outcome) {
             tracing::error!(%error, %id, "evidence cannot be removed from the spool yet; it is tried again");
         }
     }
@@ -436,7 +426,7 @@ impl Keeper {
             Some(Offer { id: act.id, total: act.sealed.as_ref()?.sealed_bytes, after: act.after })
         };
         let offers = self.held.iter().filter_map(ready).filter(|offer| !self.has_ended(offer.id)).collect();
-        *self.offers.lock().unwrap_or_else(PoisonError::into_inner) = offers;
+        self.offering.show(offers);
         self.context.status.set_evidence(&self.held);
     }
 }

@@ -20,6 +20,7 @@
 //! | `collecting` | the thread that does it |
 //! | `collect` | what goes into it, in which order |
 //! | `files`, `content`, `places`, `processes`, `memory`, `system` | the kinds of evidence |
+//! | `plan` | what a collection would take, without reading it |
 //! | `mounts`, `own` | what is left alone: file systems that may never answer, and the agent's own |
 
 mod bundle;
@@ -32,6 +33,7 @@ mod memory;
 mod mounts;
 mod own;
 mod places;
+mod plan;
 mod processes;
 mod spool;
 mod state;
@@ -39,6 +41,7 @@ mod system;
 #[cfg(test)]
 mod tests;
 
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -54,11 +57,12 @@ use super::custody::{Order, Preserves, ReleasedAction, StepReceipt};
 use super::status::RespondStatus;
 use super::{Moment, Person, RespondError};
 use crate::ledger::Sealer;
-use crate::sys::Stop;
+use crate::sys::{Stop, Wake};
 use crate::uplink::EvidenceSource;
 use keeper::Keeper;
 
-pub(in crate::respond) use mounts::may_hang;
+pub(in crate::respond) use mounts::{Answering, is_mount_point, may_hang};
+pub use plan::{Means, Wanted};
 pub use spool::{Room, Spool};
 pub(super) use state::remove;
 pub use state::{Preserving, SCHEMA, read};
@@ -123,6 +127,25 @@ struct Offer {
     after: u64,
 }
 
+/// Where the link looks for bundles, and learns that there are more.
+struct Offering {
+    offers: Arc<Mutex<Vec<Offer>>>,
+    wake: Wake,
+}
+
+impl Offering {
+    /// These are offered from now on.
+    fn show(&self, offers: Vec<Offer>) {
+        let mut shown = self.offers.lock().unwrap_or_else(PoisonError::into_inner);
+        let more = offers.iter().any(|offer| !shown.contains(offer));
+        *shown = offers;
+        drop(shown);
+        if more {
+            self.wake.ring();
+        }
+    }
+}
+
 /// Hands orders on and bundles out; cheap to clone.
 #[derive(Clone)]
 pub struct Preserver {
@@ -130,6 +153,7 @@ pub struct Preserver {
     offers: Arc<Mutex<Vec<Offer>>>,
     spool: Spool,
     status: RespondStatus,
+    wake: Wake,
 }
 
 /// Its thread.
@@ -155,14 +179,16 @@ impl PreserverHandle {
 /// When the database cannot be read, or no thread can be had.
 pub fn start(context: Context) -> Result<(Preserver, PreserverHandle), RespondError> {
     let (jobs, queue) = sync_channel(QUEUE_MAX);
-    let offers = Arc::default();
+    let wake = Wake::new().map_err(RespondError::Thread)?;
     let preserver = Preserver {
         jobs: jobs.clone(),
-        offers: Arc::clone(&offers),
+        offers: Arc::default(),
         spool: context.spool.clone(),
         status: context.status.clone(),
+        wake: wake.clone(),
     };
-    let keeper = Keeper::open(context, jobs, offers, Moment::now())?;
+    let offering = Offering { offers: Arc::clone(&preserver.offers), wake };
+    let keeper = Keeper::open(context, jobs, offering, Moment::now())?;
     let body = move || run(keeper, &queue);
     let thread =
         std::thread::Builder::new().name("evidence".to_owned()).spawn(body).map_err(RespondError::Thread)?;
@@ -238,6 +264,14 @@ impl EvidenceSource for Preserver {
         if self.jobs.try_send(Job::Complete(id)).is_ok() {
             self.offers.lock().unwrap_or_else(PoisonError::into_inner).retain(|offer| offer.id != id);
         }
+    }
+
+    fn wake(&self) -> BorrowedFd<'_> {
+        self.wake.as_fd()
+    }
+
+    fn clear_wake(&self) {
+        self.wake.clear();
     }
 }
 

@@ -57,7 +57,8 @@ impl Own {
             let is_state = Some(*above) == own && (*below == "core" || *below == "uplink");
             let below = below.to_string_lossy();
             let in_core = ["keys", "images.key", "vault", "evidence"].contains(&&*below)
-                || below.starts_with("agent.db");
+                || below.starts_with("agent.db")
+                || below.starts_with("join.");
             is_state || (*above == "core" && in_core) || (*above == "uplink" && below == "tls.key")
         })
     }

@@ -1,6 +1,7 @@
 //! Where encrypted bundles wait for the collector, and how much room must stay free on their disk.
 //!
-//! `<state>/core/evidence/<command>.age`, 0600. `<command>.released` says that local root released it while the agent did not run.
+//! `<state>/core/evidence/<command>.age`, 0600. One that is over is emptied and renamed to `<command>.<outcome>` until that is
+//! recorded: a rename needs no room on a full disk, and who is killed in between still knows how it ended.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -8,6 +9,7 @@ use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use picket_protocol::age::Sealer;
+use picket_protocol::command::Outcome;
 use picket_protocol::crypto::hex;
 use ring::digest;
 use uuid::Uuid;
@@ -18,6 +20,9 @@ use super::bundle::END_BYTES;
 const LOOK_EVERY: u64 = 1024 * 1024;
 /// What the end of a bundle takes at most once room is short: its manifest, and zeros for the rest of one file.
 const END_BYTES_MAX: u64 = 24 * 1024 * 1024;
+
+/// How a bundle may end.
+const ENDS: [Outcome; 4] = [Outcome::Confirmed, Outcome::Released, Outcome::Expired, Outcome::Failed];
 
 /// How much of the disk is never used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,10 +39,7 @@ impl Room {
     /// # Errors
     /// How much is free and how much must stay, as a sentence in an error of kind `StorageFull`; what the kernel says otherwise.
     pub fn has(&self, path: &Path, more: u64) -> io::Result<()> {
-        let figures = rustix::fs::statvfs(path)?;
-        let free = figures.f_bavail.saturating_mul(figures.f_frsize);
-        let whole = figures.f_blocks.saturating_mul(figures.f_frsize);
-        let keep = self.bytes_min.max(whole / 100 * u64::from(self.percent_min));
+        let (free, keep) = self.figures(path)?;
         if free >= keep.saturating_add(more) {
             return Ok(());
         }
@@ -45,6 +47,16 @@ impl Room {
         let why =
             format!("{} are free below {} and {} must stay free", size(free), path.display(), size(keep));
         Err(io::Error::new(io::ErrorKind::StorageFull, why))
+    }
+}
+
+impl Room {
+    /// Bytes that are free there, and that must stay free.
+    fn figures(&self, path: &Path) -> io::Result<(u64, u64)> {
+        let figures = rustix::fs::statvfs(path)?;
+        let free = figures.f_bavail.saturating_mul(figures.f_frsize);
+        let whole = figures.f_blocks.saturating_mul(figures.f_frsize);
+        Ok((free, self.bytes_min.max(whole / 100 * u64::from(self.percent_min))))
     }
 }
 
@@ -69,12 +81,21 @@ impl Spool {
         self.room.has(&self.directory, END_BYTES)
     }
 
+    /// How many bytes may be written now.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn room(&self) -> io::Result<u64> {
+        let (free, keep) = self.room.figures(&self.directory)?;
+        Ok(free.saturating_sub(keep))
+    }
+
     fn path(&self, id: Uuid) -> PathBuf {
         self.directory.join(format!("{id}.age"))
     }
 
-    fn mark(&self, id: Uuid) -> PathBuf {
-        self.directory.join(format!("{id}.released"))
+    fn mark(&self, id: Uuid, outcome: Outcome) -> PathBuf {
+        self.directory.join(format!("{id}.{}", outcome.as_str()))
     }
 
     /// Begins a bundle; one that was begun before is lost.
@@ -126,7 +147,7 @@ impl Spool {
     /// What the file system says.
     pub fn remove(&self, id: Uuid) -> io::Result<()> {
         self.drop_bundle(id)?;
-        remove_file(&self.mark(id))
+        ENDS.iter().try_for_each(|outcome| remove_file(&self.mark(id, *outcome)))
     }
 
     /// Removes a bundle, when it is there, and keeps what was noted of it.
@@ -142,13 +163,34 @@ impl Spool {
     /// # Errors
     /// What the file system says.
     pub fn release_offline(&self, id: Uuid) -> io::Result<()> {
-        self.remove(id)?;
-        File::create(self.mark(id))?.sync_all()
+        // It had ended before, which is still to be recorded.
+        if self.end_of(id).is_some() {
+            return self.drop_bundle(id);
+        }
+        self.end(id, Outcome::Released)?;
+        // One that was not begun has nothing that could tell it.
+        File::options().create(true).append(true).open(self.mark(id, Outcome::Released))?.sync_all()?;
+        File::open(&self.directory)?.sync_all()
     }
 
-    /// Whether it was released so.
-    pub fn was_released(&self, id: Uuid) -> bool {
-        self.mark(id).exists()
+    /// It ended so: its bytes go, when there are any, and how it ended stays until [`Spool::remove`].
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn end(&self, id: Uuid, outcome: Outcome) -> io::Result<()> {
+        let mark = self.mark(id, outcome);
+        let is_there = |done: io::Result<()>| match done {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        };
+        is_there(std::fs::rename(self.path(id), &mark))?;
+        let emptied = OpenOptions::new().write(true).custom_flags(libc::O_NOFOLLOW).open(&mark);
+        is_there(emptied.and_then(|file| file.set_len(0)))
+    }
+
+    /// How it ended, if that was not recorded yet.
+    pub fn end_of(&self, id: Uuid) -> Option<Outcome> {
+        ENDS.into_iter().find(|outcome| self.mark(id, *outcome).exists())
     }
 
     /// Removes all but those: what a crash left behind.
@@ -285,8 +327,43 @@ mod tests {
         spool.keep_only(&[known]);
         assert_eq!((spool.size(known), spool.size(other)), (Some(1), None));
         spool.release_offline(known).expect("released");
-        assert!(spool.was_released(known) && spool.size(known).is_none() && !spool.was_released(other));
+        assert_eq!((spool.end_of(known), spool.end_of(other)), (Some(Outcome::Released), None));
+        assert_eq!(spool.size(known), None);
+        // What the collector has is not given back to nobody by it.
+        let had = Uuid::now_v7();
+        std::fs::write(spool.path(had), "x").expect("written");
+        spool.end(had, Outcome::Confirmed).expect("ended");
+        spool.release_offline(had).expect("released");
+        assert_eq!(spool.end_of(had), Some(Outcome::Confirmed));
+        // Never without bundle and mark: it is the same file.
+        let under_way = Uuid::now_v7();
+        std::fs::write(spool.path(under_way), "x").expect("written");
+        let inode =
+            |path: &Path| std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(path).expect("there"));
+        let before = inode(&spool.path(under_way));
+        spool.release_offline(under_way).expect("released");
+        let mark = spool.mark(under_way, Outcome::Released);
+        assert_eq!((inode(&mark), std::fs::metadata(&mark).expect("there").len()), (before, 0));
         spool.remove(known).expect("removed");
-        assert!(!spool.was_released(known));
+        assert_eq!(spool.end_of(known), None);
+    }
+
+    #[test]
+    fn how_a_bundle_ended_outlives_its_bytes() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let spool = Spool::new(directory.path().to_owned(), Room { bytes_min: 0, percent_min: 0 });
+        for outcome in ENDS {
+            let id = Uuid::now_v7();
+            spool.end(id, outcome).expect("one that never had bytes");
+            assert_eq!(spool.end_of(id), None, "who has none is not gone");
+            std::fs::write(spool.path(id), "x").expect("written");
+            spool.end(id, outcome).expect("ended");
+            assert_eq!((spool.size(id), spool.end_of(id)), (None, Some(outcome)));
+            spool.keep_only(&[id]);
+            assert_eq!(spool.end_of(id), Some(outcome), "its record is still to come");
+            assert_eq!(std::fs::metadata(spool.mark(id, outcome)).expect("there").len(), 0);
+            spool.remove(id).expect("removed");
+            assert_eq!(spool.end_of(id), None);
+        }
     }
 }

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{named, signal};
+use crate::clock::since_boot;
 use crate::layout::{read_file, remove_written, write_durably};
 use crate::respond::freeze_store;
 use crate::respond::freeze_tree::{Stopped, is_stopped};
@@ -22,9 +23,15 @@ use crate::sense::processes::{Life, life, living};
 
 /// Processes of one command. What is beyond goes on and is told: nobody is to escape by having more of them. Those that run come
 /// before those that sleep, and newer ones before older.
-pub const HELD_MAX: usize = if cfg!(test) { 3 } else { 4_096 };
+pub const HELD_MAX: usize = if cfg!(test) { 3 } else { 32_768 };
 /// Longest file of one command, in bytes.
-const FILE_BYTES_MAX: u64 = 1024 * 1024;
+const FILE_BYTES_MAX: u64 = 8 * 1024 * 1024;
+/// Longest line of a process in it: two numbers, and 15 characters of a name, each escaped to 6 at most.
+const HELD_BYTES_MAX: u64 = 192;
+const _: () = assert!(HELD_MAX as u64 * HELD_BYTES_MAX < FILE_BYTES_MAX);
+/// How long is looked until all stand still: who lets others go on as fast as they are stopped holds up nobody who waits for this. The next
+/// look goes on.
+const STOP_WITHIN: Duration = Duration::from_millis(300);
 /// Times that is looked; each finds only what was started before its parent was stopped.
 const ROUNDS_MAX: usize = 64;
 /// Pause for the kernel to stop who was told to.
@@ -66,7 +73,7 @@ impl Hold {
         Self { directory: core.join("stopped"), database: core.join("agent.db"), id }
     }
 
-    /// Stops all that `meant` names, given those that are held already, until nobody new is among them.
+    /// Stops all that `meant` names, given those that are held already, until nobody new is among them or `STOP_WITHIN` is over.
     ///
     /// # Errors
     /// When it cannot be written down first: what was stopped stays so until [`Hold::let_go`].
@@ -74,7 +81,31 @@ impl Hold {
         &self,
         meant: impl for<'a> Fn(&'a [Life], &[Stopped]) -> Vec<&'a Life>,
     ) -> Result<Halted, String> {
+        self.stop_within(STOP_WITHIN, meant)
+    }
+
+    /// Whether [`Hold::stop`] would hold anybody now. Nobody is stopped, and nothing is written.
+    ///
+    /// # Errors
+    /// When it cannot be told who is held already.
+    pub fn would_stop(
+        &self,
+        meant: impl for<'a> Fn(&'a [Life], &[Stopped]) -> Vec<&'a Life>,
+    ) -> Result<bool, String> {
         let boot = boot()?;
+        let (own, others) = (self.own(&boot)?, self.others(&boot));
+        let all: Vec<Life> = living().into_iter().filter_map(life).collect();
+        let others = keys(&others);
+        let found = meant(&all, &own);
+        Ok(!own.is_empty() || found.into_iter().any(|life| !is_stopped(life) || others.contains(&key(life))))
+    }
+
+    fn stop_within(
+        &self,
+        within: Duration,
+        meant: impl for<'a> Fn(&'a [Life], &[Stopped]) -> Vec<&'a Life>,
+    ) -> Result<Halted, String> {
+        let (boot, until) = (boot()?, since_boot().saturating_add(within));
         let (mut own, mut beyond) = (self.own(&boot)?, 0);
         for _ in 0..ROUNDS_MAX {
             let all: Vec<Life> = living().into_iter().filter_map(life).collect();
@@ -107,6 +138,9 @@ impl Hold {
                     .map_err(|error| format!("who is stopped cannot be noted: {error}"))?;
             }
             running.iter().for_each(|process| signal(process, Signal::STOP));
+            if since_boot() >= until {
+                break;
+            }
         }
         Ok(Halted { held: own, beyond })
     }

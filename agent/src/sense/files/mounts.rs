@@ -1,4 +1,4 @@
-//! What is mounted where: read from `/proc/thread-self/mountinfo`, whose descriptor also tells of changes.
+//! What is mounted where: read from `/proc/thread-self/mountinfo` ([`thread_self`]), whose descriptor also tells of changes.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -8,6 +8,7 @@ use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 
 use super::watched::Watched;
+use crate::thread_self::thread_self;
 
 /// Bytes of mountinfo that are read; a host with more mounts than fit is watched without those beyond.
 const MOUNTINFO_BYTES_MAX: u64 = 4 * 1024 * 1024;
@@ -91,6 +92,10 @@ pub struct Line {
     pub point: PathBuf,
     /// `ext4`, `fuse.sshfs` …
     pub filesystem: String,
+    /// What is mounted, as the file system has it: a device, `host:/path` …
+    pub source: PathBuf,
+    /// Options of the file system.
+    pub options: String,
 }
 
 /// The lines of mountinfo, hidden mounts among them, in the order of the kernel's. Others than of that form are passed over.
@@ -101,8 +106,12 @@ pub fn lines(text: &[u8]) -> impl Iterator<Item = Line> {
         let (major, minor) = std::str::from_utf8(fields.nth(1)?).ok()?.split_once(':')?;
         let device = (major.parse().ok()?, minor.parse().ok()?);
         let point = unescape(fields.nth(1)?);
-        let filesystem = fields.skip_while(|&field| field != b"-").nth(1)?;
-        Some(Line { id, device, point, filesystem: String::from_utf8_lossy(filesystem).into_owned() })
+        let mut fields = fields.skip_while(|&field| field != b"-").skip(1);
+        let text = |field: &[u8]| String::from_utf8_lossy(field).into_owned();
+        let filesystem = text(fields.next()?);
+        let source = fields.next().map(unescape).unwrap_or_default();
+        let options = fields.next().map(text).unwrap_or_default();
+        Some(Line { id, device, point, filesystem, source, options })
     })
 }
 
@@ -172,7 +181,7 @@ pub struct MountTable(File);
 impl MountTable {
     /// Fails where `/proc` is not mounted.
     pub fn open() -> io::Result<Self> {
-        File::open("/proc/thread-self/mountinfo").map(Self)
+        File::open(thread_self("mountinfo")).map(Self)
     }
 
     /// The mounts as they are now; reading also answers the poll.

@@ -18,6 +18,7 @@ use super::talkers::{Heavy, Talkers};
 use crate::clock;
 use crate::detect::listener::{Protocol, Shown};
 use crate::netlink::{Message, Netlink, attribute, name, native_u32};
+use crate::thread_self::thread_self;
 
 /// An answer is given again for so long, and for so many times what it cost.
 const FRESH: Duration = Duration::from_millis(200);
@@ -195,7 +196,7 @@ fn read(listeners: &Listeners) -> Figures {
         })
     };
     let (connections, listening) = (of_tcp(ESTABLISHED, true), of_tcp(LISTEN, false));
-    let mut tcp = sums(&text("/proc/thread-self/net/snmp"), &text("/proc/thread-self/net/netstat"));
+    let mut tcp = sums(&text(&thread_self("net/snmp")), &text(&thread_self("net/netstat")));
     tcp.round_trips = round_trips(&connections);
     let holders = listeners.list();
     if holders.is_none() {
@@ -246,7 +247,7 @@ pub(crate) fn interface(message: Message<'_>) -> Option<Interface> {
     })
 }
 
-fn text(path: &str) -> String {
+fn text(path: &std::path::Path) -> String {
     use std::io::Read as _;
     let mut bytes = Vec::new();
     let read = std::fs::File::open(path).and_then(|file| file.take(TEXT_BYTES_MAX).read_to_end(&mut bytes));

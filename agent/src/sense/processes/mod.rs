@@ -30,7 +30,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 pub use actor::{Actor, Ancestor};
-pub use proc::{Life, all as living, container as container_of, life, real_and_effective};
+pub use proc::{Life, all as living, all_uids, container as container_of, life, real_and_effective};
 pub use process::{Budget, KnownBy, Process, Program, ProgramFacts, Users};
 pub use start::{BPF, CONNECTOR, PROC, Tuning, probe, start};
 

@@ -96,6 +96,11 @@ pub fn real_and_effective(pid: u32) -> Option<(u32, u32)> {
     uids_of(&text(pid, "status")?)
 }
 
+/// All whom it can act as without asking anybody: real, effective, saved, and that for files.
+pub fn all_uids(pid: u32) -> Option<[u32; 4]> {
+    all_uids_of(&text(pid, "status")?)
+}
+
 /// The container that it runs in.
 pub fn container(pid: u32) -> Option<Box<str>> {
     text(pid, "cgroup").and_then(|text| container_of(&text))
@@ -136,9 +141,13 @@ pub(crate) fn container_of(groups: &str) -> Option<Box<str>> {
 
 /// Real and effective user in the text of `status`.
 pub(crate) fn uids_of(status: &str) -> Option<(u32, u32)> {
+    all_uids_of(status).map(|[real, effective, ..]| (real, effective))
+}
+
+fn all_uids_of(status: &str) -> Option<[u32; 4]> {
     let line = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
-    let mut numbers = line.split_ascii_whitespace();
-    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+    let numbers = line.split_ascii_whitespace().map(|number| number.parse().ok());
+    numbers.collect::<Option<Vec<u32>>>()?.try_into().ok()
 }
 
 fn stat(pid: u32) -> Option<Stat> {
@@ -205,6 +214,7 @@ mod tests {
     #[test]
     fn the_users_and_the_container_are_found_in_their_lines() {
         assert_eq!(uids_of("Name:\tsh\nUid:\t1000\t0\t0\t0\nGid:\t1\n"), Some((1000, 0)));
+        assert_eq!(all_uids_of("Uid:\t300000\t1000\t1000\t1000\n"), Some([300_000, 1000, 1000, 1000]));
         assert_eq!(uids_of("Name:\tUid: 5\n"), None);
         let groups = "9:name=systemd:/docker/0123456789abcdef\n0::/x\n";
         assert_eq!(container_of(groups).as_deref(), Some("docker:0123456789ab"));

@@ -223,14 +223,18 @@ pub enum NewAction {
         #[command(flatten)]
         order: Order,
     },
-    /// Put a file back before its lease ends
+    /// Give a file back before its lease ends, or put back what it held before a change
     #[command(
-        after_help = "Example:\n  soc command new restore-file --host web-1 --command 0199c2ad-5b0e-7cc3-98c4-dc0c0c07398f --reason 'false alarm' --ticket C-7 -o back.json"
+        group = clap::ArgGroup::new("from").required(true),
+        after_help = "Examples:\n  soc command new restore-file --host web-1 --command 0199c2ad-5b0e-7cc3-98c4-dc0c0c07398f --reason 'false alarm' --ticket C-7 -o back.json\n  soc command new restore-file --host web-1 --finding 0199c2ad-7d10-7a44-b1f5-3a9d2c5e8f01 --reason 'sshd_config changed' --ticket C-7 -o back.json\n\n--finding: the host's file sensor keeps the text of small configuration files as it was, with owner and mode. It is put back\nonly while the file is as the finding tells that it became: what was changed again since stays. The change back is a finding of its\nown, explained by the command, and is taken back the same way."
     )]
     RestoreFile {
-        /// Id of the command that took it away
-        #[arg(long, value_name = "ID")]
-        command: uuid::Uuid,
+        /// Id of the command that took it away (quarantine-file)
+        #[arg(long, value_name = "ID", group = "from")]
+        command: Option<uuid::Uuid>,
+        /// Id of that host's finding of the change, or of the removal
+        #[arg(long, value_name = "ID", group = "from")]
+        finding: Option<uuid::Uuid>,
         /// For whom, until when, why.
         #[command(flatten)]
         frame: CommandFrame,
@@ -357,6 +361,10 @@ pub struct IsolateArguments {
     /// How long it lasts at most, from when a host applies it: 30m, 2h, 7d
     #[arg(long, value_name = "PERIOD")]
     pub lease: String,
+    /// Have the hosts tell what it would change, whom it would spare and what they would refuse, and change nothing: soc send
+    /// FILE --wait shows it, and so does soc receipts --command ID --full
+    #[arg(long)]
+    pub dry_run: bool,
     /// Until when, why.
     #[command(flatten)]
     pub text: CommandText,
@@ -374,6 +382,10 @@ pub struct CommandFrame {
     /// A host: agent id, unique prefix of one, or unique name (repeat it, or separate by commas)
     #[arg(long, required = true, value_delimiter = ',')]
     pub host: Vec<String>,
+    /// Have the hosts tell what it would change, whom it would spare and what they would refuse, and change nothing: soc send
+    /// FILE --wait shows it, and so does soc receipts --command ID --full
+    #[arg(long)]
+    pub dry_run: bool,
     /// Until when, why.
     #[command(flatten)]
     pub text: CommandText,

@@ -50,6 +50,10 @@ pub struct RunArguments {
     /// How long what the steps do lasts at most, from when a host applies it: 30m, 2h, 7d
     #[arg(long, value_name = "PERIOD")]
     pub lease: String,
+    /// Have the hosts tell what each step would change and which would be refused or left out, and change nothing: soc send FILE
+    /// --wait shows it, and so does soc receipts --command ID --full
+    #[arg(long)]
+    pub dry_run: bool,
     /// Until when, why.
     #[command(flatten)]
     pub text: CommandText,

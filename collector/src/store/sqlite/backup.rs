@@ -47,6 +47,19 @@ pub fn adopt(path: &Path) -> Result<Content, StoreError> {
     content(&connection)
 }
 
+/// How many hosts the database at `path` knows; none while it has no tables.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn hosts(path: &Path) -> Result<u64, StoreError> {
+    let connection = open(path)?;
+    if !connection.table_exists(None, "host")? {
+        return Ok(0);
+    }
+    let hosts: i64 = connection.query_row("SELECT count(*) FROM host", [], |row| row.get(0))?;
+    Ok(u64::try_from(hosts).unwrap_or(0))
+}
+
 fn open(path: &Path) -> Result<Connection, StoreError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;

@@ -89,8 +89,13 @@ fn queue(write: &Write<'_>, command_no: i64, agent: AgentId, new: &NewCommand) -
         .tx
         .prepare_cached(sql)?
         .query_row(params![owner.no, new.now.nanos()], |row| count_column(row, 0))?;
-    if open >= COMMANDS_PER_HOST_MAX {
-        let text = format!("{COMMANDS_PER_HOST_MAX} commands wait for host {agent} already");
+    // Whoever has an operator's token and no key fills no queue that others need.
+    let (most, which) = match new.may_be_obeyed {
+        true => (COMMANDS_PER_HOST_MAX, ""),
+        false => (COMMANDS_PER_HOST_MAX / 2, ", and no agent can obey this one by its signatures"),
+    };
+    if open >= most {
+        let text = format!("{open} commands wait for host {agent} already{which}");
         return Err(StoreError::Full(text));
     }
     write

@@ -1,21 +1,20 @@
-//! Hosts: enrolment, certificates, states, silence.
+//! Hosts: certificates, states, silence.
 
 use picket_protocol::crypto::{Hash, PublicKey};
-use picket_protocol::identity::{AgentId, Tenant};
+use picket_protocol::identity::AgentId;
 use picket_protocol::time::Timestamp;
 use rusqlite::types::Value;
 use rusqlite::{OptionalExtension as _, Row, Transaction, params};
 use serde_json::value::RawValue;
 
 use super::super::{
-    Admission, Certificate, EnrolOutcome, Enrolment, ExpiryStage, Greeting, Host, HostQuery, HostState,
-    OwnFinding, Page, StoreError,
+    Admission, Certificate, ExpiryStage, Greeting, Host, HostQuery, HostState, OwnFinding, Page, StoreError,
 };
 use super::ingest::Owner;
 use super::writer::Write;
 use super::{
-    Conditions, agent_column, count_column, damaged, findings, integer, page, page_rows, schema,
-    tenant_column, time_column,
+    Conditions, agent_column, count_column, damaged, findings, integer, page, page_rows, tenant_column,
+    time_column,
 };
 
 const HOST: &str = "SELECT h.no, h.agent, t.name, h.hostname, h.version, h.state, h.state_reason, h.enrolled,
@@ -106,120 +105,6 @@ pub(super) fn admission(tx: &Transaction<'_>, agent: AgentId) -> Result<Option<A
         })
     };
     Ok(tx.prepare_cached(sql)?.query_row([agent.0.as_bytes()], read).optional()?)
-}
-
-struct Token {
-    tenant: Tenant,
-    expires: Timestamp,
-    uses: i64,
-    used: i64,
-}
-
-/// Enrols a host, or finds that it was by the same request.
-pub(super) fn enroll(write: &mut Write<'_>, request: &Enrolment) -> Result<EnrolOutcome, StoreError> {
-    let sql = "SELECT tenant, expires, uses, used FROM token WHERE hash = ?";
-    let read = |row: &Row<'_>| {
-        let (tenant, expires) = (tenant_column(row, 0)?, time_column(row, 1)?);
-        Ok(Token { tenant, expires, uses: row.get(2)?, used: row.get(3)? })
-    };
-    let token = write.tx.query_row(sql, [request.token], read).optional()?;
-    let Some(token) = token else { return Ok(EnrolOutcome::UnknownToken) };
-    let known = known_before(write, request, &token)?;
-    match &known {
-        Known::No | Known::Same => {}
-        Known::Answered(certificate) => {
-            let (tenant, certificate) = (token.tenant, certificate.clone());
-            return Ok(EnrolOutcome::Enrolled { tenant, certificate });
-        }
-        Known::Other => return Ok(EnrolOutcome::AgentTaken),
-    }
-    if token.expires <= request.now {
-        return Ok(EnrolOutcome::ExpiredToken);
-    }
-    if token.used >= token.uses {
-        return Ok(EnrolOutcome::UsedToken);
-    }
-    let certificate = (request.issue.0)(&token.tenant).map_err(StoreError::Conflict)?;
-    if matches!(known, Known::Same) {
-        renew(write, request.agent, &certificate)?;
-        let sql = "UPDATE host SET token = ?, hostname = ?, version = ? WHERE agent = ?";
-        let agent = request.agent.0.as_bytes();
-        write.tx.execute(sql, params![request.token, request.hostname, request.version, agent])?;
-    } else {
-        insert(write, request, &token.tenant, &certificate)?;
-    }
-    write.tx.execute("UPDATE token SET used = used + 1 WHERE hash = ?", [request.token])?;
-    Ok(EnrolOutcome::Enrolled { tenant: token.tenant, certificate: certificate.pem })
-}
-
-/// What is known of the agent that asks.
-enum Known {
-    /// Nothing: it is new.
-    No,
-    /// This very request was answered before, with this certificate; the answer may have been lost.
-    Answered(String),
-    /// It is enrolled with the same keys for the same tenant: the host lost the answer, or let its certificate run out.
-    Same,
-    /// Another host has the id, or it may not connect any more.
-    Other,
-}
-
-fn known_before(write: &Write<'_>, request: &Enrolment, token: &Token) -> Result<Known, StoreError> {
-    let sql = "SELECT h.token, h.tls_key, h.enrolled_key, h.certificate, h.expires, h.state, t.name
-        FROM host h JOIN tenant t ON t.no = h.tenant_no WHERE h.agent = ?";
-    let found = write.tx.query_row(sql, [request.agent.0.as_bytes()], |row| {
-        let same = row.get::<_, Hash>(1)? == request.tls_key
-            && row.get::<_, Hash>(2)? == request.ledger_key.0
-            && tenant_column(row, 6)? == token.tenant
-            && state_column(row, 5)? == HostState::Active;
-        let again = row.get::<_, Hash>(0)? == request.token && time_column(row, 4)? > request.now;
-        Ok(match (same, again) {
-            (true, true) => Known::Answered(row.get(3)?),
-            (true, false) => Known::Same,
-            (false, _) => Known::Other,
-        })
-    });
-    Ok(found.optional()?.unwrap_or(Known::No))
-}
-
-fn insert(
-    write: &Write<'_>,
-    request: &Enrolment,
-    tenant: &Tenant,
-    certificate: &Certificate,
-) -> Result<(), StoreError> {
-    write.tx.execute("INSERT OR IGNORE INTO tenant (name) VALUES (?)", [tenant.as_str()])?;
-    let tenant_no: i64 =
-        write.tx.query_row("SELECT no FROM tenant WHERE name = ?", [tenant.as_str()], |row| row.get(0))?;
-    let now = request.now.nanos();
-    write.tx.execute(
-        "INSERT INTO host (agent, tenant_no, hostname, version, state, state_reason, enrolled, enrolled_key,
-         token, tls_key, certificate, serial, expires, expiry_stage, silent)
-         VALUES (?, ?, ?, ?, 0, '', ?, ?, ?, ?, ?, ?, ?, 0, 0)",
-        params![
-            request.agent.0.as_bytes(),
-            tenant_no,
-            request.hostname,
-            request.version,
-            now,
-            request.ledger_key.0,
-            request.token,
-            request.tls_key,
-            certificate.pem,
-            certificate.serial,
-            certificate.expires.nanos()
-        ],
-    )?;
-    let no = write.tx.last_insert_rowid();
-    if no >= schema::AGENTS_MAX {
-        return Err(StoreError::Full("this store numbers no more agents".to_owned()));
-    }
-    write.tx.execute(
-        "INSERT INTO ledger (no, size, edge, key, checkpoint, checkpoint_key, last_seen)
-         VALUES (?, 0, x'', ?, '', ?, ?)",
-        params![no, request.ledger_key.0, request.ledger_key.0, now],
-    )?;
-    Ok(())
 }
 
 /// A new certificate for the same key.

@@ -6,6 +6,7 @@
 
 pub mod backup;
 mod commands;
+mod enrol;
 mod figures;
 mod findings;
 mod hosts;
@@ -34,7 +35,7 @@ use super::{
     Admission, AuditQuery, AuditRow, Certificate, CommandQuery, CommandRow, Commit, EnrolOutcome, Enrolment,
     ExpiryStage, FindingQuery, FindingRow, Greeting, Host, HostQuery, Ingest, LedgerHead, NewCommand,
     NewToken, Operator, OwnFinding, PAGE_ROWS_MAX, Page, Pending, ReceiptQuery, ReceiptRow, Store,
-    StoreError, StoreFigures, StoredCommand, StoredFinding, TrustRow,
+    StoreError, StoreFigures, StoredCommand, StoredFinding, ToProve, TrustRow,
 };
 use readers::Readers;
 use writer::Writer;
@@ -122,8 +123,12 @@ impl Store for SqliteStore {
         self.readers.read(|tx| hosts::admission(tx, agent))
     }
 
+    fn to_prove(&self, request: &Enrolment) -> Result<Option<ToProve>, StoreError> {
+        self.readers.read(|tx| enrol::to_prove(tx, request))
+    }
+
     fn enroll(&self, request: Enrolment) -> Result<EnrolOutcome, StoreError> {
-        self.writer.run(move |write| hosts::enroll(write, &request))
+        self.writer.run(move |write| enrol::enroll(write, &request))
     }
 
     fn renew(&self, agent: AgentId, certificate: Certificate) -> Result<(), StoreError> {

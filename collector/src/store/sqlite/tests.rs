@@ -52,6 +52,7 @@ impl Fixture {
             version: "1".to_owned(),
             ledger_key: key().public(),
             tls_key: [number; 32],
+            renewal: None,
             issue: Issue(Arc::new(move |_| Ok(certificate.clone()))),
             now: at(0),
         });

@@ -373,7 +373,11 @@ impl ScanDetector {
 }
 
 /// 64 bits that stand for an address and a number.
+///
+/// Numbers that follow each other make an arithmetic progression of the product, whose highest bits take few values by an unlucky
+/// seed; folded once more they are spread.
 fn print(seed: u64, address: IpAddr, number: u64) -> u64 {
     let (high, low) = address_bits(address);
-    fold(fold(low ^ seed, 0x9e37_79b9_7f4a_7c15) ^ high, number ^ 0xbf58_476d_1ce4_e5b9)
+    let product = fold(fold(low ^ seed, 0x9e37_79b9_7f4a_7c15) ^ high, number ^ 0xbf58_476d_1ce4_e5b9);
+    fold(product, 0x94d0_49bb_1331_11eb)
 }

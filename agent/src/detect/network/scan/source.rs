@@ -92,7 +92,7 @@ impl Try {
 pub struct Few([u64; WORDS]);
 
 impl Few {
-    fn add(&mut self, print: u64) {
+    pub fn add(&mut self, print: u64) {
         let bit = usize::try_from(print >> 54).unwrap_or(0);
         if let Some(word) = self.0.get_mut(bit / 64) {
             *word |= 1 << (bit % 64);

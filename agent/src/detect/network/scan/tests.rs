@@ -355,6 +355,16 @@ fn probes() -> impl Strategy<Value = Vec<Probe>> {
     })
 }
 
+#[test]
+fn ports_are_counted_alike_by_every_seed() {
+    for number in 0..2_000_u64 {
+        let seed = number.wrapping_mul(0x2545_f491_4f6c_dd1d);
+        let mut ports = source::Few::default();
+        (1..=500).for_each(|port| ports.add(print(seed, HOST, port)));
+        assert!((425..575).contains(&ports.count()), "{seed:#x}: {}", ports.count());
+    }
+}
+
 fn run(probes: &[Probe]) -> (ScanDetector, Vec<Finding>) {
     let mut detector = ScanDetector::new(Thresholds::default(), 1);
     let mut told = Vec::new();

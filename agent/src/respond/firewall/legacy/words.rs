@@ -1,10 +1,10 @@
 //! A rule of the agent's tables in the words of iptables.
 
-use super::super::expression::{Expression, ICMP, ICMPV6, IPV4, IPV6, Load, Rule, TCP, UDP, Verdict};
+use super::super::expression::{
+    Expression, HOPS_LEFT, ICMP, ICMPV6, IPV4, IPV6, Load, Rule, TCP, UDP, Verdict,
+};
 use super::super::table::Set;
 
-/// Networks of one action: each is a rule that every packet passes.
-pub const NETWORKS_MAX: usize = 1_000;
 /// The bits of TCP: `FIN`, `SYN`, `RST`, `PSH`, `ACK`, `URG`.
 const FLAGS: [(u8, &str); 6] = [(1, "FIN"), (2, "SYN"), (4, "RST"), (8, "PSH"), (16, "ACK"), (32, "URG")];
 
@@ -23,12 +23,6 @@ pub(super) fn rules(rule: &Rule, family: u8, sets: &[Set]) -> Result<Vec<String>
     };
     let keys =
         sets.iter().find(|known| known.name == set).map(|set| set.elements.as_slice()).unwrap_or_default();
-    if keys.len() > NETWORKS_MAX {
-        return Err(format!(
-            "{} networks are more than iptables can look through: {NETWORKS_MAX}",
-            keys.len()
-        ));
-    }
     let of_key = |key: &Vec<u8>| Some(format!("{}{option} {}/{length} {target}", words.text, address(key)?));
     Ok(keys.iter().filter_map(of_key).collect())
 }
@@ -119,6 +113,7 @@ impl Words {
                 let uid = value.try_into().map_or(0, u32::from_ne_bytes);
                 self.add(&format!("-m owner --uid-owner {uid}"));
             }
+            Some(HOPS_LEFT) => self.add(&format!("-m hl --hl-eq {byte}")),
             Some(Load::Network(..)) => {
                 let (option, length) = (self.address_option()?, self.mask.as_ref().map(|mask| bits(mask)));
                 let address = address(value).ok_or("an address of no family")?;
@@ -218,6 +213,18 @@ mod tests {
                 "-d 2001:db8::1/128 -p 6 --sport 1:9 -j ACCEPT",
             ),
             (words(vec![net("0.0.0.0/0", End::Source)], Verdict::Drop, IPV4), "-j DROP"),
+            (
+                words(
+                    vec![
+                        protocol(ICMPV6),
+                        vec![Expression::Load(Load::Transport(0, 1)), Expression::Is(vec![135])],
+                        vec![Expression::Load(HOPS_LEFT), Expression::Is(vec![255])],
+                    ],
+                    Verdict::Accept,
+                    IPV6,
+                ),
+                "-p 58 --icmpv6-type 135 -m hl --hl-eq 255 -j ACCEPT",
+            ),
         ];
         for (lines, wanted) in said {
             assert_eq!(lines, [wanted]);
@@ -244,6 +251,5 @@ mod tests {
         ];
         let said = rules(&blocked, IPV4, &[set(3)]).expect("it can be said");
         assert_eq!(said.last().map(String::as_str), Some("-s 0.0.0.2/32 -j DROP"));
-        assert!(rules(&blocked, IPV4, &[set(1_001)]).is_err());
     }
 }

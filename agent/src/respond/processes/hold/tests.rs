@@ -88,7 +88,7 @@ fn a_tree_stands_still_and_goes_on_when_the_last_lets_it() {
     assert!(tree.runs(), "undone without having been done");
     frozen.apply(&applied(ONE), &mut levers).unwrap();
     frozen.apply(&applied(ONE), &mut levers).unwrap();
-    assert!(tree.is_stopped() && frozen.probe().is_ok() && !frozen.has_escaped(ONE), "{}", tree.states());
+    assert!(tree.is_stopped() && frozen.probe().is_ok() && frozen.escaped(ONE) == 0, "{}", tree.states());
     // After a reboot somebody else may have the number and the beginning.
     let reboot = freeze_process::FrozenProcess { boot: "another".to_owned(), ..frozen.clone() };
     reboot.apply(&applied(Uuid::nil()), &mut levers).expect_err("nobody is meant any more");
@@ -98,7 +98,9 @@ fn a_tree_stands_still_and_goes_on_when_the_last_lets_it() {
     assert!(tree.is_stopped(), "{}", tree.states());
     // Somebody lets it go on: it is seen, and stopped again.
     signal(&Stopped::of(&life(pid).unwrap()), Signal::CONT);
-    wait_for("it runs", || frozen.has_escaped(OTHER));
+    wait_for("it runs", || frozen.escaped(OTHER) > 0);
+    // Who can let it go on cannot have the whole undone that way.
+    assert_eq!(frozen.probe().map(|told| told["running"].as_u64()), Ok(Some(1)));
     frozen.apply(&applied(OTHER), &mut levers).unwrap();
     assert!(tree.is_stopped(), "{}", tree.states());
     frozen.undo(OTHER, &mut levers).unwrap();
@@ -239,4 +241,22 @@ fn what_a_crash_left_of_writing_the_note_goes_with_it() {
     std::fs::write(stopped.join(format!(".{ONE}.json.new")), "half of it").unwrap();
     Hold::new(directory.path(), ONE).let_go().unwrap();
     assert_eq!(std::fs::read_dir(&stopped).unwrap().count(), 0);
+}
+
+/// Somebody lets all go on as fast as they are stopped.
+#[test]
+fn who_is_let_go_on_at_once_is_held_and_holds_nobody_up() {
+    let (directory, tree) = (tempfile::tempdir().unwrap(), Tree::start());
+    let pids: Vec<u32> = tree.all().iter().map(|life| life.pid).collect();
+    let rounds = std::cell::Cell::new(0);
+    let hold = Hold::new(directory.path(), ONE);
+    let halted = hold.stop_within(Duration::ZERO, |all, held| {
+        rounds.set(rounds.get() + 1);
+        held.iter().for_each(|process| signal(process, Signal::CONT));
+        all.iter().filter(|life| pids.contains(&life.pid)).collect()
+    });
+    assert_eq!((halted.unwrap().held.len(), rounds.get()), (2, 1));
+    wait_for("all stand still once they are left alone", || tree.is_stopped());
+    hold.let_go().unwrap();
+    wait_for("all go on", || tree.runs());
 }

@@ -11,6 +11,7 @@ use picket_protocol::finding::Text;
 
 use crate::detect::defences::mounts::{Concern, Mount};
 use crate::sense::files::mounts::unescape;
+use crate::thread_self::thread_self_in;
 
 /// Bytes of mountinfo that are read.
 const MOUNTINFO_BYTES_MAX: u64 = 4 * 1024 * 1024;
@@ -51,7 +52,7 @@ impl Places {
 /// # Errors
 /// When `/proc` is not there.
 pub fn listen(root: &Path) -> io::Result<File> {
-    File::open(root.join("proc/thread-self/mountinfo"))
+    File::open(thread_self_in(&root.join("proc"), "mountinfo"))
 }
 
 /// The mounts that matter.

@@ -14,6 +14,8 @@ use std::time::Duration;
 use picket_protocol::time::Timestamp;
 use rustix::fs::OFlags;
 
+use crate::bounded::{self, TIME_MAX};
+
 mod entry;
 
 pub use entry::Entry;
@@ -68,8 +70,8 @@ pub fn usable() -> Result<(), JournalRefusal> {
 /// The cursor of the newest entry; empty when the journal is empty.
 pub fn last_cursor() -> Result<String, JournalRefusal> {
     let mut command = journalctl();
-    let output = command.args(["--lines=1", "--output-fields=_UID"]).output();
-    let output = output.map_err(|error| JournalRefusal::Journalctl(error.to_string()))?;
+    let output = bounded::run(command.args(["--lines=1", "--output-fields=_UID"]), None, TIME_MAX);
+    let (_, output) = output.map_err(|error| JournalRefusal::Journalctl(error.to_string()))?;
     if !output.status.success() {
         let complaint = output.stderr.get(..output.stderr.len().min(200)).unwrap_or_default();
         return Err(JournalRefusal::Journalctl(String::from_utf8_lossy(complaint).trim().to_owned()));
