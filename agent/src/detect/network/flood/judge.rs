@@ -8,7 +8,8 @@
 //! - **SYN-ACK, RST**: two for each connection that was asked for explain themselves; resets also where they answer data.
 //! - **ACK**: segments are acknowledged at least once in 200, as Linux merges some 45 and acknowledges every second of these; data, however many
 //!   segments they are in, at least once in a window, by whoever they are sent to. A flood is answered by resets or not at all. What leaves in
-//!   packets that no network takes whole is this host's own connections, and all that comes back answers it, new or not.
+//!   full segments is answered by all that its targets send back, new or not; and what leaves in packets that no network takes whole is this
+//!   host's own connections, whoever answers.
 //! - **UDP**: one answer explains ten datagrams. A single stream of large datagrams to one port (iperf3, video) is no flood unless the kernel has
 //!   nobody to give them to: that its program loses some of them shows a fast sender. What is no stream may be what a program does take
 //!   (collectors of logs and metrics), up to ten times the limit, but not what it loses half of.
@@ -18,6 +19,7 @@
 //! - **Connections**: handshakes that are completed, but bring less than a request's bytes.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use super::Place;
 use super::kind::Kind;
@@ -180,19 +182,48 @@ impl View<'_> {
     fn ack(&self, over: &Rates) -> u64 {
         let ack = over.packets(Class::Ack);
         let resets = self.back.packets(Class::Rst);
-        let data = over.of(Class::Ack);
-        let offloaded = data.bytes / data.packets.max(1) >= OFFLOADED_BYTES;
-        let answers = if offloaded && self.direction == Direction::Out {
-            self.comes_back(Class::Ack)
-        } else {
-            self.back.packets(Class::Ack)
-        };
+        let answers = self.acknowledgements(over.of(Class::Ack));
         let answered = answers.saturating_mul(SEGMENTS_ACKNOWLEDGED) >= ack;
         if !answered && !self.is_acknowledged_data(over, answers) {
             return ack;
         }
         // As many resets as half of the segments: no connection is behind them.
         if resets.saturating_mul(2) >= ack { ack.min(resets.saturating_mul(2)) } else { 0 }
+    }
+
+    /// What answers such data: beyond what went while all was calm. Data of this host's own connections are answered by all that comes back from where
+    /// they go, calm or not: a peer that is sent more may acknowledge less often than before, and one that has nothing to answer sends resets.
+    fn acknowledgements(&self, data: Count) -> u64 {
+        let segment = data.bytes / data.packets.max(1);
+        let new = self.back.packets(Class::Ack);
+        if self.direction != Direction::Out || segment < STREAM_BYTES {
+            return new;
+        }
+        let all = self.comes_back(Class::Ack);
+        if segment >= OFFLOADED_BYTES { all } else { new.max(all.min(self.comes_from_targets(Class::Ack))) }
+    }
+
+    /// What goes the other way of a class from whoever at least half of it is sent to; else nothing.
+    fn comes_from_targets(&self, class: Class) -> u64 {
+        let mut sent_to_them = 0_u64;
+        // Several ports of one host have its answers once.
+        let mut answers = BTreeMap::new();
+        for (target, share) in self.lane.targets(class) {
+            let answered =
+                *answers.entry(target.address).or_insert_with_key(|who| self.comes_from(class, *who));
+            sent_to_them = sent_to_them.saturating_add(if answered > 0 { share } else { 0 });
+        }
+        if sent_to_them >= 50 { answers.into_values().fold(0, u64::saturating_add) } else { 0 }
+    }
+
+    fn comes_from(&self, class: Class, sender: IpAddr) -> u64 {
+        let back = self.lanes.iter().filter(|((_, way), _)| *way == self.direction.reversed());
+        let of_lane = |lane: &Lane| {
+            let shares = lane.sources(class).filter(|(talker, _)| talker.address == sender);
+            let share = shares.map(|(_, share)| share).sum::<u64>();
+            lane.rates.packets(class).saturating_mul(share) / 100
+        };
+        back.map(|(_, lane)| of_lane(lane)).fold(0, u64::saturating_add)
     }
 
     /// All that goes the other way of a class, calm or not.
@@ -245,9 +276,9 @@ impl View<'_> {
 
     fn amplification(&self, over: &Rates, limit: u64) -> u64 {
         // Whoever speaks to a whole group asks from the service's own port (mDNS, SSDP): no answer goes there.
-        let group = |address: std::net::IpAddr| match address {
-            std::net::IpAddr::V4(address) => address.is_multicast() || address.is_broadcast(),
-            std::net::IpAddr::V6(address) => address.is_multicast(),
+        let group = |address: IpAddr| match address {
+            IpAddr::V4(address) => address.is_multicast() || address.is_broadcast(),
+            IpAddr::V6(address) => address.is_multicast(),
         };
         if self.lane.targets(Class::Amplification).next().is_some_and(|(target, _)| group(target.address)) {
             return 0;

@@ -271,6 +271,34 @@ fn what_the_card_cuts_is_answered_by_all_that_comes_back() {
     assert_eq!(host.rules(), ["net.flood.ack"]);
 }
 
+/// Data to the peer in segments of so many bytes, and acknowledgements of them by `from`.
+fn upload(data: u64, bytes: usize, answers: u64, from: IpAddr) -> Vec<Stream> {
+    vec![
+        traffic::stream(data, move |_| Frame::tcp((HOST, 40_000), (traffic::PEER, 873), traffic::ACK, bytes)),
+        traffic::stream(answers, move |_| Frame::tcp((from, 873), (HOST, 40_000), traffic::ACK, 0)),
+    ]
+}
+
+#[test]
+fn full_segments_are_answered_by_all_that_their_target_sends_back() {
+    // A busy peer acknowledges many more segments at once than it did while less was sent.
+    let after_calm = |bytes, last: &[Stream]| {
+        let mut host = Host::new();
+        host.play(&upload(2_000, bytes, 1_200, traffic::PEER), 10_000);
+        host.play(last, 800);
+        host.told
+    };
+    let told = after_calm(1_448, &upload(20_000, 1_448, 150, traffic::PEER));
+    assert!(told.is_empty(), "{:?}", told[0].1.title);
+    // What others send back answers nothing, nor do too few answers of the target itself; and what has no data is nobody's upload.
+    for (bytes, answers, from) in
+        [(1_448, 150, traffic::client(7)), (1_448, 2, traffic::PEER), (0, 150, traffic::PEER)]
+    {
+        let told = after_calm(bytes, &upload(20_000, bytes, answers, from));
+        assert!(told.iter().any(|(_, finding)| finding.rule == "net.flood.ack"), "{bytes} {answers} {from}");
+    }
+}
+
 #[test]
 fn a_sample_of_pings_shows_as_many_answers_as_chance_lets_it() {
     /// One in so many, as splitmix64 (Steele, Lea and Flood 2014) draws them.
