@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::MetadataExt as _;
 
-use picket_agent::sense::files::images::Images;
+use picket_agent::sense::files::images::{Images, Owner};
 use picket_protocol::finding::{Entity, Text};
 use serde_json::json;
 
@@ -14,7 +14,8 @@ const FINDING: Uuid = Uuid::from_u128(0x0199_c2ad_7d10_7a44_b1f5_3a9d_2c5e_8f01)
 fn changed(lab: &Lab, name: &str, before: &str) {
     let database = lab.layout.database();
     let digest = sha256(&[before.as_bytes()]);
-    let image = Images::open(&database).unwrap().keep(digest, before.as_bytes(), None).unwrap();
+    let image =
+        Images::open(&database).unwrap().keep((digest, Owner::Root), before.as_bytes(), None).unwrap();
     let meta = std::fs::metadata(lab.file(name)).unwrap();
     let facts = |text: &str| {
         json!({

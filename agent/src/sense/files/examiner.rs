@@ -13,7 +13,7 @@ use super::baseline::{Baseline, Write};
 use super::change::{FileChange, SeenBy, TextChange};
 use super::dirty::{Mark, Scope};
 use super::freeze;
-use super::images::Images;
+use super::images::{Images, Owner};
 use super::large::Large;
 use super::logs::{LogBook, LogChange};
 use super::object::{Content, ObjectState};
@@ -330,18 +330,18 @@ impl Examiner {
         if text_use == TextUse::None {
             return None;
         }
-        let digest = |state: Option<&ObjectState>| match state.map(|state| &state.content) {
-            Some(Content::Digest(digest)) => Some(*digest),
+        let held = |state: Option<&ObjectState>| match state.map(|state| (&state.content, state.meta.uid)) {
+            Some((Content::Digest(digest), uid)) => Some((*digest, Owner::of(uid))),
             _ => None,
         };
-        let (was, is) = (digest(before), digest(state));
+        let (was, is) = (held(before), held(state));
         let after = state.and_then(|state| text::of(path, state, &self.buffer));
         let keeps = text_use == TextUse::Keep;
-        let known = was.filter(|_| keeps).and_then(|was| self.images.get(&was));
+        let known = was.filter(|_| keeps).and_then(|(was, _)| self.images.get(&was));
         match (is, &after) {
             (Some(is), Some(after)) if keeps => self.writes.extend(self.images.keep(is, after, was)),
             _ if known.is_some() => {
-                self.writes.extend(was.filter(|was| is != Some(*was)).map(Images::let_go))
+                self.writes.extend(was.filter(|was| is.is_none_or(|is| is.0 != was.0)).map(Images::let_go))
             }
             _ => {}
         }

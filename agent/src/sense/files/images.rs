@@ -5,9 +5,10 @@
 //! move costs nothing, and the same content is kept once. Images are sealed with AES-256-GCM (the digest is the
 //! associated data) by a key in the core's own directory, `images.key`: a copy of the database alone gives nothing away.
 //!
-//! **Limits.** [`IMAGES_BYTES_MAX`] in all. Beyond, what no file holds any more goes first, oldest first; then the
-//! oldest. A change whose before-image is gone says so and has no diff. If the key cannot be made or read, nothing is
-//! kept; if it is lost, the old images are as good as gone.
+//! **Limits.** [`IMAGES_BYTES_MAX`] in all, of which [`OTHERS_BYTES_MAX`] are for files that are not root's: whoever has an account
+//! and fills these pushes out none of root's. Beyond, what no file holds any more goes first, oldest first; then the oldest. A change whose
+//! before-image is gone says so and has no diff. If the key cannot be made or read, nothing is kept; if it is lost, the old
+//! images are as good as gone.
 
 use std::collections::VecDeque;
 use std::io;
@@ -24,6 +25,8 @@ use crate::ledger::StateWrite;
 
 /// Bytes of sealed images in all.
 pub const IMAGES_BYTES_MAX: i64 = 24 * 1024 * 1024;
+/// Of these, those of files that are not root's.
+pub const OTHERS_BYTES_MAX: i64 = 4 * 1024 * 1024;
 /// Images that are on their way to the database.
 const RECENT_MAX: usize = 64;
 /// Bytes of these.
@@ -32,6 +35,22 @@ const RECENT_BYTES_MAX: usize = 512 * 1024;
 const EVICTED_MAX: usize = 256;
 /// Bytes of the key.
 const KEY_BYTES: usize = 32;
+
+/// Whose a file is whose text is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// The first user.
+    Root,
+    /// Anybody else.
+    Others,
+}
+
+impl Owner {
+    /// By a file's user.
+    pub fn of(uid: u32) -> Self {
+        if uid == 0 { Self::Root } else { Self::Others }
+    }
+}
 
 /// Seals and opens images.
 struct Cipher {
@@ -126,22 +145,27 @@ impl Images {
         self.cipher.as_ref()?.open(digest, &sealed?)
     }
 
-    /// Gives the write that keeps `text`; `replaced` is what the file held before.
-    pub fn keep(&mut self, digest: Hash, text: &[u8], replaced: Option<Hash>) -> Option<StateWrite> {
+    /// Gives the write that keeps the `text` of a file of `owner`; `replaced` is what it held before, and whose it was then.
+    pub fn keep(
+        &mut self,
+        (digest, owner): (Hash, Owner),
+        text: &[u8],
+        replaced: Option<(Hash, Owner)>,
+    ) -> Option<StateWrite> {
         let sealed = self.cipher.as_ref()?.seal(&digest, text)?;
         self.remember(digest, text);
-        let replaced = replaced.filter(|replaced| *replaced != digest);
+        let replaced = replaced.filter(|(replaced, _)| *replaced != digest);
         Some(Box::new(move |transaction| {
-            if let Some(replaced) = &replaced {
-                supersede(transaction, replaced)?;
+            if let Some((replaced, owner)) = &replaced {
+                supersede(transaction, replaced, *owner)?;
             }
-            put(transaction, &digest, &sealed)
+            put(transaction, &digest, owner, &sealed)
         }))
     }
 
-    /// Gives the write that says that no file holds `digest` any more.
-    pub fn let_go(digest: Hash) -> StateWrite {
-        Box::new(move |transaction| supersede(transaction, &digest))
+    /// Gives the write that says that the file of `owner` that held `digest` does no more.
+    pub fn let_go((digest, owner): (Hash, Owner)) -> StateWrite {
+        Box::new(move |transaction| supersede(transaction, &digest, owner))
     }
 
     fn remember(&mut self, digest: Hash, text: &[u8]) {
@@ -163,38 +187,64 @@ impl Images {
     }
 }
 
-fn supersede(transaction: &Transaction<'_>, digest: &Hash) -> rusqlite::Result<()> {
-    let sql = "UPDATE file_image SET superseded = 1 WHERE digest = ?1";
+/// What others do to their copy of a text lets go none that root holds, or held.
+fn supersede(transaction: &Transaction<'_>, digest: &Hash, owner: Owner) -> rusqlite::Result<()> {
+    let sql = match owner {
+        Owner::Root => "UPDATE file_image SET superseded = superseded | 1 WHERE digest = ?1",
+        Owner::Others => "UPDATE file_image SET superseded = 3 WHERE digest = ?1 AND superseded = 2",
+    };
     transaction.prepare_cached(sql)?.execute([digest.as_slice()]).map(|_| ())
 }
 
-fn put(transaction: &Transaction<'_>, digest: &Hash, sealed: &[u8]) -> rusqlite::Result<()> {
-    let sql = "INSERT INTO file_image (digest, sealed) VALUES (?1, ?2) ON CONFLICT (digest) DO NOTHING";
-    let new = transaction.prepare_cached(sql)?.execute(params![digest.as_slice(), sealed])? == 1;
-    if !new {
-        // It is held again.
-        let sql = "UPDATE file_image SET superseded = 0 WHERE digest = ?1 AND superseded = 1";
+fn put(transaction: &Transaction<'_>, digest: &Hash, owner: Owner, sealed: &[u8]) -> rusqlite::Result<()> {
+    let held = if owner == Owner::Root { 0 } else { 2 };
+    let sql = "INSERT INTO file_image (digest, superseded, sealed) VALUES (?1, ?2, ?3) ON CONFLICT (digest) DO NOTHING";
+    let new = transaction.prepare_cached(sql)?.execute(params![digest.as_slice(), held, sealed])? == 1;
+    let length = i64::try_from(sealed.len()).unwrap_or(i64::MAX);
+    let (mut all, mut others) = (sum(transaction, "image_bytes")?, sum(transaction, "image_bytes_others")?);
+    if new {
+        all += length;
+        others += if owner == Owner::Others { length } else { 0 };
+    } else if owner == Owner::Others {
+        let sql = "UPDATE file_image SET superseded = 2 WHERE digest = ?1 AND superseded = 3";
         return transaction.prepare_cached(sql)?.execute([digest.as_slice()]).map(|_| ());
+    } else {
+        let sql = "UPDATE file_image SET superseded = 0 WHERE digest = ?1 AND superseded >= ?2";
+        let mut hold = transaction.prepare_cached(sql)?;
+        // Root holds what only others held: it counts as root's from now on.
+        others -= if hold.execute(params![digest.as_slice(), 2])? == 1 { length } else { 0 };
+        hold.execute(params![digest.as_slice(), 1])?;
     }
-    let mut total = bytes(transaction)? + i64::try_from(sealed.len()).unwrap_or(i64::MAX);
-    for _ in 0..EVICTED_MAX {
-        if total <= IMAGES_BYTES_MAX {
-            break;
-        }
-        let sql = "DELETE FROM file_image WHERE id = (SELECT id FROM file_image WHERE digest <> ?1
-                   ORDER BY superseded DESC, id LIMIT 1) RETURNING length(sealed)";
-        let gone: Option<i64> =
-            transaction.prepare_cached(sql)?.query_row([digest.as_slice()], |row| row.get(0)).optional()?;
-        let Some(gone) = gone else { break };
-        total -= gone;
-    }
-    let sql = "INSERT OR REPLACE INTO file_meta (key, value) VALUES ('image_bytes', ?1)";
-    transaction.prepare_cached(sql)?.execute([total]).map(|_| ())
+    let gone = evict(transaction, digest, 2, others - OTHERS_BYTES_MAX)?;
+    (all, others) = (all - gone, others - gone);
+    all -= evict(transaction, digest, 0, all - others - (IMAGES_BYTES_MAX - OTHERS_BYTES_MAX))?;
+    let sql = "INSERT OR REPLACE INTO file_meta (key, value) VALUES ('image_bytes', ?1), ('image_bytes_others', ?2)";
+    transaction.prepare_cached(sql)?.execute([all.max(0), others.max(0)]).map(|_| ())
 }
 
-fn bytes(transaction: &Transaction<'_>) -> rusqlite::Result<i64> {
-    let sql = "SELECT value FROM file_meta WHERE key = 'image_bytes'";
-    Ok(transaction.prepare_cached(sql)?.query_row([], |row| row.get(0)).optional()?.unwrap_or(0))
+/// Lets at least `bytes` go, if there are so many, of the images that are held by `class` (0: root's, 2: others') but `digest`; gives how many
+/// went.
+fn evict(transaction: &Transaction<'_>, digest: &Hash, class: i64, bytes: i64) -> rusqlite::Result<i64> {
+    let sql = "DELETE FROM file_image WHERE id = (SELECT id FROM file_image WHERE digest <> ?1
+               AND superseded BETWEEN ?2 AND ?2 + 1 ORDER BY superseded DESC, id LIMIT 1) RETURNING length(sealed)";
+    let mut gone = 0;
+    for _ in 0..EVICTED_MAX {
+        if gone >= bytes {
+            break;
+        }
+        let one: Option<i64> = transaction
+            .prepare_cached(sql)?
+            .query_row(params![digest.as_slice(), class], |row| row.get(0))
+            .optional()?;
+        let Some(one) = one else { break };
+        gone += one;
+    }
+    Ok(gone)
+}
+
+fn sum(transaction: &Transaction<'_>, key: &str) -> rusqlite::Result<i64> {
+    let sql = "SELECT value FROM file_meta WHERE key = ?1";
+    Ok(transaction.prepare_cached(sql)?.query_row([key], |row| row.get(0)).optional()?.unwrap_or(0))
 }
 
 #[cfg(test)]
@@ -216,8 +266,19 @@ mod tests {
     }
 
     fn keep(images: &mut Images, writer: &mut Connection, text: &[u8], replaced: Option<Hash>) -> Hash {
+        keep_of(Owner::Root, images, writer, text, replaced)
+    }
+
+    fn keep_of(
+        owner: Owner,
+        images: &mut Images,
+        writer: &mut Connection,
+        text: &[u8],
+        replaced: Option<Hash>,
+    ) -> Hash {
         let digest = digest_of(text);
-        let mut write = images.keep(digest, text, replaced).unwrap();
+        let mut write =
+            images.keep((digest, owner), text, replaced.map(|replaced| (replaced, owner))).unwrap();
         let transaction = writer.transaction().unwrap();
         write(&transaction).unwrap();
         transaction.commit().unwrap();
@@ -256,7 +317,26 @@ mod tests {
         assert_eq!(Images::open(&path).unwrap().get(&digest), None);
         std::fs::write(directory.path().join("images.key"), b"short").unwrap();
         let mut broken = Images::open(&path).unwrap();
-        assert!(broken.get(&digest).is_none() && broken.keep(digest, b"one", None).is_none());
+        assert!(broken.get(&digest).is_none() && broken.keep((digest, Owner::Root), b"one", None).is_none());
+    }
+
+    /// Keeps so many of the longest texts, each in place of the one before.
+    fn fill(owner: Owner, images: &mut Images, writer: &mut Connection, bytes: i64) -> Hash {
+        let size = super::super::text::TEXT_BYTES_MAX;
+        let mut last = keep_of(owner, images, writer, format!("first of {owner:?}").as_bytes(), None);
+        for round in 0..usize::try_from(bytes).unwrap() / size + 20 {
+            let mut text = vec![b'x'; size];
+            text[..8].copy_from_slice(&round.to_le_bytes());
+            text[8] = u8::from(owner == Owner::Root);
+            last = keep_of(owner, images, writer, &text, Some(last));
+        }
+        images.rest();
+        last
+    }
+
+    fn bytes_of(writer: &Connection, class: &str) -> i64 {
+        let sql = format!("SELECT COALESCE(SUM(length(sealed)), 0) FROM file_image WHERE superseded {class}");
+        writer.query_row(&sql, [], |row| row.get(0)).unwrap()
     }
 
     #[test]
@@ -264,19 +344,39 @@ mod tests {
         let (_directory, path, mut writer) = database();
         let mut images = Images::open(&path).unwrap();
         let held = keep(&mut images, &mut writer, b"held by a file", None);
-        let mut last = keep(&mut images, &mut writer, b"first", None);
-        let size = super::super::text::TEXT_BYTES_MAX;
-        let rounds = usize::try_from(IMAGES_BYTES_MAX).unwrap() / size + 20;
-        for round in 0..rounds {
-            let mut text = vec![b'x'; size];
-            text[..8].copy_from_slice(&round.to_le_bytes());
-            last = keep(&mut images, &mut writer, &text, Some(last));
-        }
-        images.rest();
-        let total: i64 =
-            writer.query_row("SELECT SUM(length(sealed)) FROM file_image", [], |row| row.get(0)).unwrap();
+        let last = fill(Owner::Root, &mut images, &mut writer, IMAGES_BYTES_MAX);
+        let total = bytes_of(&writer, ">= 0");
         assert!(total <= IMAGES_BYTES_MAX, "{total}");
         assert!(images.get(&held).is_some() && images.get(&last).is_some());
-        assert!(images.get(&digest_of(b"first")).is_none());
+        assert!(images.get(&digest_of(b"first of Root")).is_none());
+    }
+
+    #[test]
+    fn whoever_has_an_account_pushes_out_none_of_roots() {
+        let (_directory, path, mut writer) = database();
+        let mut images = Images::open(&path).unwrap();
+        // Of the same text both have a copy, whoever was first; and one is what a file of root's held.
+        let was = keep(&mut images, &mut writer, b"was in a file of root's", None);
+        let held = keep(&mut images, &mut writer, b"root's", Some(was));
+        let first = keep_of(Owner::Others, &mut images, &mut writer, b"both have it", None);
+        let both = keep(&mut images, &mut writer, b"both have it", None);
+        assert_eq!(first, both);
+        for text in [b"root's".as_slice(), b"both have it", b"was in a file of root's"] {
+            let theirs = keep_of(Owner::Others, &mut images, &mut writer, text, None);
+            keep_of(Owner::Others, &mut images, &mut writer, b"another", Some(theirs));
+        }
+        let last = fill(Owner::Others, &mut images, &mut writer, IMAGES_BYTES_MAX);
+        assert!([was, held, both, last].iter().all(|digest| images.get(digest).is_some()));
+        let others = bytes_of(&writer, ">= 2");
+        assert!(others <= OTHERS_BYTES_MAX && others > OTHERS_BYTES_MAX / 2, "{others}");
+        // And root's have their own room beside them, with sums that are true.
+        fill(Owner::Root, &mut images, &mut writer, IMAGES_BYTES_MAX);
+        assert!(images.get(&last).is_some() && images.get(&held).is_some());
+        let total = bytes_of(&writer, ">= 0");
+        assert!(total <= IMAGES_BYTES_MAX, "{total}");
+        let sums = |key: &str| -> i64 {
+            writer.query_row("SELECT value FROM file_meta WHERE key = ?1", [key], |row| row.get(0)).unwrap()
+        };
+        assert_eq!((sums("image_bytes"), sums("image_bytes_others")), (total, bytes_of(&writer, ">= 2")));
     }
 }

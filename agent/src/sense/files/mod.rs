@@ -100,8 +100,9 @@ use crate::sense::{SensorContext, SensorError, SensorHandle};
 /// `file_log_habit`: how each family of logs grows, see `detect::logs::silence`.
 /// `file_habit`: what programs delete or rename by the dozen, see `detect::mass_change::habit`.
 /// `file_meta`: `generation` (the last entry applied), `seen_until` (nanoseconds: the sensor watched until then),
-/// `image_bytes` (the sum of the sealed images).
-/// `file_image`: see [`images`]. `superseded`: the file that held it holds something else now.
+/// `image_bytes` (the sum of the sealed images), `image_bytes_others` (of those that only others than root hold or held).
+/// `file_image`: see [`images`]. `superseded`: 1 = the file that held it holds something else now; from 2 on, the same of what
+/// no file of root's holds or held.
 pub const SCHEMA: &str = "
 CREATE TABLE IF NOT EXISTS file_object (
   parent INTEGER NOT NULL, name BLOB NOT NULL, id INTEGER,
