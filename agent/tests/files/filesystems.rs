@@ -130,14 +130,20 @@ impl Stage {
         self.write("e", "one\n");
         self.expect("e", &[("file.created", "tree/e")]);
         run("sed", &["-i", "s/one/two/", text(&self.tree.join("e"))]);
+        self.lab.wait("sed -i", |lab| lab.paths("file.modified") == ["tree/e"]);
+        self.lab.forget_editors_own();
         self.expect("sed -i", &[("file.modified", "tree/e")]);
         // As vim does with its backup on: the old file is renamed, a new one written, the old one removed.
-        fs::rename(self.tree.join("e"), self.tree.join("e~")).unwrap();
-        self.write("e", "three\n");
-        fs::remove_file(self.tree.join("e~")).unwrap();
+        self.lab.unread(|| {
+            fs::rename(self.tree.join("e"), self.tree.join("e~")).unwrap();
+            self.write("e", "three\n");
+            fs::remove_file(self.tree.join("e~")).unwrap();
+        });
         self.expect("vim", &[("file.modified", "tree/e")]);
-        self.write(".e.new", "four\n");
-        fs::rename(self.tree.join(".e.new"), self.tree.join("e")).unwrap();
+        self.lab.unread(|| {
+            self.write(".e.new", "four\n");
+            fs::rename(self.tree.join(".e.new"), self.tree.join("e")).unwrap();
+        });
         self.expect("atomic rename", &[("file.modified", "tree/e")]);
         let file = OpenOptions::new().write(true).open(self.tree.join("e")).unwrap();
         file.set_len(0).unwrap();
@@ -157,14 +163,18 @@ impl Stage {
         self.expect("a write by a name outside", &[("file.modified", "tree/h1")]);
         symlink("h1", self.tree.join("l")).unwrap();
         self.expect("link", &[("file.created", "tree/l")]);
-        symlink("e", self.tree.join("l.new")).unwrap();
-        fs::rename(self.tree.join("l.new"), self.tree.join("l")).unwrap();
+        self.lab.unread(|| {
+            symlink("e", self.tree.join("l.new")).unwrap();
+            fs::rename(self.tree.join("l.new"), self.tree.join("l")).unwrap();
+        });
         self.expect("link swap", &[("file.modified", "tree/l")]);
         fs::create_dir(self.lab.outside().join("d")).unwrap();
         fs::create_dir(self.tree.join("swap")).unwrap();
         self.expect("directory", &[("file.created", "tree/swap")]);
-        fs::remove_dir(self.tree.join("swap")).unwrap();
-        symlink(self.lab.outside().join("d"), self.tree.join("swap")).unwrap();
+        self.lab.unread(|| {
+            fs::remove_dir(self.tree.join("swap")).unwrap();
+            symlink(self.lab.outside().join("d"), self.tree.join("swap")).unwrap();
+        });
         self.expect("a directory becomes a link", &[("file.type-changed", "tree/swap")]);
         fs::write(self.lab.outside().join("d/f"), "x").unwrap();
         self.expect("what a link leads to is not entered", &[]);

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::filesystems::in_namespace;
 use crate::host::private_places;
-use crate::lab::{Lab, rule};
+use crate::lab::{Lab, PATIENCE, rule};
 
 /// What is done by a shell, the rule, and words of the title. `$T` is the watched tree.
 type Act = (&'static str, &'static str, &'static str);
@@ -30,7 +30,7 @@ fn check(lab: &Lab, acts: &[Act]) {
             let title = finding["title"].as_str().unwrap();
             rule(finding) == *wanted && title.to_lowercase().contains(&words.to_lowercase())
         };
-        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        let deadline = std::time::Instant::now() + PATIENCE;
         while !findings_of(lab).iter().any(is_it) && std::time::Instant::now() < deadline {
             std::thread::sleep(std::time::Duration::from_millis(5));
         }

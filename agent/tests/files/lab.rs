@@ -244,6 +244,13 @@ impl Lab {
         self.findings.lock().unwrap().clear();
     }
 
+    /// Forgets what tells of editors' own files that then took the place of what was edited.
+    pub fn forget_editors_own(&self) {
+        let mut findings = self.findings.lock().unwrap();
+        let all = findings.clone();
+        findings.retain(|finding| !all.iter().any(|edit| is_editors_own(finding, edit)));
+    }
+
     /// The finding of that rule about that path (relative to the lab).
     pub fn finding(&self, rule_wanted: &str, path_wanted: &str) -> Value {
         let whole = self.directory.path().join(path_wanted);
@@ -290,6 +297,14 @@ pub fn rule(finding: &Value) -> &str {
 
 pub fn path(finding: &Value) -> &str {
     finding["entities"][0]["path"]["text"].as_str().unwrap_or_default()
+}
+
+/// Whether it tells, no louder than `low`, of an editor's own file that then took the place of what was edited: where the editor was held up between
+/// writing it and moving it, it was a new file, and is told as one.
+fn is_editors_own(finding: &Value, edit: &Value) -> bool {
+    let mild = ["info", "low"].contains(&finding["severity"].as_str().unwrap());
+    mild && finding["evidence"]["fact"] == "file.created"
+        && edit["evidence"]["moved_from"]["text"] == path(finding)
 }
 
 fn write_all(

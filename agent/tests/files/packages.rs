@@ -376,11 +376,16 @@ fn outside_a_transaction_nothing_waits() {
     start(&mut lab);
     // The database has been quiet for longer than an event may be late.
     std::thread::sleep(Duration::from_secs(4));
-    let began = std::time::Instant::now();
-    fs::write(lab.tree().join("usr/bin/service"), "another").unwrap();
-    lab.wait("the finding", |lab| !told(lab).is_empty());
-    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
-    assert_eq!(held(&lab), 0);
+    let took = ["usr/bin/service", "usr/lib/service/data", "etc/foo.d/service.conf"].map(|path| {
+        lab.forget();
+        let began = std::time::Instant::now();
+        fs::write(lab.tree().join(path), "another").unwrap();
+        lab.wait("the finding", |lab| !told(lab).is_empty());
+        assert_eq!(held(&lab), 0);
+        began.elapsed()
+    });
+    // What waits does so each time, the disk and a busy machine do not.
+    assert!(took.iter().min() < Some(&Duration::from_secs(1)), "{took:?}");
 }
 
 /// The same with the table of processes, so that the hands are known.

@@ -15,7 +15,7 @@ use super::examine::examine;
 use super::examiner::{Examiner, PassError};
 use super::note::{NOTE_BYTES_MAX, Note};
 use super::object::{Content, Kind, ObjectState};
-use super::pass::{CREATION, Candidate, Gone, Pass};
+use super::pass::{Candidate, Gone, Pass};
 use super::place;
 use super::traits::Format;
 use crate::clock;
@@ -82,7 +82,7 @@ impl Pass {
             Ok(None) => return Ok(()),
             Err(_) => {
                 // It changes faster than it can be looked at.
-                let due = Instant::now() + CREATION * 5;
+                let due = Instant::now() + examiner.tuning.creation * 5;
                 examiner.shared.dirty.with(|set| set.put_back(candidate.path, candidate.mark, due));
                 self.fail(examiner);
                 return Ok(());

@@ -27,8 +27,6 @@ use crate::clock;
 
 /// Objects that are held back until both ends of a move can be known. Beyond, those held are concluded as they are.
 pub const HELD_MAX: usize = 1_024;
-/// A file that was created and not closed gets so long to be written.
-pub(super) const CREATION: Duration = Duration::from_millis(100);
 
 /// An object that may have changed, and why it is looked at.
 #[derive(Clone, Debug)]
@@ -225,9 +223,11 @@ impl Pass {
         self.conclude(examiner, candidate, None)
     }
 
-    /// A new file whose writer has not closed it is given a moment, so that it is not told of empty and then again.
+    /// A new file whose writer has not closed it is given a moment, so that it is not told of empty and then again; and one by whose name its
+    /// writer is about to move it to where another is, so that it is not told of twice.
     fn wait_for_close(&self, examiner: &Examiner, candidate: &Candidate, meta: &Metadata) -> bool {
-        let waits = candidate.mark.open && meta.kind == Kind::File && meta.links == 1;
+        let unfinished = candidate.mark.open || is_to_be_moved(&candidate.path);
+        let waits = unfinished && meta.kind == Kind::File && meta.links == 1;
         waits && self.wait_until(examiner, candidate, candidate.mark.first)
     }
 
@@ -245,10 +245,10 @@ impl Pass {
 
     fn wait_until(&self, examiner: &Examiner, candidate: &Candidate, since: Timestamp) -> bool {
         let age = clock::now().since(since);
-        if candidate.mark.seen_by != SeenBy::Event || age >= CREATION {
+        if candidate.mark.seen_by != SeenBy::Event || age >= examiner.tuning.creation {
             return false;
         }
-        let due = Instant::now() + (CREATION - age);
+        let due = Instant::now() + (examiner.tuning.creation - age);
         examiner.shared.dirty.with(|set| set.put_back(candidate.path.clone(), candidate.mark.clone(), due));
         true
     }
@@ -275,6 +275,14 @@ impl Pass {
         self.gone.push(Gone { candidate, key, row });
         self.relieve(examiner)
     }
+}
+
+/// Whether the name is one of mkstemp(3) as editors in place have it (`sedAbC123`), or copiers (rsync: `.name.AbC123`).
+fn is_to_be_moved(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().as_bytes();
+    let Some((stem, random)) = name.split_last_chunk::<6>() else { return false };
+    let copied = stem.len() > 2 && stem.starts_with(b".") && stem.ends_with(b".");
+    (copied || stem == b"sed") && random.iter().all(u8::is_ascii_alphanumeric)
 }
 
 /// A writer closed it, and none of its times changed: only its content tells whether it wrote through a map; or it is
@@ -347,6 +355,18 @@ pub(super) fn command_mark(time: Timestamp, known_until: Option<Timestamp>) -> M
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_that_editors_and_copiers_move_are_told_from_others() {
+        for name in ["sedAbC123", ".report.txt.x9Z0aa", ".a.000000"] {
+            assert!(is_to_be_moved(Path::new("/etc").join(name).as_path()), "{name}");
+        }
+        for name in
+            ["", "sed", "sedan12", "sedAbC12_", "used.AbC123", ".AbC123", "..AbC123", "a.AbC123", ".vimrc"]
+        {
+            assert!(!is_to_be_moved(Path::new("/etc").join(name).as_path()), "{name}");
+        }
+    }
 
     #[test]
     fn every_file_has_its_turn_once_a_week() {

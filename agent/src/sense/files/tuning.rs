@@ -20,6 +20,8 @@ pub struct Tuning {
     pub hold: Arc<AtomicBool>,
     /// How long a file that was written to and not closed is given to be closed.
     pub settle: Duration,
+    /// How long a new file that is not closed, or by its name is about to be moved, is given.
+    pub creation: Duration,
     /// How long after an overflow the rescan waits at least, for the storm to pass.
     pub overflow_rest: Duration,
     /// How often the scan rung looks, and every rung looks at what it cannot watch, unless configured otherwise.
@@ -48,6 +50,7 @@ impl Default for Tuning {
             debounce: Duration::from_millis(8),
             hold: Arc::default(),
             settle: Duration::from_millis(250),
+            creation: Duration::from_millis(100),
             overflow_rest: Duration::from_millis(500),
             scan_rest: Duration::from_secs(60),
             stamp: Duration::from_secs(300),
