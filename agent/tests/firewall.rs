@@ -83,7 +83,7 @@ fn an_isolation_says_what_nft_shows() {
             "ip6 daddr 2001:db8::7 tcp dport 8443 meta skuid 61999 accept",
             "ip saddr 10.0.0.0/8 tcp dport 22 accept",
             "ip saddr 10.0.0.0/8 tcp dport 5000-6000 accept",
-            "ip daddr 10.0.0.0/8 tcp sport 22 accept",
+            "ip daddr 10.0.0.0/8 tcp sport 22 tcp flags 0x4,0x10 accept",
             "icmpv6 type 135 ip6 hoplimit 255 accept",
             "icmpv6 type 130 ip6 hoplimit 1 accept",
             "icmpv6 type 136 limit rate 32/second burst 64 packets accept",
@@ -102,12 +102,12 @@ fn tables_are_replaced_rearmed_disarmed_by_themselves_and_removed() {
         let tables = isolation().tables(ID);
         firewall.put(&tables, HOUR).unwrap();
         firewall.put(&tables, Duration::from_secs(60)).unwrap();
-        firewall.arm(&tables, Duration::from_secs(1)).unwrap();
+        firewall.arm(&tables, Duration::from_secs(3)).unwrap();
         let armed = || run("nft", &["list", "set", "inet", &tables[0].name, "armed"]).contains("elements");
         assert!(armed());
         let begin = Instant::now();
         while armed() {
-            assert!(begin.elapsed() < Duration::from_secs(10), "the kernel disarms it");
+            assert!(begin.elapsed() < Duration::from_secs(20), "the kernel disarms it");
             std::thread::sleep(Duration::from_millis(20));
         }
         assert!(firewall.arm(&tables, HOUR).is_err(), "what was disarmed is put anew");
@@ -267,7 +267,7 @@ fn tables_of_the_program_are_replaced_rearmed_disarmed_by_themselves_and_removed
                 || run("nft", &["list", "set", family, &tables[0].name, "armed"]).contains("elements");
             let begin = Instant::now();
             while armed() {
-                assert!(begin.elapsed() < Duration::from_secs(10), "the kernel disarms it");
+                assert!(begin.elapsed() < Duration::from_secs(20), "the kernel disarms it");
                 std::thread::sleep(Duration::from_millis(20));
             }
         }
@@ -399,14 +399,14 @@ fn programs_at_a_control_group_are_replaced_end_with_their_lease_and_are_found_a
         drop(groups);
         assert!(!lab.is_sent("UDP4:192.0.2.7:9"));
         let mut next = Groups::at(&group);
-        next.put(&tables, Duration::from_millis(1_500)).unwrap();
-        assert!(!lab.is_sent("UDP4:192.0.2.7:9"));
         let begin = Instant::now();
+        next.put(&tables, Duration::from_secs(3)).unwrap();
+        assert!(!lab.is_sent("UDP4:192.0.2.7:9"));
         while !lab.is_sent("UDP4:192.0.2.7:9") {
-            assert!(begin.elapsed() < Duration::from_secs(10), "the program lets all pass");
+            assert!(begin.elapsed() < Duration::from_secs(20), "the program lets all pass");
             std::thread::sleep(Duration::from_millis(20));
         }
-        assert!(begin.elapsed() > Duration::from_millis(500), "and not before");
+        assert!(begin.elapsed() >= Duration::from_millis(2_500), "and not before");
         assert_eq!(next.is_whole(), Ok(true), "it is there yet");
         // An agent elsewhere leaves it alone; one of this network takes it away.
         let at = group.clone();

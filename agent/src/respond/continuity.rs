@@ -6,7 +6,9 @@ use std::str::FromStr;
 use picket_protocol::action::{Network, Transport};
 
 use super::firewall::Hook;
-use super::firewall::expression::{End, Rule, Verdict, network, number_of, ports, protocol, rule};
+use super::firewall::expression::{
+    End, Rule, TCP, Verdict, begins_nothing, network, number_of, other_than, ports, protocol, rule,
+};
 
 /// Entries of the list, networks and ranges of ports of one entry.
 pub const ENTRIES_MAX: usize = 128;
@@ -110,27 +112,27 @@ impl Continuity {
         }
     }
 
-    /// The rules by which its packets of one hook have `verdict`.
+    /// The rules by which its packets of one hook have `verdict`. Whoever does not begin may answer: of TCP that is told from a packet alone.
     pub fn rules(&self, hook: Hook, verdict: &Verdict) -> Vec<Rule> {
         // Toward the side that serves, its port is the destination; on the way back the source.
-        let there = (End::Source, End::Destination);
-        let back = (End::Destination, End::Source);
-        let ways: &[(End, End)] = match (hook, self.direction) {
+        let there = Way { peer: End::Source, port: End::Destination, answers: false };
+        let back = Way { peer: End::Destination, port: End::Source, answers: true };
+        let out = Way { peer: End::Destination, port: End::Destination, answers: false };
+        let home = Way { peer: End::Source, port: End::Source, answers: true };
+        let ways: &[Way] = match (hook, self.direction) {
             (Hook::Input | Hook::Prerouting, Direction::In) => &[there],
             (Hook::Output, Direction::In) => &[back],
-            (Hook::Input | Hook::Prerouting, Direction::Out) => &[(End::Source, End::Source)],
-            (Hook::Output, Direction::Out) => &[(End::Destination, End::Destination)],
+            (Hook::Input | Hook::Prerouting, Direction::Out) => &[home],
+            (Hook::Output, Direction::Out) => &[out],
             // For a container or a machine of this host: it is the other side that is named.
             (Hook::Forward, Direction::In) => &[there, back],
-            (Hook::Forward, Direction::Out) => {
-                &[(End::Destination, End::Destination), (End::Source, End::Source)]
-            }
+            (Hook::Forward, Direction::Out) => &[out, home],
         };
         let mut rules = Vec::new();
-        for (peer, port) in ways {
+        for way in ways {
             for peers in &self.networks {
-                for ports in self.services(*port) {
-                    rules.push(rule([network(*peers, *peer), ports], verdict.clone()));
+                for service in self.services(*way) {
+                    rules.push(rule([network(*peers, way.peer), service], verdict.clone()));
                 }
             }
         }
@@ -138,22 +140,36 @@ impl Continuity {
     }
 
     /// What matches protocol and ports, a rule each.
-    fn services(&self, end: End) -> Vec<Rule> {
+    fn services(&self, way: Way) -> Vec<Rule> {
         let both = [Transport::Tcp, Transport::Udp];
+        let of = |one: Transport, ports: Rule| {
+            let answers = if way.answers && one == Transport::Tcp { begins_nothing() } else { Vec::new() };
+            [protocol(number_of(one)), ports, answers].concat()
+        };
         match (self.protocol, self.ports.as_slice()) {
+            (None, []) if way.answers => vec![of(Transport::Tcp, Vec::new()), other_than(TCP)],
             (None, []) => vec![Vec::new()],
-            (Some(one), []) => vec![protocol(number_of(one))],
+            (Some(one), []) => vec![of(one, Vec::new())],
             (given, ranges) => {
                 let protocols = both.into_iter().filter(|one| given.is_none_or(|given| given == *one));
-                let of = |one: Transport| {
-                    ranges.iter().map(move |range| {
-                        [protocol(number_of(one)), ports(range.first, range.last, end)].concat()
-                    })
+                let ranges = |one: Transport| {
+                    ranges.iter().map(move |range| of(one, ports(range.first, range.last, way.port)))
                 };
-                protocols.flat_map(of).collect()
+                protocols.flat_map(ranges).collect()
             }
         }
     }
+}
+
+/// One way of an entry's packets.
+#[derive(Clone, Copy)]
+struct Way {
+    /// Which end is one of its networks.
+    peer: End,
+    /// Which end's port is one of its ports.
+    port: End,
+    /// Whether these packets answer only.
+    answers: bool,
 }
 
 #[cfg(test)]
@@ -182,6 +198,7 @@ mod tests {
         assert_eq!(entry.rules(Hook::Input, &Verdict::Accept).len(), 8);
         assert_eq!(entry.rules(Hook::Forward, &Verdict::Accept).len(), 16);
         let any = Continuity { ports: Vec::new(), ..entry };
-        assert_eq!(any.rules(Hook::Output, &Verdict::Return).len(), 2);
+        assert_eq!(any.rules(Hook::Input, &Verdict::Return).len(), 2);
+        assert_eq!(any.rules(Hook::Output, &Verdict::Return).len(), 4);
     }
 }

@@ -14,8 +14,8 @@ use super::beside::NotCovered;
 use super::{Applied, Deed, Levers, Plan, Surroundings, sever, storage, tracked};
 use crate::respond::continuity::Continuity;
 use crate::respond::firewall::expression::{
-    End, Expression, HOPS_LEFT, ICMP, ICMPV6, IPV4, IPV6, Load, Rule, TCP, UDP, Verdict, family, loopback,
-    network, ports, protocol, rule,
+    End, Expression, HOPS_LEFT, ICMP, ICMPV6, IPV4, IPV6, Load, Rule, TCP, UDP, Verdict, begins_nothing,
+    family, loopback, network, ports, protocol, rule,
 };
 use crate::respond::firewall::table::{Chain, Family, Hook, PREFIX, Table};
 use crate::respond::firewall::{Ladder, PutBy};
@@ -39,8 +39,6 @@ const FRAGMENTATION_NEEDED: u8 = 4;
 /// Messages of DHCP a second: a lease is renewed with two.
 const DHCP_A_SECOND: u64 = 4;
 const DHCP_BURST: u32 = 8;
-/// `RST` and `ACK`: a segment without either begins a connection.
-const ANSWERS: u8 = 0x04 | 0x10;
 
 /// An isolation, prepared.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -243,15 +241,6 @@ fn port_of(service: Service, end: End) -> Rule {
         Transport::Udp => UDP,
     };
     [protocol(number), ports(service.port, service.port, end)].concat()
-}
-
-/// Of TCP, and not the first segment of a connection: nobody who takes the collector's address may begin one.
-fn begins_nothing() -> Rule {
-    vec![
-        Expression::Load(Load::Transport(13, 1)),
-        Expression::Mask(vec![ANSWERS]),
-        Expression::IsNot(vec![0]),
-    ]
 }
 
 fn icmp(version: u8, number: u8, kind: u8) -> Rule {

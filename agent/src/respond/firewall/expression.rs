@@ -107,6 +107,19 @@ pub fn protocol(number: u8) -> Rule {
     vec![Expression::Load(Load::Protocol), Is(vec![number])]
 }
 
+/// Of any but one.
+pub fn other_than(number: u8) -> Rule {
+    vec![Expression::Load(Load::Protocol), Expression::IsNot(vec![number])]
+}
+
+/// `RST` and `ACK`: a segment without either begins a connection.
+const ANSWERS: u8 = 0x04 | 0x10;
+
+/// Of TCP, which was matched before, and not the first segment of a connection: whoever may answer may not begin one.
+pub fn begins_nothing() -> Rule {
+    vec![Expression::Load(Load::Transport(13, 1)), Mask(vec![ANSWERS]), Expression::IsNot(vec![0])]
+}
+
 /// Number of a transport protocol.
 pub fn number_of(transport: Transport) -> u8 {
     match transport {

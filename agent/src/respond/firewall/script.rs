@@ -226,6 +226,9 @@ impl Words {
             Expression::Load(load) => (self.loaded, self.mask) = (Some(*load), None),
             Expression::Mask(mask) => self.mask = Some(mask.clone()),
             Expression::Is(value) => self.is(value)?,
+            Expression::IsNot(value) if self.loaded == Some(Load::Protocol) => {
+                self.add(&format!("meta l4proto != {}", first(value)));
+            }
             Expression::IsNot(value) => {
                 let mask = first(self.mask.as_deref().unwrap_or_default());
                 self.flags(mask, "!=", first(value))?;

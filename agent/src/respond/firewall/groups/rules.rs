@@ -174,6 +174,8 @@ fn read_packet(code: &mut Code) {
     for _ in 0..EXTENSIONS_MAX {
         pass_extension(code, &mut transport, &mut has_protocol);
     }
+    // More of them than anybody sends: what comes behind is not known.
+    code.set(R8, NONE);
     code.jump(&mut has_protocol);
     code.land(v4);
     code.store_number(R10, VERSION, 4, Size::Byte);
@@ -329,6 +331,12 @@ impl<'a> Words<'a> {
         let &[unwanted] = value else {
             return Err("a rule of the agent compares more than a byte for being different".to_owned());
         };
+        if self.loaded == Some(Load::Protocol) {
+            self.code.load(R1, R10, PROTOCOL, Size::Byte);
+            self.code.jump_if(When::Is, R1, Side::Number(unwanted.into()), &mut self.next);
+            self.code.jump_if(When::Is, R1, Side::Number(NONE), &mut self.next);
+            return Ok(());
+        }
         let at = self.field(1)?;
         self.code.load(R1, R10, at, Size::Byte);
         self.code.keep(R1, self.mask.map_or(u32::from(u8::MAX), |mask| part(mask, 0, 1)));

@@ -58,6 +58,9 @@ impl Words {
             }
             Expression::Mask(mask) => self.mask = Some(mask.clone()),
             Expression::Is(value) => self.is(value)?,
+            Expression::IsNot(value) if self.loaded == Some(Load::Protocol) => {
+                self.add(&format!("! -p {}", value.first().copied().unwrap_or(0)));
+            }
             Expression::IsNot(_) => {
                 let mask = self.mask.as_deref().and_then(<[u8]>::first).copied().unwrap_or(0);
                 self.add(&format!("! --tcp-flags {} NONE", flags(mask)));
