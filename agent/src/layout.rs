@@ -39,6 +39,8 @@ pub const MOTD_DIRECTORY: &str = "/run/motd.d";
 
 /// Longest file that holds an identifier or an enrolment, in bytes. A real one has some 500.
 pub const SMALL_FILE_BYTES_MAX: u64 = 64 * 1024;
+/// Name of the note beside the database of what local root said of commands while the agent did not run.
+pub const HELD_OFFLINE: &str = "held-offline.json";
 
 /// The paths below one state and one run directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,6 +78,11 @@ impl Layout {
     /// What local root released while the agent did not run.
     pub fn released_offline(&self) -> PathBuf {
         self.core().join("released-offline.json")
+    }
+
+    /// That local root has the vendor's commands held back, said while the agent did not run.
+    pub fn held_offline(&self) -> PathBuf {
+        self.core().join(HELD_OFFLINE)
     }
 
     /// What became of the last record of an agent that is being removed.

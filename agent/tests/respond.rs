@@ -504,6 +504,32 @@ fn what_a_crash_interrupts_is_answered_for_at_the_next_start() {
 }
 
 #[test]
+fn a_command_that_is_written_down_too_late_is_not_done_and_is_answered_for() {
+    let lab = Lab::new();
+    let mut engine = lab.engine();
+    let locker = rusqlite::Connection::open(lab.layout.database()).expect("database");
+    locker.busy_timeout(Duration::from_secs(60)).expect("patience");
+    locker.execute_batch("BEGIN IMMEDIATE").expect("locked");
+    let now = moment(Duration::ZERO);
+    assert_eq!(engine.command(&envelope(&drill(1, 5), &[1, 2]), now), None, "not done");
+    assert!(engine.next_wake(now) <= Duration::from_secs(30), "and looked after");
+    engine.tick(now);
+    locker.execute_batch("COMMIT").expect("unlocked");
+    let deadline = std::time::Instant::now() + Duration::from_secs(120);
+    while lab.records::<Receipt>(Kind::Receipt).iter().all(|receipt| receipt.outcome != Outcome::Failed) {
+        assert!(std::time::Instant::now() < deadline, "{:?}", lab.records::<Receipt>(Kind::Receipt));
+        std::thread::sleep(Duration::from_millis(20));
+        engine.tick(now);
+    }
+    assert_eq!(lab.receipt().command, Some(drill(1, 5).id));
+    refused(&lab, &mut engine, &envelope(&drill(1, 5), &[1, 2]), now, Check::Replay);
+    // One that is written down at once is done, as ever.
+    work_of(engine.command(&envelope(&drill(2, 5), &[1, 2]), now));
+    engine.tick(now);
+    assert_eq!(lab.receipt().outcome, Outcome::Refused, "nothing is answered for that is under way");
+}
+
+#[test]
 fn a_trust_root_is_replaced_only_by_a_threshold_of_the_old() {
     let lab = Lab::new();
     let mut engine = lab.engine();

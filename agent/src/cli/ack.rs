@@ -15,10 +15,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(global: &Global, arguments: Arguments) -> Exit {
-    let loaded = match global.load() {
-        Ok(loaded) => loaded,
-        Err(exit) => return exit,
-    };
+    let loaded = global.load_or_usual();
     let socket = client::layout(&loaded.config).socket();
     let answer: Value = match client::ask_once(&socket, &Request::Ack { id: arguments.id }) {
         Ok(answer) => answer,

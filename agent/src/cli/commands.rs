@@ -20,10 +20,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(global: &Global, arguments: Arguments) -> Exit {
-    let loaded = match global.load() {
-        Ok(loaded) => loaded,
-        Err(exit) => return exit,
-    };
+    let loaded = global.load_or_usual();
     let layout = client::layout(&loaded.config);
     let mut rows: Vec<CommandRow> = Vec::new();
     let request = Request::Commands { limit: arguments.limit };

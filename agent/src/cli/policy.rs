@@ -5,10 +5,10 @@ use picket_protocol::finding::printable;
 use serde_json::json;
 
 use super::{Exit, Global, output};
-use crate::config::policy::Policy;
+use crate::config::policy::{Mode, Policy, Rule};
 use crate::respond::continuity::{Continuity, Direction};
 
-/// Show what the vendor may do on this host, and what no action cuts off
+/// Show what the vendor may do on this host, what no action cuts off, and what the agent does by itself
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Example:\n  agent policy\n\nThe list of allowed actions is commands.allow in agent.toml; what goes on is policy.toml beside it."
@@ -45,7 +45,34 @@ pub(super) fn run(global: &Global, _arguments: Arguments) -> Exit {
     for entry in &policy.continuity {
         output::line(&format!("goes on: {}", describe(entry)));
     }
+    for (action, count) in &policy.signers {
+        output::line(&format!("{action}: at least {count} operators must have signed"));
+    }
+    let word = match policy.automatic.mode {
+        Mode::Off => "the agent does nothing by itself",
+        Mode::Simulate => "the agent records what it would do by itself",
+        Mode::On => "the agent acts by itself",
+    };
+    output::line(word);
+    for rule in policy.automatic.wanted() {
+        output::line(&format!("  {}", describe_rule(&rule)));
+    }
     Exit::Fine
+}
+
+fn describe_rule(rule: &Rule) -> String {
+    let word = |value: &serde_json::Value| value.as_str().map(printable).unwrap_or_default().into_owned();
+    let longest = rule.lease_max.map_or_else(String::new, |most| format!(", up to {}", word(&json!(most))));
+    let hours = rule.hours.map_or_else(String::new, |hours| format!(", at {}", word(&json!(hours))));
+    format!(
+        "{}: {} for {}{longest} upon {} from {} on{hours}, {} times an hour at most",
+        printable(&rule.name),
+        word(&json!(rule.action)),
+        word(&json!(rule.lease)),
+        printable(&rule.findings.join(", ")),
+        word(&json!(rule.severity)),
+        rule.per_hour
+    )
 }
 
 fn list<T: AsRef<str>>(words: &[T]) -> String {

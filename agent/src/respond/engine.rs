@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::custody::Order;
+use super::held;
 use super::lease::{Lease, SAVE_INTERVAL};
 use super::preserve::Parties;
 use super::receipt::{RefusalLimit, Subject, envelope_digest, lifecycle, safe};
@@ -26,7 +27,11 @@ use super::{Moment, Person};
 use crate::config::policy::Policy;
 use crate::layout::Layout;
 use crate::ledger::{SealError, Sealer, StateWrite};
+use given_up::GivenUp;
+use noted::Noted;
 
+mod given_up;
+mod noted;
 mod trust_root;
 
 /// How long the responder waits for its records to be durable.
@@ -72,6 +77,9 @@ pub enum RespondError {
     /// There is no such action.
     #[error("no action {0} is in force")]
     NotInForce(Uuid),
+    /// What was noted before it cannot be removed, and would hold again.
+    #[error("not done: a note from when the agent did not run cannot be removed: {0}")]
+    Note(#[source] std::io::Error),
     /// There is no thread for it.
     #[error("no thread can be started: {0}")]
     Thread(#[source] std::io::Error),
@@ -121,6 +129,10 @@ pub struct Engine {
     saved: Duration,
     /// An entry was not sealed in time and may have been since: what is in force is read again.
     uncertain: bool,
+    /// Commands that were not written down in time, and so not done.
+    given_up: GivenUp,
+    /// What is known of a note of local root's.
+    noted: Noted,
 }
 
 impl Engine {
@@ -137,12 +149,26 @@ impl Engine {
         let pinned = Pinned::load(&context.layout.trust_root());
         let limit = RefusalLimit::new(now.boot);
         let (advice, hold, saved) = (Vec::new(), None, now.boot);
-        let mut engine =
-            Self { context, store, pinned, identity, advice, hold, limit, saved, uncertain: false };
+        let mut engine = Self {
+            context,
+            store,
+            pinned,
+            identity,
+            advice,
+            hold,
+            limit,
+            saved,
+            uncertain: false,
+            given_up: GivenUp::default(),
+            noted: Noted::default(),
+        };
         engine.read_leases(now)?;
-        // A full disk is no reason not to watch: the first two are done at the next start, the third at the next save.
+        // A full disk is no reason not to watch: the first two are done at the next start, the rest later.
         unless_full(engine.answer_for_interrupted(now))?;
         unless_full(engine.record_trust_root(now))?;
+        if let Err(error) = engine.record_note(now) {
+            tracing::warn!(%error, "what local root said of commands is not recorded yet");
+        }
         unless_full(engine.save_leases(now))?;
         engine.tick(now);
         engine.show();
@@ -151,6 +177,7 @@ impl Engine {
 
     /// Judges a command. What is not done at once comes back as work.
     pub fn command(&mut self, envelope: &[u8], now: Moment) -> Option<Task> {
+        self.look_at_note(now);
         let verdict = {
             let seen = |id| self.store.seen(id).map_err(|error| error.to_string());
             let signers = |action: &str| signers_wanted(&self.context.policy, action);
@@ -217,6 +244,8 @@ impl Engine {
             None => ("commands-resumed", format!("Commands are no longer held back, by {person}")),
         };
         let detail = json!({ "by": person, "seconds": length.map(|length| length.as_secs()) });
+        // What was said before is over.
+        held::forget(&self.context.layout.held_offline()).map_err(RespondError::Note)?;
         let draft = lifecycle(Severity::Medium, event, title, detail)?;
         self.seal(vec![draft], vec![store::set_lease(store::HOLD.to_owned(), lease.clone())])?;
         self.hold = lease;
@@ -226,6 +255,7 @@ impl Engine {
 
     /// Ends what has run out and saves what is left of the rest. To be called when [`Engine::next_wake`] says.
     pub fn tick(&mut self, now: Moment) {
+        self.uncertain |= self.is_noted();
         let read = if self.uncertain { self.read_leases(now) } else { Ok(()) };
         let result = read.and_then(|()| self.end_leases(now)).and_then(|()| {
             let due = now.boot.saturating_sub(self.saved) >= SAVE_INTERVAL;
@@ -234,6 +264,12 @@ impl Engine {
         if let Err(error) = result {
             tracing::error!(%error, "a lease that ended could not be recorded; trying again");
         }
+        if let Err(error) = self.record_note(now) {
+            tracing::warn!(%error, "what local root said of commands is not recorded yet");
+        }
+        if let Err(error) = self.answer_for_given_up(now) {
+            tracing::warn!(%error, "a command that was not done is not answered yet");
+        }
         self.show();
     }
 
@@ -241,6 +277,7 @@ impl Engine {
     pub fn next_wake(&self, now: Moment) -> Duration {
         let leases = self.advice.iter().map(|advice| &advice.lease).chain(&self.hold);
         let next = leases.map(|lease| lease.remaining(now.boot)).min().unwrap_or(SAVE_INTERVAL);
+        let next = self.given_up.next_look().map_or(next, |look| look.min(next));
         // At least a moment, so that a database that cannot be written is not tried without pause.
         next.clamp(Duration::from_millis(200), SAVE_INTERVAL)
     }
@@ -329,14 +366,14 @@ impl Engine {
                 return self.hand_over(command, subject, row);
             }
         };
-        self.seal(Vec::new(), vec![store::insert_command(accepted(self))])?;
+        self.accept(command.id, Vec::new(), accepted(self))?;
         let agent = self.identity.as_ref().map(|(agent, _)| *agent);
         Ok(Some(Task::Work(Work { id: command.id, kind, subject, agent, received: now.boot })))
     }
 
     /// What changes the host is carried out by the keeper; that it was accepted is told at once where an undo follows.
     fn hand_over(
-        &self,
+        &mut self,
         command: Command,
         subject: Subject,
         row: NewCommand,
@@ -346,7 +383,7 @@ impl Engine {
         let mut drafts = vec![subject.receipt(Outcome::Received, None, &title, detail)?];
         // What has no undo is done with its one receipt.
         drafts.retain(|_| command.action.is_probed());
-        self.context.sealer.seal_durably(drafts, vec![store::insert_command(row)], SEAL_TIMEOUT)?;
+        self.accept(command.id, drafts, row)?;
         let preserves = matches!(command.action, Action::Preserve { .. });
         let order = Order {
             id: command.id,
@@ -435,7 +472,7 @@ impl Engine {
             Advice { lease, ..advice }
         };
         let advice = self.store.advice()?.into_iter().map(resume).collect();
-        let hold = self.store.lease(store::HOLD)?.map(|lease| lease.resume(boot, now.boot));
+        let hold = self.store.hold()?.map(|lease| lease.resume(boot, now.boot));
         (self.advice, self.hold, self.uncertain) = (advice, hold, false);
         self.show_motd();
         Ok(())

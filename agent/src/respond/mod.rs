@@ -33,6 +33,7 @@ pub mod firewall;
 pub mod freeze;
 mod freeze_store;
 pub mod freeze_tree;
+pub mod held;
 pub mod in_force;
 pub mod keeper;
 pub mod lease;

@@ -1,7 +1,7 @@
 //! What the responder remembers, in the agent's database: commands and what became of them, advice in force,
 //! leases. Written only in the transactions of the ledger's writer, together with the receipts.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use picket_protocol::command::{Check, Command, Outcome};
@@ -9,7 +9,9 @@ use picket_protocol::time::Timestamp;
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Row, params};
 use uuid::Uuid;
 
+use super::held;
 use super::lease::Lease;
+use crate::layout::HELD_OFFLINE;
 use crate::ledger::StateWrite;
 
 /// Tables of this module.
@@ -131,6 +133,8 @@ pub struct NewCommand {
 /// A read connection of the responder's own.
 pub struct Store {
     connection: Connection,
+    /// See [`held`].
+    noted: PathBuf,
 }
 
 impl Store {
@@ -143,7 +147,18 @@ impl Store {
         let connection = Connection::open_with_flags(database, flags)?;
         connection.pragma_update(None, "query_only", true)?;
         connection.busy_timeout(Duration::from_secs(5))?;
-        Ok(Self { connection })
+        Ok(Self { connection, noted: database.with_file_name(HELD_OFFLINE) })
+    }
+
+    /// How long commands are held back: by a note of local root that is not recorded yet, else as is recorded.
+    ///
+    /// # Errors
+    /// What SQLite says. A note that cannot be read is none.
+    pub fn hold(&self) -> rusqlite::Result<Option<Lease>> {
+        match held::read(&self.noted) {
+            Ok(Some(note)) => Ok(note.lease),
+            Ok(None) | Err(_) => self.lease(HOLD),
+        }
     }
 
     /// Whether a command with that id was ever obeyed.

@@ -49,9 +49,7 @@ fn status_tells_all_in_one_screen_and_as_json() {
 #[test]
 fn what_needs_a_running_agent_says_so_and_exits_2() {
     let host = Host::new();
-    for arguments in
-        [&["status"][..], &["ack"], &["scan"], &["hold-commands", "--off"], &["findings", "--follow"]]
-    {
+    for arguments in [&["status"][..], &["ack"], &["scan"], &["findings", "--follow"]] {
         let out = host.agent(arguments);
         assert_eq!(out.status.code(), Some(2), "{arguments:?}");
         assert!(text(&out.stderr).contains("the agent is not running"), "{}", text(&out.stderr));

@@ -164,7 +164,8 @@ fn every_thread_has_given_up_what_is_not_needed() {
     let tasks = format!("/proc/{}/task", running.child.id());
     let mut threads = 0;
     for task in std::fs::read_dir(tasks).expect("tasks") {
-        let status = std::fs::read_to_string(task.expect("task").path().join("status")).expect("status");
+        // A thread may have ended since it was listed.
+        let Ok(status) = std::fs::read_to_string(task.expect("task").path().join("status")) else { continue };
         let field = |name: &str| {
             let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("a field");
             u64::from_str_radix(line.trim(), 16).expect("hexadecimal")

@@ -123,6 +123,42 @@ fn held_commands_show_and_are_on_record() {
 }
 
 #[test]
+fn commands_are_held_though_the_agent_does_not_run() {
+    let host = Host::new();
+    assert_eq!(host.agent(&["hold-commands", "--for", "2h"]).status.code(), Some(2), "there is no host yet");
+    drop(host.start());
+    // One that is held is obeyed again, as well.
+    for (arguments, event) in [
+        (&["hold-commands", "--for", "2h"][..], "commands-held"),
+        (&["hold-commands", "--off"], "commands-resumed"),
+    ] {
+        let out = host.agent(arguments);
+        assert_eq!(out.status.code(), Some(1), "{out:?}");
+        assert!(text(&out.stderr).contains("holds from its next start on"), "{out:?}");
+        let running = host.start();
+        let left = host.status()["commands"]["held_seconds"].as_u64();
+        assert_eq!(
+            left.is_some_and(|left| (7_000..=7_200).contains(&left)),
+            event == "commands-held",
+            "{left:?}"
+        );
+        assert_eq!(running.stop(), Some(0));
+        let recorded =
+            host.lifecycle().into_iter().find(|record| record.event.starts_with("commands-")).unwrap();
+        assert_eq!(recorded.event, event);
+        assert!(recorded.title.contains("did not run"), "{}", recorded.title);
+        assert!(!host.layout().held_offline().exists());
+    }
+    // What is said to the one that runs counts more than a note that was made while it started.
+    let running = host.start();
+    std::fs::write(host.layout().held_offline(), "no note").expect("written");
+    assert!(host.agent(&["hold-commands", "--for", "1h"]).status.success());
+    assert!(!host.layout().held_offline().exists());
+    assert!(host.status()["commands"]["held_seconds"].as_u64().is_some());
+    assert_eq!(running.stop(), Some(0));
+}
+
+#[test]
 fn an_enrolment_is_picked_up_while_the_agent_runs() {
     let (host, prepared) = (Host::new(), Host::new());
     enrol_with_advice(&prepared);

@@ -79,7 +79,8 @@ impl Quarantined {
     /// When it is another file, or one that is not taken.
     pub fn prepare(path: &str, sha256: &str, surroundings: &Surroundings) -> Result<Self, String> {
         let vaults = surroundings.core.join("vault");
-        if let Some(why) = is_own(Path::new(path), surroundings).or_else(|| vital::is_below(path)) {
+        let own = is_own(Path::new(path), surroundings);
+        if let Some(why) = own.or_else(|| is_own_unit(path)).or_else(|| vital::is_below(path)) {
             return Err(format!("{} is {why}", safe(path)));
         }
         answers(Path::new(path))?;
@@ -298,6 +299,14 @@ pub(super) fn is_own(path: &Path, surroundings: &Surroundings) -> Option<&'stati
     let program = std::env::current_exe().is_ok_and(|program| program == path);
     let own = path.starts_with(state) || path.starts_with("/etc/picket") || program;
     own.then_some("one of the agent's own files")
+}
+
+/// Without its unit no agent would start at the next boot and give back what it holds. A drop-in may be an intruder's, and can be taken.
+fn is_own_unit(path: &str) -> Option<&'static str> {
+    let own = ["/etc", "/run", "/lib", "/usr/lib", "/usr/local/lib"]
+        .iter()
+        .any(|above| path.strip_prefix(above) == Some("/systemd/system/picket-agent.service"));
+    own.then_some("the agent's own unit")
 }
 
 fn has_room(core: &Path, bytes: u64) -> Result<(), String> {

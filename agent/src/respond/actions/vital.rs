@@ -57,6 +57,7 @@ pub const CRITICAL: &[&str] = &[
     "/usr/lib/openssh/",
     "/usr/libexec/openssh/",
     "/usr/libexec/sudo/",
+    "/lib/systemd/",
     "/usr/lib/systemd/",
     "/usr/lib/x86_64-linux-gnu/systemd/",
     "/usr/lib/aarch64-linux-gnu/systemd/",
@@ -72,6 +73,7 @@ const MODULES: &[&str] = &[
     "/usr/lib/openssh",
     "/usr/libexec/openssh",
     "/usr/libexec/sudo",
+    "/lib/systemd",
     "/usr/lib/systemd",
 ];
 /// Where the loader of distributions looks by itself; and where it does beside that on some, which counts only for what is in none of these.

@@ -19,7 +19,7 @@ use crate::respond::assess::Assessment;
 use crate::respond::in_force;
 use crate::respond::receipt::{Subject, safe};
 use crate::respond::sequence::{self, Doing, Next, Sequence, Stage, StepState};
-use crate::respond::store::{self, Store};
+use crate::respond::store::Store;
 use crate::respond::work::{Work, WorkKind};
 
 /// Sequences under way at once; more are answered with a failure.
@@ -314,7 +314,7 @@ impl Custody {
 
     /// Whether the customer holds commands back.
     pub(super) fn is_held(&self, now: Moment) -> Result<bool, String> {
-        let lease = Store::open(&self.context.database).and_then(|store| store.lease(store::HOLD));
+        let lease = Store::open(&self.context.database).and_then(|store| store.hold());
         let lease = lease.map_err(|error| error.to_string())?;
         Ok(lease
             .is_some_and(|lease| !lease.resume(&self.context.boot, now.boot).remaining(now.boot).is_zero()))

@@ -118,7 +118,7 @@ fn links_and_other_things_are_no_shadow() {
 #[test]
 fn the_lock_of_the_shadow_programs_is_waited_for() {
     let (directory, shadow) = file(&format!("{ALICE}\n"));
-    let script = "import fcntl,sys,time\nf=open(sys.argv[1],'w')\nfcntl.lockf(f,fcntl.LOCK_EX)\nprint('held',flush=True)\ntime.sleep(1)\n";
+    let script = "import fcntl,sys,time\nf=open(sys.argv[1],'w')\nfcntl.lockf(f,fcntl.LOCK_EX)\nprint('held',flush=True)\ntime.sleep(3)\n";
     let lock = directory.path().join(".pwd.lock");
     let mut other = Command::new("python3")
         .args(["-c", script])
