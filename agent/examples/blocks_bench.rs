@@ -66,11 +66,12 @@ fn dropped(cable: &Cable, firewall: &mut Firewall, count: u32) {
         (0..ROUNDS).map(|_| send(&sender)).min().unwrap()
     };
     cable.enter("s");
-    // A device that drops at once: what is left is what the receiver spends.
+    // A bridge without ports drops at once: what is left is what the receiver spends.
     let name = cable.name("s");
-    ip(&["-n", &name, "link", "add", "none0", "type", "dummy"]);
+    ip(&["-n", &name, "link", "add", "none0", "type", "bridge"]);
     ip(&["-n", &name, "link", "set", "none0", "up"]);
     ip(&["-n", &name, "route", "add", "10.197.0.2/32", "dev", "none0"]);
+    ip(&["-n", &name, "neigh", "add", "10.197.0.2", "lladdr", "02:00:00:00:00:02", "dev", "none0"]);
     let sending = best("10.197.0.2:9");
     cable.enter("r");
     let tables = blocked.tables(Uuid::from_u128(8));

@@ -408,7 +408,7 @@ fn new_findings_are_printed_at_once() {
     let median = delays[delays.len() / 2];
     println!("from durable to printed: median {median:?}, longest {:?}", delays.last());
     // The promise is 10 ms on an idle machine; the bound here is for machines under load.
-    assert!(median < Duration::from_millis(250), "{delays:?}");
+    assert!(median < Duration::from_secs(1), "{delays:?}");
 }
 
 #[test]

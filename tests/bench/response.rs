@@ -2,7 +2,7 @@
 //! processors busy if that is wanted, and how far from its time a lease ends with the agent dead. `bench-response fleet [AGENTS]`: from `soc send` of one isolation of all of them, each
 //! in a network of its own on this machine, to the last one's `confirmed`. `bench-response rounds [COUNT [SEED [RUNG [SITES]]]]`: see
 //! `picket_tests::rounds`; shared by so many sites beside each other, each with a seed, a network, a collector and an agent of its own
-//! (a round is mostly the wait for the end of a lease). Exit code 0 when each victim was as before after each.
+//! (a round is mostly the wait for the end of a lease). Exit code 0 when all confirmed, and when each victim was as before after each.
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{ExitCode, Stdio};
@@ -28,7 +28,10 @@ fn main() -> ExitCode {
             let busy = words.get(2).is_some_and(|word| word == "busy");
             latency(dir.path(), number(1, 100), busy);
         }
-        Some("fleet") => fleet(dir.path(), u8::try_from(number(1, 50)).unwrap_or(u8::MAX).clamp(1, 200)),
+        Some("fleet") => {
+            let size = u8::try_from(number(1, 50)).unwrap_or(u8::MAX).clamp(1, 200);
+            return if fleet(dir.path(), size) { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+        }
         Some("rounds") => {
             let count = u32::try_from(number(1, 1_000)).unwrap_or(u32::MAX);
             let sites = u32::try_from(number(4, 1)).unwrap_or(u32::MAX).clamp(1, 16);
@@ -117,7 +120,8 @@ fn join(dir: &std::path::Path, cable: &Cable, collector: &Collector, number: u8)
     Member { network, agent }
 }
 
-fn fleet(dir: &std::path::Path, size: u8) {
+/// Whether all of so many hosts confirmed.
+fn fleet(dir: &std::path::Path, size: u8) -> bool {
     const PLACE: &str = "10.198.0.1";
     let cable = cable();
     let far = cable.far();
@@ -140,13 +144,14 @@ fn fleet(dir: &std::path::Path, size: u8) {
     let begin = Instant::now();
     let waited = collector.soc_command(&["send", &path, "--wait"]).output();
     let took = begin.elapsed();
-    let done = waited.is_ok_and(|out| out.status.success());
+    let done = hosts.len() == usize::from(size) && waited.is_ok_and(|out| out.status.success());
     let ended = if done { "all confirmed" } else { "NOT ALL CONFIRMED" };
     println!(
         "isolate {} hosts, soc send to the last word: {:.2} s, {ended}",
         hosts.len(),
         took.as_secs_f64()
     );
+    done
 }
 
 /// Keeps all processors busy as long as it lives.

@@ -3,6 +3,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::UdpSocket;
+use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 
 use picket_tests::collector::Collector;
@@ -288,6 +289,17 @@ impl Drop for Group {
     }
 }
 
+/// Ends a program that leads a group of its own, with all that it started.
+struct Family(std::process::Child);
+
+impl Drop for Family {
+    fn drop(&mut self) {
+        let group = format!("-{}", self.0.id());
+        let _gone = Command::new("kill").args(["-KILL", "--", &group]).status().is_err();
+        let _waited = self.0.wait().is_err();
+    }
+}
+
 #[test]
 fn what_would_cut_off_more_than_it_says_is_refused_or_spared() {
     let dir = tempfile::tempdir().unwrap();
@@ -320,21 +332,15 @@ fn what_would_cut_off_more_than_it_says_is_refused_or_spared() {
     let command =
         site.order("close", &["close-port", "--protocol", "udp", "--port", "7010", "--lease", "10m"]);
     site.wait(&command, "confirmed");
-    let mut echo = site
-        .on_victim(&["socat", "-T", "1", "UDP-LISTEN:7010,fork", "EXEC:cat"])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+    let mut echo = site.on_victim(&["socat", "-T", "1", "UDP-LISTEN:7010,fork", "EXEC:cat"]);
+    echo.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
+    let _echo = Family(echo.spawn().unwrap());
     let socket = UdpSocket::bind((ATTACKER, 0)).unwrap();
     socket.set_read_timeout(Some(std::time::Duration::from_millis(300))).unwrap();
     let echoed = || socket.send_to(b"ping", (VICTIM, 7_010)).is_ok() && socket.recv(&mut [0; 8]).is_ok();
     assert!(!echoed());
     end(&site, &command);
     wait_for("the echo", || echoed().then_some(()));
-    echo.kill().unwrap();
-    echo.wait().unwrap();
 }
 
 /// Whoever holds the database's lock for writing, as a full disk would: nothing can be sealed meanwhile.

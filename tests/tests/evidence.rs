@@ -553,7 +553,7 @@ fn it_stays_no_longer_than_its_lease_or_than_local_root_wants() {
     receipt(&collector, &released, "released");
     assert!(fs::read_dir(lab.spool()).unwrap().next().is_none());
 
-    let expired = order(&lab, "expired", "5s");
+    let expired = order(&lab, "expired", "20s");
     receipt(&collector, &expired, "expired");
     assert!(fs::read_dir(lab.spool()).unwrap().next().is_none());
 

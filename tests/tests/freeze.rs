@@ -102,7 +102,7 @@ fn records(agent: &Agent, event: &str) -> Vec<Value> {
 #[test]
 fn ransomware_is_frozen_after_the_first_victims_and_goes_on_when_the_lease_ends() {
     let dir = tempfile::tempdir().unwrap();
-    let agent = started(dir.path(), "8s");
+    let agent = started(dir.path(), "20s");
     let mut locker = Locker::start(&agent);
     wait_for("the first victim", || (locked(&agent) > 0).then_some(()));
     let begin = Instant::now();

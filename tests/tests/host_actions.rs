@@ -294,15 +294,15 @@ fn a_lease_that_ends_while_the_agent_is_dead_is_undone_at_its_start() {
     let sum = lab.host.shell("sha256sum /home/frida/x");
     let sha256 = sum.split_whitespace().next().unwrap();
     let take = ["quarantine-file", "--path", "/home/frida/x", "--sha256", sha256];
-    let freeze = lab.order("freeze", &["freeze-account", "--user", "frida", "--lease", "8s"]);
-    let taken = lab.order("take", &[&take[..], &["--lease", "8s"]].concat());
+    let freeze = lab.order("freeze", &["freeze-account", "--user", "frida", "--lease", "20s"]);
+    let taken = lab.order("take", &[&take[..], &["--lease", "20s"]].concat());
     let began = Instant::now();
     lab.wait(&freeze, "confirmed");
     lab.wait(&taken, "confirmed");
     lab.agent.take().unwrap().kill();
     assert!(all_stand_still(lab.frida) && lab.shadow() != before);
     lab.host.shell("test ! -e /home/frida/x");
-    let over = Duration::from_secs(10).saturating_sub(began.elapsed());
+    let over = Duration::from_secs(22).saturating_sub(began.elapsed());
     std::thread::sleep(over);
     lab.resume();
     lab.wait(&freeze, "expired");

@@ -5,7 +5,9 @@ use std::process::{Child, Command, Stdio};
 
 use picket_tests::agent::Agent;
 use picket_tests::cable::Cable;
+use picket_tests::process::children_of;
 use picket_tests::wait_for;
+use rustix::process::Signal;
 use serde_json::Value;
 
 const ONLY_LISTENERS: &str = "[files]\nenabled = false\n[logins]\nenabled = false\n[defences]\nenabled = false\n\
@@ -126,7 +128,11 @@ fn new_listeners_are_told_once_and_what_was_there_is_not() {
     assert_eq!(finding.pointer("/evidence/process/pid"), Some(&web.0.id().into()), "{finding:#}");
     assert!(text(&finding, "/evidence/package").starts_with("python3.11-minimal "), "{finding:#}");
     assert!(text(&finding, "/evidence/program").ends_with("python3.11 -m http.server"), "{finding:#}");
+    // The agent does not look while nginx listens and has not started its worker.
+    host.agent.process().signal(Signal::STOP);
     let known = host.nginx(8_082);
+    wait_for("nginx's worker", || (!children_of(known.0.id()).is_empty()).then_some(()));
+    host.agent.process().signal(Signal::CONT);
     let finding = host.check(8_082, "info", &["nginx of root", "for all addresses"]);
     assert_eq!(
         finding.pointer("/evidence/processes").and_then(Value::as_u64),
@@ -182,8 +188,9 @@ fn shells_and_programs_of_no_package_are_alarms() {
     // Nobody can look at what is deleted.
     let gone = host.directory.path().join("gone");
     std::fs::copy("/usr/bin/socat", &gone).expect("a copy");
+    let gone = gone.canonicalize().expect("its path");
     let start = format!(
-        "{0} TCP6-LISTEN:7005,ipv6only,fork OPEN:/dev/null & sleep 0.2; rm {0}; wait",
+        "{0} TCP6-LISTEN:7005,ipv6only,fork OPEN:/dev/null & until [ \"$(readlink /proc/$!/exe)\" = {0} ]; do sleep 0.01; done; rm {0}; wait",
         gone.display()
     );
     let _gone = host.serve(7_005, &["sh", "-c", &start]);

@@ -91,24 +91,24 @@ fn what_goes_over_the_cable_is_shown_with_who_listens_and_who_talks() {
     let host = Host::start("");
     let _server = host.iperf();
     let _client = host.far(&["iperf3", "-c", Cable::ADDRESSES[0], "-p", PORT, "-t", "40", "-b", "40M"]);
-    let net = wait_for("the traffic to be shown", || {
+    // Where the machine was busy, iperf3 makes up for it by more than the 40 Mbit/s that it sends otherwise.
+    let net = wait_for("the traffic to be shown as what it is", || {
         let net = host.net();
-        (number(&of_near(&net), "/received/bits_per_second") > 20e6).then_some(net)
+        let bits = number(&of_near(&net), "/received/bits_per_second");
+        let of_talker = net.pointer("/talkers/0/received_bits_per_second")?.as_f64()?;
+        [bits, of_talker].iter().all(|bits| (20e6..90e6).contains(bits)).then_some(net)
     });
     let near = of_near(&net);
-    let bits = number(&near, "/received/bits_per_second");
-    assert!((20e6..90e6).contains(&bits), "40 Mbit/s are sent: {near:#}");
     assert!(number(&near, "/received/packets_per_second") > 10.0 && near["up"] == true, "{near:#}");
     let talker = net["talkers"].as_array().expect("talkers").first().expect("one").clone();
     assert_eq!(talker["address"], Cable::ADDRESSES[1]);
-    assert!((20e6..90e6).contains(&number(&talker, "/received_bits_per_second")), "{talker:#}");
-    // The network sensor counts all protocols.
-    let heavy = wait_for("the sender to be counted", || {
+    // The network sensor counts all protocols; 5 MB are sent in a second.
+    wait_for("the sender to be counted", || {
         let all = host.net()["heavy"].as_array()?.clone();
-        all.into_iter().find(|one| one["address"] == Cable::ADDRESSES[1] && one["direction"] == "in")
+        let heavy =
+            all.into_iter().find(|one| one["address"] == Cable::ADDRESSES[1] && one["direction"] == "in")?;
+        (1e6..12e6).contains(&number(&heavy, "/bytes")).then_some(())
     });
-    let bytes = number(&heavy, "/bytes");
-    assert!((1e6..12e6).contains(&bytes), "5 MB are sent in a second: {heavy:#}");
     let median = number(&net, "/tcp/round_trips/median_micros");
     assert!((1.0..200_000.0).contains(&median), "{net:#}");
     let holder = wait_for("who holds the port to be known", || {

@@ -52,14 +52,14 @@ fn family<'a>(families: &'a Value, name: &str) -> Option<&'a Value> {
 fn the_running_collector_renews_its_certificate_and_nobody_notices() {
     let dir = tempfile::tempdir().expect("a directory");
     // Certificates are looked at as often as a twentieth of an agent's lives.
-    let more = "\ncertificate_days = 0.002\nheartbeat_seconds = 2\n";
+    let more = "\ncertificate_days = 0.004\nheartbeat_seconds = 2\n";
     let mut collector = Collector::start_with(dir.path(), more);
     assert_eq!(collector.stop(), Some(0));
-    // One that was made so long ago that it is to be replaced in a moment.
+    // One that was made so long ago that it is to be replaced in a minute: an agent is enrolled and ready before.
     let mut rotate = collector.command("rotate-certificate");
     rotate
         .env("LD_PRELOAD", "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
-        .env("FAKETIME", format!("-{}", SECONDS_UNTIL_RENEWAL - 20))
+        .env("FAKETIME", format!("-{}", SECONDS_UNTIL_RENEWAL - 60))
         .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
     stdout_of(&mut rotate);
     let old = certificate(&collector);
@@ -71,7 +71,7 @@ fn the_running_collector_renews_its_certificate_and_nobody_notices() {
     assert!(is_served(&collector), "{}", served(&collector));
     let before = connections(&agent);
 
-    wait_for_within("a new certificate", Duration::from_secs(60), || {
+    wait_for_within("a new certificate", Duration::from_secs(120), || {
         (certificate(&collector) != old).then_some(())
     });
     wait_for("the new one to be served", || is_served(&collector).then_some(()));

@@ -331,6 +331,7 @@ fn malformed_settings_are_refused() {
         socket.read_to_end(&mut answer).unwrap();
         assert!(String::from_utf8_lossy(&answer).contains("failed"), "{}", bytes.escape_ascii());
         assert!(!child.wait().unwrap().success());
-        assert!(before.elapsed() < Duration::from_secs(5));
+        // Before the ten seconds are over for which it waits for settings.
+        assert!(before.elapsed() < Duration::from_secs(9));
     }
 }
