@@ -122,6 +122,11 @@ fn logs_whose_daemon_is_killed_are_told_and_its_rotation_and_restart_are_not() {
     // Rotated as logrotate does, and restarted as an upgrade does, within the time that is given to both.
     fs::rename(&auth, logs.join("auth.log.1")).unwrap();
     daemon.signal("-HUP");
+    // A line that comes before the daemon has acted on the signal is written to the old file.
+    lab.wait("a new file", |lab| {
+        daemon.say(lab, "auth");
+        auth.exists()
+    });
     grow(&daemon, "auth", &auth);
     let pid = daemon.child.id();
     daemon.kill();
