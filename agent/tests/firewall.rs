@@ -102,12 +102,13 @@ fn tables_are_replaced_rearmed_disarmed_by_themselves_and_removed() {
         let tables = isolation().tables(ID);
         firewall.put(&tables, HOUR).unwrap();
         firewall.put(&tables, Duration::from_secs(60)).unwrap();
-        firewall.arm(&tables, Duration::from_secs(3)).unwrap();
+        // So long that it is armed yet when nft has been asked, however slow the machine is.
+        firewall.arm(&tables, Duration::from_secs(8)).unwrap();
         let armed = || run("nft", &["list", "set", "inet", &tables[0].name, "armed"]).contains("elements");
         assert!(armed());
         let begin = Instant::now();
         while armed() {
-            assert!(begin.elapsed() < Duration::from_secs(20), "the kernel disarms it");
+            assert!(begin.elapsed() < Duration::from_secs(40), "the kernel disarms it");
             std::thread::sleep(Duration::from_millis(20));
         }
         assert!(firewall.arm(&tables, HOUR).is_err(), "what was disarmed is put anew");
@@ -400,13 +401,13 @@ fn programs_at_a_control_group_are_replaced_end_with_their_lease_and_are_found_a
         assert!(!lab.is_sent("UDP4:192.0.2.7:9"));
         let mut next = Groups::at(&group);
         let begin = Instant::now();
-        next.put(&tables, Duration::from_secs(3)).unwrap();
+        next.put(&tables, Duration::from_secs(8)).unwrap();
         assert!(!lab.is_sent("UDP4:192.0.2.7:9"));
         while !lab.is_sent("UDP4:192.0.2.7:9") {
-            assert!(begin.elapsed() < Duration::from_secs(20), "the program lets all pass");
+            assert!(begin.elapsed() < Duration::from_secs(40), "the program lets all pass");
             std::thread::sleep(Duration::from_millis(20));
         }
-        assert!(begin.elapsed() >= Duration::from_millis(2_500), "and not before");
+        assert!(begin.elapsed() >= Duration::from_millis(7_500), "and not before");
         assert_eq!(next.is_whole(), Ok(true), "it is there yet");
         // An agent elsewhere leaves it alone; one of this network takes it away.
         let at = group.clone();

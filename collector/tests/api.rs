@@ -357,8 +357,8 @@ fn only_known_operators_in_their_role() {
     assert_eq!(lab.request("GET", "/health", None, &[]).status, 200);
     lab.store.remove_operator(VIEWER).unwrap();
     assert_eq!(status("GET", "/hosts", VIEWER, &[]), 401);
-    let refused = (0..30).map(|_| status("GET", "/hosts", "guess", &[])).collect::<Vec<_>>();
-    assert_eq!(refused.last(), Some(&429));
+    // No further than to the first refusal: who goes on is let in again after a while.
+    assert!((0..30).any(|_| status("GET", "/hosts", "guess", &[]) == 429));
     // Whoever guesses from this address is slowed down, whatever is guessed.
     assert_eq!(status("GET", "/hosts", ADMIN, &[]), 429);
     assert_eq!(lab.request("GET", "/health", None, &[]).status, 200);

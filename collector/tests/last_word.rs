@@ -106,7 +106,7 @@ fn waiting_has_an_end_and_expiry_is_one() {
     lab.seal_receipt(&mut host, &receipt(command.id, Outcome::Applied));
     let late = soc_code(Some(&config), &["watch", &id, "--timeout", "1s"], 2);
     assert!(out(&late).contains("applied") && err(&late).contains("1 hosts have not said"), "{}", err(&late));
-    let brief = isolation(&[&host], now().plus(Duration::from_secs(2)));
+    let brief = isolation(&[&host], now().plus(Duration::from_secs(5)));
     assert_eq!(post(&lab, &brief).status, 201);
     soc_code(Some(&config), &["watch", &brief.id.to_string()], 1);
     soc_code(Some(&config), &["watch", &Uuid::now_v7().to_string()], 1);

@@ -5,8 +5,9 @@ use std::process::{Child, Command, Stdio};
 
 use crate::wait_for;
 
-/// What leaves the victim of a site while it is isolated, but for the collector's connection and what keeps addresses alive.
-pub const LEAKS: &str = "src host 10.199.0.2 and not host 10.199.0.3";
+/// What leaves the victim of a site while it is isolated, but for the collector's connection and what keeps addresses alive (ARP, which a
+/// filter that names hosts alone would show).
+pub const LEAKS: &str = "ip and src host 10.199.0.2 and not host 10.199.0.3";
 
 /// A capture that runs.
 pub struct Capture {

@@ -427,7 +427,7 @@ impl<'a> Rounds<'a> {
 
     /// As it is once it is as before, or after a while: who is told to go on, or to end, does so in a moment.
     fn state_as(&self, before: &State) -> State {
-        let deadline = now() + 3.0;
+        let deadline = now() + 15.0;
         loop {
             let state = self.state();
             if &state == before || now() > deadline {

@@ -266,7 +266,7 @@ fn every_change_of_accounts_names_the_program_and_the_session_that_made_it() {
     for (command, rule, words, program) in ACTS {
         let known = admin.host.findings().len();
         // As people do: what the log says of a login may be a moment late.
-        admin.does(&format!("sleep 1; {command}"));
+        admin.does(&format!("sleep 2; {command}"));
         let told = match admin.told(known, rule, words, command) {
             Ok(told) => told,
             Err(why) => {

@@ -490,11 +490,14 @@ fn metrics_are_what_prometheus_reads_and_the_textfile_comes_and_goes_with_the_ag
     let as_json = agent.json(&["metrics"]);
     assert!(as_json.iter().any(|family| family["name"] == "picket_agent_build_info"), "{as_json:?}");
 
-    let kept = read_strictly(&std::fs::read_to_string(&textfile).unwrap());
     let names = |figures: &std::collections::BTreeMap<String, f64>| {
         figures.keys().filter(|key| key.contains("sensor_state")).cloned().collect::<Vec<_>>()
     };
-    assert_eq!(names(&kept), names(&figures));
+    // It was written when the agent began, and is kept up.
+    wait_for("the same sensors to be in the textfile", || {
+        let kept = read_strictly(&std::fs::read_to_string(&textfile).ok()?);
+        (names(&kept) == names(&figures)).then_some(())
+    });
     assert_eq!(std::fs::metadata(&textfile).unwrap().permissions().mode() & 0o777, 0o644);
     assert_eq!(agent.stop(), Some(0));
     assert!(!textfile.exists(), "figures that nobody keeps up are taken away");

@@ -276,8 +276,8 @@ fn a_frozen_account_lets_nobody_in_and_is_afterwards_as_it_was() {
     let applied = lab.wait(&ended, "applied");
     assert!(applied["body"]["detail"]["ended"].as_u64().unwrap() >= 2, "{applied}");
     // What root started as her belongs to no session of hers.
-    let left: Vec<u32> = processes_of(lab.frida);
-    assert!(left.len() <= 1 && !processes_of(lab.gerd).is_empty(), "{left:?}");
+    wait_for("her sessions to be gone", || (processes_of(lab.frida).len() <= 1).then_some(()));
+    assert!(!processes_of(lab.gerd).is_empty());
     lab.visit("key", "frida", "true").unwrap();
 }
 
@@ -334,6 +334,7 @@ fn a_process_is_stopped_and_killed_as_it_is_named() {
             .into_iter()
             .find(|pid| std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe.ends_with("bash")))
     });
+    lab.wait_session(lab.gerd);
     let started = began(pid);
     let sum = lab.host.shell("sha256sum /bin/bash");
     let sha256 = sum.split_whitespace().next().unwrap();
@@ -347,7 +348,8 @@ fn a_process_is_stopped_and_killed_as_it_is_named() {
     wait_for("all to go on", || none_stands_still(lab.gerd).then_some(()));
     let killed = lab.order("kill", &[&["kill-process"][..], &process].concat());
     lab.wait(&killed, "applied");
-    assert!(!processes_of(lab.gerd).contains(&pid.parse().unwrap()));
+    let pid: u32 = pid.parse().unwrap();
+    wait_for("it to be gone", || (!processes_of(lab.gerd).contains(&pid)).then_some(()));
 }
 
 #[test]

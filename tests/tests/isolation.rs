@@ -34,7 +34,7 @@ fn an_isolated_host_speaks_with_the_collector_alone_until_its_lease_ends() {
     let mut stream = site.connect(7_007).unwrap();
     assert!(echoes(&mut stream) && site.pings() == [true, true]);
 
-    let command = site.order("isolate", &["isolate", "--lease", "25s"]);
+    let command = site.order("isolate", &["isolate", "--lease", "40s"]);
     let confirmed = site.wait(&command, "confirmed");
     let begin = Instant::now();
     assert!(confirmed.to_string().contains("collector answers"), "{confirmed}");
@@ -51,11 +51,11 @@ fn an_isolated_host_speaks_with_the_collector_alone_until_its_lease_ends() {
     collector.wait_finding("file.created", "left-behind");
     assert_eq!(capture.stop(), Vec::<String>::new(), "nothing leaves the victim");
 
-    wait_for_within("the lease to end", Duration::from_secs(40), || {
+    wait_for_within("the lease to end", Duration::from_secs(60), || {
         (site.pings() == [true, true]).then_some(())
     });
     // A ping waits up to two seconds for its answer, and a busy machine for its turn.
-    assert!(begin.elapsed() <= Duration::from_secs(31), "{:?}", begin.elapsed());
+    assert!(begin.elapsed() <= Duration::from_secs(46), "{:?}", begin.elapsed());
     site.wait(&command, "expired");
     assert_eq!(site.outcomes(&command), ["received", "applied", "confirmed", "expired"]);
     assert_eq!(site.ruleset(), "", "all as before");
@@ -70,7 +70,7 @@ fn the_lease_ends_in_the_kernel_when_the_agent_is_dead_and_goes_on_when_it_comes
     let cable = cable();
     let collector = Collector::start_on(dir.path(), COLLECTOR);
     let mut site = Site::start(dir.path(), &cable, &collector, "");
-    let command = site.order("isolate", &["isolate", "--lease", "25s"]);
+    let command = site.order("isolate", &["isolate", "--lease", "40s"]);
     site.wait(&command, "confirmed");
     let begin = Instant::now();
     site.agent.kill();
@@ -79,11 +79,11 @@ fn the_lease_ends_in_the_kernel_when_the_agent_is_dead_and_goes_on_when_it_comes
     site.agent.wait_until_ready();
     assert_eq!(site.pings(), [false, false], "and with a new one, which has reached the collector");
     site.agent.kill();
-    wait_for_within("the lease to end", Duration::from_secs(40), || {
+    wait_for_within("the lease to end", Duration::from_secs(60), || {
         (site.pings() == [true, true]).then_some(())
     });
     let lasted = begin.elapsed();
-    assert!(lasted <= Duration::from_secs(31), "{lasted:?}");
+    assert!(lasted <= Duration::from_secs(46), "{lasted:?}");
     site.agent.resume();
     site.wait(&command, "expired");
     assert_eq!(site.ruleset(), "");

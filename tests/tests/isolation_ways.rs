@@ -35,11 +35,15 @@ fn a_collector_with_a_name_is_found_again_when_no_name_server_is() {
     let mut server = Command::new(zone[0]);
     server.args(&zone[1..]).args([ATTACKER, &record, "--pid-file="]).stderr(Stdio::null());
     let _server = Program(server.spawn().unwrap());
+    wait_for("the name server", || {
+        let listening = Command::new("ss").arg("-Hlnu").output().ok()?;
+        String::from_utf8_lossy(&listening.stdout).contains(&format!("{ATTACKER}:53 ")).then_some(())
+    });
     let port = free_port();
     let collector =
         Collector::start_on_as(dir.path(), &format!("{COLLECTOR}:{port}"), &format!("collector.test:{port}"));
     let resolver = dir.path().join("resolv.conf");
-    std::fs::write(&resolver, format!("nameserver {ATTACKER}\noptions timeout:1 attempts:1\n")).unwrap();
+    std::fs::write(&resolver, format!("nameserver {ATTACKER}\noptions timeout:1 attempts:3\n")).unwrap();
     let bind = format!("mount --bind {} /etc/resolv.conf && exec \"$@\"", resolver.display());
     let site =
         Site::start_with(dir.path(), &cable, &collector, "", "", &["unshare", "-m", "sh", "-c", &bind, "sh"]);
@@ -347,7 +351,7 @@ fn programs_at_control_groups_isolate_where_no_firewall_is_to_be_had() {
     let mut established = site.connect(7_008).unwrap();
     assert!(echoes(&mut established) && pings_from(&site, &group, ATTACKER));
     let cut = |site: &Site<'_>| !pings_from(site, &group, ATTACKER) && site.connect(7_008).is_none();
-    let command = site.order("isolate", &["isolate", "--lease", "35s"]);
+    let command = site.order("isolate", &["isolate", "--lease", "70s"]);
     let applied = site.wait(&command, "applied");
     assert_eq!(applied.pointer("/body/detail/rung").unwrap(), "cgroup-bpf", "{applied}");
     assert!(applied["title"].as_str().unwrap().contains("passes on for others"), "{applied}");
@@ -378,7 +382,9 @@ fn programs_at_control_groups_isolate_where_no_firewall_is_to_be_had() {
     assert!(cut(&site));
     // The lease ends with the agent dead.
     site.agent.kill();
-    wait_for("the lease to end", || pings_from(&site, &group, ATTACKER).then_some(()));
+    wait_for_within("the lease to end", Duration::from_secs(120), || {
+        pings_from(&site, &group, ATTACKER).then_some(())
+    });
     assert!(site.connect(7_008).is_some_and(|mut stream| echoes(&mut stream)));
     assert_eq!(group.programs().len(), 2);
     site.agent.resume();
@@ -523,14 +529,15 @@ fn flushed_and_put_back(rung: &str) {
     let mut flood = site.on_victim(&["ping", "-q", "-i", "0.002", "-c", "100000", ATTACKER]);
     let flood = Program(flood.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
     let flush = |_: u32| {
+        let before = Instant::now();
         let flushed = site.on_victim(&["nft", "flush", "ruleset"]).status().unwrap();
         assert!(flushed.success(), "there is no owner who could keep it");
         let begin = Instant::now();
         wait_for("the isolation to be back", || site.ruleset().contains("jump on-output").then_some(()));
-        begin.elapsed()
+        (begin.elapsed(), before.elapsed())
     };
     const FLUSHES: u32 = 20;
-    let mut took: Vec<Duration> = (0..FLUSHES).map(flush).collect();
+    let (mut took, open): (Vec<Duration>, Vec<Duration>) = (0..FLUSHES).map(flush).unzip();
     took.sort_unstable();
     // A busy machine may be late once or twice.
     assert!(took[took.len() / 2] <= Duration::from_secs(1), "{rung}: {took:?}");
@@ -543,8 +550,9 @@ fn flushed_and_put_back(rung: &str) {
         "{rung}: {leaked} packets passed in {FLUSHES} flushes, back after {:?} at the latest",
         took.last()
     );
-    // 500 a second want out.
-    assert!(leaked < 1_000, "{leaked} packets passed in {FLUSHES} flushes");
+    // 500 a second want out, and none gets out but while it was flushed: on a busy machine that may be for longer.
+    let wanted = usize::try_from(open.iter().sum::<Duration>().as_millis() / 2).unwrap();
+    assert!(leaked < wanted.max(1_000), "{leaked} packets passed in {FLUSHES} flushes, {open:?}");
     site.agent.run(&["release"]);
     assert_eq!((site.ruleset(), site.pings()), (String::new(), [true, true]));
 }

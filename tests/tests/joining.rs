@@ -54,6 +54,10 @@ fn a_join_string_waits_for_the_collector_and_the_running_agent_enrols_without_a_
     agent.resume();
     wait_for_reason(&agent, "the join string waits; last try");
     wait_for_reason(&agent, "cannot connect to 127.0.0.1");
+    // What is there when the baseline is taken is no finding.
+    wait_for("the baseline to be taken", || {
+        (agent.status()?.pointer("/sensors/files/state")? == "running").then_some(())
+    });
     std::fs::write(agent.watched().join("before-enrolment"), "x").unwrap();
     agent.kill();
     assert!(waiting.exists());

@@ -97,7 +97,10 @@ fn audit_and_log_tell_one_login_and_a_changed_file_names_it() {
         all.into_iter().find(|record| record.to_string().contains(&format!("\"text\":\"{stranger}\"")))
     });
 
-    host.execute("echo x >/srv/shared/by-demo; sudo -n sh -c 'echo y >/srv/shared/by-root; sleep 0.2'");
+    // As people do: what tells of a login, and of sudo, may be read a moment late, and who wrote is looked at while he lives.
+    host.execute(
+        "sleep 2; echo x >/srv/shared/by-demo; sudo -n sh -c 'sleep 2; echo y >/srv/shared/by-root; sleep 1'; sleep 1",
+    );
     let login = wait_for_finding(&agent, "login.success", "the login by both", |told| {
         names_both_sources(told, &user)
     });
@@ -147,7 +150,8 @@ fn without_audit_the_log_and_the_kernel_together_name_the_session() {
     let mut agent = agent(&dir.path().join("host"), &host, false);
     agent.resume();
     wait_until_it_runs(&agent);
-    host.execute("sleep 1; sudo -n sh -c 'echo y >/srv/shared/by-root; sleep 0.2'");
+    // What the log says of the login may be read a moment late.
+    host.execute("sleep 3; sudo -n sh -c 'echo y >/srv/shared/by-root; sleep 1'");
     let by_root = wait_for_finding(&agent, "file.created", "root's file", |finding| {
         finding["title"].to_string().contains("by-root")
     });

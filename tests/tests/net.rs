@@ -90,7 +90,7 @@ fn of_near(net: &Value) -> Value {
 fn what_goes_over_the_cable_is_shown_with_who_listens_and_who_talks() {
     let host = Host::start("");
     let _server = host.iperf();
-    let _client = host.far(&["iperf3", "-c", Cable::ADDRESSES[0], "-p", PORT, "-t", "40", "-b", "40M"]);
+    let _client = host.far(&["iperf3", "-c", Cable::ADDRESSES[0], "-p", PORT, "-t", "250", "-b", "40M"]);
     // Where the machine was busy, iperf3 makes up for it by more than the 40 Mbit/s that it sends otherwise.
     let net = wait_for("the traffic to be shown as what it is", || {
         let net = host.net();
@@ -136,7 +136,8 @@ fn segments_that_are_lost_on_the_way_show_as_sent_again() {
     let rules = "table ip lossy { chain input { type filter hook input priority 0; tcp sport 5201 numgen random mod 100 < 3 drop; }; }";
     host.cable.from_afar(&["nft", rules]);
     let _server = host.iperf();
-    let _client = host.far(&["iperf3", "-c", Cable::ADDRESSES[0], "-p", PORT, "-R", "-t", "40", "-b", "20M"]);
+    let _client =
+        host.far(&["iperf3", "-c", Cable::ADDRESSES[0], "-p", PORT, "-R", "-t", "250", "-b", "20M"]);
     let net = wait_for("segments to be sent again", || {
         let net = host.net();
         (net.pointer("/tcp/sent_again")?.as_u64()? >= 20).then_some(net)
@@ -235,7 +236,7 @@ impl Watched {
 fn it_is_drawn_live_and_leaves_the_terminal_as_it_was() {
     let host = Host::start(NO_PACKETS);
     let _server = host.iperf();
-    let _client = host.far(&["iperf3", "-c", Cable::ADDRESSES[0], "-p", PORT, "-t", "60", "-b", "40M"]);
+    let _client = host.far(&["iperf3", "-c", Cable::ADDRESSES[0], "-p", PORT, "-t", "250", "-b", "40M"]);
     let drawn =
         |seen: &str| seen.matches("\x1b[H").count() >= 3 && seen.contains('█') && seen.contains("Mbit/s");
     // `q`, Ctrl-C, and a signal.

@@ -58,7 +58,7 @@ fn a_clean_host_is_given_back_service_by_service_and_watched() {
         let assess = site.order(&format!("assess-{name}"), &["assess"]);
         let accept = others(&site.wait(&assess, "applied"));
         let fixed =
-            ["restore", "--command", &isolation, "--open", "tcp/7007", "--pause", "10s", "--watch", "30m"];
+            ["restore", "--command", &isolation, "--open", "tcp/7007", "--pause", "30s", "--watch", "30m"];
         let accept: Vec<&str> = accept.iter().map(String::as_str).collect();
         site.order(name, &[&fixed[..], &accept].concat())
     };

@@ -136,7 +136,10 @@ fn an_agent_that_does_not_come_back_is_told_within_three_heartbeats() {
     let time = told["time"].as_str().unwrap();
     let told_at = stdout_of(Command::new("date").args(["-d", time, "+%s.%N"])).trim().parse::<f64>().unwrap();
     let after = told_at - killed.as_secs_f64();
-    assert!(after <= 16.5, "three heartbeats, and a look on a busy machine: {after} s, {told:#}");
+    assert!(
+        after <= 19.0,
+        "three heartbeats and not four, and a look on a busy machine: {after} s, {told:#}"
+    );
     let shown = stdout_of(&mut collector.soc_command(&["hosts"]));
     assert!(shown.contains("silent"), "{shown}");
 }

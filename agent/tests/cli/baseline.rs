@@ -59,9 +59,12 @@ fn what_differs_is_accepted_and_on_record() {
         assert!(explained.starts_with("accepted by root"), "{finding}");
         assert!(finding.pointer("/evidence/accepted/severity_without").is_some(), "{finding}");
     }
-    let records = host.lifecycle();
-    let record = records.iter().find(|record| record.event == "baseline-accepted").expect("a record");
-    assert!(record.title.starts_with("3 changes of watched files accepted"), "{}", record.title);
+    let record = wait_for("the record of the last acceptance", || {
+        host.lifecycle().into_iter().find(|record| {
+            record.event == "baseline-accepted"
+                && record.title.starts_with("3 changes of watched files accepted")
+        })
+    });
     assert_eq!((&record.detail["by"]["uid"], &record.detail["finished"]), (&0.into(), &true.into()));
     let paths = record.detail["changes"].to_string();
     assert!(paths.contains("watched/gone") && !paths.contains("watched/kept"), "{paths}");

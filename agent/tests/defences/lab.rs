@@ -15,8 +15,9 @@ use picket_agent::sys::Stop;
 use picket_protocol::time::Timestamp;
 use serde_json::Value;
 
-/// However slow the machine is, by then it must have happened.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// However slow the machine is, by then it must have happened: what is dear to read there is read every ten minutes, which is one
+/// here.
+const PATIENCE: Duration = Duration::from_secs(120);
 /// What takes five seconds to settle takes half a second here.
 const HASTE: u32 = 10;
 

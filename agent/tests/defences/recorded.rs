@@ -48,12 +48,13 @@ fn modules_that_are_foreign_or_hide_are_told_and_those_of_the_kernel_are_info() 
     host.write("proc/sys/kernel/tainted", "0\n");
     ["nf_tables", "loop"].iter().for_each(|name| host.module(name));
     host.lab.start(&["modules"]);
-    host.module("dummy");
+    // What is in the list before it is there does not seem to hide, whenever the sensor looks.
     host.write("proc/modules", &format!("dummy 16384 0 - Live 0x0000000000000000\n{LOADED}"));
+    host.module("dummy");
     host.lab.told("defence.module", "info", "Kernel module dummy loaded for the first time");
     host.lab.forget();
-    host.module("diamorphine");
     host.write("proc/modules", &format!("diamorphine 16384 0 - Live 0x0000000000000000 (OE)\n{LOADED}"));
+    host.module("diamorphine");
     let finding = host.lab.told("defence.module", "high", "Foreign kernel module diamorphine loaded");
     assert!(finding["attack"].as_array().unwrap().contains(&"T1014".into()));
     host.lab.forget();

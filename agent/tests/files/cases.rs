@@ -328,7 +328,7 @@ pub fn run_on(rung: &str, base: &Path) {
         let mut lab = Lab::on(rung, base);
         // Nothing is looked at between two calls of an act, however long a busy machine takes from one to the next.
         match rung {
-            "inotify" => lab.tuning.debounce = Duration::from_millis(300),
+            "inotify" => lab.tuning.debounce = Duration::from_secs(1),
             "scan" => lab.config.scan_interval = Duration::from_secs(3_600),
             _ => {}
         }

@@ -242,7 +242,8 @@ fn a_certificate_renewed_by_a_swap_of_links() {
         ("tree/archive/a/cert2.pem".to_owned(), "file.created"),
         ("tree/live/a/cert.pem".to_owned(), "file.modified"),
     ];
-    expect(&lab, "renewal", &expected.into_iter().collect());
+    // ln makes the new link under a name of its own and moves it, which may be seen.
+    expect_edited(&lab, "renewal", &expected.into_iter().collect());
 }
 
 /// Looked at between its writing and its move, as on a busy machine, it is told once; here its writer has longer than any such pause.

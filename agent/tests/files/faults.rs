@@ -32,6 +32,7 @@ fn new_directories_race(rung: &str) {
         fs::write(deep.join("f"), "x").unwrap();
     }
     lab.wait("300 files in new directories", |lab| lab.paths("file.created").len() >= 1_200);
+    lab.wait("the last looks", |lab| lab.counter("pending") == 0);
     assert_eq!(lab.scan().changed, 0);
     each_created_once(&lab, 1_200);
 }
@@ -57,6 +58,7 @@ fn full_set(rung: &str) {
         fs::write(lab.tree().join(format!("d{}/{number}", number % 20)), "x").unwrap();
     }
     lab.wait("600 files through a set of 16", |lab| lab.paths("file.created").len() >= 600);
+    lab.wait("the last looks", |lab| lab.counter("pending") == 0);
     assert_eq!(lab.scan().changed, 0);
     each_created_once(&lab, 600);
     lab.wait("the count of folded marks", |lab| lab.counter("collapsed") > 0);
@@ -131,7 +133,7 @@ fn what_was_not_committed_before_a_kill_is_told_after_the_restart() {
     lab.start();
     lab.lose.store(true, std::sync::atomic::Ordering::Relaxed);
     fs::write(lab.tree().join("a"), "one").unwrap();
-    lab.wait("the lost finding", |lab| lab.counter("findings") == 1);
+    lab.wait("the lost finding", |lab| lab.counter("findings") >= 1);
     lab.stop();
     lab.lose.store(false, std::sync::atomic::Ordering::Relaxed);
     lab.start();
@@ -152,7 +154,8 @@ fn a_directory_removed_with_all_in_it_accounts_for_each() {
         let findings = lab.findings.lock().unwrap();
         let count =
             |finding: &serde_json::Value| 1 + finding["evidence"]["beneath_count"].as_u64().unwrap_or(0);
-        findings.iter().map(count).sum::<u64>()
+        // An alarm that so many were deleted comes some seconds later, and accounts for none.
+        findings.iter().filter(|finding| rule(finding) == "file.deleted").map(count).sum::<u64>()
     };
     lab.wait("402 objects gone", |lab| accounted(lab) >= 402);
     assert_eq!(lab.scan().changed, 0);

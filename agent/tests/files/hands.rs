@@ -119,8 +119,10 @@ fn ansible_explains_files_and_no_key() {
     run(&lab, "/usr/bin/ansible-playbook", &["-i", "localhost,", "-c", "local", &play]);
     let key = "tree/.ssh/authorized_keys";
     let told = settle(&lab, &["tree/many/29.conf", "tree/from-template", "tree/old", "tree/by-command", key]);
-    let (keys, others): (Vec<Value>, Vec<Value>) =
+    let (mut keys, others): (Vec<Value>, Vec<Value>) =
         told.into_iter().partition(|finding| path(finding).ends_with("authorized_keys"));
+    // ansible gives what it has moved there its mode afterwards: looked at between, that is told as well.
+    keys.retain(|finding| finding["evidence"]["fact"] != "file.attributes");
     expect_explained(&others, "ansible", "ansible-core");
     // A known hand may be anybody's: what opens an account stays what it is, and names the hand.
     assert_eq!(keys.len(), 1, "{keys:#?}");
@@ -181,7 +183,7 @@ fn a_hand_is_known_by_the_database_of_rpm_as_well() {
     let play = play(&lab);
     lab.start();
     run(&lab, "/usr/bin/ansible-playbook", &["-i", "localhost,", "-c", "local", &play]);
-    settle(&lab, &["tree/from-template", "tree/by-command"]);
+    settle(&lab, &["tree/from-template", "tree/by-command", "tree/.ssh/authorized_keys"]);
     let of = |lab: &Lab, name: &str| {
         findings(lab).into_iter().find(|finding| path(finding).ends_with(name)).unwrap_or_default()
     };

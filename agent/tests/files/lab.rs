@@ -74,8 +74,15 @@ impl Lab {
                 + Duration::from_millis(150),
             hash_bytes_max: 64 * 1024 * 1024,
         };
-        // The tests change files from the sensor's own process.
-        let tuning = Tuning { own_pid: None, overflow_rest: Duration::from_millis(50), ..Tuning::default() };
+        // The tests change files from the sensor's own process, and on a busy machine half a second may pass between the
+        // opening of a file and its closing: what is looked at meanwhile is told twice.
+        let tuning = Tuning {
+            own_pid: None,
+            overflow_rest: Duration::from_millis(50),
+            settle: Duration::from_secs(1),
+            creation: Duration::from_secs(1),
+            ..Tuning::default()
+        };
         let findings = Findings::default();
         Self {
             directory: Arc::new(directory),
@@ -236,6 +243,8 @@ impl Lab {
     /// Does something while no event is read.
     pub fn unread(&self, act: impl FnOnce()) {
         self.tuning.hold.store(true, Ordering::Relaxed);
+        // A reading that had begun before is over by then.
+        std::thread::sleep(Duration::from_millis(20));
         act();
         self.tuning.hold.store(false, Ordering::Relaxed);
     }
@@ -303,8 +312,10 @@ pub fn path(finding: &Value) -> &str {
 /// writing it and moving it, it was a new file, and is told as one.
 fn is_editors_own(finding: &Value, edit: &Value) -> bool {
     let mild = ["info", "low"].contains(&finding["severity"].as_str().unwrap());
-    mild && finding["evidence"]["fact"] == "file.created"
-        && edit["evidence"]["moved_from"]["text"] == path(finding)
+    let moved = finding["evidence"]["fact"] == "file.created"
+        && edit["evidence"]["moved_from"]["text"] == path(finding);
+    // vim tries whether it may make files there by one of that name, and removes it.
+    mild && (moved || path(finding).ends_with("/4913"))
 }
 
 fn write_all(
@@ -330,11 +341,13 @@ fn write_all(
         for write in entries.iter_mut().flat_map(|entry| &mut entry.writes) {
             write(&transaction).unwrap();
         }
+        // Whoever has seen the rows finds the findings as well, and forgets them.
+        let mut all = findings.lock().unwrap();
         transaction.commit().unwrap();
         for draft in entries.iter().flat_map(|entry| &entry.drafts) {
             let bytes = draft.render(0, Timestamp::default());
             let record: Value = serde_json::from_slice(&bytes).unwrap();
-            findings.lock().unwrap().push(record["body"].clone());
+            all.push(record["body"].clone());
             taken.fetch_add(1, Ordering::Relaxed);
         }
     }

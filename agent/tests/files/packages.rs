@@ -120,6 +120,9 @@ pub fn host(rung: &str) -> Lab {
     }
     lab.config.trees = vec![root.join("usr"), root.join("etc")];
     lab.tuning.packages_root = root;
+    // What a package brings is to be looked at before its transaction is over.
+    lab.tuning.creation = Duration::from_millis(100);
+    lab.tuning.settle = Duration::from_millis(250);
     lab
 }
 

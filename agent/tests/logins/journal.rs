@@ -29,7 +29,7 @@ fn inside(test: &str) -> bool {
         ln -s /proc/self/fd /mnt/fd; touch /mnt/kmsg; mkdir /mnt/shm; mount --move /mnt /dev
         ln -s /run/systemd/journal/dev-log /dev/log
         {JOURNALD} >/dev/null 2>&1 &
-        for i in $(seq 500); do [ -n \"$(journalctl --quiet --lines=1 2>/dev/null)\" ] && break; sleep 0.01; done
+        for i in $(seq 3000); do [ -n \"$(journalctl --quiet --lines=1 2>/dev/null)\" ] && break; sleep 0.01; done
         exec \"$0\" --exact \"$1\" --nocapture"
     );
     let me = std::env::current_exe().unwrap();
@@ -90,6 +90,11 @@ fn the_journal_is_the_source_and_only_sshd_speaks_as_sshd() {
     }
     let dir = tempfile::tempdir_in("/run").unwrap();
     sshd_says(dir.path(), &failed("before-the-agent"));
+    // What journald has not taken yet when the agent begins is new to it.
+    wait_for("journald to have it", || {
+        let kept = Command::new("journalctl").args(["--quiet", "--output=cat"]).output().unwrap();
+        String::from_utf8_lossy(&kept.stdout).contains("before-the-agent").then_some(())
+    });
     std::fs::write("/var/log/auth.log", "").unwrap();
     let probe = logins::probe(&config());
     assert!(probe.rungs.iter().any(|rung| rung.rung == "journal" && rung.usable), "{probe:?}");

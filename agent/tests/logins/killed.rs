@@ -130,10 +130,12 @@ fn kills_in_the_middle_of_a_stream_lose_nothing_and_tell_nothing_twice() {
             }
         }
     }
-    wait_for("all tries of all addresses", || {
-        let told = host.told("login.failure");
-        let complete = told.values().filter(|(_, count)| *count >= TRIES).count() as u64;
-        (complete == ADDRESSES).then_some(())
+    wait_for("all tries of all addresses by both rules", || {
+        let is_complete = |rule: &str| {
+            let told = host.told(rule);
+            told.values().filter(|(_, count)| *count >= TRIES).count() as u64 == ADDRESSES
+        };
+        (is_complete("login.failure") && is_complete("login.brute-force")).then_some(())
     });
     agent.take().unwrap().kill();
     for rule in ["login.failure", "login.brute-force"] {

@@ -53,7 +53,7 @@ pub fn calls_in_sandbox(trace: &str) -> Vec<(String, String)> {
 fn the_allow_list_is_what_is_needed_and_no_more() {
     let collector = Collector::start();
     let ca = &collector.shared.ca;
-    let host = Host::with_certificate(ca, ca, Duration::from_secs(39), Duration::from_secs(21));
+    let host = Host::with_certificate(ca, ca, Duration::from_secs(119), Duration::from_secs(61));
     let key = host.key;
     collector.on_connection(move |connection, shared| {
         let Some(hello) = shared.greet(connection) else { return };

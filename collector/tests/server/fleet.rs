@@ -89,7 +89,8 @@ async fn a_crowd_is_bounded_and_an_agent_that_dials_without_end_too() {
     })
     .await;
     let mut reasons = Vec::new();
-    for _ in 0..25 {
+    // More than its measure, and many more where each takes so long that it has some of it again.
+    for _ in 0..100 {
         let mut client = agents[1].dial().await.unwrap();
         client.send(picket_protocol::frame::FrameType::Hello, &agents[1].hello()).await;
         let frame = client.next().await.unwrap();
@@ -98,6 +99,7 @@ async fn a_crowd_is_bounded_and_an_agent_that_dials_without_end_too() {
             let bye: picket_protocol::message::Bye =
                 picket_protocol::message::from_body("bye", &frame.body).unwrap();
             assert_eq!(bye.reason, "too-fast");
+            break;
         }
     }
     assert!(reasons.contains(&picket_protocol::frame::FrameType::Bye), "{reasons:?}");

@@ -12,8 +12,8 @@ use picket_protocol::renewal::Renewal;
 
 use super::clients::{Lab, TestAgent, ask_to_enroll, now, wait_for};
 
-/// Nine seconds.
-const SHORT: &str = "certificate_days = 0.0001";
+/// Seventeen seconds.
+const SHORT: &str = "certificate_days = 0.0002";
 
 async fn wait_until_expired(agent: &TestAgent) {
     let (_, ends) = validity_of(&agent.enrolled.as_ref().unwrap().certificate).unwrap();

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Output, Stdio};
 
@@ -154,7 +155,8 @@ impl SshAgent {
         command.arg("-D").arg("-a").arg(&socket).stdout(Stdio::null());
         let process = command.spawn().unwrap();
         let agent = Self { process, socket };
-        wait_for("ssh-agent", || agent.socket.exists().then_some(()));
+        // Its socket is there before it listens.
+        wait_for("ssh-agent", || UnixStream::connect(&agent.socket).ok());
         agent
     }
 }
