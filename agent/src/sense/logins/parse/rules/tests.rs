@@ -74,7 +74,7 @@ fn hostile(literals: &[Vec<u8>], choices: &[(u8, u16)]) -> Vec<u8> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn hostile_texts_never_yield_another_user_address_or_outcome(
