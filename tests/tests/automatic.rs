@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "tests fail loudly")]
 
 use std::io::Write as _;
+use std::time::{Duration, Instant};
 
 use picket_tests::collector::Collector;
 use picket_tests::lab::Lab;
@@ -124,4 +125,42 @@ fn a_gateway_that_somebody_claims_to_be_is_pinned_while_he_does() {
     let entry = lab.run(&["run", "victim", "ip", "neigh", "show", GATEWAY.0, "dev", "eth0"]);
     assert!(!String::from_utf8_lossy(&entry.stdout).contains("PERMANENT"));
     lab.run(&ping);
+}
+
+/// What the victim has been asked by echo so far, and when that was read.
+fn echoes(lab: &Lab) -> (u64, Instant) {
+    let out = lab.run(&["run", "victim", "cat", "/proc/net/snmp"]);
+    let told = String::from_utf8_lossy(&out.stdout).into_owned();
+    let mut lines = told.lines().filter(|line| line.starts_with("Icmp:")).map(str::split_whitespace);
+    let mut pairs = lines.next().unwrap().zip(lines.next().unwrap());
+    let (_, count) = pairs.find(|(name, _)| *name == "InEchos").unwrap();
+    (count.parse().unwrap(), Instant::now())
+}
+
+#[test]
+fn a_flood_is_let_in_as_slowly_as_the_owner_wants() {
+    let lab = Lab::up("limit", "");
+    let policy = format!("/run/picket-lab/limit-{}/agent/policy.toml", std::process::id());
+    std::fs::write(policy, "[automatic]\nmode = \"on\"\nbuilt_in = [\"rate-limit-flood\"]\n").unwrap();
+    lab.run(&["restart-agent"]);
+    let mut attack = lab.command().args(["--seconds", "30", "attack", "icmp-flood"]).spawn().unwrap();
+    let act = wait_for("the limit", || {
+        let status = lab.json(&["status"]).into_iter().next()?;
+        let acts = status.pointer("/commands/in_force")?.as_array()?.clone();
+        acts.into_iter().find(|act| act["phase"] == "confirmed")
+    });
+    assert_eq!(act["action"], "rate-limit", "{act}");
+    assert!(act["seconds_left"].as_u64().unwrap() <= 900, "{act}");
+    let (before, begin) = echoes(&lab);
+    std::thread::sleep(Duration::from_secs(3));
+    let (after, end) = echoes(&lab);
+    let seconds = (end - begin).as_secs() + 1;
+    assert!(attack.try_wait().unwrap().is_none(), "it still floods");
+    // One address floods: a hundred a second, and what may come at once before.
+    let let_in = after - before;
+    assert!(let_in > 0 && let_in <= 100 * seconds + 200, "{let_in} in {seconds} s");
+    attack.wait().unwrap();
+    lab.run(&["agent", "release"]);
+    let rules = lab.run(&["run", "victim", "nft", "list", "ruleset"]);
+    assert!(!String::from_utf8_lossy(&rules.stdout).contains("picket"));
 }

@@ -382,3 +382,58 @@ fn a_stolen_account_is_contained_by_its_playbook_and_given_back() {
     assert_eq!(lab.shadow(), before);
     lab.visit("key", "frida", "true").unwrap();
 }
+
+/// Passwords are guessed from one address until one of them is right, as sshd logs it.
+fn guess_right(lab: &Lab<'_>, user: &str) {
+    let date = lab.host.shell("date '+%b %e %H:%M:%S'");
+    let line = |what: &str, number: u32| {
+        let port = 40_000 + number;
+        format!(
+            "{} victim sshd[{}]: {what} password for {user} from 192.0.2.77 port {port} ssh2\n",
+            date.trim(),
+            4_000 + number
+        )
+    };
+    let mut lines: String = (0..12).map(|number| line("Failed", number)).collect();
+    lines.push_str(&line("Accepted", 12));
+    lab.host.write("/run/lines", lines.as_bytes());
+    lab.host.shell("cat /run/lines >>/var/log/auth.log");
+}
+
+#[test]
+fn an_account_whose_password_was_guessed_is_frozen_where_the_owner_wants_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let collector = Collector::start(dir.path());
+    let mut lab = Lab::start(dir.path(), &collector, 1);
+    let policy = "[automatic]\nmode = \"on\"\nbuilt_in = [\"freeze-broken-account\"]\n";
+    lab.host.write("/tmp/agent/policy.toml", policy.as_bytes());
+    lab.agent.take().unwrap().stop();
+    lab.resume();
+    lab.visit("stay", "frida", "sleep 604").unwrap();
+    lab.wait_session(lab.frida);
+    let before = lab.shadow();
+    // Root is not frozen, whoever guessed right.
+    guess_right(&lab, "root");
+    guess_right(&lab, "frida");
+    let act = wait_for("the freeze", || {
+        let status = lab.host.json(&["status"]).into_iter().next()?;
+        let acts = status.pointer("/commands/in_force")?.as_array()?.clone();
+        acts.into_iter().find(|act| act["phase"] == "confirmed")
+    });
+    assert!(act["action"] == "freeze-account" && act["plan"].to_string().contains("frida"), "{act}");
+    assert!(act["reason"].to_string().contains("finding"), "{act}");
+    assert!(all_stand_still(lab.frida), "{:?}", states_of(lab.frida));
+    lab.visit("key", "frida", "true").expect_err("nobody gets in as her");
+    lab.visit("key", "gerd", "true").expect("others come as before");
+    wait_for("root's finding", || {
+        let records = lab.host.json(&["findings", "--rule", "login.success-after-failures"]);
+        records.into_iter().find(|record| record.to_string().contains("root logged in"))
+    });
+    let shadow = lab.shadow();
+    let differ: Vec<_> = before.lines().zip(shadow.lines()).filter(|(one, other)| one != other).collect();
+    assert!(differ.len() == 1 && differ[0].1.starts_with("frida:"), "{differ:?}");
+    lab.host.agent_run(&["release", "--all"]);
+    wait_for("all to go on", || none_stands_still(lab.frida).then_some(()));
+    assert_eq!(lab.shadow(), before);
+    lab.visit("key", "frida", "true").unwrap();
+}
