@@ -229,7 +229,7 @@ fn what_the_owner_names_goes_on() {
     let site = Site::start(dir.path(), &cable, &collector, &policy);
     let told = site.agent.run(&["policy"]);
     assert!(told.contains("the replica"), "{told}");
-    let (mut spared, mut other) = (site.serve(7_007), site.serve(7_008));
+    let (mut spared, mut other, mut third) = (site.serve(7_007), site.serve(7_008), site.serve(7_014));
     let mut stream = site.connect(7_007).unwrap();
     assert!(echoes(&mut stream));
     // By the list; and what by its ports alone would be answers of it, but begins connections. Each pair of ports once, since the kernel
@@ -242,13 +242,28 @@ fn what_the_owner_names_goes_on() {
         [by_list, from_served, from_archive]
     };
     assert_eq!(dials(7_011, 7_007), [true, true, true]);
+    // Somebody comes from the port that this host may go to, and stays.
+    let mut came = Command::new("socat")
+        .args(["-", &format!("TCP:{VICTIM}:7014,sourceport=7013,reuseaddr")])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let is_there = || {
+        let mut sockets = site.on_victim(&["ss", "-Htn", "state", "established", "sport", "=", ":7014"]);
+        !sockets.output().unwrap().stdout.is_empty()
+    };
+    wait_for("him to come", || is_there().then_some(()));
     let command = site.order("isolate", &["isolate", "--lease", "10m"]);
     let confirmed = site.wait(&command, "confirmed");
+    assert!(!is_there(), "he is cut off: {confirmed}");
+    came.kill().unwrap();
+    came.wait().unwrap();
     assert!(echoes(&mut stream), "an established connection of the list goes on: {confirmed}");
     assert!(site.connect(7_007).is_some() && site.connect(7_008).is_none());
     assert_eq!(site.pings(), [false, false]);
     assert_eq!(dials(7_012, 7_008), [true, false, false]);
-    for service in [&mut spared, &mut other] {
+    for service in [&mut spared, &mut other, &mut third] {
         service.kill().unwrap();
         service.wait().unwrap();
     }

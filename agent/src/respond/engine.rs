@@ -29,10 +29,12 @@ use crate::layout::Layout;
 use crate::ledger::{SealError, Sealer, StateWrite};
 use given_up::GivenUp;
 use noted::Noted;
+use unsettled::Unsettled;
 
 mod given_up;
 mod noted;
 mod trust_root;
+mod unsettled;
 
 /// How long the responder waits for its records to be durable.
 pub const SEAL_TIMEOUT: Duration = Duration::from_secs(30);
@@ -77,8 +79,8 @@ pub enum RespondError {
     /// There is no such action.
     #[error("no action {0} is in force")]
     NotInForce(Uuid),
-    /// What was noted before it cannot be removed, and would hold again.
-    #[error("not done: a note from when the agent did not run cannot be removed: {0}")]
+    /// What was noted before it cannot be exchanged or removed, and would hold again.
+    #[error("not done: a note from when the agent did not run cannot be exchanged: {0}")]
     Note(#[source] std::io::Error),
     /// There is no thread for it.
     #[error("no thread can be started: {0}")]
@@ -127,8 +129,8 @@ pub struct Engine {
     hold: Option<Lease>,
     limit: RefusalLimit,
     saved: Duration,
-    /// An entry was not sealed in time and may have been since: what is in force is read again.
-    uncertain: bool,
+    /// Entries that were not sealed in time.
+    unsettled: Unsettled,
     /// Commands that were not written down in time, and so not done.
     given_up: GivenUp,
     /// What is known of a note of local root's.
@@ -158,7 +160,7 @@ impl Engine {
             hold,
             limit,
             saved,
-            uncertain: false,
+            unsettled: Unsettled::default(),
             given_up: GivenUp::default(),
             noted: Noted::default(),
         };
@@ -244,10 +246,15 @@ impl Engine {
             None => ("commands-resumed", format!("Commands are no longer held back, by {person}")),
         };
         let detail = json!({ "by": person, "seconds": length.map(|length| length.as_secs()) });
+        let draft = lifecycle(Severity::Medium, event, title, detail)?;
+        let before = self.exchange_note(person, lease.as_ref(), now)?;
+        let write = store::set_lease(store::HOLD.to_owned(), lease.clone());
+        if let Err(error) = self.seal(vec![draft], vec![write]) {
+            self.put_note_back(before.as_ref());
+            return Err(error);
+        }
         // What was said before is over.
         held::forget(&self.context.layout.held_offline()).map_err(RespondError::Note)?;
-        let draft = lifecycle(Severity::Medium, event, title, detail)?;
-        self.seal(vec![draft], vec![store::set_lease(store::HOLD.to_owned(), lease.clone())])?;
         self.hold = lease;
         self.show();
         Ok(())
@@ -255,8 +262,7 @@ impl Engine {
 
     /// Ends what has run out and saves what is left of the rest. To be called when [`Engine::next_wake`] says.
     pub fn tick(&mut self, now: Moment) {
-        self.uncertain |= self.is_noted();
-        let read = if self.uncertain { self.read_leases(now) } else { Ok(()) };
+        let read = if self.settle(now) || self.is_noted() { self.read_leases(now) } else { Ok(()) };
         let result = read.and_then(|()| self.end_leases(now)).and_then(|()| {
             let due = now.boot.saturating_sub(self.saved) >= SAVE_INTERVAL;
             if due { self.save_leases(now) } else { Ok(()) }
@@ -277,7 +283,8 @@ impl Engine {
     pub fn next_wake(&self, now: Moment) -> Duration {
         let leases = self.advice.iter().map(|advice| &advice.lease).chain(&self.hold);
         let next = leases.map(|lease| lease.remaining(now.boot)).min().unwrap_or(SAVE_INTERVAL);
-        let next = self.given_up.next_look().map_or(next, |look| look.min(next));
+        let looks = [self.given_up.next_look(), self.unsettled.next_look()];
+        let next = looks.into_iter().flatten().fold(next, Duration::min);
         // At least a moment, so that a database that cannot be written is not tried without pause.
         next.clamp(Duration::from_millis(200), SAVE_INTERVAL)
     }
@@ -464,7 +471,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Reads what is in force: at the start, and after an entry of which nobody knows whether it was sealed.
+    /// Reads what is in force: at the start, and while there is an entry of which nobody knows whether it was sealed.
     fn read_leases(&mut self, now: Moment) -> Result<(), RespondError> {
         let boot = &self.context.boot;
         let resume = |advice: Advice| {
@@ -473,7 +480,7 @@ impl Engine {
         };
         let advice = self.store.advice()?.into_iter().map(resume).collect();
         let hold = self.store.hold()?.map(|lease| lease.resume(boot, now.boot));
-        (self.advice, self.hold, self.uncertain) = (advice, hold, false);
+        (self.advice, self.hold) = (advice, hold);
         self.show_motd();
         Ok(())
     }
@@ -485,7 +492,9 @@ impl Engine {
             advice.lease = advice.lease.saved(now.boot);
             writes.push(store::set_lease(store::advice_lease(advice.id), Some(advice.lease.clone())));
         }
-        if let Some(hold) = &mut self.hold {
+        // What local root noted is written when it is recorded.
+        let is_noted = self.is_noted();
+        if let Some(hold) = self.hold.as_mut().filter(|_| !is_noted) {
             *hold = hold.saved(now.boot);
             writes.push(store::set_lease(store::HOLD.to_owned(), Some(hold.clone())));
         }
@@ -525,7 +534,9 @@ impl Engine {
 
     fn seal(&mut self, drafts: Vec<Draft>, writes: Vec<StateWrite>) -> Result<(), RespondError> {
         let sealed = self.context.sealer.seal_durably(drafts, writes, SEAL_TIMEOUT);
-        self.uncertain |= matches!(sealed, Err(SealError::Timeout | SealError::Storage(_)));
+        if matches!(sealed, Err(SealError::Timeout | SealError::Storage(_))) {
+            self.unsettled.add();
+        }
         sealed?;
         Ok(())
     }

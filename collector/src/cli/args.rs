@@ -23,7 +23,8 @@ Examples:
   collector metrics                                     figures for Prometheus
   collector rotate-certificate                          a new key and certificate of the server, at once
 
-Commands other than init and run work through the running collector, or on its database when it does not run.
+Commands other than init, run, restore (into an empty directory) and metrics (of the running one) work through the running
+collector, or on its database when it does not run.
 Exit codes: 0 fine, 1 refused, 2 failing, 3 usage.";
 
 /// Picket's collector: takes in what agents seal, cosigns it, keeps it, and relays signed commands.

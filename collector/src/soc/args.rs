@@ -315,6 +315,7 @@ pub enum TrustAction {
         output: Option<PathBuf>,
     },
     /// Post a signed trust root to the collector, which passes it on to the tenant's agents
+    #[command(after_help = "Example:\n  soc trust install acme-trust.json")]
     Install {
         /// The signed trust root
         #[arg(value_name = "FILE")]

@@ -134,10 +134,8 @@ impl Deed for Blocked {
         let within: Within = self.networks.iter().copied().collect();
         let blocked =
             |address: IpAddr| within.has_address(address) && !self.exempt.addresses.contains_key(&address);
-        let spares = |local, remote: (IpAddr, u16)| {
-            let tcp = Some(picket_protocol::action::Transport::Tcp);
-            !blocked(remote.0)
-                || self.exempt.continuity.iter().any(|entry| sever::is_of(entry, tcp, local, remote))
+        let spares = |seen: &sever::Seen| {
+            !blocked(seen.remote.0) || self.exempt.continuity.iter().any(|entry| sever::is_of(entry, seen))
         };
         let mut done = json!({ "connections_cut": sever::tcp(spares) });
         if let (Some(done), false) = (done.as_object_mut(), early.is_null()) {

@@ -70,9 +70,9 @@ impl Deed for ClosedPort {
         if self.protocol == Transport::Udp {
             return Ok(Value::Null);
         }
-        let severed = sever::tcp(|local, remote| {
-            let spared = |entry| sever::is_of(entry, Some(Transport::Tcp), local, remote);
-            local.1 != self.port || self.exempt.continuity.iter().any(spared)
+        let severed = sever::tcp(|seen| {
+            let spared = |entry| sever::is_of(entry, seen);
+            seen.local.1 != self.port || self.exempt.continuity.iter().any(spared)
         });
         Ok(json!({ "connections_cut": severed }))
     }

@@ -154,11 +154,12 @@ impl Isolation {
     }
 
     /// Whether a connection goes on.
-    fn spares(&self, protocol: Option<Transport>, local: (IpAddr, u16), remote: (IpAddr, u16)) -> bool {
-        let is_opened = |service: &Service| Some(service.protocol) == protocol && service.port == local.1;
-        self.collector.contains(&SocketAddr::from(remote))
+    fn spares(&self, seen: &sever::Seen) -> bool {
+        let is_opened =
+            |service: &Service| Some(service.protocol) == seen.protocol && service.port == seen.local.1;
+        self.collector.contains(&SocketAddr::from(seen.remote))
             || self.opened.iter().any(is_opened)
-            || self.continuity.iter().any(|entry| sever::is_of(entry, protocol, local, remote))
+            || self.continuity.iter().any(|entry| sever::is_of(entry, seen))
     }
 }
 
@@ -192,13 +193,13 @@ impl Deed for Isolation {
 
     fn apply(&self, applied: &Applied, levers: &mut Levers) -> Result<Value, String> {
         levers.put(&self.tables(applied.id), applied.left)?;
-        let severed = sever::tcp(|local, remote| self.spares(Some(Transport::Tcp), local, remote));
+        let severed = sever::tcp(|seen| self.spares(seen));
         let own = super::own_addresses();
         let is_here = |address: IpAddr| address.is_loopback() || own.contains(&address);
         let forgotten = tracked::forget(|protocol, from, to| {
             (is_here(from.0) && is_here(to.0))
-                || self.spares(protocol, from, to)
-                || self.spares(protocol, to, from)
+                || self.spares(&sever::Seen { protocol, local: from, remote: to, began_here: true })
+                || self.spares(&sever::Seen { protocol, local: to, remote: from, began_here: false })
         });
         Ok(json!({ "connections_cut": severed, "flows_forgotten": forgotten }))
     }

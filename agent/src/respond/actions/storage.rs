@@ -14,7 +14,7 @@ use picket_protocol::action::Transport;
 
 use super::sever;
 use crate::layout::read_file;
-use crate::respond::continuity::Continuity;
+use crate::respond::continuity::{Continuity, Direction};
 use crate::respond::receipt::safe;
 use crate::sense::files::mounts::{Line, lines};
 use crate::thread_self::thread_self;
@@ -214,12 +214,16 @@ fn text(path: &Path) -> Option<String> {
 
 fn is_spared(origin: &Origin, continuity: &[Continuity]) -> bool {
     if origin.peers.is_empty() {
-        return continuity.iter().any(|entry| entry.name.to_ascii_lowercase().contains(WORD));
+        let is_named = |entry: &Continuity| entry.name.to_ascii_lowercase().contains(WORD);
+        return continuity.iter().any(|entry| entry.direction == Direction::Out && is_named(entry));
     }
     origin.peers.iter().any(|peer| {
         let any: IpAddr =
             if peer.0.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-        let is_of = |entry: &Continuity| sever::is_of(entry, Some(Transport::Tcp), (any, 0), *peer);
+        // It is this host that connects, and again whenever the server ended a connection that was idle.
+        let seen =
+            sever::Seen { protocol: Some(Transport::Tcp), local: (any, 0), remote: *peer, began_here: true };
+        let is_of = |entry: &Continuity| sever::is_of(entry, &seen);
         peer.0.is_loopback() || continuity.iter().any(is_of)
     })
 }
@@ -249,7 +253,6 @@ fn refusal(point: &str, origin: &Origin) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::respond::continuity::Direction;
 
     /// A `/sys` with a disk, and what is said of it.
     struct Sys(tempfile::TempDir);
@@ -309,6 +312,13 @@ mod tests {
             let nfs = NFS.replace("/srv", point);
             let why = sys.lost(DISK, &nfs, &server("2050")).unwrap_err();
             assert!(why.contains("networks [\"10.0.0.5\"]") && why.contains("ports [\"2049\"]"), "{why}");
+            // Who may come to this host is not whom it may go to.
+            let anybody = Continuity {
+                direction: Direction::In,
+                ports: Vec::new(),
+                ..entry("storage", "10.0.0.0/8", "1")
+            };
+            assert!(sys.lost(DISK, &nfs, &[anybody]).is_err());
             assert_eq!(sys.lost(DISK, &nfs, &server("2049")), Ok(Vec::new()));
         }
         // Served by this host itself.

@@ -10,7 +10,7 @@ use super::super::held::{self, Note};
 use super::super::lease::{Lease, SAVE_INTERVAL};
 use super::super::receipt::lifecycle;
 use super::super::store;
-use super::{Engine, Moment, RespondError};
+use super::{Engine, Moment, Person, RespondError};
 
 /// What is known of the note.
 #[derive(Debug, Default)]
@@ -37,11 +37,40 @@ impl Engine {
         }
     }
 
+    /// Before something newer is recorded: where a note stands that would hold against it if the agent died right after, it is exchanged. Gives
+    /// the one that stood there. Where commands are to be obeyed again it stays until that is recorded.
+    pub(super) fn exchange_note(
+        &self,
+        person: &Person,
+        lease: Option<&Lease>,
+        now: Moment,
+    ) -> Result<Option<Note>, RespondError> {
+        let path = self.context.layout.held_offline();
+        let before = if self.is_noted() { held::read(&path).ok().flatten() } else { None };
+        if let (Some(_), Some(lease)) = (&before, lease) {
+            let note = Note { by: person.clone(), time: now.wall, lease: Some(lease.clone()) };
+            held::keep(&path, &note).map_err(RespondError::Note)?;
+        }
+        Ok(before)
+    }
+
+    /// What was to take its place was not recorded.
+    pub(super) fn put_note_back(&self, before: Option<&Note>) {
+        let Some(before) = before else { return };
+        if let Err(error) = held::keep(&self.context.layout.held_offline(), before) {
+            tracing::error!(%error, "what local root said of commands while the agent did not run cannot be kept as it was");
+        }
+    }
+
     /// Records it, if there is one.
     pub(super) fn record_note(&mut self, now: Moment) -> Result<(), RespondError> {
         let path = self.context.layout.held_offline();
         let soon = |tried: Duration| now.boot.saturating_sub(tried) < SAVE_INTERVAL;
         if !self.is_noted() || self.noted.tried.is_some_and(soon) {
+            return Ok(());
+        }
+        // The last attempt may be written yet.
+        if self.noted.tried.is_some() && self.unsettled.is_open() {
             return Ok(());
         }
         self.noted.tried = Some(now.boot);

@@ -15,6 +15,7 @@ pub enum CommandAction {
     #[command(subcommand)]
     New(Box<NewAction>),
     /// List commands that were posted, newest first
+    #[command(after_help = "Example:\n  soc command list --tenant acme --limit 10")]
     List {
         /// Only this customer's
         #[arg(long)]
@@ -24,6 +25,7 @@ pub enum CommandAction {
         limit: u32,
     },
     /// Show one command, and what became of it on each host
+    #[command(after_help = "Example:\n  soc command show 0199c2ad-5b0e-7cc3-98c4-dc0c0c07398f")]
     Show {
         /// The command's id
         #[arg(value_name = "ID")]
