@@ -1,5 +1,4 @@
 //! An isolation while what it stands on changes: the host's clock, and the lease of its own address.
-#![expect(clippy::unwrap_used, reason = "tests fail loudly")]
 
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
