@@ -291,6 +291,21 @@ fn look(unpacked: &Path, dir: &Path, word: &str) {
     ] {
         assert!(unpacked.join(name).exists(), "{name}");
     }
+    // Of persistence, logins, logs and modules what this machine has.
+    let places = [
+        "/etc/crontab",
+        "/etc/cron.d/e2scrub_all",
+        "/etc/ssh/sshd_config",
+        "/var/log/wtmp",
+        "/var/log/btmp",
+        "/var/log/dpkg.log",
+    ];
+    let there: Vec<&str> = places.into_iter().filter(|place| Path::new(place).is_file()).collect();
+    assert!(there.len() >= 3, "{there:?}");
+    for place in there {
+        assert!(entry(&format!("files{place}")).is_some(), "{place}");
+    }
+    assert_eq!(unpacked.join("kernel/proc/modules").exists(), Path::new("/proc/modules").exists());
 }
 
 /// What is changed is found, and named.
