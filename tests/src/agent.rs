@@ -168,7 +168,7 @@ impl Agent {
 
     /// `agent status --json`; `None` when it does not run.
     pub fn status(&self) -> Option<Value> {
-        self.json(&["status"]).into_iter().next()
+        self.json(&["status"]).into_iter().next().filter(|status| status["running"] != false)
     }
 
     /// Waits until it is connected and no sensor is starting.

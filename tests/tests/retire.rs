@@ -74,6 +74,19 @@ fn a_host_that_was_never_enrolled_leaves_nothing_behind() {
     assert_eq!((&note["delivered"], &note["keep"]), (&false.into(), &false.into()), "dead: {note}");
 }
 
+/// Its database has no tables yet, so that nothing can be in force; only the record cannot be made without a key.
+#[test]
+fn a_host_whose_first_start_was_cut_off_leaves_nothing_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let agent = Agent::configure(&dir.path().join("host"), "");
+    let core = agent.dir().join("state/core");
+    std::fs::create_dir_all(&core).unwrap();
+    std::fs::write(core.join("agent.db"), "").unwrap();
+    let note = agent.json(&["retire"]).remove(0);
+    assert_eq!(note["keep"], false, "{note}");
+    assert!(note["problem"].as_str().is_some_and(|why| why.contains("ledger key")), "only no record: {note}");
+}
+
 /// Whoever owned a quarantined file puts another one in its place: the agent cannot give it back.
 #[test]
 fn what_could_not_be_given_back_is_not_erased_with_the_ledger() {

@@ -121,7 +121,7 @@ fn without_agent(global: &Global, loaded: &Loaded, layout: &Layout, force: bool)
     } else {
         tell(&report);
     }
-    if report.is_whole() { Exit::Fine } else { Exit::Failing }
+    if report.left().is_empty() { Exit::Fine } else { Exit::Failing }
 }
 
 /// Prints what was done without the agent.

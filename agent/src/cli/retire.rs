@@ -30,13 +30,13 @@ pub(super) fn run(global: &Global, _arguments: Arguments) -> Exit {
     }
     let released = client::ask_once::<Released>(&layout.socket(), &Request::Release { id: None });
     let noted = client::ask_once::<Note>(&layout.socket(), &Request::Retire {});
-    let (note, fine) = match (released, noted) {
+    let (note, left) = match (released, noted) {
         (Ok(released), Ok(note)) => {
-            let fine = released.actions.iter().all(|action| action.problem.is_none());
+            let left = released.actions.iter().filter_map(|action| action.problem.clone()).collect();
             if !global.json {
                 released.actions.iter().for_each(release::print);
             }
-            (note, fine)
+            (note, left)
         }
         // It is dead, or in no state to answer.
         (_, Err(_)) | (Err(_), _) => {
@@ -51,13 +51,13 @@ pub(super) fn run(global: &Global, _arguments: Arguments) -> Exit {
             {
                 output::error(&format!("the metrics that are left cannot be removed: {error}"));
             }
-            (retire::say_offline(&loaded, &layout, &person), report.is_whole())
+            (retire::say_offline(&loaded, &layout, &person), report.left())
         }
     };
-    let note = retire::keep_what_is_held(&layout, note, fine);
+    let note = retire::keep_what_is_held(&layout, note, &left);
     let elsewhere = release::end_elsewhere(&loaded);
     elsewhere.iter().for_each(|problem| output::error(problem));
-    let fine = fine && elsewhere.is_empty();
+    let fine = left.is_empty() && elsewhere.is_empty();
     tell(global, &note);
     if fine && note.problem.is_none() { Exit::Fine } else { Exit::Failing }
 }

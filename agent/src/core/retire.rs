@@ -93,17 +93,17 @@ fn seal_offline(loaded: &Loaded, layout: &Layout, person: &Person) -> Result<u64
     Ok(sealed?.first)
 }
 
-/// A purge must not take what could not be given back: `fine` says whether everything was undone, and a quarantined file whose place
+/// A purge must not take what could not be given back: `left` says why something could not be undone, and a quarantined file whose place
 /// is taken is in the vault still.
-pub fn keep_what_is_held(layout: &Layout, note: Note, fine: bool) -> Note {
+pub fn keep_what_is_held(layout: &Layout, note: Note, left: &[String]) -> Note {
     let is_held = std::fs::read_dir(layout.vault()).is_ok_and(|mut entries| entries.next().is_some());
-    if (fine && !is_held) || note.keep || !layout.database().exists() {
+    if (left.is_empty() && !is_held) || note.keep || !layout.database().exists() {
         return note;
     }
     let problem = if is_held {
         format!("files that were quarantined are in {} still", layout.vault().display())
     } else {
-        "not everything could be undone".to_owned()
+        format!("not everything could be undone: {}", left.join("; "))
     };
     written(layout, Note { keep: true, problem: Some(note.problem.clone().unwrap_or(problem)), ..note })
 }

@@ -43,6 +43,10 @@ pub fn read(database: &Path) -> rusqlite::Result<Vec<Frozen>> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(database, flags)?;
     connection.busy_timeout(Duration::from_secs(5))?;
+    // Whoever was killed in his first start has none yet, and has frozen nobody.
+    if !connection.table_exists(None, "frozen")? {
+        return Ok(Vec::new());
+    }
     let mut statement = connection.prepare("SELECT state FROM frozen ORDER BY id")?;
     let rows = statement.query_map([], |row| row.get::<_, String>(0))?;
     let read = |state: rusqlite::Result<String>| state.map(|state| serde_json::from_str(&state).ok());

@@ -45,9 +45,10 @@ pub struct Report {
 }
 
 impl Report {
-    /// Whether nothing is left in force.
-    pub fn is_whole(&self) -> bool {
-        self.problems.is_empty() && self.actions.iter().all(|action| action.problem.is_none())
+    /// Why something is left in force; empty when nothing is.
+    pub fn left(&self) -> Vec<String> {
+        let of_actions = self.actions.iter().filter_map(|action| action.problem.as_ref());
+        self.problems.iter().chain(of_actions).cloned().collect()
     }
 }
 
@@ -82,11 +83,8 @@ pub fn end_all(layout: &Layout) -> Result<(), String> {
     }
     let boot = crate::machine::boot().unwrap_or_default();
     let report = release(layout, &boot, crate::status::own_person(), crate::clock::now());
-    if acts.is_err() || report.is_whole() {
-        return Ok(());
-    }
-    let problems = report.actions.into_iter().filter_map(|action| action.problem);
-    Err(report.problems.into_iter().chain(problems).collect::<Vec<_>>().join("; "))
+    let left = report.left();
+    if acts.is_err() || left.is_empty() { Ok(()) } else { Err(left.join("; ")) }
 }
 
 /// Undoes everything. What stands in the way of one part does not hinder the others.
