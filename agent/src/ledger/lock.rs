@@ -1,7 +1,7 @@
 //! One agent on one state directory: an exclusive `flock`, which the kernel gives up when the process ends.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Read as _, Seek as _, Write as _};
+use std::io::{ErrorKind, Read as _, Seek as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -45,7 +45,13 @@ impl Lock {
             .truncate(false)
             .mode(0o600)
             .custom_flags(libc::O_NONBLOCK);
-        let mut file = options.open(path).map_err(failed)?;
+        // Where nothing can be written any more it is still to be known whether an agent runs.
+        let mut file = match options.open(path) {
+            Err(error) if error.kind() == ErrorKind::ReadOnlyFilesystem => {
+                File::open(path).map_err(failed)?
+            }
+            opened => opened.map_err(failed)?,
+        };
         loop {
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => break,

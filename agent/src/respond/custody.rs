@@ -31,7 +31,7 @@ use super::sequence::{self, Sequence};
 use super::status::RespondStatus;
 use super::work::Work;
 use super::{Moment, RespondError, store};
-use crate::ledger::{Sealer, StateWrite};
+use crate::ledger::{SealError, Sealer, StateWrite};
 use crate::sense::watch::Watch;
 
 mod at_once;
@@ -183,6 +183,8 @@ pub struct Custody {
     /// When to look again whether a service that was opened does harm.
     looked: Duration,
     meddling: Option<(Duration, u64)>,
+    /// While many records follow each other: how long the next is waited for, which is not at all once the ledger failed.
+    budget: Option<Duration>,
 }
 
 impl Custody {
@@ -217,6 +219,7 @@ impl Custody {
             undo,
             looked,
             meddling,
+            budget: Some(SEAL_TIMEOUT),
         };
         let core = (custody.context.surroundings)().core;
         let cleared = restore_file::clear_leftover(&core);
@@ -227,6 +230,7 @@ impl Custody {
         custody.tell_of_restores(&cleared);
         custody.save(now);
         custody.show();
+        custody.budget = None;
         Ok(custody)
     }
 
@@ -462,12 +466,21 @@ impl Custody {
         // The ledger's bound on a record is wider than any plan; a receipt without details is better than none.
         let draft = subject.receipt(outcome, None, title, detail);
         let draft = draft.or_else(|_| subject.receipt(outcome, None, title, Value::Null))?;
-        let sealed = self.context.sealer.seal_durably(vec![draft], writes, SEAL_TIMEOUT)?;
+        let sealed = self.context.sealer.seal_durably(vec![draft], writes, self.patience());
+        if matches!(sealed, Err(SealError::Timeout | SealError::Storage(_))) {
+            self.budget = self.budget.map(|_| Duration::ZERO);
+        }
+        let sealed = sealed?;
         Ok(sealed.first.saturating_add(sealed.count))
     }
 
+    /// How long a record is waited for.
+    fn patience(&self) -> Duration {
+        self.budget.unwrap_or(SEAL_TIMEOUT)
+    }
+
     fn seal(&self, drafts: Vec<Draft>, writes: Vec<StateWrite>) -> Result<(), RespondError> {
-        self.context.sealer.seal_durably(drafts, writes, SEAL_TIMEOUT)?;
+        self.context.sealer.seal_durably(drafts, writes, self.patience())?;
         Ok(())
     }
 

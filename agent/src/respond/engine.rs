@@ -179,7 +179,7 @@ impl Engine {
 
     /// Judges a command. What is not done at once comes back as work.
     pub fn command(&mut self, envelope: &[u8], now: Moment) -> Option<Task> {
-        self.look_at_note(now);
+        self.look_at_hold(now);
         let verdict = {
             let seen = |id| self.store.seen(id).map_err(|error| error.to_string());
             let signers = |action: &str| signers_wanted(&self.context.policy, action);
@@ -230,7 +230,7 @@ impl Engine {
     /// Holds all commands back for `length`, or with `None` obeys again.
     ///
     /// # Errors
-    /// Nothing is changed then.
+    /// Nothing is changed then; a disk that takes it later brings it into force when it does.
     pub fn hold(
         &mut self,
         length: Option<Duration>,
@@ -263,15 +263,16 @@ impl Engine {
     /// Ends what has run out and saves what is left of the rest. To be called when [`Engine::next_wake`] says.
     pub fn tick(&mut self, now: Moment) {
         let read = if self.settle(now) || self.is_noted() { self.read_leases(now) } else { Ok(()) };
+        // Before its end is.
+        if let Err(error) = self.record_note(now) {
+            tracing::warn!(%error, "what local root said of commands is not recorded yet");
+        }
         let result = read.and_then(|()| self.end_leases(now)).and_then(|()| {
             let due = now.boot.saturating_sub(self.saved) >= SAVE_INTERVAL;
             if due { self.save_leases(now) } else { Ok(()) }
         });
         if let Err(error) = result {
             tracing::error!(%error, "a lease that ended could not be recorded; trying again");
-        }
-        if let Err(error) = self.record_note(now) {
-            tracing::warn!(%error, "what local root said of commands is not recorded yet");
         }
         if let Err(error) = self.answer_for_given_up(now) {
             tracing::warn!(%error, "a command that was not done is not answered yet");
@@ -282,7 +283,10 @@ impl Engine {
     /// How long nothing has to be done.
     pub fn next_wake(&self, now: Moment) -> Duration {
         let leases = self.advice.iter().map(|advice| &advice.lease).chain(&self.hold);
-        let next = leases.map(|lease| lease.remaining(now.boot)).min().unwrap_or(SAVE_INTERVAL);
+        let left = leases.map(|lease| lease.remaining(now.boot));
+        // What is over is not recorded before the ledger has come past what it did not take.
+        let left = left.filter(|left| !left.is_zero() || !self.unsettled.is_open());
+        let next = left.min().unwrap_or(SAVE_INTERVAL);
         let looks = [self.given_up.next_look(), self.unsettled.next_look()];
         let next = looks.into_iter().flatten().fold(next, Duration::min);
         // At least a moment, so that a database that cannot be written is not tried without pause.
@@ -430,6 +434,10 @@ impl Engine {
     }
 
     fn end_leases(&mut self, now: Moment) -> Result<(), RespondError> {
+        // The last attempt may be written yet; each one more would be one more receipt.
+        if self.unsettled.is_open() {
+            return Ok(());
+        }
         let over = |lease: &Lease| lease.remaining(now.boot).is_zero();
         let ended: Vec<Advice> = self.advice.iter().filter(|a| over(&a.lease)).cloned().collect();
         if !ended.is_empty() {

@@ -24,7 +24,7 @@ use uuid::Uuid;
 use super::engine::{RespondError, SEAL_TIMEOUT};
 use super::freeze_store::{self, Frozen};
 use super::freeze_tree::{self, Stopped, beneath};
-use super::processes::{Spared, close, count, named, signal};
+use super::processes::{Spared, close, count, held_by_commands, named, signal};
 use super::receipt::{lifecycle, safe};
 use super::status::RespondStatus;
 use super::{Moment, Person};
@@ -296,6 +296,13 @@ impl Worker {
             if let Err(error) = self.context.sealer.seal_durably(Vec::new(), vec![write], SEAL_TIMEOUT) {
                 tracing::error!(%error, "nobody is frozen, because that could not be written down");
                 frozen.processes.retain(|process| !new.contains(process));
+                // The writer may write it yet: what comes after it says what is so.
+                let so = match frozen.processes.is_empty() {
+                    true => freeze_store::remove(frozen.id),
+                    false => freeze_store::put(frozen),
+                };
+                let _not_yet =
+                    self.context.sealer.seal_durably(Vec::new(), vec![so], Duration::ZERO).is_err();
                 return false;
             }
             new.iter().for_each(|process| signal(process, Signal::STOP));
@@ -326,10 +333,14 @@ impl Worker {
             .collect()
     }
 
+    /// Those that a command holds as well go on when that lets them go.
     fn let_go_on(&mut self, frozen: &Frozen) -> Vec<Stopped> {
-        let processes = living_of(frozen, &self.context.boot);
-        processes.iter().for_each(|process| signal(process, Signal::CONT));
+        let mut processes = living_of(frozen, &self.context.boot);
         self.let_go.extend(processes.iter().cloned());
+        let core = self.context.database.parent();
+        let held = core.map(|core| held_by_commands(core, &self.context.boot)).unwrap_or_default();
+        processes.retain(|process| !held.contains(process));
+        processes.iter().for_each(|process| signal(process, Signal::CONT));
         self.let_go.drain(..self.let_go.len().saturating_sub(LET_GO_MAX));
         processes
     }

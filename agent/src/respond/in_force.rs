@@ -102,16 +102,32 @@ impl InForce {
     }
 }
 
-const ROWS: Rows =
-    Rows { table: "in_force", lease: Some("action"), unread: "agent release --offline undoes what it did" };
+const ROWS: Rows = Rows {
+    table: "in_force",
+    lease: Some("action"),
+    unread: "agent release --offline removes its firewall tables and lets its processes go on; the version that began it undoes what it did to an \
+             account, a file or a neighbour",
+};
 
 /// Reads what is in force. A row that this version cannot read is left where it is, and told.
 ///
 /// # Errors
 /// What SQLite says.
 pub fn read(database: &Path) -> rusqlite::Result<Vec<InForce>> {
-    let found = ROWS.read::<InForce>(database)?;
-    Ok(found.into_iter().map(|(act, lease)| InForce { lease, ..act }).collect())
+    Ok(ROWS.read(database)?.into_iter().map(with_lease).collect())
+}
+
+/// As [`read`]; of what cannot be read a sentence each.
+///
+/// # Errors
+/// What SQLite says.
+pub fn read_all(database: &Path) -> rusqlite::Result<(Vec<InForce>, Vec<String>)> {
+    let found = ROWS.read_all(database)?;
+    Ok((found.rows.into_iter().map(with_lease).collect(), found.unread))
+}
+
+fn with_lease((act, lease): (InForce, Lease)) -> InForce {
+    InForce { lease, ..act }
 }
 
 /// Writes an action down as it is, with its lease.
@@ -158,5 +174,19 @@ mod tests {
         let mut begun = of_former("applying");
         begun.count_try();
         assert_eq!((begun.tries(), begun.returns), (4, 0));
+    }
+
+    #[test]
+    fn what_this_version_cannot_read_is_told_and_hides_nothing_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("agent.db");
+        let database = rusqlite::Connection::open(&path).unwrap();
+        database.execute_batch(&format!("{SCHEMA}{}", store::SCHEMA)).unwrap();
+        let mut put = database.prepare("INSERT INTO in_force VALUES (?1, ?2)").unwrap();
+        put.execute(["later", r#"{"shape":"of a later version"}"#]).unwrap();
+        put.execute(["now", &serde_json::to_string(&of_former("confirmed")).unwrap()]).unwrap();
+        let (found, unread) = read_all(&path).unwrap();
+        assert_eq!(found.len(), 1);
+        assert!(matches!(unread.as_slice(), [why] if why.starts_with("later ")), "{unread:?}");
     }
 }

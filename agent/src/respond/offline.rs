@@ -90,10 +90,9 @@ pub fn end_all(layout: &Layout) -> Result<(), String> {
 /// Undoes everything. What stands in the way of one part does not hinder the others.
 pub fn release(layout: &Layout, boot: &str, by: Person, time: Timestamp) -> Report {
     let (mut report, mut levers) = (Report::default(), Levers::default());
-    let found = in_force::read(&layout.database()).unwrap_or_else(|error| {
-        report.problems.push(format!("the agent's database cannot be read: {error}"));
-        Vec::new()
-    });
+    let (found, unread) = in_force::read_all(&layout.database())
+        .unwrap_or_else(|error| (Vec::new(), vec![format!("the agent's database cannot be read: {error}")]));
+    report.problems.extend(unread);
     let under_way = sequence::read(&layout.database()).unwrap_or_default();
     let sequences = under_way.iter().map(|sequence| sequence.id);
     let note = Note { by, time, actions: sequences.chain(found.iter().map(|act| act.id)).collect() };

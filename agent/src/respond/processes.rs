@@ -16,7 +16,7 @@ use crate::sense::processes::{Life, life, real_and_effective};
 mod hold;
 mod identity;
 
-pub use hold::{Hold, boot, let_all_go_on};
+pub use hold::{Hold, boot, held_by_commands, let_all_go_on};
 pub use identity::{Named, boot_by_clock, hash_of};
 
 /// Processes that a record names.

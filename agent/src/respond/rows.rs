@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use picket_protocol::finding::printable;
 use rusqlite::{Connection, OpenFlags, params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -23,6 +24,14 @@ pub(super) struct Rows {
     pub unread: &'static str,
 }
 
+/// What was found in one.
+pub(super) struct Found<T> {
+    /// Its rows, with the lease of each.
+    pub rows: Vec<(T, Lease)>,
+    /// Of those that this version cannot read, a sentence each.
+    pub unread: Vec<String>,
+}
+
 impl Rows {
     /// Reads all of it, with the lease of each; one that has none is over. A row that this version cannot read is left where it
     /// is, and told. A table that is not there, of an earlier version, which the agent brings up when it starts, is an empty one.
@@ -30,25 +39,39 @@ impl Rows {
     /// # Errors
     /// What SQLite says.
     pub fn read<T: DeserializeOwned>(&self, database: &Path) -> rusqlite::Result<Vec<(T, Lease)>> {
+        let Found { rows, unread } = self.read_all(database)?;
+        unread.iter().for_each(|why| tracing::error!("{why}"));
+        Ok(rows)
+    }
+
+    /// As [`Rows::read`], but what cannot be read is given, for whoever has no log.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub fn read_all<T: DeserializeOwned>(&self, database: &Path) -> rusqlite::Result<Found<T>> {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(database, flags)?;
         connection.busy_timeout(Duration::from_secs(5))?;
         if !connection.table_exists(None, self.table)? {
-            return Ok(Vec::new());
+            return Ok(Found { rows: Vec::new(), unread: Vec::new() });
         }
         let mut statement =
             connection.prepare(&format!("SELECT id, state FROM {} ORDER BY id", self.table))?;
         let rows = statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?;
-        let mut found = Vec::new();
+        let mut found = Found { rows: Vec::new(), unread: Vec::new() };
         for row in rows {
             let (id, state) = row?;
             match serde_json::from_str(&state) {
                 Ok(state) => {
                     let lease = self.lease.map(|begin| read_lease(&connection, &format!("{begin} {id}")));
-                    found.push((state, lease.transpose()?.flatten().unwrap_or_else(Lease::over)));
+                    found.rows.push((state, lease.transpose()?.flatten().unwrap_or_else(Lease::over)));
                 }
                 Err(error) => {
-                    tracing::error!(%error, id, table = self.table, "a row cannot be read; {}", self.unread)
+                    let (table, id) = (self.table, printable(&id));
+                    found.unread.push(format!(
+                        "{id} in the table {table} cannot be read by this version ({error}): {}",
+                        self.unread
+                    ));
                 }
             }
         }

@@ -198,8 +198,8 @@ impl Deed for Isolation {
         let is_here = |address: IpAddr| address.is_loopback() || own.contains(&address);
         let forgotten = tracked::forget(|protocol, from, to| {
             (is_here(from.0) && is_here(to.0))
-                || self.spares(&sever::Seen { protocol, local: from, remote: to, began_here: true })
-                || self.spares(&sever::Seen { protocol, local: to, remote: from, began_here: false })
+                || self.spares(&sever::Seen { protocol, local: from, remote: to, began_here: Some(true) })
+                || self.spares(&sever::Seen { protocol, local: to, remote: from, began_here: Some(false) })
         });
         Ok(json!({ "connections_cut": severed, "flows_forgotten": forgotten }))
     }

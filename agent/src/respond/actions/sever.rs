@@ -22,18 +22,21 @@ pub struct Seen {
     pub local: (IpAddr, u16),
     /// The other.
     pub remote: (IpAddr, u16),
-    /// Whether this host began it.
-    pub began_here: bool,
+    /// Whether this host began it; none where that is not known.
+    pub began_here: Option<bool>,
 }
 
 /// Ends all TCP connections of this host but those that are spared; gives how many. What the kernel cannot end
 /// is left to the firewall.
 pub fn tcp(spares: impl Fn(&Seen) -> bool) -> usize {
     let Ok(mut socket) = sockets::open() else { return 0 };
-    let mut served = HashSet::new();
+    let mut served = Some(HashSet::new());
     for family in FAMILIES {
-        let listening = sockets::of_family(&mut socket, family, TCP, LISTEN, false).unwrap_or_default();
-        served.extend(listening.iter().map(|one| one.local.1));
+        let listening = sockets::of_family(&mut socket, family, TCP, LISTEN, false).ok();
+        served = served.zip(listening).map(|(mut served, listening)| {
+            served.extend(listening.iter().map(|one| one.local.1));
+            served
+        });
     }
     let own = super::own_addresses();
     let mut ended = 0;
@@ -45,7 +48,7 @@ pub fn tcp(spares: impl Fn(&Seen) -> bool) -> usize {
             protocol: Some(Transport::Tcp),
             local: one.local,
             remote: one.remote,
-            began_here: !served.contains(&one.local.1),
+            began_here: served.as_ref().map(|served| !served.contains(&one.local.1)),
         };
         let meant = |one: &&Socket| !is_here(one.remote.0) && !spares(&seen(one));
         ended += found
@@ -62,8 +65,8 @@ pub fn tcp(spares: impl Fn(&Seen) -> bool) -> usize {
 pub fn is_of(entry: &Continuity, seen: &Seen) -> bool {
     let Seen { protocol, local, remote, began_here } = *seen;
     let (port, is_begun_so) = match entry.direction {
-        Direction::In => (local.1, !began_here),
-        Direction::Out => (remote.1, began_here),
+        Direction::In => (local.1, began_here != Some(true)),
+        Direction::Out => (remote.1, began_here != Some(false)),
     };
     let is_served = protocol.is_some() || entry.ports.is_empty();
     is_served
@@ -92,7 +95,7 @@ mod tests {
             protocol: Some(protocol),
             local: (here, local),
             remote: (there, remote),
-            began_here,
+            began_here: Some(began_here),
         };
         let (tcp, udp) = (Transport::Tcp, Transport::Udp);
         let (out, any_in) = (entry(Direction::Out, &["443"]), entry(Direction::In, &[]));
@@ -100,6 +103,9 @@ mod tests {
         assert!(!is_of(&out, &seen(tcp, 22, 443, false)), "he came from the port that the host may go to");
         assert!(is_of(&out, &seen(udp, 22, 443, false)), "of UDP nobody knows");
         assert!(is_of(&any_in, &seen(tcp, 22, 50_000, false)));
+        for entry in [&out, &any_in] {
+            assert!(is_of(entry, &Seen { began_here: None, ..seen(tcp, 22, 443, true) }), "of a list unread");
+        }
         assert!(!is_of(&any_in, &seen(tcp, 50_000, 2_049, true)));
         assert!(is_of(&any_in, &Seen { protocol: None, ..seen(tcp, 0, 0, true) }));
         assert!(!is_of(&out, &Seen { protocol: None, ..seen(tcp, 0, 0, true) }));

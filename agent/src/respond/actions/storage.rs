@@ -221,8 +221,12 @@ fn is_spared(origin: &Origin, continuity: &[Continuity]) -> bool {
         let any: IpAddr =
             if peer.0.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
         // It is this host that connects, and again whenever the server ended a connection that was idle.
-        let seen =
-            sever::Seen { protocol: Some(Transport::Tcp), local: (any, 0), remote: *peer, began_here: true };
+        let seen = sever::Seen {
+            protocol: Some(Transport::Tcp),
+            local: (any, 0),
+            remote: *peer,
+            began_here: Some(true),
+        };
         let is_of = |entry: &Continuity| sever::is_of(entry, &seen);
         peer.0.is_loopback() || continuity.iter().any(is_of)
     })

@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::{Custody, ReleasedAction};
 use crate::ledger::StateWrite;
+use crate::respond::engine::SEAL_TIMEOUT;
 use crate::respond::in_force::{self, InForce, Phase};
 use crate::respond::offline::{self, Note};
 use crate::respond::receipt::{lifecycle, safe};
@@ -113,6 +114,7 @@ impl Custody {
         // All is undone before the first is recorded, however long that takes.
         let undone: Vec<Undone> = meant.iter().filter_map(|act| self.undo(act.id, &title, now)).collect();
         let mut unrecorded = Vec::new();
+        self.budget = Some(SEAL_TIMEOUT);
         for sequence in &whole {
             if !self.end_sequence(sequence.id, &title, detail.clone(), now) {
                 unrecorded.push(sequence.id);
@@ -127,6 +129,7 @@ impl Custody {
         for order in &examined {
             self.answer(&order.subject, order.id, Outcome::Released, &title, detail.clone(), now);
         }
+        self.budget = None;
         let unnoted = self.note_release(person, &unrecorded, now).err();
         let problem = |id: Uuid, left: bool| match &unnoted {
             _ if left => Some("not all is undone; it is tried again".to_owned()),

@@ -26,9 +26,9 @@ impl Engine {
         self.context.layout.held_offline().symlink_metadata().is_ok()
     }
 
-    /// Before a command is judged: one may have been made while the agent was starting.
-    pub(super) fn look_at_note(&mut self, now: Moment) {
-        if !self.is_noted() {
+    /// Before a command is judged: one may have been made while the agent was starting, or what was given up be written since.
+    pub(super) fn look_at_hold(&mut self, now: Moment) {
+        if !self.is_noted() && !self.unsettled.is_open() {
             return;
         }
         match self.store.hold() {
@@ -85,6 +85,11 @@ impl Engine {
         if self.noted.recorded.as_ref() != Some(&note) {
             self.seal_note(&note, now)?;
             self.noted.recorded = Some(note);
+        }
+        // Root may have said something newer while this was recorded, which is to be recorded as well.
+        if held::read(&path).is_ok_and(|newer| newer.is_some() && newer != self.noted.recorded) {
+            self.noted = Noted::default();
+            return Ok(());
         }
         held::forget(&path).map_err(RespondError::Note)?;
         self.noted = Noted::default();

@@ -4,8 +4,9 @@
 use std::time::Duration;
 
 use super::{Engine, Moment};
+use crate::ledger::Marker;
 
-/// How often one more entry is tried. Each waits in its turn when the disk takes none.
+/// How often it is looked.
 const RETRY: Duration = Duration::from_secs(30);
 
 /// See the module.
@@ -13,14 +14,17 @@ const RETRY: Duration = Duration::from_secs(30);
 pub(super) struct Unsettled {
     /// Whether there are any.
     are_there: bool,
-    /// When it was last tried to get past them, or that they were heard of.
+    /// When it was last looked, or that they were heard of.
     tried: Option<Duration>,
+    /// Behind them.
+    marker: Marker,
 }
 
 impl Unsettled {
     /// One more was not sealed in time.
     pub(super) fn add(&mut self) {
         self.are_there = true;
+        self.marker.reset();
     }
 
     /// When to try again.
@@ -44,8 +48,7 @@ impl Engine {
             None => self.unsettled.tried = Some(now.boot),
             Some(tried) if now.boot.saturating_sub(tried) >= RETRY => {
                 self.unsettled.tried = Some(now.boot);
-                // It changes nothing: that it is written says that all before it was.
-                if self.seal(Vec::new(), vec![Box::new(|_| Ok(()))]).is_ok() {
+                if self.unsettled.marker.has_passed(&self.context.sealer) {
                     self.unsettled = Unsettled::default();
                 }
             }

@@ -14,7 +14,7 @@ use super::collecting::Collecting;
 use super::state::{self, Preserving};
 use super::{ATTEMPTS_MAX, Context, Job, Offer, Offering};
 use crate::config::format_size;
-use crate::ledger::StateWrite;
+use crate::ledger::{Marker, StateWrite};
 use crate::respond::custody::{Order, ReleasedAction, StepReceipt};
 use crate::respond::engine::SEAL_TIMEOUT;
 use crate::respond::lease::{Lease, SAVE_INTERVAL};
@@ -38,6 +38,8 @@ pub(super) struct Keeper {
     collecting: Option<Collecting>,
     /// Ends that could not be recorded, to be tried again.
     unrecorded: Vec<(Uuid, Outcome, String, Value)>,
+    /// Behind what was handed to the ledger of them.
+    marker: Marker,
     /// When, by the clock since boot.
     record_at: Duration,
     saved: Duration,
@@ -60,7 +62,8 @@ impl Keeper {
         let known: Vec<Uuid> = held.iter().map(|act| act.id).collect();
         context.spool.keep_only(&known);
         let (collecting, unrecorded, record_at, saved) = (None, Vec::new(), Duration::ZERO, now.boot);
-        Ok(Self { context, jobs, offering, held, collecting, unrecorded, record_at, saved })
+        let marker = Marker::default();
+        Ok(Self { context, jobs, offering, held, collecting, unrecorded, marker, record_at, saved })
     }
 
     /// Takes up where the last run stopped: what waits goes on, what was being collected is begun anew.
@@ -130,6 +133,9 @@ impl Keeper {
             store::update_command(act.id, Outcome::Received, "It is being collected".to_owned(), now.wall);
         if let Err(error) = self.write(vec![state::put(&act), told]) {
             let title = format!("Not collected, because it could not be written down first: {error}");
+            // The writer may write it yet: then this comes after it.
+            let removed = vec![state::remove(act.id)];
+            let _not_yet = self.context.sealer.seal_durably(Vec::new(), removed, Duration::ZERO).is_err();
             return self.answer(&order.subject, order.id, Outcome::Failed, &title, Value::Null, now);
         }
         self.held.push(act);
@@ -319,8 +325,10 @@ impl Keeper {
             return;
         }
         self.record_at = now.boot.saturating_add(SEAL_AGAIN);
-        let left = self.write(Vec::new()).and_then(|()| Ok(state::read(&self.context.database)?));
-        let left: Vec<Uuid> = match left {
+        if !self.marker.has_passed(&self.context.sealer) {
+            return tracing::warn!("ends of evidence cannot be recorded yet: the ledger cannot be written");
+        }
+        let left: Vec<Uuid> = match state::read(&self.context.database) {
             Ok(left) => left.into_iter().map(|act| act.id).collect(),
             Err(error) => return tracing::warn!(%error, "ends of evidence cannot be recorded yet"),
         };
@@ -351,6 +359,7 @@ impl Keeper {
             Err(error) => {
                 tracing::error!(%error, %id, "the end of evidence was not recorded; trying again");
                 self.unrecorded.push((id, outcome, title.to_owned(), detail));
+                self.marker.reset();
                 self.record_at = now.boot.saturating_add(SEAL_AGAIN);
                 return self.show();
             }

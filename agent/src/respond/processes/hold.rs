@@ -175,15 +175,11 @@ impl Hold {
 
     /// Whom other commands hold, and the agent by the customer's own policy.
     fn others(&self, boot: &str) -> Vec<Stopped> {
-        let entries = std::fs::read_dir(&self.directory).into_iter().flatten().flatten();
-        let files = entries.map(|entry| entry.path()).filter(|path| {
-            *path != self.file() && path.extension().is_some_and(|extension| extension == "json")
-        });
-        let commands = files.filter_map(|path| of_file(&path, boot).ok()).flatten();
-        // Where there is no database nothing was ever frozen.
-        let frozen = freeze_store::read(&self.database).unwrap_or_default().into_iter();
-        let policy = frozen.filter(|frozen| frozen.boot == boot).flat_map(|frozen| frozen.processes);
-        commands.chain(policy).collect()
+        let commands = of_commands(&self.directory, boot, Some(&self.file()));
+        // Where there is no database nothing was ever frozen. A row outlives its freeze where the disk takes no removal.
+        let (frozen, now) = (freeze_store::read(&self.database).unwrap_or_default(), since_boot());
+        let lasting = frozen.into_iter().filter(|frozen| frozen.boot == boot && frozen.ends > now);
+        commands.into_iter().chain(lasting.flat_map(|frozen| frozen.processes)).collect()
     }
 
     fn write(&self, boot: &str, processes: &[Stopped]) -> io::Result<()> {
@@ -197,6 +193,19 @@ impl Hold {
         let held = Held { boot: boot.to_owned(), processes: processes.to_vec() };
         write_durably(&self.file(), &serde_json::to_vec(&held)?, 0o600)
     }
+}
+
+/// Whom commands hold in this boot.
+pub fn held_by_commands(core: &Path, boot: &str) -> Vec<Stopped> {
+    of_commands(&core.join("stopped"), boot, None)
+}
+
+fn of_commands(directory: &Path, boot: &str, but: Option<&Path>) -> Vec<Stopped> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let files = entries.map(|entry| entry.path()).filter(|path| {
+        Some(path.as_path()) != but && path.extension().is_some_and(|extension| extension == "json")
+    });
+    files.filter_map(|path| of_file(&path, boot).ok()).flatten().collect()
 }
 
 /// Lets all go on that any command holds, whatever else is known of it: for when the agent does not run. Gives how many.

@@ -108,6 +108,40 @@ fn a_tree_stands_still_and_goes_on_when_the_last_lets_it() {
     assert_eq!(std::fs::read_dir(directory.path().join("stopped")).unwrap().count(), 0);
 }
 
+/// A full disk takes no removal of a row, and the freeze is over all the same.
+#[test]
+fn a_freeze_of_the_policy_holds_as_long_as_it_lasts_whatever_the_disk_takes() {
+    let (directory, tree) = (tempfile::tempdir().unwrap(), Tree::start());
+    let database = rusqlite::Connection::open(directory.path().join("agent.db")).unwrap();
+    database.execute_batch(freeze_store::SCHEMA).unwrap();
+    let freeze = |ends: Duration| {
+        let frozen = freeze_store::Frozen {
+            id: OTHER,
+            finding: OTHER,
+            cause: String::new(),
+            boot: boot().unwrap(),
+            ends,
+            since: Timestamp::default(),
+            origins: Vec::new(),
+            processes: tree.all().iter().map(Stopped::of).collect(),
+        };
+        let state = serde_json::to_string(&frozen).unwrap();
+        let sql = "INSERT OR REPLACE INTO frozen (id, state) VALUES (?1, ?2)";
+        database.execute(sql, [OTHER.to_string(), state]).unwrap();
+    };
+    let hold = Hold::new(directory.path(), ONE);
+    let stop = || hold.stop(|all, _| all.iter().filter(|life| life.pid == tree.0.id()).collect()).unwrap();
+    let stopped = || is_stopped(&life(tree.0.id()).unwrap());
+    stop();
+    freeze(since_boot() + Duration::from_secs(600));
+    hold.let_go().unwrap();
+    assert!(stopped(), "the policy holds it as well");
+    stop();
+    freeze(Duration::ZERO);
+    hold.let_go().unwrap();
+    wait_for("it goes on", || !stopped());
+}
+
 #[test]
 fn what_somebody_else_has_stopped_stays_so_and_a_killed_parent_leaves_nobody_behind() {
     let (directory, tree) = (tempfile::tempdir().unwrap(), Tree::start());
