@@ -116,12 +116,22 @@ fn without_agent(global: &Global, loaded: &Loaded, layout: &Layout, force: bool)
     let boot = crate::machine::boot().unwrap_or_default();
     let mut report = offline::release(layout, &boot, crate::status::own_person(), crate::clock::now());
     report.problems.extend(end_elsewhere(loaded));
+    remove_metrics(loaded);
     if global.json {
         output::json(&report);
     } else {
         tell(&report);
     }
     if report.left().is_empty() { Exit::Fine } else { Exit::Failing }
+}
+
+/// Who wrote them takes them away when he stops; one that is dead or was cut off did not.
+pub(super) fn remove_metrics(loaded: &Loaded) {
+    if let Some(Err(error)) = loaded.config.metrics.textfile.as_deref().map(std::fs::remove_file)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        output::error(&format!("the metrics that are left cannot be removed: {error}"));
+    }
 }
 
 /// Prints what was done without the agent.

@@ -45,12 +45,7 @@ pub(super) fn run(global: &Global, _arguments: Arguments) -> Exit {
             if !global.json {
                 release::tell(&report);
             }
-            // The one that wrote it takes it away when it stops, and this one did not.
-            if let Some(Err(error)) = loaded.config.metrics.textfile.as_deref().map(std::fs::remove_file)
-                && error.kind() != std::io::ErrorKind::NotFound
-            {
-                output::error(&format!("the metrics that are left cannot be removed: {error}"));
-            }
+            release::remove_metrics(&loaded);
             (retire::say_offline(&loaded, &layout, &person), report.left())
         }
     };
