@@ -15,6 +15,16 @@ pub const UPLINK_UID: u32 = 61_999;
 /// Bytes of the log's end that a failing test shows.
 const LOG_SHOWN: usize = 4_096;
 
+/// Has `file` say how a clock is shifted (see [`Agent::set_clock_file`]), in one move: who reads it while it is empty takes that for
+/// no shift.
+pub fn shift_clock(file: &Path, shift: &str) {
+    use std::os::unix::fs::PermissionsExt as _;
+    let aside = file.with_extension("new");
+    std::fs::write(&aside, shift).expect("a shift");
+    std::fs::set_permissions(&aside, std::fs::Permissions::from_mode(0o644)).expect("a mode");
+    std::fs::rename(&aside, file).expect("put in its place");
+}
+
 /// An agent: configured once, started and stopped at will on the same state.
 pub struct Agent {
     dir: PathBuf,

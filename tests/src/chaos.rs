@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::agent::Agent;
 use crate::collector::Collector;
-use crate::process::stdout_of;
+use crate::process::{output, stdout_of};
 use crate::proxy::Proxy;
 use crate::{wait_for, wait_for_within};
 
@@ -152,9 +152,11 @@ impl Lab {
                 outcome.kills[0] += 1;
             }
             Blow::Kill(1) => {
-                // It may just be starting again after the blow before.
-                let pid = wait_for("an uplink to kill", || self.agent.uplink_pid());
-                stdout_of(Command::new("kill").args(["-9", &pid.to_string()]));
+                // It may just be starting again after the blow before, or be gone once it was seen.
+                wait_for("an uplink to kill", || {
+                    let pid = self.agent.uplink_pid()?.to_string();
+                    output(Command::new("kill").args(["-9", &pid])).status.success().then_some(())
+                });
                 outcome.kills[1] += 1;
             }
             Blow::Kill(_) => {

@@ -1,14 +1,22 @@
 //! A real collector in a directory of its own, and the operator's CLI that talks to it.
 
 use std::net::TcpListener;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Mutex;
 
 use serde_json::Value;
 
 use crate::process::{Running, output, stdout_of};
 use crate::proxy::Proxy;
 use crate::{program, wait_for};
+
+/// Where [`free_port`] begins, and among how many it looks.
+const PORTS_FIRST: u16 = 20_000;
+/// See [`PORTS_FIRST`].
+const PORTS_COUNT: u32 = 12_000;
 
 /// A collector: initialised once, started and stopped at will on the same port.
 pub struct Collector {
@@ -17,10 +25,22 @@ pub struct Collector {
     running: Option<Running>,
 }
 
-/// A loopback port that was free a moment ago.
+/// A loopback port that nobody listens on, and that no other test is given for as long as this process lives: also while a collector on
+/// it is down. It is none of those that the kernel gives to whoever asks for any.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a loopback port");
-    listener.local_addr().expect("its address").port()
+    static TAKEN: Mutex<Vec<UnixListener>> = Mutex::new(Vec::new());
+    let first = std::process::id() % PORTS_COUNT;
+    for number in 0..PORTS_COUNT {
+        let port = PORTS_FIRST + u16::try_from((first + number) % PORTS_COUNT).expect("a port");
+        let name = SocketAddr::from_abstract_name(format!("picket-test-port-{port}")).expect("a short name");
+        // Who is given a port has a name in the kernel, which goes with the process.
+        let Ok(taken) = UnixListener::bind_addr(&name) else { continue };
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            TAKEN.lock().expect("not poisoned").push(taken);
+            return port;
+        }
+    }
+    panic!("no loopback port is free");
 }
 
 impl Collector {

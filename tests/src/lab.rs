@@ -19,11 +19,22 @@ impl Lab {
         let file = directory.path().join("more.toml");
         std::fs::write(&file, more).expect("a configuration");
         lab.run(&["up", "--config", &file.display().to_string()]);
-        wait_for("the agent to have listened for some seconds", || {
-            let status = lab.json(&["status"]).into_iter().next()?;
-            (status.get("uptime_seconds").and_then(Value::as_u64).is_none_or(|up| up >= 6)).then_some(())
-        });
+        lab.wait_until_it_has_listened();
         lab
+    }
+
+    /// Stops the agent and starts it again, and waits as [`Lab::up`] does.
+    pub fn restart_agent(&self) {
+        self.run(&["restart-agent"]);
+        self.wait_until_it_has_listened();
+    }
+
+    fn wait_until_it_has_listened(&self) {
+        wait_for("the agent to have listened for some seconds", || {
+            let status = self.json(&["status"]).into_iter().next()?;
+            // Where nobody answers, the status says just that.
+            (status.get("uptime_seconds").and_then(Value::as_u64)? >= 6).then_some(())
+        });
     }
 
     /// `tests/lab`, for this laboratory.

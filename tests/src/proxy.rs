@@ -65,7 +65,14 @@ fn relay(state: &Arc<State>, near: TcpStream, target: &str) {
     let id = state.next.fetch_add(1, Ordering::SeqCst);
     let copies = (near.try_clone(), far.try_clone(), near.try_clone(), far.try_clone());
     let (Ok(near_reader), Ok(far_reader), Ok(near_held), Ok(far_held)) = copies else { return };
-    state.connections.lock().expect("not poisoned").insert(id, (near_held, far_held));
+    {
+        let mut connections = state.connections.lock().expect("not poisoned");
+        // It may have been cut since this one came, and what was there is cut off already.
+        if state.cut.load(Ordering::SeqCst) {
+            return;
+        }
+        connections.insert(id, (near_held, far_held));
+    }
     for (reader, writer) in [(near_reader, far), (far_reader, near)] {
         let state = state.clone();
         std::thread::spawn(move || {

@@ -55,6 +55,13 @@ fn who_guesses_passwords_is_blocked_where_the_owner_wants_it() {
     // It goes on, and is blocked already.
     guess(&site);
     collector.wait_finding("login.brute-force", ATTACKER);
+    // What is read of it after the release would bring the next block.
+    wait_for("all lines to be read", || {
+        let lines = site.agent.status()?.pointer("/sensors/logins/counters/lines")?.as_u64()?;
+        (lines >= 60).then_some(())
+    });
+    // Who acts by what was found looks every half a second.
+    std::thread::sleep(Duration::from_secs(2));
     site.agent.run(&["release"]);
     assert_eq!(site.pings(), [true, true]);
     let begun = receipts(&site).iter().filter(|receipt| receipt["outcome"] == "applied").count();
@@ -106,7 +113,7 @@ fn a_gateway_that_somebody_claims_to_be_is_pinned_while_he_does() {
     let lab = Lab::up("pin", "");
     let policy = format!("/run/picket-lab/pin-{}/agent/policy.toml", std::process::id());
     std::fs::write(policy, "[automatic]\nmode = \"on\"\nbuilt_in = [\"pin-gateway\"]\n").unwrap();
-    lab.run(&["restart-agent"]);
+    lab.restart_agent();
     let ping = ["run", "victim", "ping", "-q", "-c", "3", "-i", "0.3", "-W", "5", GATEWAY.0];
     lab.run(&ping);
     let mut attack = lab.command().args(["--seconds", "20", "attack", "arp-spoof"]).spawn().unwrap();
@@ -142,8 +149,8 @@ fn a_flood_is_let_in_as_slowly_as_the_owner_wants() {
     let lab = Lab::up("limit", "");
     let policy = format!("/run/picket-lab/limit-{}/agent/policy.toml", std::process::id());
     std::fs::write(policy, "[automatic]\nmode = \"on\"\nbuilt_in = [\"rate-limit-flood\"]\n").unwrap();
-    lab.run(&["restart-agent"]);
-    let mut attack = lab.command().args(["--seconds", "30", "attack", "icmp-flood"]).spawn().unwrap();
+    lab.restart_agent();
+    let mut attack = lab.command().args(["--seconds", "45", "attack", "icmp-flood"]).spawn().unwrap();
     let act = wait_for("the limit", || {
         let status = lab.json(&["status"]).into_iter().next()?;
         let acts = status.pointer("/commands/in_force")?.as_array()?.clone();

@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::process::Command;
 
-use picket_tests::agent::Agent;
+use picket_tests::agent::{Agent, shift_clock};
 use picket_tests::collector::Collector;
 use picket_tests::process::stdout_of;
 use picket_tests::wait_for;
@@ -23,8 +23,7 @@ fn findings_go_on_when_the_clock_jumps_back_an_hour_and_forward_a_year() {
     let dir = tempfile::tempdir().unwrap();
     let collector = Collector::start(dir.path());
     let offset = dir.path().join("offset");
-    std::fs::write(&offset, "+0").unwrap();
-    std::fs::set_permissions(&offset, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    shift_clock(&offset, "+0");
     let mut agent = Agent::configure(&dir.path().join("host"), "");
     agent.run(&["enroll", &collector.token("acme")]);
     agent.set_clock_file(&offset);
@@ -36,7 +35,7 @@ fn findings_go_on_when_the_clock_jumps_back_an_hour_and_forward_a_year() {
         ("+0", "back-to-now", "The clock was set back by 36"),
     ];
     for (shift, name, words) in jumps {
-        std::fs::write(&offset, shift).unwrap();
+        shift_clock(&offset, shift);
         std::fs::write(agent.watched().join(name), shift).unwrap();
         arrives(&collector, "file.created", name);
         arrives(&collector, "host.clock", words);

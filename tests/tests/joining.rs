@@ -68,7 +68,9 @@ fn a_join_string_waits_for_the_collector_and_the_running_agent_enrols_without_a_
     collector.resume();
     agent.wait_until_ready();
     collector.wait_finding("file.created", "before-enrolment");
-    assert!(!waiting.exists() && agent.status().unwrap()["join"].is_null());
+    wait_for("nothing to wait any more", || {
+        (agent.status()?["join"].is_null() && !waiting.exists()).then_some(())
+    });
     assert!(!agent.log().contains("picket1."), "the join string is in the log");
     assert_eq!(agent.stop(), Some(0));
 }
@@ -89,7 +91,7 @@ fn a_join_string_that_the_collector_will_never_take_is_given_up_and_another_one_
     collector.resume();
     wait_for_reason(&agent, "the join string was given up");
     assert!(reasons(&agent).contains("this token was used"), "{}", reasons(&agent));
-    assert!(!waiting.exists());
+    wait_for("nothing to wait any more", || (!waiting.exists()).then_some(()));
     let doctor = agent.json(&["doctor"])[0].to_string();
     assert!(doctor.contains("this token was used"), "{doctor}");
     // It survives, and a refusal at once is told in the same way.
@@ -197,9 +199,12 @@ fn machines_of_one_image_get_an_id_and_keys_of_their_own_and_are_enrolled_each()
     copies.iter().for_each(Agent::wait_until_ready);
     let ids = copies.each_ref().map(own_id);
     assert!(ids[0] != ids[1] && !ids.contains(&own_id(&image)), "{ids:?}");
-    let hosts = collector.soc_json(&["hosts"]);
+    let hosts = wait_for("all hosts to be connected", || {
+        let hosts = collector.soc_json(&["hosts"]);
+        let connected = hosts.iter().all(|host| host["state"] == "connected");
+        (connected && !hosts.is_empty()).then_some(hosts)
+    });
     assert_eq!(hosts.len(), 2, "{hosts:?}");
-    assert!(hosts.iter().all(|host| host["state"] == "connected"), "{hosts:?}");
     for copy in &copies {
         let start = first_start(copy);
         let told = start["body"]["title"].as_str().unwrap();

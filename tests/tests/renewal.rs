@@ -2,12 +2,11 @@
 #![expect(clippy::indexing_slicing, reason = "tests fail loudly")]
 
 use std::collections::BTreeMap;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use picket_tests::agent::Agent;
+use picket_tests::agent::{Agent, shift_clock};
 use picket_tests::collector::{Collector, free_port};
 use picket_tests::process::{output, stdout_of};
 use picket_tests::wait_for;
@@ -25,13 +24,13 @@ fn reasons(agent: &Agent) -> Option<String> {
     Some(agent.status()?["reasons"].to_string())
 }
 
-/// The host as the collector knows it, once it holds all that the agent sealed.
+/// The host as the collector knows it, once it holds all that the agent sealed; between two connections of the agent it is not asked.
 fn wait_until_equal(collector: &Collector, agent: &Agent) -> Value {
     wait_for("both sides to hold the same ledger", || {
         let status = agent.status()?;
         let host =
             collector.soc_json(&["hosts"]).into_iter().find(|host| host["agent"] == status["agent"])?;
-        (host["size"] == status["ledger"]["size"]).then_some(host)
+        (host["size"] == status["ledger"]["size"] && host["state"] == "connected").then_some(host)
     })
 }
 
@@ -49,8 +48,7 @@ fn a_host_that_was_away_for_longer_than_its_certificate_lives_comes_back_with_al
     let dir = tempfile::tempdir().unwrap();
     let mut collector = Collector::start_with(dir.path(), SHORT);
     let offset = dir.path().join("offset");
-    std::fs::write(&offset, "+0").unwrap();
-    std::fs::set_permissions(&offset, std::fs::Permissions::from_mode(0o644)).unwrap();
+    shift_clock(&offset, "+0");
     let mut agent = Agent::configure(&dir.path().join("host"), "");
     agent.set_clock_file(&offset);
     agent.run(&["enroll", &collector.token("acme")]);
@@ -61,7 +59,7 @@ fn a_host_that_was_away_for_longer_than_its_certificate_lives_comes_back_with_al
     let before = wait_until_equal(&collector, &agent);
     collector.kill();
     for day in 1..3 {
-        std::fs::write(&offset, format!("+{day}d")).unwrap();
+        shift_clock(&offset, &format!("+{day}d"));
         write(&agent, &format!("away-for-{day}-days"));
         let key = agent.dir().join(format!("state/core/keys/ledger-{day}.key"));
         wait_for("another ledger key", || key.exists().then_some(()));
@@ -80,8 +78,9 @@ fn a_host_that_was_away_for_longer_than_its_certificate_lives_comes_back_with_al
         (said.contains("goodbye: expired") && said.contains("agent enroll --renew")).then_some(())
     });
     let id = before["agent"].as_str().unwrap();
-    let told = collector.log();
-    let line = told.lines().find(|line| line.contains("certificate has ended")).expect("a line in the log");
+    let line = wait_for("a line in the collector's log", || {
+        collector.log().lines().find(|line| line.contains("certificate has ended")).map(str::to_owned)
+    });
     assert!(line.contains(id) && line.contains("agent enroll --renew"), "{line}");
     let doctor = agent.json(&["doctor"]).remove(0);
     let certificate =

@@ -115,8 +115,13 @@ fn a_close_watch_tells_nothing_of_a_host_on_which_nothing_happens() {
     collector.wait_finding("login.failure", "192.0.2.77");
     let told = || {
         let found = site.agent.json(&["findings", "--limit", "1000"]);
+        // Other tests load modules, mount file systems and switch audit on and off on this machine.
+        let of_machine = |record: &&Value| {
+            record["body"]["rule"].as_str().is_some_and(|rule| rule.starts_with("defence."))
+        };
         let id = |record: &Value| record["body"]["id"].as_str().map(str::to_owned);
-        found.iter().filter_map(id).collect::<std::collections::BTreeSet<String>>()
+        let found = found.iter().filter(|record| !of_machine(record));
+        found.filter_map(id).collect::<std::collections::BTreeSet<String>>()
     };
     site.agent.run(&["scan"]);
     let before = told();
