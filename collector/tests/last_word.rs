@@ -12,7 +12,7 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
 
 use lab::orders::{isolation, post, posted, receipt, signed, signed_by, soon, trust_root};
-use lab::{ADMIN, Host, Lab, RESPONDER, VIEWER, err, now, out, soc, soc_code, token, wait_for};
+use lab::{ADMIN, Host, Lab, PATIENCE, RESPONDER, VIEWER, err, now, out, soc, soc_code, token, wait_for};
 use picket_collector::store::Store as _;
 use picket_protocol::command::{Action, Check, Command, Outcome, Receipt, ReceiptStep};
 use picket_protocol::playbook::{Condition, Otherwise, Step, act_id};
@@ -54,7 +54,7 @@ impl Following {
 
     /// The next line's outcome.
     fn outcome(&self) -> String {
-        let line = self.lines.recv_timeout(Duration::from_secs(20)).unwrap();
+        let line = self.lines.recv_timeout(PATIENCE).unwrap();
         line["outcome"].as_str().unwrap_or_default().to_owned()
     }
 
@@ -84,7 +84,7 @@ fn waiting_ends_with_the_last_word_of_every_host() {
         let file = lab.path("isolate.json");
         std::fs::write(&file, signed(&command)).unwrap();
         let mut waiting = Following::start(&config, &["send", text(&file), "--wait"]);
-        assert_eq!(waiting.lines.recv_timeout(Duration::from_secs(20)).unwrap()["hosts"], 2);
+        assert_eq!(waiting.lines.recv_timeout(PATIENCE).unwrap()["hosts"], 2);
         lab.seal_receipt(&mut one, &receipt(command.id, Outcome::Received));
         assert_eq!(waiting.outcome(), "received");
         lab.seal_receipt(&mut one, &receipt(command.id, Outcome::Applied));
@@ -328,7 +328,7 @@ fn what_is_said_of_a_step_is_no_last_word_and_takes_none_back() {
     let file = lab.path("playbook.json");
     std::fs::write(&file, signed(&command)).unwrap();
     let mut waiting = Following::start(&config, &["send", text(&file), "--wait"]);
-    assert_eq!(waiting.lines.recv_timeout(Duration::from_secs(20)).unwrap()["hosts"], 1);
+    assert_eq!(waiting.lines.recv_timeout(PATIENCE).unwrap()["hosts"], 1);
     let act = act_id(command.id, 1);
     let of_step = |outcome| Receipt {
         step: Some(ReceiptStep { number: 1, of: 1, name: "contain".to_owned(), act }),

@@ -11,7 +11,7 @@ use std::process::{Child, Stdio};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
-use lab::{ADMIN, Lab, VIEWER, err, finding, now, out, soc, soc_code, token, wait_for};
+use lab::{ADMIN, Lab, PATIENCE, VIEWER, err, finding, now, out, soc, soc_code, token, wait_for};
 use picket_collector::store::{OwnFinding, Role, Store as _};
 use picket_protocol::command::{Command, Outcome, Receipt};
 use picket_protocol::crypto::{from_base64, to_base64};
@@ -354,7 +354,7 @@ impl Follow {
     }
 
     fn take(&self, count: usize) -> Vec<(Instant, Value)> {
-        (0..count).map(|_| self.lines.recv_timeout(Duration::from_secs(20)).unwrap()).collect()
+        (0..count).map(|_| self.lines.recv_timeout(PATIENCE).unwrap()).collect()
     }
 }
 

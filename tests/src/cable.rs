@@ -138,8 +138,9 @@ pub fn sensor(agent: &Agent) -> Option<Value> {
 
 /// A counter of that; 0 when there is none.
 pub fn counter(agent: &Agent, name: &str) -> u64 {
-    let counters = sensor(agent).and_then(|sensor| sensor.get("counters").cloned());
-    counters.and_then(|counters| counters.get(name)?.as_u64()).unwrap_or(0)
+    // That nobody answers is not that it is none.
+    let counters = wait_for("the network sensor's counters", || sensor(agent)?.get("counters").cloned());
+    counters.get(name).and_then(Value::as_u64).unwrap_or(0)
 }
 
 /// Sealed findings of what goes over the network, oldest first, each as often as it was told.

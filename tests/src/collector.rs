@@ -117,11 +117,17 @@ impl Collector {
 
     /// Starts it (again) and waits until it answers.
     pub fn resume(&mut self) {
-        let log = self.dir.with_extension("log");
-        let mut command = self.command("run");
-        let address = self.address.clone();
-        self.running = Some(Running::start("collector", command.args(["--listen", &address]), &log));
-        wait_for("the collector's port", || std::net::TcpStream::connect(&address).ok());
+        let (log, address) = (self.dir.with_extension("log"), self.address.clone());
+        let start = || Running::start("collector", self.command("run").args(["--listen", &address]), &log);
+        let mut running = start();
+        wait_for("the collector's port", || {
+            // Another program may have had the port for a moment, and it is not that one's answer that counts.
+            if running.has_ended() {
+                running = start();
+            }
+            std::net::TcpStream::connect(&address).ok()
+        });
+        self.running = Some(running);
     }
 
     /// Gives it another address, from its next start on, which operators are told of.

@@ -92,8 +92,12 @@ impl Lab {
 
     /// A counter of a sensor; 0 when there is none.
     pub fn counter(&self, sensor: &str, name: &str) -> u64 {
-        let status = self.json(&["status"]).into_iter().next().unwrap_or_default();
-        status.pointer(&format!("/sensors/{sensor}/counters/{name}")).and_then(Value::as_u64).unwrap_or(0)
+        // That nobody answers is not that it is none.
+        let counters = wait_for("the sensor's counters", || {
+            let status = self.json(&["status"]).into_iter().next()?;
+            status.pointer(&format!("/sensors/{sensor}/counters")).cloned()
+        });
+        counters.get(name).and_then(Value::as_u64).unwrap_or(0)
     }
 }
 

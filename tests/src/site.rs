@@ -68,8 +68,10 @@ impl<'a> Site<'a> {
 
     /// The victim's id.
     pub fn host(&self) -> String {
-        let status = self.agent.status().expect("the agent's status");
-        status.get("agent").and_then(Value::as_str).expect("it is enrolled").to_owned()
+        // One that was just started again may have answered the collector before it answers here.
+        wait_for("the agent to tell who it is", || {
+            Some(self.agent.status()?.get("agent")?.as_str()?.to_owned())
+        })
     }
 
     /// Has an operator order `soc command new ARGS…` of the victim; gives the command's id.

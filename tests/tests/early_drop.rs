@@ -69,6 +69,8 @@ fn a_block_is_dropped_in_the_driver_and_by_its_tables_when_the_agent_is_dead() {
     assert!(seen(&site) > before, "now it is netfilter that drops");
     site.agent.resume();
     wait_for("it to be there again", || stands(&site));
+    // It stands before the agent takes commands.
+    site.agent.wait_until_ready();
     let before = seen(&site);
     assert_eq!((site.pings(), seen(&site)), ([false, false], before));
     site.agent.run(&["release"]);

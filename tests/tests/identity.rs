@@ -20,6 +20,11 @@ fn link(agent: &Agent) -> Option<Value> {
     Some(agent.status()?["link"].clone())
 }
 
+/// Waits until the vendor's host is marked: its finding may be told a moment before.
+fn wait_until_marked(collector: &Collector) {
+    wait_for("the host to be marked", || (collector.only_host()["state"] == "forked").then_some(()));
+}
+
 /// Waits until the agent itself says that the vendor knows another history.
 fn wait_until_forked(agent: &Agent) {
     wait_for("the agent to say that its history is another", || {
@@ -64,7 +69,7 @@ fn two_copies_of_a_host_are_found() {
     let finding = collector.wait_finding("collector.*", "critical");
     assert!(["collector.fork", "collector.clone"].contains(&finding["rule"].as_str().unwrap()), "{finding}");
     // Which one goes on is the vendor's to decide: the host is marked, and says so itself.
-    assert_eq!(collector.only_host()["state"], "forked");
+    wait_until_marked(&collector);
     wait_until_forked(&copied);
 }
 
@@ -97,7 +102,7 @@ fn a_copy_that_went_ahead_while_the_collector_was_away_is_found_as_well() {
     }
     collector.resume();
     collector.wait_finding("collector.fork", "critical");
-    assert_eq!(collector.only_host()["state"], "forked");
+    wait_until_marked(&collector);
     wait_until_forked(&copied);
     assert!(collector.finding("file.created", "of-the-copy").is_none(), "it was shown hashes only");
 }

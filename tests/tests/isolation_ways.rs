@@ -399,6 +399,10 @@ fn programs_at_control_groups_isolate_where_no_firewall_is_to_be_had() {
     let unit = group.below("web.service");
     let mut waits = site.on_victim(&[&unit.joined(), &["sleep", "1000"][..]].concat());
     let waits = Program(waits.spawn().unwrap());
+    wait_for("somebody to be in the unit", || {
+        let inside = std::fs::read_to_string(unit.path().join("cgroup.procs")).unwrap();
+        (!inside.is_empty()).then_some(())
+    });
     let isolated = site.order("unit", &["isolate-unit", "--unit", "web.service", "--lease", "10m"]);
     site.wait(&isolated, "confirmed");
     assert_eq!([&unit, &group].map(|group| pings_from(&site, group, ATTACKER)), [false, true]);

@@ -59,12 +59,16 @@ impl Host {
     /// A server for one run of iperf3, which listens.
     fn iperf(&self) -> Program {
         let server = self.near(&["iperf3", "-s", "-1", "-p", PORT]);
-        wait_for("iperf3 to listen", || {
-            let mut ss =
-                Cable::command(&self.cable.near(), &["ss", "-Hlnt", &format!("( sport = :{PORT} )")]);
+        self.wait_until_listening(PORT);
+        server
+    }
+
+    fn wait_until_listening(&self, port: &str) {
+        let of_port = format!("( sport = :{port} )");
+        wait_for(&format!("somebody to listen on port {port}"), || {
+            let mut ss = Cable::command(&self.cable.near(), &["ss", "-Hlnt", &of_port]);
             (!stdout_of(&mut ss).is_empty()).then_some(())
         });
-        server
     }
 
     fn net(&self) -> Value {
@@ -152,6 +156,7 @@ fn a_full_accept_queue_is_trouble() {
     let host = Host::start(NO_PACKETS);
     let code = "import socket,time; s=socket.socket(); s.setsockopt(1,2,1); s.bind(('',8000)); s.listen(2); time.sleep(600)";
     let _server = host.near(&["/usr/bin/python3", "-c", code]);
+    host.wait_until_listening("8000");
     assert_eq!(
         host.agent.command(&["net"]).output().expect("agent net").status.code(),
         Some(0),
@@ -165,10 +170,11 @@ fn a_full_accept_queue_is_trouble() {
     let text = wait_for("the trouble to be told", || {
         let out = host.agent.command(&["net"]).output().expect("agent net");
         let text = String::from_utf8_lossy(&out.stdout).into_owned();
-        text.contains("wait to be accepted").then_some((out.status.code(), text))
+        // They come one after the other.
+        text.contains("port 8000: 3 connections wait").then_some((out.status.code(), text))
     });
     assert_eq!(text.0, Some(1), "{}", text.1);
-    assert!(text.1.contains("port 8000: 3 connections wait"), "{}", text.1);
+    assert!(text.1.contains("wait to be accepted"), "{}", text.1);
 }
 
 /// `agent net --watch` on a terminal of its own, which a shell compares before and after.
@@ -218,7 +224,9 @@ impl Watched {
     }
 
     fn check_restored(mut self, host: &Host) {
-        self.wait_until("it to end", |seen| seen.contains("code="));
+        self.wait_until("it to end", |seen| {
+            seen.split_once("code=").is_some_and(|(_, code)| code.contains('\n'))
+        });
         assert!(self.seen.contains("code=0"), "{}", self.seen);
         assert!(
             self.seen.contains("\x1b[?1049h") && self.seen.contains("\x1b[?25h\x1b[?1049l"),

@@ -1,5 +1,7 @@
 //! The network sensor over a real cable: what is sent is counted, on each rung, as interfaces come and go.
 
+use std::time::{Duration, Instant};
+
 use picket_tests::agent::Agent;
 use picket_tests::cable::{Cable, counter, ip, sensor, start_agent as start};
 use picket_tests::wait_for;
@@ -16,6 +18,23 @@ fn check_counted(agent: &Agent, cable: &Cable, count: u32) {
     });
     assert!(counted < wanted + 200, "{counted} were counted of {count}");
     assert_eq!(counter(agent, "dropped"), 0);
+}
+
+/// Waits until the agent has taken up what changed of the interfaces: a few packets are counted, and each of them once.
+fn wait_until_known(agent: &Agent, cable: &Cable) {
+    const FEW: u32 = 100;
+    wait_for("each packet to be counted once", || {
+        let before = counter(agent, "packets");
+        cable.send_syns(FEW);
+        let (wanted, deadline) = (u64::from(FEW), Instant::now() + Duration::from_secs(5));
+        loop {
+            let counted = counter(agent, "packets") - before;
+            if counted >= wanted || Instant::now() > deadline {
+                break (wanted..wanted * 3 / 2).contains(&counted).then_some(());
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    });
 }
 
 #[test]
@@ -47,15 +66,18 @@ fn check_interfaces(network: &str) {
     ip(&["link", "add", "far0", "netns", &far, "type", "veth", "peer", "name", "near1", "netns", &near]);
     ip(&["-n", &near, "link", "set", "near1", "address", Cable::NEAR_MAC, "up"]);
     ip(&["-n", &far, "link", "set", "far0", "up"]);
+    wait_until_known(&agent, &cable);
     check_counted(&agent, &cable, 2_000);
     // A bridge above it sees the same packets again.
     ip(&["-n", &near, "link", "add", "br0", "type", "bridge"]);
     ip(&["-n", &near, "link", "set", "near1", "master", "br0"]);
     ip(&["-n", &near, "link", "set", "br0", "up"]);
+    wait_until_known(&agent, &cable);
     check_counted(&agent, &cable, 2_000);
     // Down and up again.
     ip(&["-n", &near, "link", "set", "near1", "down"]);
     ip(&["-n", &near, "link", "set", "near1", "up"]);
+    wait_until_known(&agent, &cable);
     check_counted(&agent, &cable, 2_000);
 }
 

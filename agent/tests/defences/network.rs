@@ -20,7 +20,9 @@ fn listener() {
 }
 
 fn listen(program: &Path, interface: &str) -> Child {
-    std::fs::copy(std::env::current_exe().unwrap(), program).unwrap();
+    // By another process: a descriptor open for writing that a fork of ours inherits would forbid to run it.
+    let copied = Command::new("cp").arg(std::env::current_exe().unwrap()).arg(program).status();
+    assert!(copied.unwrap().success());
     let mut child = Command::new(program)
         .args(["--exact", "network::listener", "--nocapture"])
         .env(LISTEN, interface)

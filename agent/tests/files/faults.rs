@@ -404,8 +404,10 @@ fn mounts_in_a_tree_are_followed_unless_they_are_made_up() {
     lab.wait("a file on it", |lab| lab.paths("file.created").contains(&"tree/mnt/on the mount".to_owned()));
     assert!(lab.rows().keys().all(|path| !path.starts_with("/proc/")));
     // Nothing of the sensor's keeps the administrator from unmounting.
-    let status = Command::new("umount").arg(&point).status().unwrap();
-    assert!(status.success());
+    // Save for the moment in which it reads a file there.
+    lab.wait("the file system to be let go", |_| {
+        Command::new("umount").arg(&point).status().unwrap().success()
+    });
     lab.wait("the unmount", |lab| lab.paths("file.created").contains(&"tree/mnt/hidden".to_owned()));
 }
 

@@ -40,9 +40,12 @@ pub fn now() -> Timestamp {
     Timestamp::from(SystemTime::now())
 }
 
-/// Waits until `look` gives something, for at most 20 s.
+/// How long anything may take, on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits until `look` gives something, for at most [`PATIENCE`].
 pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + Duration::from_secs(20);
+    let end = Instant::now() + PATIENCE;
     loop {
         if let Some(found) = look() {
             return found;
@@ -135,7 +138,10 @@ impl Lab {
 
     /// Listens, on the port that it had before when there was one.
     pub fn listen(&mut self) {
-        let listener = self.runtime.block_on(tokio::net::TcpListener::bind(self.address)).unwrap();
+        // Another program's connection may have the port that it had before for a moment.
+        let listener = wait_for("the port to listen on", || {
+            self.runtime.block_on(tokio::net::TcpListener::bind(self.address)).ok()
+        });
         self.address = listener.local_addr().unwrap();
         let (stop, stopped) = watch::channel(false);
         self.stop = Some(stop);
@@ -324,7 +330,7 @@ impl Lab {
         let name = ServerName::try_from("localhost").unwrap();
         let connection = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
         let tcp = TcpStream::connect(self.address).unwrap();
-        tcp.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        tcp.set_read_timeout(Some(PATIENCE)).unwrap();
         rustls::StreamOwned::new(connection, tcp)
     }
 

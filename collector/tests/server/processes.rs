@@ -3,10 +3,11 @@
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::Instant;
 
 use picket_protocol::join::Join;
 
-use super::clients::{Lab, TestAgent, init, wait_for};
+use super::clients::{Lab, PATIENCE, TestAgent, init, wait_for};
 
 fn program() -> Command {
     Command::new(env!("CARGO_BIN_EXE_collector"))
@@ -24,12 +25,24 @@ impl Process {
         Self::spawn(command.args(["run", "--log", "error", "--listen", listen, "--data-dir"]).arg(data))
     }
 
-    /// Waits until it tells where it listens.
+    /// The same on the port that it had before, which another program's connection may have for a moment.
+    fn start_again(data: &Path, listen: &str) -> Self {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let process = Self::start(data, listen);
+            if !process.address.is_empty() {
+                return process;
+            }
+            assert!(Instant::now() < deadline, "it does not listen on {listen} again");
+        }
+    }
+
+    /// Waits until it tells where it listens, which it does not when it ends before.
     fn spawn(command: &mut Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let address = line.trim().strip_prefix("listening on ").expect("the listen line").to_owned();
+        let address = line.trim().strip_prefix("listening on ").unwrap_or_default().to_owned();
         Self { child, address }
     }
 
@@ -69,6 +82,7 @@ async fn a_killed_collector_lost_nothing_that_it_acknowledged() {
     let data = dir.path().join("data");
     init(&data, "");
     let mut collector = Process::start(&data, "127.0.0.1:0");
+    assert!(!collector.address.is_empty(), "it listens");
     let address = collector.address.clone();
     let mut agent = enrolled(&data, &address).await;
     let mut acknowledged = 0;
@@ -92,7 +106,7 @@ async fn a_killed_collector_lost_nothing_that_it_acknowledged() {
         acknowledged = acknowledged.max(size);
         agent.cosigned = ack.checkpoint;
         collector.kill();
-        collector = Process::start(&data, &address);
+        collector = Process::start_again(&data, &address);
         assert_eq!(collector.address, address, "round {round}");
     }
     let (mut client, welcome) = agent.connect().await;
@@ -191,6 +205,7 @@ impl SmallDisk {
         command.args(["--mount", "--propagation", "private", "sh", "-c", script, "sh"]);
         command.arg(&disk).arg(env!("CARGO_BIN_EXE_collector"));
         let collector = Process::spawn(&mut command);
+        assert!(!collector.address.is_empty(), "it listens");
         let root = format!("/proc/{}/root", collector.child.id());
         let path = Path::new(&root).join(disk.strip_prefix("/").unwrap());
         Self { collector, path }
@@ -273,7 +288,9 @@ fn local_commands_and_a_collector_that_starts_or_stops_wait_for_each_other() {
         let beside = data.clone();
         let asking =
             std::thread::spawn(move || (0..10).map(|_| run(&beside, &["host", "list"])).collect::<Vec<_>>());
-        Process::start(&data, "127.0.0.1:0").kill();
+        let process = Process::start(&data, "127.0.0.1:0");
+        assert!(!process.address.is_empty(), "it listens");
+        process.kill();
         for (code, _, err) in asking.join().unwrap() {
             // Killed while it answered: told, and not for the lock.
             assert!(code == 0 || err.contains("does not answer"), "{err}");
