@@ -146,8 +146,14 @@ impl Lab {
     /// The same, and nothing else was told since [`Lab::forget`], but what other tests and programs do to what all
     /// of the machine shares.
     pub fn told_only(&self, rule: &str, severity: &str, words: &str) -> Value {
-        const SHARED: [&str; 5] =
-            ["defence.bpf", "defence.logging", "defence.service", "defence.audit", "host.clock"];
+        const SHARED: [&str; 6] = [
+            "defence.bpf",
+            "defence.logging",
+            "defence.service",
+            "defence.audit",
+            "host.clock",
+            "host.packet-socket",
+        ];
         let finding = self.told(rule, severity, words);
         let mut others = self.findings();
         others.retain(|other| other["id"] != finding["id"]);
