@@ -88,7 +88,7 @@ pub(super) fn end_elsewhere(loaded: &Loaded) -> Vec<String> {
     let Some(noted) = Noted::of(loaded) else { return Vec::new() };
     let ended = noted.others(&loaded.config.state_dir).into_iter().map(|place| {
         let layout = Layout::new(&place, &loaded.config.run_dir);
-        match Lock::take(&layout.lock()) {
+        match Lock::take_though_read_only(&layout.lock()) {
             Err(LedgerError::InUse { .. }) => Ok(()),
             // Held meanwhile; where there is no lock to be had, nobody has it.
             _held => offline::end_all(&layout)
@@ -104,7 +104,7 @@ fn without_agent(global: &Global, loaded: &Loaded, layout: &Layout, force: bool)
         return Exit::Usage;
     }
     // Held until the end: no agent is to start in the middle of it. Where there is no lock to be had, nobody has it.
-    let lock = Lock::take(&layout.lock());
+    let lock = Lock::take_though_read_only(&layout.lock());
     if let (Err(LedgerError::InUse { pid, .. }), false) = (&lock, force) {
         let pid = pid.map(|pid| format!(" (process {pid})")).unwrap_or_default();
         output::error(&format!(

@@ -1,11 +1,12 @@
 //! State that is damaged, foreign, newer, read-only or on a full disk.
 
+use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use picket_agent::ledger::{Ledger, LedgerError, Reader, STATE_VERSION, SealError};
+use picket_agent::ledger::{Ledger, LedgerError, Lock, Reader, STATE_VERSION, SealError};
 use picket_protocol::identity::AgentId;
 use picket_protocol::record::{Lifecycle, Record};
 
@@ -192,4 +193,36 @@ fn a_read_only_state_directory_is_refused_with_its_path() {
     assert!(matches!(error, LedgerError::Io { .. }), "{error:?}");
     let text = error.to_string();
     assert!(text.contains("agent.lock") && text.to_lowercase().contains("read-only"), "{text}");
+}
+
+#[test]
+fn whether_an_agent_runs_is_known_on_a_file_system_that_became_read_only() {
+    let name = "whether_an_agent_runs_is_known_on_a_file_system_that_became_read_only";
+    let Some(place) = on_tmpfs(name, "size=8m") else { return };
+    let lock = place.join("agent.lock");
+    let remount = |how: &str| {
+        let mounted = Command::new("mount").args(["-o", how]).arg(&place).status().expect("mount runs");
+        assert!(mounted.success(), "{how}");
+    };
+    let read_only = |taken: Result<Lock, LedgerError>| matches!(taken, Err(LedgerError::Io { source, .. }) if source.kind() == ErrorKind::ReadOnlyFilesystem);
+    remount("remount,ro");
+    assert!(read_only(Lock::take_though_read_only(&lock)), "there is no lock that could be read");
+    remount("remount,rw");
+
+    // Held by another process. One that had it open for writing would not let the file system become read-only.
+    std::fs::write(&lock, "").expect("the lock's file");
+    let mut agent =
+        Command::new("flock").arg("--no-fork").arg(&lock).args(["sleep", "60"]).spawn().expect("flock runs");
+    let deadline = Instant::now() + WAIT;
+    while Lock::take_though_read_only(&lock).is_ok() {
+        assert!(Instant::now() < deadline, "flock did not take it");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    remount("remount,ro");
+    let taken = Lock::take_though_read_only(&lock);
+    assert!(matches!(taken, Err(LedgerError::InUse { .. })));
+    assert!(read_only(Lock::take(&lock)), "whoever is going to write is told that he cannot");
+    agent.kill().expect("flock is ended");
+    agent.wait().expect("flock is awaited");
+    assert!(Lock::take_though_read_only(&lock).is_ok(), "nobody has it");
 }
