@@ -122,3 +122,24 @@ fn what_could_not_be_given_back_is_not_erased_with_the_ledger() {
     let mut clear = std::process::Command::new("chattr");
     assert!(clear.args(["-R", "-i"]).arg(vault).status().unwrap().success());
 }
+
+/// A later version, which the owner went back from, is to find what it began.
+#[test]
+fn what_another_version_began_is_told_and_not_erased_with_the_ledger() {
+    let dir = tempfile::tempdir().unwrap();
+    let collector = Collector::start(dir.path());
+    let agent = Agent::start(&dir.path().join("host"), &collector, "acme");
+    let begin = "import sqlite3, sys\nwith sqlite3.connect(sys.argv[1], timeout=30) as database:\n \
+                 database.execute('INSERT INTO in_force (id, state) VALUES (?, ?)', ('later', '{}'))";
+    let mut python = std::process::Command::new("python3");
+    let python = python.args(["-c", begin]).arg(agent.dir().join("state/core/agent.db"));
+    assert!(python.status().unwrap().success());
+    let out = agent.command(&["release"]).output().unwrap();
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert!(!out.status.success() && said.contains("later in the table in_force cannot be read"), "{said}");
+    let out = agent.command(&["retire", "--json"]).output().unwrap();
+    let note: Value = serde_json::from_slice(&out.stdout).unwrap();
+    assert_eq!((&note["delivered"], &note["keep"]), (&true.into(), &true.into()), "{note}");
+    assert!(note["problem"].as_str().is_some_and(|why| why.contains("later in the table")), "{note}");
+    assert!(!out.status.success());
+}

@@ -41,28 +41,33 @@ pub(super) fn run(global: &Global, arguments: Arguments) -> Exit {
     match client::ask_once::<Released>(&layout.socket(), &Request::Release { id: arguments.id }) {
         Ok(released) if global.json => {
             output::json(&released);
-            left(&released.actions)
+            exit(&released.left())
         }
         Ok(released) => {
-            if released.actions.is_empty() && released.frozen.is_empty() {
+            if released == Released::default() {
                 output::line("nothing is in force");
             }
-            released.actions.iter().for_each(print);
-            for action in released.frozen {
+            print(&released);
+            for action in &released.frozen {
                 let processes = action.processes.iter();
                 let processes: Vec<String> = processes
                     .map(|process| format!("{} ({})", printable(&process.name), process.pid))
                     .collect();
                 output::line(&format!("go on: {}; finding {}", processes.join(", "), action.finding));
             }
-            left(&released.actions)
+            exit(&released.left())
         }
         Err(error) => error.report(),
     }
 }
 
-/// Prints what became of one action.
-pub(super) fn print(action: &ReleasedAction) {
+/// Prints what became of each action, and what is left as it is.
+pub(super) fn print(released: &Released) {
+    released.actions.iter().for_each(print_action);
+    released.unread.iter().for_each(|why| output::error(&printable(why)));
+}
+
+fn print_action(action: &ReleasedAction) {
     match &action.problem {
         None => {
             output::line(&format!("released: {} ({})", action.action, action.id));
@@ -78,8 +83,8 @@ pub(super) fn print(action: &ReleasedAction) {
     }
 }
 
-fn left(actions: &[ReleasedAction]) -> Exit {
-    if actions.iter().any(|action| action.problem.is_some()) { Exit::Failing } else { Exit::Fine }
+fn exit(left: &[String]) -> Exit {
+    if left.is_empty() { Exit::Fine } else { Exit::Failing }
 }
 
 /// Ends what a state in another place than the present one has done: `agent.toml` named that place once. One that an agent runs on is that
@@ -122,7 +127,7 @@ fn without_agent(global: &Global, loaded: &Loaded, layout: &Layout, force: bool)
     } else {
         tell(&report);
     }
-    if report.left().is_empty() { Exit::Fine } else { Exit::Failing }
+    exit(&report.left())
 }
 
 /// Who wrote them takes them away when he stops; one that is dead or was cut off did not.
@@ -136,7 +141,7 @@ pub(super) fn remove_metrics(loaded: &Loaded) {
 
 /// Prints what was done without the agent.
 pub(super) fn tell(report: &Report) {
-    report.actions.iter().for_each(print);
+    report.actions.iter().for_each(print_action);
     for table in &report.tables {
         output::line(&format!("removed: table {}", printable(table)));
     }

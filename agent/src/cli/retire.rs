@@ -32,11 +32,10 @@ pub(super) fn run(global: &Global, _arguments: Arguments) -> Exit {
     let noted = client::ask_once::<Note>(&layout.socket(), &Request::Retire {});
     let (note, left) = match (released, noted) {
         (Ok(released), Ok(note)) => {
-            let left = released.actions.iter().filter_map(|action| action.problem.clone()).collect();
             if !global.json {
-                released.actions.iter().for_each(release::print);
+                release::print(&released);
             }
-            (note, left)
+            (note, released.left())
         }
         // It is dead, or in no state to answer.
         (_, Err(_)) | (Err(_), _) => {

@@ -145,6 +145,17 @@ pub struct Released {
     pub actions: Vec<ReleasedAction>,
     /// Who was stopped.
     pub frozen: Vec<super::freeze::Released>,
+    /// What another version began and this one cannot read, in words: it is left as it is.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unread: Vec<String>,
+}
+
+impl Released {
+    /// Why something is left in force; empty when nothing is.
+    pub fn left(&self) -> Vec<String> {
+        let of_actions = self.actions.iter().filter_map(|action| action.problem.as_ref());
+        self.unread.iter().chain(of_actions).cloned().collect()
+    }
 }
 
 /// What waits to be confirmed.

@@ -72,9 +72,9 @@ pub fn in_force(layout: &Layout) -> Vec<String> {
 /// What is left, in words.
 pub fn end_all(layout: &Layout) -> Result<(), String> {
     let database = layout.database();
-    let acts = if database.exists() { in_force::read(&database) } else { Ok(Vec::new()) };
+    let acts = if database.exists() { in_force::read_all(&database) } else { Ok(Default::default()) };
     let stopped = std::fs::read_dir(layout.core().join("stopped"));
-    let any = acts.as_ref().map_or(true, |acts| !acts.is_empty())
+    let any = acts.as_ref().map_or(true, |(acts, unread)| !acts.is_empty() || !unread.is_empty())
         || sequence::read(&database).is_ok_and(|sequences| !sequences.is_empty())
         || super::freeze::any(&database)
         || stopped.is_ok_and(|mut entries| entries.next().is_some());

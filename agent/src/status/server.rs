@@ -1,6 +1,7 @@
 //! The local socket's server: one thread that accepts, one short-lived thread a client.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -30,7 +31,7 @@ use crate::ledger::{KeptRecord, Reader};
 use crate::respond::custody::Released;
 use crate::respond::store::{CommandRow, Store};
 use crate::respond::work::SCAN_DEADLINE;
-use crate::respond::{Moment, Person, RespondError};
+use crate::respond::{Moment, Person, RespondError, in_force};
 use crate::sense::files::ScanProgress;
 use crate::sys::Stop;
 use crate::turn::Turn;
@@ -354,7 +355,7 @@ fn release_one(id: Uuid, person: &Person, sources: &Sources) -> Result<Released,
         Err(RespondError::NotInForce(_)) if !evidence.is_empty() => Vec::new(),
         actions => actions.map_err(words)?,
     };
-    Ok(Released { actions: actions.into_iter().chain(evidence).collect(), frozen: Vec::new() })
+    Ok(Released { actions: actions.into_iter().chain(evidence).collect(), ..Released::default() })
 }
 
 /// Whatever hinders one part of it, the others end: what cuts the host off first, evidence, which harms nobody, last.
@@ -363,13 +364,15 @@ fn release_all(person: &Person, sources: &Sources) -> Result<Released, String> {
     let mut actions = told("actions", sources.keeper.release(None, person.clone()), &mut problems);
     let frozen = told("frozen processes", sources.freezer.release(person.clone()), &mut problems);
     actions.extend(told("evidence", sources.preserver.release(None, person.clone()), &mut problems));
+    let unread = in_force::read_all(&sources.layout.database()).map(|(_, unread)| unread);
+    let unread = told("what another version began", unread, &mut problems);
     if problems.is_empty() {
-        return Ok(Released { actions, frozen });
+        return Ok(Released { actions, frozen, unread });
     }
     Err(format!("not all is known to be released ({}); the rest is", problems.join("; ")))
 }
 
-fn told<T>(what: &str, released: Result<Vec<T>, RespondError>, problems: &mut Vec<String>) -> Vec<T> {
+fn told<T>(what: &str, released: Result<Vec<T>, impl Display>, problems: &mut Vec<String>) -> Vec<T> {
     released.unwrap_or_else(|error| {
         problems.push(format!("{what}: {error}"));
         Vec::new()
