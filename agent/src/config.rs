@@ -253,7 +253,7 @@ const DAY: u64 = 24 * HOUR;
 
 /// What is watched when nobody says otherwise: programs, libraries that load by themselves, configuration, and
 /// the places from which something is started or somebody is let in.
-pub const DEFAULT_TREES: [&str; 40] = [
+pub const DEFAULT_TREES: [&str; 41] = [
     "/etc",
     "/usr/bin",
     "/usr/sbin",
@@ -294,6 +294,7 @@ pub const DEFAULT_TREES: [&str; 40] = [
     "/var/lib/picket/uplink/tls.key",
     "/var/lib/picket/uplink/ca.crt",
     "/var/lib/picket/core/enrolment.json",
+    "/var/lib/picket/core/keys",
 ];
 
 /// Where anybody may write, and what web servers show: files come and go there all day.

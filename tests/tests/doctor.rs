@@ -377,6 +377,7 @@ fn whoever_changes_what_the_agent_is_made_of_is_told_as_high_and_enrolling_is_ex
         "state/uplink/tls.key",
         "state/uplink/ca.crt",
         "state/core/enrolment.json",
+        "state/core/keys",
     ];
     let trees: String = own.iter().map(|path| format!("\"{}/{path}\", ", at.display())).collect();
     let text =
@@ -400,6 +401,7 @@ fn whoever_changes_what_the_agent_is_made_of_is_told_as_high_and_enrolling_is_ex
         (config.as_path(), "the agent's configuration"),
         (policy.as_path(), "the agent's configuration"),
         (&at.join("state/uplink/ca.crt"), "the agent's identity"),
+        (&at.join("state/core/keys/ledger-0.key"), "the agent's ledger key"),
     ] {
         let begin = Instant::now();
         stdout_of(Command::new("sh").args(["-c", "echo '# touched' >> \"$1\"", "sh"]).arg(path));

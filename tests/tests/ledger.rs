@@ -44,6 +44,10 @@ fn proofs_hold_over_days_of_rotated_keys() {
     std::fs::write(&offset, "+0").unwrap();
     std::fs::set_permissions(&offset, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
     let mut agent = Agent::configure(&dir.path().join("host"), "");
+    let (config, keys) = (agent.dir().join("agent.toml"), agent.dir().join("state/core/keys"));
+    let text = std::fs::read_to_string(&config).unwrap();
+    let trees = format!("trees = [\"{}\", ", keys.display());
+    std::fs::write(&config, text.replacen("trees = [", &trees, 1)).unwrap();
     agent.run(&["enroll", &collector.token("acme")]);
     agent.set_clock_file(&offset);
     agent.resume();
@@ -70,6 +74,15 @@ fn proofs_hold_over_days_of_rotated_keys() {
     for finding in &findings {
         assert!(proves(&collector, dir.path(), finding), "{finding}");
     }
+    // The look at everything of the start on day 2 met other keys than the last run left.
+    let told = agent.json(&["findings", "--limit", "1000"]);
+    let of_keys: Vec<&Value> =
+        told.iter().filter(|record| record["body"].to_string().contains("core/keys")).collect();
+    assert!(of_keys.is_empty(), "the agent's own hand-overs are told: {of_keys:#?}");
+    std::fs::rename(keys.join("ledger-3.key"), dir.path().join("taken")).unwrap();
+    let taken = collector.wait_finding("file.moved", "ledger-3.key");
+    assert_eq!(taken["severity"], "high", "{taken:#}");
+    std::fs::rename(dir.path().join("taken"), keys.join("ledger-3.key")).unwrap();
     // Offline: neither the agent nor the collector runs.
     assert_eq!(agent.stop(), Some(0));
     drop(collector);

@@ -13,7 +13,7 @@ use super::{SEAL_TIMEOUT, lifecycle, trees};
 use crate::config::{Config, FilesConfig, Loaded};
 use crate::detect::files::AgentFiles;
 use crate::layout::Layout;
-use crate::ledger::Sealer;
+use crate::ledger::{Sealer, key_name};
 use crate::respond::assess::{Assess, Assessor};
 use crate::respond::freeze::Freezer;
 use crate::respond::own_acts::OwnActs;
@@ -135,7 +135,11 @@ impl Sensors {
         let logs = trees::look_up(&config.files.logs);
         let quiet_trees = trees::resolve(&config.files.quiet_trees);
         let files_config = FilesConfig { trees, quiet_trees, logs, ..config.files.clone() };
-        let agent = agent_files(loaded);
+        let agent = agent_files(loaded).with_ledger(sealer.health());
+        // The sensor does not hear what this process does.
+        let (own, ledger_keys) =
+            (acts.clone(), Layout::new(&config.state_dir, &config.run_dir).ledger_keys());
+        sealer.health().on_hand_over(move |key| own.look(&ledger_keys.join(key_name(key))));
         let tuning = files::Tuning { freezer: freezer.clone(), agent, ..files::Tuning::default() };
         sensors.scanner = sensors.keep("files", config.files.enabled, || {
             files::start_tuned(files_config, context("files"), tuning)

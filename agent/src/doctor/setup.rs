@@ -72,7 +72,7 @@ fn guarded(case: &Case) -> Check {
     let missed = own.known().filter(|path| path.exists() && !trees.iter().any(|tree| path.starts_with(tree)));
     let missed: Vec<String> = missed.map(|path| path.display().to_string()).collect();
     if missed.is_empty() {
-        return Check::ok(name, "the agent's program, configuration and identity are watched");
+        return Check::ok(name, "the agent's program, configuration, identity and ledger keys are watched");
     }
     let fix = "add them to files.trees of agent.toml (the default has them), and restart the agent";
     Check::warning(name, format!("not watched: {}", missed.join(", ")), fix)

@@ -1,5 +1,6 @@
 //! How the ledger fares, for `agent status` and heartbeats.
 
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -50,6 +51,17 @@ pub struct LedgerHealth {
     report: Arc<Mutex<LedgerReport>>,
     queued: Arc<AtomicU64>,
     turn: Turn,
+    hand_over: Arc<Mutex<HandOver>>,
+}
+
+/// Told of each key whose file came or went.
+#[derive(Default)]
+struct HandOver(Option<Box<dyn Fn(u64) + Send>>);
+
+impl fmt::Debug for HandOver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("HandOver")
+    }
 }
 
 impl LedgerHealth {
@@ -57,6 +69,22 @@ impl LedgerHealth {
     pub fn report(&self) -> LedgerReport {
         let report = self.report.lock().unwrap_or_else(PoisonError::into_inner).clone();
         LedgerReport { queue: self.queued.load(Ordering::Relaxed), ..report }
+    }
+
+    /// Number of the signing key in force.
+    pub fn key(&self) -> u64 {
+        self.report.lock().unwrap_or_else(PoisonError::into_inner).key
+    }
+
+    /// From now on `told` is called with the number of each key whose file the writer made or erased. It must not wait for the ledger.
+    pub fn on_hand_over(&self, told: impl Fn(u64) + Send + 'static) {
+        self.hand_over.lock().unwrap_or_else(PoisonError::into_inner).0 = Some(Box::new(told));
+    }
+
+    pub(super) fn handed_over(&self, keys: [u64; 2]) {
+        if let HandOver(Some(told)) = &*self.hand_over.lock().unwrap_or_else(PoisonError::into_inner) {
+            keys.into_iter().for_each(told);
+        }
     }
 
     /// Whether the writer gets on; while its storage fails it does, by trying again.

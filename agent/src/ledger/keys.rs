@@ -4,6 +4,7 @@
 //! force; the old one is erased after it. So at any moment the key in force is on the disk, and whatever
 //! other file is there is either too early or too late and is erased at the next start.
 
+use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
@@ -71,9 +72,7 @@ impl KeyFiles for KeyDirectory {
     fn list(&self) -> io::Result<Vec<u64>> {
         let mut numbers = Vec::new();
         for file in fs::read_dir(&self.0)? {
-            let name = file?.file_name();
-            let number = name.to_str().and_then(|name| name.strip_prefix("ledger-")?.strip_suffix(".key"));
-            numbers.extend(number.and_then(|number| number.parse::<u64>().ok()));
+            numbers.extend(key_number(&file?.file_name()));
         }
         Ok(numbers)
     }
@@ -118,8 +117,20 @@ impl KeyFiles for KeyDirectory {
     }
 
     fn path(&self, n: u64) -> PathBuf {
-        self.0.join(format!("ledger-{n}.key"))
+        self.0.join(key_name(n))
     }
+}
+
+/// Name of the file that holds key `n`.
+pub fn key_name(n: u64) -> String {
+    format!("ledger-{n}.key")
+}
+
+/// Which key the file of that name holds; none where it is no key's.
+pub fn key_number(name: &OsStr) -> Option<u64> {
+    let name = name.to_str()?;
+    let n = name.strip_prefix("ledger-")?.strip_suffix(".key")?.parse().ok()?;
+    (name == key_name(n)).then_some(n)
 }
 
 /// Makes the creation and removal of names in `directory` durable.

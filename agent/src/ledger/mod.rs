@@ -40,7 +40,9 @@ use picket_protocol::note::VerifierKey;
 pub use error::{AcknowledgeError, LedgerError};
 pub use heads::{Head, Heads};
 pub use health::{LedgerHealth, LedgerReport};
-pub use keys::{HAND_OVERS_WAITING_MAX, KeyDirectory, KeyFiles, KeyTurn, Seed, create_first_key};
+pub use keys::{
+    HAND_OVERS_WAITING_MAX, KeyDirectory, KeyFiles, KeyTurn, Seed, create_first_key, key_name, key_number,
+};
 pub use lock::Lock;
 pub use marker::Marker;
 pub use owner::agent_of;
@@ -85,6 +87,7 @@ impl Ledger {
         let heads = Heads::new(store.head()).map_err(failed)?;
         let stop = Stop::new().map_err(failed)?;
         let health = LedgerHealth::default();
+        health.update(|report| report.key = store.key_number());
         let (sealer, queue) = Sealer::with_health(health.clone());
         let writer = writer::Writer {
             store,

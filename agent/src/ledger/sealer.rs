@@ -107,6 +107,11 @@ impl Sealer {
         (Self { queue, health }, receiver)
     }
 
+    /// How the ledger fares that it hands to.
+    pub fn health(&self) -> LedgerHealth {
+        self.health.clone()
+    }
+
     /// Queues records and state; waits while the queue is full. They are lost only if the agent dies before
     /// the commit, and then all of them, so that what led to them is looked at again.
     pub fn seal(&self, drafts: Vec<Draft>, writes: Vec<StateWrite>) -> Result<(), SealError> {

@@ -228,8 +228,15 @@ impl Writer {
                 fresh_seed().map_err(|source| LedgerError::Io { path: "/dev/random".into(), source })?;
             self.store.rotate(&seed, now)?;
         }
+        // Before the file goes: who watches it asks which one is in force.
+        self.health.update(|report| report.key = self.store.key_number());
         self.store.erase_retired_keys()?;
-        Ok((turn == KeyTurn::Kept).then_some(KEPT))
+        if turn == KeyTurn::Kept {
+            return Ok(Some(KEPT));
+        }
+        let key = self.store.key_number();
+        self.health.handed_over([key.saturating_sub(1), key]);
+        Ok(None)
     }
 }
 

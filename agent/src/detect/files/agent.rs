@@ -3,8 +3,9 @@
 //! what `agent enroll` writes.
 //!
 //! Which files: the program, the unit with its drop-ins and links, the AppArmor profile, the configuration with the policy and
-//! the rule files beside it, and what says whose agent this is (the TLS key, the collector's CA, the enrolment). The ledger's keys
-//! and the certificate are not among them: the agent replaces these itself, and the collector notices another's.
+//! the rule files beside it, what says whose agent this is (the TLS key, the collector's CA, the enrolment), and the ledger's keys. Of
+//! these the step from one to the next, which the agent makes itself and the ledger records, is no finding. The certificate is not
+//! among them: the agent replaces it, and the collector notices another's.
 
 use std::path::{Path, PathBuf};
 
@@ -12,6 +13,7 @@ use picket_protocol::finding::{Finding, Severity};
 use serde_json::Value;
 
 use crate::layout::Layout;
+use crate::ledger::{LedgerHealth, key_number};
 use crate::sense::files::change::FileChange;
 
 /// The packaged unit and its drop-ins.
@@ -27,6 +29,7 @@ enum Part {
     Profile,
     Configuration,
     Identity,
+    LedgerKey,
 }
 
 impl Part {
@@ -37,6 +40,7 @@ impl Part {
             Self::Profile => "the agent's AppArmor profile",
             Self::Configuration => "the agent's configuration",
             Self::Identity => "the agent's identity",
+            Self::LedgerKey => "the agent's ledger key",
         }
     }
 }
@@ -47,18 +51,27 @@ pub struct AgentFiles {
     program: Option<PathBuf>,
     configuration: Vec<PathBuf>,
     identity: Vec<PathBuf>,
+    keys: Option<PathBuf>,
+    ledger: LedgerHealth,
 }
 
 impl AgentFiles {
     /// Those of an agent that runs `program` with `configuration`: files, or directories with all in them.
     pub fn new(program: Option<PathBuf>, configuration: Vec<PathBuf>, layout: &Layout) -> Self {
         let identity = vec![layout.tls_key(), layout.ca_certificate(), layout.enrolment()];
-        Self { program, configuration, identity }
+        let keys = Some(layout.ledger_keys());
+        Self { program, configuration, identity, keys, ledger: LedgerHealth::default() }
+    }
+
+    /// Of the agent whose ledger fares so: it tells which key is in force.
+    pub fn with_ledger(self, ledger: LedgerHealth) -> Self {
+        Self { ledger, ..self }
     }
 
     /// Those of a known place, for whoever asks whether they are watched; units may be in several places.
     pub fn known(&self) -> impl Iterator<Item = &Path> {
-        self.program.iter().chain(&self.configuration).chain(&self.identity).map(PathBuf::as_path)
+        let own = self.program.iter().chain(&self.configuration).chain(&self.identity);
+        own.chain(&self.keys).map(PathBuf::as_path)
     }
 
     /// Raises the finding of a change of one of them.
@@ -68,10 +81,13 @@ impl AgentFiles {
         let Some(part) = ends.into_iter().flatten().find_map(|path| self.part(path)) else {
             return Some(finding);
         };
+        if part == Part::LedgerKey && self.is_hand_over(change) {
+            return None;
+        }
         if let Some(evidence) = finding.evidence.as_object_mut() {
             evidence.insert("agent_part".to_owned(), part.words().into());
         }
-        if part == Part::Identity && self.is_by_the_program(change) {
+        if matches!(part, Part::Identity | Part::LedgerKey) && self.is_by_the_program(change) {
             finding.severity = Severity::Info;
             finding.explained_by = Some("agent enroll did it".to_owned());
             // The join string stands there, and may be good for other hosts as well.
@@ -103,8 +119,23 @@ impl AgentFiles {
             Some(Part::Configuration)
         } else if within(&self.identity) {
             Some(Part::Identity)
+        } else if self.keys.as_ref().is_some_and(|keys| path.starts_with(keys)) {
+            Some(Part::LedgerKey)
         } else {
             None
+        }
+    }
+
+    /// Whether it is what a hand-over of the ledger's key does: the next key comes where none was, and one that is in force no more goes.
+    /// Whoever takes the one in force away is told when he does, so that nothing is hidden by this that comes back after that.
+    fn is_hand_over(&self, change: &FileChange) -> bool {
+        let in_force = self.ledger.key();
+        let moved = change.moved_from.is_some() || change.moved_to.is_some();
+        match change.path.file_name().and_then(key_number) {
+            _ if moved => false,
+            Some(n) if n < in_force => change.before.is_some(),
+            Some(n) => n <= in_force.saturating_add(1) && change.before.is_none() && change.after.is_some(),
+            None => false,
         }
     }
 
@@ -162,6 +193,8 @@ mod tests {
             ("/etc/picket/parsers.d/own.toml", "configuration"),
             ("/var/lib/picket/uplink/ca.crt", "identity"),
             ("/var/lib/picket/core/enrolment.json", "identity"),
+            ("/var/lib/picket/core/keys/ledger-0.key", "ledger key"),
+            ("/var/lib/picket/core/keys", "ledger key"),
         ] {
             let finding = judged(&change(path, Some(file(0o644, 1)), None));
             assert!(finding.severity >= Severity::High, "{path}: {finding:?}");
@@ -192,6 +225,40 @@ mod tests {
         assert_eq!(by("/usr/bin/agent", key).explained_by.as_deref(), Some("agent enroll did it"));
         assert_eq!(by("/usr/bin/vi", key).severity, Severity::High);
         assert_eq!(by("/usr/bin/agent", "/etc/picket/agent.toml").severity, Severity::High);
+    }
+
+    #[test]
+    fn the_step_from_one_ledger_key_to_the_next_is_no_finding_and_every_other_is() {
+        let ledger = LedgerHealth::default();
+        ledger.update(|report| report.key = 7);
+        let own = packaged().with_ledger(ledger);
+        let key = |n: u64| format!("/var/lib/picket/core/keys/ledger-{n}.key");
+        let (held, other) = (Some(file(0o600, 1)), Some(file(0o600, 2)));
+        let told = |change: &FileChange| {
+            own.judge(change, super::super::finding(change, Uuid::nil())).map(|finding| finding.severity)
+        };
+        for own_act in [
+            change(&key(8), None, held.clone()),
+            change(&key(7), None, held.clone()),
+            change(&key(6), held.clone(), None),
+            change(&key(6), held.clone(), other.clone()),
+        ] {
+            assert_eq!(told(&own_act), None, "{}", own_act.path.display());
+        }
+        let keys = "/var/lib/picket/core/keys";
+        for strange in [
+            change(&key(7), held.clone(), None),
+            change(&key(7), held.clone(), other.clone()),
+            change(&key(6), None, other.clone()),
+            change(&key(8), held.clone(), None),
+            change(&key(9), None, other.clone()),
+            change(&format!("{keys}/ledger-7.key.bak"), None, other.clone()),
+            change(&format!("{keys}/ledger-07.key"), None, other),
+            FileChange { moved_to: Some("/root/key".into()), ..change(&key(6), held.clone(), None) },
+            FileChange { moved_from: Some(key(7).into()), ..change(&key(8), None, held) },
+        ] {
+            assert_eq!(told(&strange), Some(Severity::High), "{}", strange.path.display());
+        }
     }
 
     #[test]
