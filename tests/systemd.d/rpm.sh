@@ -36,6 +36,13 @@ rpm_it() {
   in_machine sh -c "echo $known > $state"
   [ "$(main_pid)" = "$pid" ] && is_protected && [ "$(in_machine agent --version)" = "agent $version" ] || fail "the refused downgrade touched the agent that runs"
   shown "  a downgrade to a version that does not know the state's format: refused by %pre, and the agent ran on untouched"
+  rpm_in_machine -U --nodeps --oldpackage "$(older_rpm)" || fail "downgrade: $(cat "$work/rpm.log")"
+  wait_for "the older version" 20 is_protected
+  [ "$(in_machine agent --version)" = "agent 0.0.9" ] || fail "another version than the older: $(in_machine agent --version)"
+  same_identity || fail "another identity"
+  expect "the ledger holds" in_machine agent verify
+  shown "  downgraded by rpm where the format is known: identity and ledger kept"
+  isolate_by_bpf_it
   rpm_remove_it
   shown "  all of the .rpm took $((SECONDS - begin)) s"
 }
@@ -53,8 +60,23 @@ resume_it() {
   shown "  a transaction that ends before %post: the agent comes back by a timer, which %post takes away"
 }
 
+# By programs at control groups, which nothing of a firewall shows.
+isolate_by_bpf_it() {
+  in_machine sh -c 'printf "\n[response]\nrung = \"cgroup-bpf\"\n" >>/etc/picket/agent.toml && systemctl restart picket-agent'
+  wait_for "the agent with another rung" 20 is_protected
+  wait_for "its connection" 60 is_connected
+  expect "a stranger connects" connects
+  isolation=$(order isolate --lease 20m)
+  wait_for "the isolation to be confirmed" 60 outcome "$isolation" confirmed
+  if connects; then fail "a stranger connects to the isolated machine"; fi
+  group_programs | grep -q . || fail "no BPF program is at a control group: $(in_machine agent commands)"
+  [ -z "$(in_machine nft list ruleset)" ] || fail "it was isolated by tables"
+}
+
 rpm_remove_it() {
   rpm_in_machine -e picket-agent || fail "rpm -e: $(cat "$work/rpm.log")"
+  expect "the isolation has ended" connects
+  [ -z "$(group_programs)" ] || fail "BPF programs are left: $(group_programs)"
   expect "the last record was delivered" in_machine grep -q '"delivered":true' /var/lib/picket/core/removed.json
   [ -z "$(in_machine nft list ruleset)" ] || fail "tables are left"
   expect "rpm says what is kept" grep -q 'identity and ledger stay in /var/lib/picket' "$work/rpm.log"
@@ -63,7 +85,7 @@ rpm_remove_it() {
   expect "purge" in_machine sh /var/lib/picket/purge
   snapshot "$work/after-rpm"
   expect "the machine is as it was" diff -u "$work/before" "$work/after-rpm"
-  shown "  removed by rpm: the last record was delivered, configuration, identity and ledger are kept; /var/lib/picket/purge: the machine is as it was before"
+  shown "  removed by rpm while BPF programs isolated it: they are gone, the last record was delivered, configuration, identity and ledger are kept; /var/lib/picket/purge: the machine is as it was before"
 }
 
 # As the .rpm once was: the host's own files are its %config.

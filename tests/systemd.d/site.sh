@@ -42,12 +42,11 @@ new_join() { collector token --tenant acme | grep -o 'picket1\.[A-Za-z0-9_-]*'; 
 # found NEEDLE: a finding at the collector that names it.
 found() { soc findings --limit 500 --json | grep -F -- "$1" >/dev/null; }
 
-# order ACTION OPTION…: written, signed and sent; prints the command's id.
+# order ACTION OPTION…: written for the present identity, signed and sent; prints the command's id.
 order() {
-  local host file=$work/order.json
-  host=$(soc hosts --json | grep -o '"agent": *"[^"]*"' | head -n 1 | cut -d '"' -f 4)
+  local file=$work/order.json
   rm -f "$file"
-  soc command new "$@" --host "$host" --reason test --ticket T-1 -o "$file" >/dev/null
+  soc command new "$@" --host "$identity" --reason test --ticket T-1 -o "$file" >/dev/null
   soc sign "$file" --key "$work/alice.key" --yes >/dev/null
   soc send "$file" --json | grep -o '"id": *"[^"]*"' | head -n 1 | cut -d '"' -f 4
 }
@@ -57,6 +56,8 @@ outcome() { soc receipts --command "$1" --json | tr -d ' ' | grep "\"outcome\":\
 
 # A stranger: another address on the same wire.
 reachable() { at_far ping -q -c 3 -i 0.2 -W 1 -I 10.77.0.9 "$MACHINE_ADDRESS"; }
+# Where programs at control groups isolate, the kernel itself answers a ping: they see what has a socket.
+connects() { at_far timeout 2 bash -c "exec 3<>/dev/tcp/$MACHINE_ADDRESS/22"; }
 unreachable() { ! at_far ping -q -c 2 -i 0.2 -W 1 -I 10.77.0.9 "$MACHINE_ADDRESS"; }
 
 # watch_wire: from now on the stranger asks twenty times a second, across reboots.
