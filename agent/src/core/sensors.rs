@@ -135,11 +135,7 @@ impl Sensors {
         let logs = trees::look_up(&config.files.logs);
         let quiet_trees = trees::resolve(&config.files.quiet_trees);
         let files_config = FilesConfig { trees, quiet_trees, logs, ..config.files.clone() };
-        let agent = agent_files(loaded).with_ledger(sealer.health());
-        // The sensor does not hear what this process does.
-        let (own, ledger_keys) =
-            (acts.clone(), Layout::new(&config.state_dir, &config.run_dir).ledger_keys());
-        sealer.health().on_hand_over(move |key| own.look(&ledger_keys.join(key_name(key))));
+        let agent = watched_files(loaded, sealer, acts);
         let tuning = files::Tuning { freezer: freezer.clone(), agent, ..files::Tuning::default() };
         sensors.scanner = sensors.keep("files", config.files.enabled, || {
             files::start_tuned(files_config, context("files"), tuning)
@@ -281,6 +277,13 @@ pub fn agent_files(loaded: &Loaded) -> AgentFiles {
     let configuration = files.map(|path| path.canonicalize().unwrap_or_else(|_| path.clone())).collect();
     let program = std::env::current_exe().ok();
     AgentFiles::new(program, configuration, &Layout::new(&config.state_dir, &config.run_dir))
+}
+
+/// The same, for the sensor, which does not hear what this process does: of each hand-over of the ledger's key it is told.
+fn watched_files(loaded: &Loaded, sealer: &Sealer, acts: &OwnActs) -> AgentFiles {
+    let (own, layout) = (acts.clone(), Layout::new(&loaded.config.state_dir, &loaded.config.run_dir));
+    sealer.health().on_hand_over(move |key| own.look(&layout.ledger_keys().join(key_name(key))));
+    agent_files(loaded).with_ledger(sealer.health())
 }
 
 /// Without them findings name no session, and that is all.
