@@ -118,6 +118,12 @@ rpm_keeps_it() {
     rpm --root "$tree" --nodeps -i "$work"/packages-older/picket-agent-*.rpm && grep -q '^# Ours' "$tree/etc/picket/policy.toml" && grep -q '^MemoryLimit=' "$unit"
 }
 
+# Installed, upgraded, verified, removed.
+rpm_of_collector() {
+  rpm --root "$tree" --nodeps -i "$work"/packages-older/picket-collector-*.rpm && rpm --root "$tree" --nodeps -U "$work"/packages/picket-collector-*.rpm &&
+    rpm --root "$tree" -V --nodeps picket-collector && chroot "$tree" collector --version && chroot "$tree" soc --version && rpm --root "$tree" -e picket-collector
+}
+
 # The same where no systemd runs, as when an image is made.
 rpm_in_tree_it() {
   stop_machine
@@ -131,14 +137,16 @@ rpm_in_tree_it() {
     rpm_keeps_it && rm "$tree/usr/sbin/systemctl" &&
       rpm --root "$tree" --nodeps -U "$work/packages"/picket-agent-*.rpm &&
       rpm --root "$tree" -V --nodeps picket-agent && test -e "$tree/usr/share/zsh/site-functions/_agent" && chroot "$tree" agent --version &&
-      rpm --root "$tree" -e picket-agent
+      rpm --root "$tree" -e picket-agent && rpm_of_collector
   } >"$work/rpm.log" 2>&1 || code=$?
   umount "$tree/proc"
   [ "$code" -eq 0 ] || fail "rpm: $(cat "$work/rpm.log")"
   expect "it is noted that the package made the account" test -e "$tree/var/lib/picket/account-made"
   expect "purge" chroot "$tree" sh /var/lib/picket/purge
+  # What it has received is the vendor's, and nobody's to remove but his.
+  expect "the collector's directory is its account's alone" chroot "$tree" sh -c '[ "$(stat -c %U:%a /var/lib/picket-collector)" = picket-collector:700 ] && rm -r /var/lib/picket-collector && userdel picket-collector'
   tree_files ! -path './var/lib/rpm*' -printf '%M %U:%G %P %l\n' | sort >"$work/rpm-after"
   expect "the tree is as before" diff "$work/rpm-before" "$work/rpm-after"
   shown "the .rpm in a tree that has not booted: installed over one that owned the configuration, removed, installed again and upgraded, with"
-  shown "  the owner's policy all the while; verified, removed and purged: nothing is left"
+  shown "  the owner's policy all the while; verified, removed and purged: nothing is left; the same with the collector's, which leaves its directory"
 }
