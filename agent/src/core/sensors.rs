@@ -273,15 +273,23 @@ impl Sensors {
 pub fn agent_files(loaded: &Loaded) -> AgentFiles {
     let config = &loaded.config;
     let files = loaded.source.iter().chain([&loaded.policy, &config.logins.parsers_dir]);
-    // By the names that they have on the disk, as the sensor sees them.
-    let configuration = files.map(|path| path.canonicalize().unwrap_or_else(|_| path.clone())).collect();
+    let configuration = files.map(|path| on_disk(path)).collect();
     let program = std::env::current_exe().ok();
-    AgentFiles::new(program, configuration, &Layout::new(&config.state_dir, &config.run_dir))
+    AgentFiles::new(program, configuration, &layout_on_disk(config))
+}
+
+/// By the name that it has on the disk, as the sensor sees it.
+fn on_disk(path: &Path) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|_| path.to_owned())
+}
+
+fn layout_on_disk(config: &Config) -> Layout {
+    Layout::new(&on_disk(&config.state_dir), &config.run_dir)
 }
 
 /// The same, for the sensor, which does not hear what this process does: of each hand-over of the ledger's key it is told.
 fn watched_files(loaded: &Loaded, sealer: &Sealer, acts: &OwnActs) -> AgentFiles {
-    let (own, layout) = (acts.clone(), Layout::new(&loaded.config.state_dir, &loaded.config.run_dir));
+    let (own, layout) = (acts.clone(), layout_on_disk(&loaded.config));
     sealer.health().on_hand_over(move |key| own.look(&layout.ledger_keys().join(key_name(key))));
     agent_files(loaded).with_ledger(sealer.health())
 }
