@@ -79,6 +79,8 @@ fn proofs_hold_over_days_of_rotated_keys() {
     let of_keys: Vec<&Value> =
         told.iter().filter(|record| record["body"].to_string().contains("core/keys")).collect();
     assert!(of_keys.is_empty(), "the agent's own hand-overs are told: {of_keys:#?}");
+    std::fs::write(keys.join("ledger-4.key"), "planted").unwrap();
+    assert_eq!(collector.wait_finding("file.created", "ledger-4.key")["severity"], "high");
     std::fs::rename(keys.join("ledger-3.key"), dir.path().join("taken")).unwrap();
     let taken = collector.wait_finding("file.moved", "ledger-3.key");
     assert_eq!(taken["severity"], "high", "{taken:#}");

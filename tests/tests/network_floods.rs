@@ -108,7 +108,7 @@ fn each_kind_of_flood_is_told_by_its_own_rule() {
             words = vec!["python3", "-c", CONNECTS];
         }
         let running = Running::start(rule, &mut Cable::command(&cable.far(), &words), &log);
-        // What comes within a second of another flood may be told first, and then what it is sent to.
+        // The first telling may lack what it is sent to, where other floods came within the same second.
         let told = wait_for(&format!("{rule} of {words:?} and where it is sent"), || {
             let of = |told: &Value| {
                 text(told, "/body/rule") == *rule && text(told, "/body/title").contains(Cable::ADDRESSES[0])

@@ -204,7 +204,13 @@ fn whether_an_agent_runs_is_known_on_a_file_system_that_became_read_only() {
         let mounted = Command::new("mount").args(["-o", how]).arg(&place).status().expect("mount runs");
         assert!(mounted.success(), "{how}");
     };
-    let read_only = |taken: Result<Lock, LedgerError>| matches!(taken, Err(LedgerError::Io { source, .. }) if source.kind() == ErrorKind::ReadOnlyFilesystem);
+    let read_only = |taken: Result<Lock, LedgerError>| {
+        let is_so = |error| match error {
+            LedgerError::Io { source, .. } => source.kind() == ErrorKind::ReadOnlyFilesystem,
+            _ => false,
+        };
+        taken.err().is_some_and(is_so)
+    };
     remount("remount,ro");
     assert!(read_only(Lock::take_though_read_only(&lock)), "there is no lock that could be read");
     remount("remount,rw");

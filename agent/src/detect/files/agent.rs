@@ -127,12 +127,13 @@ impl AgentFiles {
     }
 
     /// Whether it is what a hand-over of the ledger's key does: the next key comes where none was, and one that is in force no more goes.
-    /// Whoever takes the one in force away is told when he does, so that nothing is hidden by this that comes back after that.
+    /// The sensor does not hear what this process does, so that whoever is known to have had a hand in it is somebody else.
     fn is_hand_over(&self, change: &FileChange) -> bool {
         let in_force = self.ledger.key();
+        let foreign = change.actor.is_some() || !change.other_actors.is_empty();
         let moved = change.moved_from.is_some() || change.moved_to.is_some();
         match change.path.file_name().and_then(key_number) {
-            _ if moved => false,
+            _ if foreign || moved => false,
             Some(n) if n < in_force => change.before.is_some(),
             Some(n) => n <= in_force.saturating_add(1) && change.before.is_none() && change.after.is_some(),
             None => false,
@@ -234,6 +235,7 @@ mod tests {
         let own = packaged().with_ledger(ledger);
         let key = |n: u64| format!("/var/lib/picket/core/keys/ledger-{n}.key");
         let (held, other) = (Some(file(0o600, 1)), Some(file(0o600, 2)));
+        let somebody = Some(Arc::new(crate::detect::packages::tests::actor()));
         let told = |change: &FileChange| {
             own.judge(change, super::super::finding(change, Uuid::nil())).map(|finding| finding.severity)
         };
@@ -255,7 +257,10 @@ mod tests {
             change(&format!("{keys}/ledger-7.key.bak"), None, other.clone()),
             change(&format!("{keys}/ledger-07.key"), None, other),
             FileChange { moved_to: Some("/root/key".into()), ..change(&key(6), held.clone(), None) },
-            FileChange { moved_from: Some(key(7).into()), ..change(&key(8), None, held) },
+            FileChange { moved_from: Some(key(7).into()), ..change(&key(8), None, held.clone()) },
+            FileChange { actor: somebody.clone(), ..change(&key(8), None, held.clone()) },
+            FileChange { actor: somebody.clone(), ..change(&key(7), None, held.clone()) },
+            FileChange { other_actors: somebody.into_iter().collect(), ..change(&key(6), held, None) },
         ] {
             assert_eq!(told(&strange), Some(Severity::High), "{}", strange.path.display());
         }
